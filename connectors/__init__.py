@@ -1,0 +1,1 @@
+"""Speaks other systems' protocols (Kafka, vLLM); decides nothing and never imports ``daemon``."""

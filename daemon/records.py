@@ -1,0 +1,308 @@
+"""The records that cross module borders, their states, and which transitions are legal.
+
+The transition tables here are the single source: the store's migration copies them into the database, where a trigger
+refuses anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
+
+BASE_GENERATION = 0
+"""The generation number of the model without an adapter."""
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+def adapter_name(alias: str, generation: int) -> str:
+    """Name of a generation inside vLLM, e.g. ``aligned-g000017``; never reused."""
+    return f"{alias}-g{generation:06d}"
+
+
+class ReportState(StrEnum):
+    QUEUED = "queued"
+    REFLECTING = "reflecting"
+    LESSON = "lesson"
+    RESOLVED = "resolved"
+    RECURRING = "recurring"
+    DUPLICATE = "duplicate"
+    QUARANTINED = "quarantined"
+    BURIED = "buried"
+    ERASED = "erased"
+
+
+class AdapterState(StrEnum):
+    TRAINING = "training"
+    CANDIDATE = "candidate"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    LIVE = "live"
+    RETIRED = "retired"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled-back"
+
+
+class RunState(StrEnum):
+    """A training run; each state names the stage that has to act on it next."""
+
+    PREPARING = "preparing"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PROMOTING = "promoting"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class IntentState(StrEnum):
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
+    ReportState.QUEUED: frozenset({ReportState.REFLECTING, ReportState.QUARANTINED, ReportState.ERASED}),
+    ReportState.REFLECTING: frozenset(
+        {ReportState.LESSON, ReportState.QUEUED, ReportState.BURIED, ReportState.QUARANTINED, ReportState.ERASED}
+    ),
+    ReportState.LESSON: frozenset(
+        {ReportState.RESOLVED, ReportState.RECURRING, ReportState.QUARANTINED, ReportState.ERASED}
+    ),
+    ReportState.RESOLVED: frozenset({ReportState.RECURRING, ReportState.ERASED}),
+    ReportState.RECURRING: frozenset({ReportState.RESOLVED, ReportState.QUARANTINED, ReportState.ERASED}),
+    ReportState.DUPLICATE: frozenset({ReportState.QUEUED, ReportState.ERASED}),
+    ReportState.QUARANTINED: frozenset({ReportState.QUEUED, ReportState.BURIED, ReportState.ERASED}),
+    ReportState.BURIED: frozenset({ReportState.QUEUED, ReportState.ERASED}),
+    ReportState.ERASED: frozenset(),
+}
+ADAPTER_TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = {
+    AdapterState.TRAINING: frozenset({AdapterState.CANDIDATE, AdapterState.FAILED}),
+    AdapterState.CANDIDATE: frozenset(
+        {AdapterState.SHADOW, AdapterState.CANARY, AdapterState.LIVE, AdapterState.REJECTED, AdapterState.FAILED}
+    ),
+    AdapterState.SHADOW: frozenset(
+        {AdapterState.CANARY, AdapterState.LIVE, AdapterState.REJECTED, AdapterState.FAILED}
+    ),
+    AdapterState.CANARY: frozenset({AdapterState.LIVE, AdapterState.REJECTED, AdapterState.FAILED}),
+    AdapterState.LIVE: frozenset({AdapterState.RETIRED, AdapterState.ROLLED_BACK}),
+    AdapterState.RETIRED: frozenset({AdapterState.LIVE}),
+    AdapterState.FAILED: frozenset(),
+    AdapterState.REJECTED: frozenset(),
+    AdapterState.ROLLED_BACK: frozenset(),
+}
+RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
+    RunState.PREPARING: frozenset({RunState.TRAINING, RunState.FAILED}),
+    RunState.TRAINING: frozenset({RunState.EVALUATING, RunState.FAILED}),
+    RunState.EVALUATING: frozenset({RunState.PROMOTING, RunState.REJECTED, RunState.FAILED}),
+    RunState.PROMOTING: frozenset({RunState.PROMOTED, RunState.REJECTED, RunState.FAILED}),
+    RunState.PROMOTED: frozenset(),
+    RunState.REJECTED: frozenset(),
+    RunState.FAILED: frozenset(),
+}
+ACTIVE_RUN_STATES = (RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING)
+
+
+class Trigger(StrEnum):
+    """What started a training run."""
+
+    CRON = "cron"
+    THRESHOLD = "threshold"
+    MANUAL = "manual"
+
+
+class IntentKind(StrEnum):
+    """What an operator (or a rule) asks the daemon to do; carried out by the stage that owns it."""
+
+    TRAIN = "train"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+class Split(StrEnum):
+    """Which side a cluster of similar reports is on, for ever."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+
+
+class CorrectionSource(StrEnum):
+    USER = "user"
+    GUIDED = "guided"
+    ANALYST = "analyst"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a report came in: a Kafka record's coordinates, or 'http' / 'import' with no partition and offset."""
+
+    channel: str
+    partition: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A flagged response and where it stands."""
+
+    id: str
+    state: ReportState
+    flagged: FlaggedResponse
+    source: Source
+    received_at: datetime
+    updated_at: datetime
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+    state_reason: str | None = None
+    duplicate_of: str | None = None
+    cluster_id: int | None = None
+    resolved_generation: int | None = None
+    lease_owner: str | None = None
+
+    @property
+    def messages(self) -> list[ChatMessage]:
+        return self.flagged.messages
+
+    @property
+    def checks(self) -> Checks | None:
+        return self.flagged.checks
+
+    @property
+    def severity(self) -> Severity:
+        return self.flagged.severity
+
+    @property
+    def prompt_text(self) -> str:
+        """The last user message: what clusters and near-duplicate detection compare."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What was learned from one report: the analysis, and a corrected answer where there is an approved one."""
+
+    report_id: str
+    analysis: str
+    analyst: str
+    template: str
+    created_at: datetime
+    correction: str | None = None
+    correction_source: CorrectionSource | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A group of near-identical prompts of one category; `split` never changes."""
+
+    id: int
+    category: str
+    leader_text: str
+    split: Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pass of dataset, training, evaluation and promotion; owns exactly one adapter generation."""
+
+    id: int
+    state: RunState
+    trigger: Trigger
+    requested_by: str
+    created_at: datetime
+    updated_at: datetime
+    generation: int
+    base_generation: int
+    recipe: str
+    seed: int
+    folder: str
+    reason: str | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunItem:
+    """Which report a run used, and on which side."""
+
+    run_id: int
+    report_id: str
+    cluster_id: int
+    role: Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One generation. Its weights lie at `path` and are named `name` in every server.
+
+    Generation 0 is the base model: it has no run and no path, and is live until the first promotion.
+    """
+
+    generation: int
+    name: str
+    state: AdapterState
+    run_id: int | None
+    created_at: datetime
+    updated_at: datetime
+    path: str | None = None
+    sha256: str | None = None
+    reason: str | None = None
+    promoted_at: datetime | None = None
+    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One measured answer of one arm to one item; unique per (run, suite, item, arm, guided)."""
+
+    run_id: int
+    suite: str
+    item_id: str
+    arm: str
+    guided: bool
+    text: str
+    passed: bool | None = None
+    margin: float | None = None
+    bits_per_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The gate's decision on one run's candidate, with its reasons and every figure it looked at."""
+
+    run_id: int
+    generation: int
+    accepted: bool
+    reasons: tuple[str, ...]
+    figures: Mapping[str, Any]
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An operator's wish, queued so that it works alike from command line, API and console."""
+
+    id: int
+    kind: IntentKind
+    state: IntentState
+    actor: str
+    reason: str
+    created_at: datetime
+    target_generation: int | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    reason: str

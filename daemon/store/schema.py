@@ -1,0 +1,307 @@
+"""Tables. Legal transitions, the one live adapter and the holdout rule are constraints here, not checks in code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from daemon.records import (
+    ACTIVE_RUN_STATES,
+    AdapterState,
+    IntentKind,
+    IntentState,
+    ReportState,
+    RunState,
+    Split,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime; SQLite has no time zones, so it stores naive UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
+    allowed = ", ".join(f"'{state.value}'" for state in states)
+    return CheckConstraint(f"{column} IN ({allowed})", name=f"ck_{table}_{column}")
+
+
+metadata = MetaData()
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("machine", String(20), nullable=False),
+    Column("old", String(20), nullable=False),
+    Column("new", String(20), nullable=False),
+    PrimaryKeyConstraint("machine", "old", "new"),
+)
+
+clusters = Table(
+    "clusters",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("category", String(64), nullable=False),
+    Column("leader_text", Text, nullable=False),
+    Column("split", String(10), nullable=False),
+    UniqueConstraint("id", "split", name="uq_clusters_id_split"),
+    _one_of("split", Split, "clusters"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("content_key", String(64), nullable=False),
+    Column("category", String(64), nullable=False),
+    Column("reporter", String(200), nullable=False),
+    Column("tenant", String(200)),
+    Column("model", String(200), nullable=False),
+    Column("flagged", JSON, nullable=False),
+    Column("channel", String(200), nullable=False),
+    Column("kafka_partition", Integer),
+    Column("kafka_offset", Integer),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_attempt_at", UtcDateTime),
+    Column("lease_owner", String(100)),
+    Column("lease_until", UtcDateTime),
+    Column("state_reason", Text),
+    Column("duplicate_of", String(200), ForeignKey("reports.id")),
+    Column("cluster_id", Integer, ForeignKey("clusters.id")),
+    Column("resolved_generation", Integer),
+    UniqueConstraint("id", "cluster_id", name="uq_reports_id_cluster"),
+    _one_of("state", ReportState, "reports"),
+    CheckConstraint("state <> 'reflecting' OR lease_until IS NOT NULL", name="ck_reports_lease"),
+    CheckConstraint("state <> 'duplicate' OR duplicate_of IS NOT NULL", name="ck_reports_duplicate_of"),
+    Index("ix_reports_claim", "state", "next_attempt_at"),
+    Index("ix_reports_content_key", "content_key"),
+    Index("ix_reports_reporter", "reporter", "received_at"),
+    Index("ix_reports_received_at", "received_at"),
+)
+
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("report_id", String(200), ForeignKey("reports.id"), primary_key=True),
+    Column("analysis", Text, nullable=False),
+    Column("analyst", String(200), nullable=False),
+    Column("template", String(40), nullable=False),
+    Column("correction", Text),
+    Column("correction_source", String(20)),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("state", String(20), nullable=False),
+    Column("trigger", String(20), nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("generation", Integer, nullable=False, unique=True),
+    Column("base_generation", Integer, nullable=False),
+    Column("recipe", String(64), nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("reason", Text),
+    Column("progress", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    _one_of("state", RunState, "runs"),
+)
+_active = ", ".join(f"'{state}'" for state in ACTIVE_RUN_STATES)
+Index(
+    "uq_runs_one_active",
+    text("(1)"),
+    unique=True,
+    sqlite_where=text(f"state IN ({_active})"),
+    postgresql_where=text(f"state IN ({_active})"),
+    _table=runs,
+)
+
+run_items = Table(
+    "run_items",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("report_id", String(200), nullable=False),
+    Column("cluster_id", Integer, nullable=False),
+    Column("role", String(10), nullable=False),
+    PrimaryKeyConstraint("run_id", "report_id"),
+    ForeignKeyConstraint(["report_id", "cluster_id"], ["reports.id", "reports.cluster_id"]),
+    # a cluster has one split for ever, so no training item can share a cluster with a holdout item
+    ForeignKeyConstraint(["cluster_id", "role"], ["clusters.id", "clusters.split"]),
+    Index("ix_run_items_report", "report_id"),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("suite", String(40), nullable=False),
+    Column("item_id", String(200), nullable=False),
+    Column("arm", String(100), nullable=False),
+    Column("guided", Boolean, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("passed", Boolean),
+    Column("margin", Float),
+    Column("bits_per_token", Float),
+    PrimaryKeyConstraint("run_id", "suite", "item_id", "arm", "guided"),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("figures", JSON, nullable=False),
+    Column("decided_at", UtcDateTime, nullable=False),
+    UniqueConstraint("run_id", "accepted", name="uq_verdicts_run_accepted"),
+)
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("state", String(20), nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), unique=True),
+    Column("path", Text),
+    Column("sha256", String(64)),
+    Column("reason", Text),
+    Column("evidence_run_id", Integer),
+    Column("evidence_accepted", Boolean),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("promoted_at", UtcDateTime),
+    Column("retired_at", UtcDateTime),
+    _one_of("state", AdapterState, "adapters"),
+    CheckConstraint("generation = 0 OR run_id IS NOT NULL", name="ck_adapters_run"),
+    # nothing goes live without an accepting verdict; generation 0 is the base model
+    CheckConstraint(
+        "generation = 0 OR state NOT IN ('live', 'retired', 'rolled-back') "
+        "OR (evidence_run_id = run_id AND evidence_accepted)",
+        name="ck_adapters_evidence",
+    ),
+    ForeignKeyConstraint(["evidence_run_id", "evidence_accepted"], ["verdicts.run_id", "verdicts.accepted"]),
+    CheckConstraint(
+        "generation = 0 OR state IN ('training', 'failed') OR (path IS NOT NULL AND sha256 IS NOT NULL)",
+        name="ck_adapters_weights",
+    ),
+)
+Index(
+    "uq_adapters_one_live",
+    adapters.c.state,
+    unique=True,
+    sqlite_where=text("state = 'live'"),
+    postgresql_where=text("state = 'live'"),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(20), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("target_generation", Integer),
+    Column("actor", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("outcome", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    _one_of("kind", IntentKind, "intents"),
+    _one_of("state", IntentState, "intents"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", String(200), nullable=False, unique=True),
+    Column("event", JSON, nullable=False),
+    Column("published_at", UtcDateTime),
+    Index("ix_outbox_unpublished", "published_at", "sequence"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("stage", String(40), primary_key=True),
+    Column("actor", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+)
+
+stages = Table(
+    "stages",
+    metadata,
+    Column("name", String(40), nullable=False),
+    Column("owner", String(100), nullable=False),
+    Column("last_step_at", UtcDateTime, nullable=False),
+    Column("sentence", Text, nullable=False),
+    PrimaryKeyConstraint("name", "owner"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("owner", String(100), nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+Row = Any
