@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -17,12 +18,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 1_048_576
 """Default bound on one message; Kafka's own default broker limit is the same 1 MiB."""
+MAX_DEPTH = 32
+"""Deepest nesting of free JSON (metadata, tool calls, schemas), so that what was decoded can be stored and encoded."""
 
 
 class Rejection(StrEnum):
     """Why a message cannot be taken: the closed label set of dead letters."""
 
     OVERSIZED = "oversized"
+    UNREADABLE = "unreadable"
     NOT_UTF8 = "not_utf8"
     MALFORMED_JSON = "malformed_json"
     WRONG_VERSION = "wrong_version"
@@ -30,7 +34,7 @@ class Rejection(StrEnum):
     CONFLICT = "conflict"
 
 
-class MessageRejected(ValueError):
+class MessageRejected(ValueError):  # noqa: N818 - says what became of the message
     """The message cannot be stored; `reason` is for machines, the text names the field and the next step."""
 
     def __init__(self, reason: Rejection, detail: str) -> None:
@@ -49,7 +53,25 @@ def _storable(text: str) -> str:
     return text
 
 
+def _storable_json(value: JsonValue, depth: int = MAX_DEPTH) -> JsonValue:
+    if depth < 0:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels; flatten it")
+    if isinstance(value, str):
+        _storable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("holds a number that is too large for JSON; send it as text")
+    elif isinstance(value, list):
+        for item in value:
+            _storable_json(item, depth - 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _storable(key)
+            _storable_json(item, depth - 1)
+    return value
+
+
 Text = Annotated[str, AfterValidator(_storable)]
+FreeJson = Annotated[JsonValue, AfterValidator(_storable_json)]
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]*$")]
 
 
@@ -71,7 +93,7 @@ class ChatMessage(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text = ""
     name: Text | None = None
-    tool_calls: list[dict[str, JsonValue]] | None = None
+    tool_calls: list[dict[Text, FreeJson]] | None = None
     tool_call_id: Text | None = None
 
     @field_validator("content", mode="before")
@@ -81,10 +103,14 @@ class ChatMessage(Wire):
             return ""
         if not isinstance(value, list):
             return value
-        texts = [part.get("text") for part in value if isinstance(part, dict) and part.get("type") == "text"]
-        if len(texts) != len(value) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("only text parts are supported: send {'type': 'text', 'text': ...}")
-        return "\n".join(texts)
+        return "\n".join(_text_of(part) for part in value)
+
+
+def _text_of(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise ValueError("only text parts are supported: send {'type': 'text', 'text': ...}")  # noqa: TRY004 - pydantic
+    return text
 
 
 class Checks(Wire):
@@ -93,7 +119,7 @@ class Checks(Wire):
     must_contain: list[Text] = Field(default=[], description="Each text occurs in the answer (case-insensitive).")
     must_not_contain: list[Text] = Field(default=[], description="None of the texts occurs (case-insensitive).")
     regex: Text | None = Field(default=None, max_length=1000, description="The pattern is found in the answer.")
-    json_schema: dict[str, JsonValue] | bool | None = Field(
+    json_schema: dict[Text, FreeJson] | bool | None = Field(
         default=None, description="The answer is JSON that is valid under this schema."
     )
     max_words: int | None = Field(default=None, ge=1, description="The answer has at most this many words.")
@@ -106,13 +132,13 @@ class Checks(Wire):
         if value is not None:
             try:
                 regex.compile(value)
-            except regex.error as exc:
+            except (regex.error, RecursionError, OverflowError) as exc:
                 raise ValueError(f"is not a regular expression: {exc}") from exc
         return value
 
     @field_validator("json_schema")
     @classmethod
-    def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:
+    def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:  # noqa: FBT001
         from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
 
         if value is not None:
@@ -141,27 +167,31 @@ class FlaggedResponse(Wire):
     checks: Checks | None = Field(default=None, description="Rules that a good answer meets.")
     reporter: Identifier = Field(description="Who flagged it (pseudonymous is fine); caps apply per reporter.")
     tenant: Identifier | None = None
-    locale: Annotated[str, Field(max_length=35)] | None = None
-    metadata: dict[str, JsonValue] = Field(default={}, description="Anything else; stored, never interpreted.")
+    locale: Annotated[Text, Field(max_length=35)] | None = None
+    metadata: dict[Text, FreeJson] = Field(default={}, description="Anything else; stored, never interpreted.")
+
+    @field_validator("occurred_at", mode="before")
+    @classmethod
+    def _is_written_out(cls, value: Any) -> Any:
+        if not isinstance(value, str | datetime):
+            raise ValueError("must be a text such as 2026-01-31T12:00:00Z")  # noqa: TRY004 - pydantic
+        return value
 
     @field_validator("occurred_at")
     @classmethod
     def _has_time_zone(cls, value: datetime) -> datetime:
         if value.tzinfo is None:
             raise ValueError("needs a time zone, e.g. 2026-01-31T12:00:00Z")
-        return value.astimezone(UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError as exc:
+            raise ValueError("is outside of the years 1 to 9999 in UTC") from exc
 
     @field_validator("messages")
     @classmethod
     def _ends_with_a_request(cls, value: list[ChatMessage]) -> list[ChatMessage]:
         if value[-1].role not in {"user", "tool"}:
             raise ValueError("must end with the user's (or a tool's) message; the flagged answer goes into 'response'")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _storable_metadata(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        _storable(json.dumps(value, ensure_ascii=False))
         return value
 
     def fingerprint(self) -> str:
@@ -196,7 +226,7 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
     except UnicodeDecodeError as exc:
         raise MessageRejected(Rejection.NOT_UTF8, f"byte {exc.start} is not UTF-8; send UTF-8 JSON") from exc
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as exc:
         raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -213,6 +243,15 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"the key {key!r:.60} stands twice in one object")
+        value[key] = item
+    return value
 
 
 def _explain(exc: Exception) -> str:

@@ -18,6 +18,7 @@ from daemon.errors import ConfigError
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 
 
 class Section(BaseModel):
@@ -38,9 +39,9 @@ class StoreConfig(Section):
 
 class KafkaConfig(Section):
     bootstrap_servers: list[str] = Field(min_length=1)
-    topic: str = "erratad.flagged-responses"
-    dead_letter_topic: str = "erratad.flagged-responses.dead-letter"
-    events_topic: str = "erratad.events"
+    topic: TopicName = "erratad.flagged-responses"
+    dead_letter_topic: TopicName = "erratad.flagged-responses.dead-letter"
+    events_topic: TopicName = "erratad.events"
     group_id: str = "erratad"
     client_id: str = "erratad"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -87,7 +88,8 @@ class ReflectionConfig(Section):
     concurrency: Positive = 4
     max_attempts: Positive = 3
     backoff_s: Seconds = 5.0
-    lease_s: Seconds = 120.0
+    lease_s: Seconds = 200.0
+    """How long a claimed report is kept from other workers; one of a killed daemon is taken up again after it."""
     max_tokens: Positive = 160
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
     min_words: Positive = 8
@@ -96,12 +98,21 @@ class ReflectionConfig(Section):
     """Largest share of the analysis' word 5-grams that may come from the flagged response."""
     propose_corrections: bool = True
     """Where the user gave no correction, ask for a guided answer and keep it if it passes the report's checks."""
-    request_timeout_s: Seconds = 120.0
+    request_timeout_s: Seconds = 60.0
 
     @model_validator(mode="after")
     def _endpoint_given(self) -> Self:
         if self.analyst == "endpoint" and self.endpoint is None:
             raise ValueError("endpoint is needed when analyst is 'endpoint'")
+        return self
+
+    @model_validator(mode="after")
+    def _lease_outlasts_requests(self) -> Self:
+        if self.lease_s <= 3 * self.request_timeout_s:
+            raise ValueError(
+                f"lease_s ({self.lease_s:g}) must exceed three times request_timeout_s ({self.request_timeout_s:g}): "
+                "a report takes up to three requests, and a lease that ends before them wastes their answers"
+            )
         return self
 
 
@@ -255,6 +266,8 @@ class HttpConfig(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8077
     token_env: str | None = None
     """Bearer token of `/v1/feedback` and `/api`; needed when `host` is not loopback."""
+    allowed_hosts: list[str] = []
+    """Host names under which a loopback `host` may be asked for, e.g. by a reverse proxy; loopback names always may."""
     max_stall_s: Seconds = 120.0
     """`/livez` fails when a stage has made no step for this long."""
 

@@ -27,6 +27,10 @@ class StoreUnavailableError(ErratadError):
     """The database cannot be reached; stages wait and try again."""
 
 
+class StoreVersionError(ErratadError):
+    """The database's schema is not one that this version of erratad knows."""
+
+
 class AnalysisRejectedError(ErratadError):
     """The analyst's text failed a structured check; `check` names it (closed set)."""
 

@@ -108,6 +108,13 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     RunState.REJECTED: frozenset(),
     RunState.FAILED: frozenset(),
 }
+INITIAL_STATES: Mapping[str, frozenset[StrEnum]] = {
+    "reports": frozenset({ReportState.QUEUED, ReportState.DUPLICATE, ReportState.QUARANTINED}),
+    # only generation 0, the base model, begins live: the others lack the evidence
+    "adapters": frozenset({AdapterState.TRAINING, AdapterState.LIVE}),
+    "runs": frozenset({RunState.PREPARING}),
+}
+"""The states that a new row of each machine may have."""
 ACTIVE_RUN_STATES = (RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING)
 
 
@@ -256,6 +263,11 @@ class Adapter:
     reason: str | None = None
     promoted_at: datetime | None = None
     retired_at: datetime | None = None
+
+
+def served_name(adapter: Adapter, base_name: str) -> str:
+    """The model name that reaches this generation in a server, without guidance."""
+    return base_name if adapter.generation == BASE_GENERATION else adapter.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,4 +8,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.broker",
     "tests.fixtures.models",
     "tests.fixtures.servers",
+    "tests.fixtures.reflection",
+    "tests.fixtures.learned",
+    "tests.fixtures.serving",
 ]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
-from daemon.config import Config, secret
+from daemon.config import Config, ServingConfig, secret
+from daemon.errors import ErratadError
 from daemon.store.adapters import Adapters
 from daemon.store.control import Control
-from daemon.store.engine import connect
+from daemon.store.engine import connect, reading
+from daemon.store.intake import Added
 from daemon.store.migrate import migrate
-from daemon.store.reports import Added, Reports
+from daemon.store.reports import Reports
 from daemon.store.runs import Runs
 
-__all__ = ["Added", "Adapters", "Control", "Reports", "Runs", "Store", "open_store"]
+__all__ = ["Adapters", "Added", "Control", "Reports", "Runs", "Store", "open_store"]
+
+DEFAULT_ALIAS: str = ServingConfig.model_fields["alias"].default
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
     """All tables of one database."""
 
@@ -27,18 +31,36 @@ class Store:
     adapters: Adapters
     control: Control
 
+    def ping(self) -> None:
+        """Ask the database for one row.
+
+        Raises:
+            StoreUnavailableError: when it does not answer.
+        """
+        with reading(self.engine) as connection:
+            connection.execute(select(1))
+
     def close(self) -> None:
         self.engine.dispose()
 
 
-def open_store(config: Config) -> Store:
+def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
     """Connect, migrate to the newest schema, and make sure that the base generation exists.
 
+    Args:
+        source: the configuration, or only a database URL.
+        alias: what the base generation is named after; a configuration's own alias comes before it.
+
     Raises:
+        ConfigError: when the URL is no SQLite or PostgreSQL URL.
+        StoreVersionError: when the database belongs to a newer erratad, or to something else.
         StoreUnavailableError: when the database cannot be reached.
     """
-    engine = connect(config.store_url, secret(config.store.password_env))
-    migrate(engine)
+    if isinstance(source, str):
+        engine = connect(source)
+    else:
+        engine = connect(source.store_url, secret(source.store.password_env))
+        alias = source.serving.alias
     store = Store(
         engine=engine,
         reports=Reports(engine),
@@ -46,5 +68,10 @@ def open_store(config: Config) -> Store:
         adapters=Adapters(engine),
         control=Control(engine),
     )
-    store.adapters.ensure_base(config.serving.alias)
+    try:
+        migrate(engine)
+        store.adapters.ensure_base(alias)
+    except ErratadError:
+        store.close()
+        raise
     return store

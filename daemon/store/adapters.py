@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, or_, select, update
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
@@ -13,13 +15,24 @@ from daemon.records import (
     BASE_GENERATION,
     Adapter,
     AdapterState,
+    IntentState,
+    ReportState,
     RunState,
     adapter_name,
     utcnow,
 )
-from daemon.store import schema
-from daemon.store.control import emit, record_audit
-from daemon.store.engine import transaction
+from daemon.store import rows, schema
+from daemon.store.control import emit, finish_intent, insert, record_audit
+from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.reports import settle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fulfilled:
+    """The intent that a change of the live generation carries out, and what its outcome says."""
+
+    intent_id: int
+    outcome: str
 
 
 class Adapters:
@@ -30,26 +43,30 @@ class Adapters:
         """Make generation 0, the base model, live in an empty store."""
         table = schema.adapters
         now = utcnow()
+        with reading(self._engine) as connection:
+            if connection.execute(select(table.c.generation).limit(1)).first() is not None:
+                return
         with transaction(self._engine) as connection:
-            if connection.execute(select(table.c.generation).limit(1)).first() is None:
-                connection.execute(
-                    table.insert().values(
-                        generation=BASE_GENERATION,
-                        name=adapter_name(alias, BASE_GENERATION),
-                        state=AdapterState.LIVE,
-                        created_at=now,
-                        updated_at=now,
-                        promoted_at=now,
-                    )
+            connection.execute(
+                insert(connection, table)
+                .values(
+                    generation=BASE_GENERATION,
+                    name=adapter_name(alias, BASE_GENERATION),
+                    state=AdapterState.LIVE,
+                    created_at=now,
+                    updated_at=now,
+                    promoted_at=now,
                 )
+                .on_conflict_do_nothing(index_elements=["generation"])
+            )
 
     def live(self) -> Adapter:
-        with transaction(self._engine) as connection:
-            return _adapter(_live(connection))
+        with reading(self._engine) as connection:
+            return rows.adapter(live_row(connection))
 
     def get(self, generation: int) -> Adapter:
-        with transaction(self._engine) as connection:
-            return _adapter(_row(connection, generation))
+        with reading(self._engine) as connection:
+            return rows.adapter(_row(connection, generation))
 
     def find(self, *, state: AdapterState | None = None, limit: int = 50) -> list[Adapter]:
         """Newest first."""
@@ -57,27 +74,44 @@ class Adapters:
         query = select(table).order_by(table.c.generation.desc()).limit(limit)
         if state is not None:
             query = query.where(table.c.state == state)
-        with transaction(self._engine) as connection:
-            return [_adapter(row) for row in connection.execute(query)]
+        with reading(self._engine) as connection:
+            return [rows.adapter(row) for row in connection.execute(query)]
 
     def previous(self) -> Adapter | None:
-        """The generation to roll back to: the one retired last."""
+        """The generation to roll back to: the one retired last among those older than the live one."""
         table = schema.adapters
+        live = select(table.c.generation).where(table.c.state == AdapterState.LIVE).scalar_subquery()
         query = (
             select(table)
-            .where(table.c.state == AdapterState.RETIRED)
+            .where(table.c.state == AdapterState.RETIRED, table.c.generation < live)
             .order_by(table.c.retired_at.desc(), table.c.generation.desc())
             .limit(1)
         )
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _adapter(row)
+        return None if row is None else rows.adapter(row)
 
-    def promote(self, generation: int, *, expected_live: int, actor: str, reason: str) -> None:
+    def promote(
+        self,
+        generation: int,
+        *,
+        expected_live: int,
+        actor: str,
+        reason: str,
+        resolved: Sequence[str] = (),
+        recurring: Sequence[str] = (),
+        fulfils: Fulfilled | None = None,
+    ) -> None:
         """Candidate becomes live, the live one retires, its run ends as promoted: one transaction.
 
+        Args:
+            resolved: ids of the reports that the candidate answers well now.
+            recurring: ids of those that it still answers badly.
+            fulfils: the operator's wish that ends with it.
+
         Raises:
-            IllegalTransitionError: when another generation than `expected_live` is live, or the candidate may not be.
+            IllegalTransitionError: when another generation than `expected_live` is live, the candidate may not be, or
+                the wish was fulfilled before.
         """
         with transaction(self._engine) as connection:
             candidate = self._replace_live(
@@ -88,6 +122,9 @@ class Adapters:
                 .where(schema.runs.c.id == candidate.run_id, schema.runs.c.state == RunState.PROMOTING)
                 .values(state=RunState.PROMOTED, reason=reason, updated_at=utcnow(), finished_at=utcnow())
             )
+            _end(connection, fulfils)
+            settle(connection, resolved, ReportState.RESOLVED, generation=generation)
+            settle(connection, recurring, ReportState.RECURRING, generation=generation)
             emit(
                 connection,
                 EventType.ADAPTER_PROMOTED,
@@ -96,15 +133,34 @@ class Adapters:
             )
             record_audit(connection, actor=actor, action="promoted", subject=candidate.name, reason=reason)
 
-    def roll_back(self, generation: int, *, expected_live: int, actor: str, reason: str) -> None:
+    def roll_back(
+        self, generation: int, *, expected_live: int, actor: str, reason: str, fulfils: Fulfilled | None = None
+    ) -> None:
         """A retired generation becomes live again; the one that leaves is never promoted again.
 
-        The base model (generation 0) is never marked as rolled back: it must stay available.
+        Reports that were resolved by it, or by a generation newer than the target, recur. The base model (generation 0)
+        is never marked as rolled back: it must stay available. The wish ends in the same transaction, so that a crash
+        never rolls back twice.
+
+        Raises:
+            IllegalTransitionError: when another generation than `expected_live` is live, the target was never live or
+                was itself rolled back, or the wish was fulfilled before.
         """
         with transaction(self._engine) as connection:
             leaving = AdapterState.RETIRED if expected_live == BASE_GENERATION else AdapterState.ROLLED_BACK
-            bad = _row(connection, expected_live)
+            bad, target = _row(connection, expected_live), _row(connection, generation)
+            if target.state != AdapterState.RETIRED:
+                raise IllegalTransitionError(
+                    f"generation {generation} is {target.state}: only a retired one can be rolled back to"
+                )
             self._replace_live(connection, generation, expected_live=expected_live, leaving=leaving)
+            _end(connection, fulfils)
+            settle(
+                connection,
+                _resolved_since(connection, generation, expected_live),
+                ReportState.RECURRING,
+                generation=expected_live,
+            )
             emit(
                 connection,
                 EventType.ADAPTER_ROLLED_BACK,
@@ -118,13 +174,16 @@ class Adapters:
     ) -> Any:
         table = schema.adapters
         now = utcnow()
-        live, target = _live(connection), _row(connection, generation)
+        serialise(connection, Lock.LIVE)
+        live, target = live_row(connection), _row(connection, generation)
         if live.generation != expected_live:
             raise IllegalTransitionError(
                 f"generation {live.generation} is live, not {expected_live}: somebody else changed it; look again"
             )
         if AdapterState.LIVE not in ADAPTER_TRANSITIONS[AdapterState(target.state)]:
             raise IllegalTransitionError(f"generation {generation} is {target.state}: it cannot become live")
+        if generation != BASE_GENERATION and not target.evidence_accepted:
+            raise IllegalTransitionError(f"generation {generation} has no accepting verdict: it cannot become live")
         connection.execute(
             update(table)
             .where(table.c.generation == live.generation)
@@ -138,7 +197,7 @@ class Adapters:
         return target
 
 
-def _live(connection: Connection) -> Any:
+def live_row(connection: Connection) -> Any:
     row = connection.execute(select(schema.adapters).where(schema.adapters.c.state == AdapterState.LIVE)).one_or_none()
     if row is None:
         raise NotFoundError("no generation is live; the store was not opened with open_store()")
@@ -152,17 +211,14 @@ def _row(connection: Connection, generation: int) -> Any:
     return row
 
 
-def _adapter(row: Any) -> Adapter:
-    return Adapter(
-        generation=row.generation,
-        name=row.name,
-        state=AdapterState(row.state),
-        run_id=row.run_id,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        path=row.path,
-        sha256=row.sha256,
-        reason=row.reason,
-        promoted_at=row.promoted_at,
-        retired_at=row.retired_at,
-    )
+def _end(connection: Connection, fulfils: Fulfilled | None) -> None:
+    if fulfils is None or finish_intent(connection, fulfils.intent_id, IntentState.DONE, fulfils.outcome):
+        return
+    raise IllegalTransitionError(f"intent {fulfils.intent_id} was carried out before; nothing is changed")
+
+
+def _resolved_since(connection: Connection, target: int, leaving: int) -> Sequence[str]:
+    reports = schema.reports
+    by_lost_generation = or_(reports.c.resolved_generation == leaving, reports.c.resolved_generation > target)
+    query = select(reports.c.id).where(reports.c.state == ReportState.RESOLVED, by_lost_generation)
+    return connection.execute(query.order_by(reports.c.id)).scalars().all()

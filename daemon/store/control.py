@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy import Connection, Engine, Table, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connectors.messages import Event, EventType
 from daemon.errors import NotFoundError
 from daemon.records import AuditEntry, Intent, IntentKind, IntentState, utcnow
-from daemon.store import schema
-from daemon.store.engine import transaction
+from daemon.store import rows, schema
+from daemon.store.engine import database_time, reading, transaction
 
 ALL_STAGES = "all"
 
@@ -40,8 +40,30 @@ class Heartbeat:
 
 def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[str, Any]) -> None:
     """Put an event into the outbox, in the transaction of the change that it tells of."""
-    event = Event(id=uuid.uuid4().hex, type=kind, occurred_at=utcnow(), subject=subject, data=dict(data))
-    connection.execute(schema.outbox.insert().values(event_id=event.id, event=event.model_dump(mode="json")))
+    emit_all(connection, kind, [subject], data)
+
+
+def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], data: Mapping[str, Any]) -> None:
+    """One event of the same kind and data for each subject, in order."""
+    now = utcnow()
+    events = [
+        Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data)) for subject in subjects
+    ]
+    if events:
+        connection.execute(
+            schema.outbox.insert(), [{"event_id": one.id, "event": one.model_dump(mode="json")} for one in events]
+        )
+
+
+def finish_intent(connection: Connection, intent_id: int, state: IntentState, outcome: str) -> bool:
+    """End a wish, where it can be in the transaction that fulfils it; False when it had ended before."""
+    table = schema.intents
+    ended = connection.execute(
+        update(table)
+        .where(table.c.id == intent_id, table.c.state == IntentState.PENDING)
+        .values(state=state, outcome=outcome, finished_at=utcnow())
+    )
+    return ended.rowcount > 0
 
 
 def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:
@@ -50,9 +72,13 @@ def record_audit(connection: Connection, *, actor: str, action: str, subject: st
     )
 
 
-def upsert(connection: Connection, table: Any, keys: Sequence[str], values: Mapping[str, Any]) -> None:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values(**values)
+def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """INSERT with the ON CONFLICT clauses that both databases have."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def upsert(connection: Connection, table: Table, keys: Sequence[str], values: Mapping[str, Any]) -> None:
+    statement = insert(connection, table).values(**values)
     others = {key: statement.excluded[key] for key in values if key not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=others))
 
@@ -78,11 +104,17 @@ class Control:
                 )
                 .returning(schema.intents.c.id)
             ).scalar_one()
-            record_audit(connection, actor=actor, action=kind, subject=str(target_generation or "next"), reason=reason)
+            record_audit(
+                connection,
+                actor=actor,
+                action=kind,
+                subject="next" if target_generation is None else str(target_generation),
+                reason=reason,
+            )
             return self._intent(connection, intent_id)
 
     def intent(self, intent_id: int) -> Intent:
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             return self._intent(connection, intent_id)
 
     def pending(self, *kinds: IntentKind) -> Intent | None:
@@ -94,33 +126,19 @@ class Control:
             .order_by(table.c.id)
             .limit(1)
         )
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             intent_id = connection.execute(query).scalar()
             return None if intent_id is None else self._intent(connection, intent_id)
 
     def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
-        table = schema.intents
         with transaction(self._engine) as connection:
-            connection.execute(
-                update(table)
-                .where(table.c.id == intent_id, table.c.state == IntentState.PENDING)
-                .values(state=state, outcome=outcome, finished_at=utcnow())
-            )
+            finish_intent(connection, intent_id, state, outcome)
 
     def _intent(self, connection: Connection, intent_id: int) -> Intent:
         row = connection.execute(select(schema.intents).where(schema.intents.c.id == intent_id)).one_or_none()
         if row is None:
             raise NotFoundError(f"no intent {intent_id}")
-        return Intent(
-            id=row.id,
-            kind=IntentKind(row.kind),
-            state=IntentState(row.state),
-            actor=row.actor,
-            reason=row.reason,
-            created_at=row.created_at,
-            target_generation=row.target_generation,
-            outcome=row.outcome,
-        )
+        return rows.intent(row)
 
     # --- pauses ---
 
@@ -146,9 +164,9 @@ class Control:
         return lifted
 
     def pauses(self) -> list[Pause]:
-        with transaction(self._engine) as connection:
-            rows = connection.execute(select(schema.pauses).order_by(schema.pauses.c.stage)).all()
-        return [Pause(stage=row.stage, actor=row.actor, reason=row.reason, at=row.at) for row in rows]
+        with reading(self._engine) as connection:
+            found = connection.execute(select(schema.pauses).order_by(schema.pauses.c.stage)).all()
+        return [Pause(stage=row.stage, actor=row.actor, reason=row.reason, at=row.at) for row in found]
 
     def paused(self, stage: str) -> Pause | None:
         return next((pause for pause in self.pauses() if pause.stage in {stage, ALL_STAGES}), None)
@@ -157,17 +175,16 @@ class Control:
 
     def lead(self, name: str, *, owner: str, ttl_s: float) -> bool:
         """Take or renew the named leadership; True while `owner` holds it (one holder at a time)."""
-        now = utcnow()
         table = schema.leases
-        values = {"name": name, "owner": owner, "until": now + timedelta(seconds=ttl_s)}
         with transaction(self._engine) as connection:
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            now = database_time(connection)
+            until = now + timedelta(seconds=ttl_s)
             connection.execute(
-                insert(table)
-                .values(**values)
+                insert(connection, table)
+                .values(name=name, owner=owner, until=until)
                 .on_conflict_do_update(
                     index_elements=["name"],
-                    set_={"owner": owner, "until": values["until"]},
+                    set_={"owner": owner, "until": until},
                     where=or_(table.c.owner == owner, table.c.until <= now),
                 )
             )
@@ -194,11 +211,11 @@ class Control:
             .where(table.c.last_step_at > utcnow() - timedelta(seconds=max_age_s))
             .order_by(table.c.name, table.c.owner)
         )
-        with transaction(self._engine) as connection:
-            rows = connection.execute(query).all()
+        with reading(self._engine) as connection:
+            found = connection.execute(query).all()
         return [
             Heartbeat(name=row.name, owner=row.owner, last_step_at=row.last_step_at, sentence=row.sentence)
-            for row in rows
+            for row in found
         ]
 
     # --- outbox and audit ---
@@ -207,13 +224,13 @@ class Control:
         """Events that no one has acknowledged yet, oldest first."""
         table = schema.outbox
         query = select(table.c.event).where(table.c.published_at.is_(None)).order_by(table.c.sequence).limit(limit)
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             return [Event.model_validate(event) for event in connection.execute(query).scalars()]
 
     def count_unpublished(self) -> int:
         table = schema.outbox
         query = select(func.count()).select_from(table).where(table.c.published_at.is_(None))
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
 
     def mark_published(self, event_ids: Sequence[str]) -> None:
@@ -224,9 +241,9 @@ class Control:
     def audit(self, *, limit: int = 100) -> list[AuditEntry]:
         """Newest first."""
         table = schema.audit
-        with transaction(self._engine) as connection:
-            rows = connection.execute(select(table).order_by(table.c.sequence.desc()).limit(limit)).all()
+        with reading(self._engine) as connection:
+            found = connection.execute(select(table).order_by(table.c.sequence.desc()).limit(limit)).all()
         return [
             AuditEntry(at=row.at, actor=row.actor, action=row.action, subject=row.subject, reason=row.reason)
-            for row in rows
+            for row in found
         ]

@@ -1,32 +1,119 @@
-"""Connecting, migrating, and one transaction helper."""
+"""Connecting, and the two kinds of transaction; a lost database becomes `StoreUnavailableError` here."""
 
 from __future__ import annotations
 
+import json
+import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.errors import StoreUnavailableError
+from daemon.errors import ConfigError, IllegalTransitionError, StoreUnavailableError
+from daemon.records import utcnow
 
+POOL_SIZE = 10
+"""Connections kept open; as many again are opened under load. The stages of one daemon need about ten."""
+POOL_TIMEOUT_S = 30
 SQLITE_BUSY_TIMEOUT_S = 30
+"""How long a writer waits for the one before it."""
+POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+POSTGRES_CONNECTION: Mapping[str, str] = {
+    "application_name": "erratad",
+    "connect_timeout": "5",
+    # a server that vanishes without a word is noticed within half a minute, also in the middle of a query
+    "keepalives": "1",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+ILLEGAL = "illegal transition: "
+"""How the messages of the database's own triggers begin."""
+
+_READING = "erratad_reading"
+_SQLITE_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+
+
+class Lock(IntEnum):
+    """Keys of PostgreSQL's advisory locks; "erra" in hexadecimal keeps them apart from other programs' keys."""
+
+    MIGRATION = 0x65727261_0001
+    INTAKE = 0x65727261_0002
+    RUNS = 0x65727261_0003
+    LIVE = 0x65727261_0004
 
 
 def connect(url: str, password: str | None = None) -> Engine:
-    """An engine for SQLite (WAL, full durability) or PostgreSQL (psycopg 3)."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-        if password is not None:
-            parsed = parsed.set(password=password)
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10)
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
+    """An engine for SQLite (WAL, full durability) or PostgreSQL (psycopg 3); connects at its first use.
+
+    Raises:
+        ConfigError: when the URL is neither.
+        StoreUnavailableError: when the folder of an SQLite file cannot be made.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise ConfigError("store.url is not a database URL; write e.g. postgresql://user@host:5432/erratad") from exc
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return _postgres(parsed if password is None else parsed.set(password=password))
+    if backend == "sqlite":
+        return _sqlite(parsed)
+    raise ConfigError(f"store.url: {backend} is not supported; use sqlite:///... or postgresql://...")
+
+
+def _postgres(url: URL) -> Engine:
+    # what the URL says wins over our defaults
+    settings = {key: value for key, value in POSTGRES_CONNECTION.items() if key not in url.query}
+    own = url.query.get("options", "")
+    options = " ".join([POSTGRES_SESSION, own if isinstance(own, str) else " ".join(own)])
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_timeout=POOL_TIMEOUT_S,
+        json_serializer=_to_json,
+        hide_parameters=True,  # an error's text goes to logs: no report's content in it
+        connect_args={**settings, "options": options},
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigError("store.url: an in-memory database loses everything; name a file, sqlite:////path/to/file")
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreUnavailableError(f"cannot make the database's folder {folder}: {exc.strerror}") from exc
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+        pool_timeout=POOL_TIMEOUT_S,
+        json_serializer=_to_json,
+        hide_parameters=True,  # an error's text goes to logs: no report's content in it
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -37,24 +124,87 @@ def connect(url: str, password: str | None = None) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # IMMEDIATE: two writers queue instead of one failing at its first write
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(_READING, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
 
+def _to_json(value: Any) -> str:
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity (PostgreSQL refuses them): they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction.
+    """One transaction that may write; on SQLite it waits for the writer before it.
 
     Raises:
-        StoreUnavailableError: when the database cannot be reached (the transaction did not happen or was rolled back).
+        StoreUnavailableError: when the database cannot be reached. Nothing happened, unless the connection broke during
+            the COMMIT itself; every operation of the store may be repeated.
+        IllegalTransitionError: when the database itself refused a change of state.
     """
-    try:
-        with engine.begin() as connection:
+    with _translated(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads: it waits for no writer, and no writer waits for it.
+
+    Raises:
+        StoreUnavailableError: when the database cannot be reached.
+    """
+    with _translated(), engine.connect() as plain:
+        connection = plain.execution_options(**{_READING: True}, postgresql_readonly=True)
+        with connection.begin():
             yield connection
-    except OperationalError as exc:
-        raise StoreUnavailableError(f"the database does not answer: {exc.orig}; erratad tries again") from exc
-    except DBAPIError as exc:
-        if exc.connection_invalidated:
-            raise StoreUnavailableError(f"the database connection was lost: {exc.orig}; erratad tries again") from exc
+
+
+def serialise(connection: Connection, lock: Lock) -> None:
+    """Let one transaction at a time go on from here until it ends; SQLite's transactions queue anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(int(lock))))
+
+
+def database_time(connection: Connection) -> datetime:
+    """The clock that leases go by: the server's, since the daemons' own clocks may differ."""
+    if connection.dialect.name == "postgresql":
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
+    return utcnow()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as exc:
+        raise StoreUnavailableError(
+            f"no database connection became free in {POOL_TIMEOUT_S} s; erratad tries again"
+        ) from exc
+    except IntegrityError as exc:
+        message = str(exc.orig).partition("\n")[0]
+        if message.startswith(ILLEGAL):
+            raise IllegalTransitionError(message) from exc
         raise
+    except DBAPIError as exc:
+        if not _is_outage(exc):
+            raise
+        reason = str(exc.orig).partition("\n")[0]
+        raise StoreUnavailableError(f"the database does not answer: {reason}; erratad tries again") from exc
+
+
+def _is_outage(exc: DBAPIError) -> bool:
+    """Whether the same statement may succeed later: SQLite calls a missing table an OperationalError too."""
+    if isinstance(exc.orig, sqlite3.Error):
+        return getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
+    return exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)

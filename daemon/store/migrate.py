@@ -1,25 +1,63 @@
-"""Bring a database to the newest schema."""
+"""Bring a database to the newest schema; two daemons that start at once do it once."""
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, select
+import threading
+from pathlib import Path
 
-from daemon.records import ADAPTER_TRANSITIONS, REPORT_TRANSITIONS, RUN_TRANSITIONS
-from daemon.store import schema
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect
+
+from daemon.errors import StoreVersionError
+from daemon.store.engine import Lock, reading, serialise, transaction
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_TIMEOUT = "30min"
+"""PostgreSQL's bound on one statement of a migration, and on the wait for another daemon's migration."""
+
+_ALEMBIC = threading.Lock()  # Alembic keeps the migration under way in module globals
 
 
 def migrate(engine: Engine) -> None:
-    schema.metadata.create_all(engine)
-    rows = [
-        {"machine": machine, "old": old.value, "new": new.value}
-        for machine, table in (
-            ("reports", REPORT_TRANSITIONS),
-            ("adapters", ADAPTER_TRANSITIONS),
-            ("runs", RUN_TRANSITIONS),
+    """Run the missing revisions in one transaction, under a lock that other daemons wait for.
+
+    Raises:
+        StoreVersionError: when a newer erratad, or another program, made the tables.
+        StoreUnavailableError: when the database cannot be reached.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    script = ScriptDirectory.from_config(config)
+    head = script.get_current_head()
+    with reading(engine) as connection:
+        if _revision(connection) == head:
+            return
+    with _ALEMBIC, transaction(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            for setting in ("lock_timeout", "statement_timeout"):
+                connection.exec_driver_sql(f"SET LOCAL {setting} = '{MIGRATION_TIMEOUT}'")
+        serialise(connection, Lock.MIGRATION)
+        _refuse_strangers(connection, script)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _refuse_strangers(connection: Connection, script: ScriptDirectory) -> None:
+    revision = _revision(connection)
+    if revision is None and inspect(connection).has_table("reports"):
+        raise StoreVersionError(
+            "the database holds a table 'reports' that no released erratad made; give erratad a database of its own"
         )
-        for old, news in table.items()
-        for new in news
-    ]
-    with engine.begin() as connection:
-        if connection.execute(select(schema.transitions)).first() is None:
-            connection.execute(schema.transitions.insert(), rows)
+    known = {one.revision for one in script.walk_revisions()}
+    if revision is not None and revision not in known:
+        raise StoreVersionError(
+            f"the database's schema is at revision {revision}, which this erratad does not know: "
+            "a newer one migrated it; start that version, or restore a backup made before it"
+        )

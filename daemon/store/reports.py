@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, Select, and_, exists, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import Cluster, CorrectionSource, Lesson, Report, ReportState, Source, Split, utcnow
-from daemon.store import schema
-from daemon.store.control import emit, record_audit
-from daemon.store.engine import transaction
+from daemon.records import REPORT_TRANSITIONS, Cluster, Lesson, Report, ReportState, RunState, Source, Split, utcnow
+from daemon.store import rows, schema
+from daemon.store.control import emit, emit_all, record_audit, upsert
+from daemon.store.engine import database_time, reading, transaction
+from daemon.store.intake import Added, Arrival, store_batch
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
-
-
-class Added(StrEnum):
-    """What became of one message that was handed to `Reports.add`."""
-
-    STORED = "stored"
-    REDELIVERED = "redelivered"
-    CONFLICT = "conflict"
-    DUPLICATE = "duplicate"
-    QUARANTINED = "quarantined"
+ERASED = "[erased]"
+"""What stands in place of a text that was removed for good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,65 +37,17 @@ class Reports:
     def add(self, batch: Sequence[tuple[FlaggedResponse, Source]], *, reporter_cap: int) -> list[Added]:
         """Store a batch in one transaction; one outcome per message, in order.
 
-        A message whose id is already stored is `redelivered` (same content) or a `conflict` (other content). A report of
-        an answer that another report already flagged is stored as `duplicate`; one above `reporter_cap` reports of its
-        reporter in 24 hours as `quarantined`.
+        A message whose id is already stored is `redelivered` (same content) or a `conflict` (other content). A report
+        of an answer that another report already flagged is stored as `duplicate`; one above `reporter_cap` reports of
+        its reporter in 24 hours as `quarantined`.
         """
+        arrivals = [Arrival.of(flagged, source) for flagged, source in batch]
         with transaction(self._engine) as connection:
-            return [self._add_one(connection, flagged, source, reporter_cap) for flagged, source in batch]
-
-    def _add_one(self, connection: Connection, flagged: FlaggedResponse, source: Source, reporter_cap: int) -> Added:
-        now = utcnow()
-        table = schema.reports
-        fingerprint, content_key = flagged.fingerprint(), flagged.content_key()
-        known = connection.execute(select(table.c.fingerprint).where(table.c.id == flagged.id)).scalar()
-        if known is not None:
-            return Added.REDELIVERED if known == fingerprint else Added.CONFLICT
-        original = connection.execute(
-            select(table.c.id)
-            .where(table.c.content_key == content_key, table.c.duplicate_of.is_(None), table.c.state != "erased")
-            .limit(1)
-        ).scalar()
-        recent = connection.execute(
-            select(func.count())
-            .select_from(table)
-            .where(table.c.reporter == flagged.reporter, table.c.received_at > now - timedelta(days=1))
-        ).scalar_one()
-        state, outcome, reason = ReportState.QUEUED, Added.STORED, None
-        if original is not None:
-            state, outcome, reason = ReportState.DUPLICATE, Added.DUPLICATE, f"the same answer is report {original}"
-        elif recent >= reporter_cap:
-            state, outcome = ReportState.QUARANTINED, Added.QUARANTINED
-            reason = f"reporter {flagged.reporter} sent more than {reporter_cap} reports in 24 hours"
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        inserted = connection.execute(
-            insert(table)
-            .values(
-                id=flagged.id,
-                state=state,
-                fingerprint=fingerprint,
-                content_key=content_key,
-                category=flagged.category,
-                reporter=flagged.reporter,
-                tenant=flagged.tenant,
-                model=flagged.model,
-                flagged=flagged.model_dump(mode="json", exclude_none=True),
-                channel=source.channel,
-                kafka_partition=source.partition,
-                kafka_offset=source.offset,
-                received_at=now,
-                updated_at=now,
-                state_reason=reason,
-                duplicate_of=original,
-            )
-            .on_conflict_do_nothing(index_elements=["id"])
-        )
-        # another replica stored the same id between our look and our insert
-        return outcome if inserted.rowcount else Added.REDELIVERED
+            return store_batch(connection, arrivals, reporter_cap=reporter_cap)
 
     def get(self, report_id: str) -> Report:
-        with transaction(self._engine) as connection:
-            return _report(_row(connection, report_id))
+        with reading(self._engine) as connection:
+            return rows.report(_row(connection, report_id))
 
     def find(
         self,
@@ -124,44 +67,35 @@ class Reports:
             query = query.where(table.c.category == category)
         if search:
             query = query.where(table.c.id.contains(search, autoescape=True))
-        with transaction(self._engine) as connection:
-            return [_report(row) for row in connection.execute(query)]
+        with reading(self._engine) as connection:
+            return [rows.report(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""
         table = schema.reports
-        with transaction(self._engine) as connection:
-            rows = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
-        return {state: dict((row[0], row[1]) for row in rows).get(state.value, 0) for state in ReportState}
+        with reading(self._engine) as connection:
+            found = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
+        counts = {row[0]: row[1] for row in found}
+        return {state: counts.get(state.value, 0) for state in ReportState}
 
     def oldest_queued_at(self) -> datetime | None:
         table = schema.reports
-        query = select(func.min(table.c.received_at)).where(table.c.state.in_(["queued", "reflecting"]))
-        with transaction(self._engine) as connection:
+        query = select(func.min(table.c.received_at)).where(text(schema.IN_QUEUE))
+        with reading(self._engine) as connection:
             return connection.execute(query).scalar()
 
     # --- the reflection queue ---
 
     def claim(self, *, owner: str, limit: int, lease_s: float) -> list[Claim]:
         """Take up to `limit` reports that wait, or whose worker's lease ran out; oldest first."""
-        now = utcnow()
-        table = schema.reports
-        waiting = and_(
-            table.c.state == ReportState.QUEUED,
-            or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now),
-        )
-        abandoned = and_(table.c.state == ReportState.REFLECTING, table.c.lease_until <= now)
-        query = (
-            select(table.c.id)
-            .where(or_(waiting, abandoned))
-            .order_by(table.c.received_at, table.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        with transaction(self._engine) as connection:
-            ids = connection.execute(query).scalars().all()
-            if not ids:
+        with reading(self._engine) as connection:  # an idle worker never waits for a writer
+            if connection.execute(_claimable(database_time(connection)).limit(1)).first() is None:
                 return []
+        table = schema.reports
+        with transaction(self._engine) as connection:
+            now = database_time(connection)
+            query = _claimable(now).limit(limit).with_for_update(skip_locked=True)
+            ids = connection.execute(query).scalars().all()
             connection.execute(
                 update(table)
                 .where(table.c.id.in_(ids))
@@ -173,10 +107,10 @@ class Reports:
                     updated_at=now,
                 )
             )
-            rows = connection.execute(
+            claimed = connection.execute(
                 select(table).where(table.c.id.in_(ids)).order_by(table.c.received_at, table.c.id)
             ).all()
-        return [Claim(report=_report(row), owner=owner) for row in rows]
+        return [Claim(report=rows.report(row), owner=owner) for row in claimed]
 
     def complete(self, claim: Claim, lesson: Lesson) -> None:
         """Store the lesson and move the report on.
@@ -186,23 +120,15 @@ class Reports:
         """
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.LESSON, None)
-            connection.execute(
-                schema.lessons.insert().values(
-                    report_id=lesson.report_id,
-                    analysis=lesson.analysis,
-                    analyst=lesson.analyst,
-                    template=lesson.template,
-                    correction=lesson.correction,
-                    correction_source=lesson.correction_source,
-                    created_at=lesson.created_at,
-                )
-            )
+            # a report that was quarantined after its lesson and released has an older one
+            upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
             emit(connection, EventType.LESSON_CREATED, lesson.report_id, {"analyst": lesson.analyst})
 
-    def retry(self, claim: Claim, *, at: datetime, reason: str) -> None:
-        """Put the report back; it is claimed again from `at` on."""
+    def retry(self, claim: Claim, *, at: datetime, reason: str, counted: bool = True) -> None:
+        """Put the report back; it is claimed again from `at` on. Not `counted`: the attempt is given back to it."""
+        attempts = claim.report.attempts if counted else claim.report.attempts - 1
         with transaction(self._engine) as connection:
-            self._leave_reflection(connection, claim, ReportState.QUEUED, reason, next_attempt_at=at)
+            self._leave_reflection(connection, claim, ReportState.QUEUED, reason, next_attempt_at=at, attempts=attempts)
 
     def bury(self, claim: Claim, *, reason: str) -> None:
         """Give up on the report until an operator revives it."""
@@ -216,7 +142,9 @@ class Reports:
         claim: Claim,
         state: ReportState,
         reason: str | None,
+        *,
         next_attempt_at: datetime | None = None,
+        attempts: int | None = None,
     ) -> None:
         table = schema.reports
         changed = connection.execute(
@@ -225,12 +153,13 @@ class Reports:
                 table.c.id == claim.report.id,
                 table.c.state == ReportState.REFLECTING,
                 table.c.lease_owner == claim.owner,
-                table.c.attempts == claim.report.attempts,
+                table.c.updated_at == claim.report.updated_at,  # the moment of this very claim
             )
             .values(
                 state=state,
                 state_reason=reason,
                 next_attempt_at=next_attempt_at,
+                attempts=claim.report.attempts if attempts is None else attempts,
                 lease_owner=None,
                 lease_until=None,
                 updated_at=utcnow(),
@@ -242,67 +171,47 @@ class Reports:
     # --- operators ---
 
     def requeue(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Revive a buried report, or release a quarantined one, with a fresh count of attempts."""
-        self._move(report_id, ReportState.QUEUED, "requeue", actor, reason, attempts=0, duplicate_of=None)
+        """Revive a buried report, or release a quarantined or duplicate one, with a fresh count of attempts."""
+        with transaction(self._engine) as connection:
+            _move(
+                connection, report_id, ReportState.QUEUED, reason, attempts=0, next_attempt_at=None, duplicate_of=None
+            )
+            record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
     def quarantine(self, report_id: str, *, actor: str, reason: str) -> None:
-        self._move(report_id, ReportState.QUARANTINED, "quarantine", actor, reason, lease_owner=None, lease_until=None)
+        with transaction(self._engine) as connection:
+            _move(connection, report_id, ReportState.QUARANTINED, reason, lease_owner=None, lease_until=None)
+            record_audit(connection, actor=actor, action="quarantine", subject=report_id, reason=reason)
 
     def erase(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Remove a report's content for good (a person's right); its id and its lineage stay."""
+        """Remove a report's content for good (a person's right); its id, its hashes and its lineage stay."""
         blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
         with transaction(self._engine) as connection:
-            row = _row(connection, report_id)
+            row = _row(connection, report_id, lock=True)
             flagged = {
                 **row.flagged,
-                "messages": [{"role": "user", "content": "[erased]"}],
-                "response": "[erased]",
-                "reason": "[erased]",
+                "messages": [{"role": "user", "content": ERASED}],
+                "response": ERASED,
+                "reason": ERASED,
                 "reporter": "erased",
                 "metadata": {},
             }
             for key in ("correction", "checks", "tenant", "locale"):
                 flagged.pop(key, None)
-            self._move_in(connection, report_id, ReportState.ERASED, "erase", actor, reason, flagged=flagged, **blank)
+            _move(connection, report_id, ReportState.ERASED, reason, flagged=flagged, **blank)
+            record_audit(connection, actor=actor, action="erase", subject=report_id, reason=reason)
             connection.execute(schema.lessons.delete().where(schema.lessons.c.report_id == report_id))
-            connection.execute(
-                update(schema.answers).where(schema.answers.c.item_id == report_id).values(text="[erased]")
-            )
-
-    def _move(self, report_id: str, state: ReportState, action: str, actor: str, reason: str, **values: Any) -> None:
-        with transaction(self._engine) as connection:
-            self._move_in(connection, report_id, state, action, actor, reason, **values)
-
-    def _move_in(
-        self,
-        connection: Connection,
-        report_id: str,
-        state: ReportState,
-        action: str,
-        actor: str,
-        reason: str,
-        **values: Any,
-    ) -> None:
-        from daemon.records import REPORT_TRANSITIONS
-
-        table = schema.reports
-        current = ReportState(_row(connection, report_id).state)
-        if state not in REPORT_TRANSITIONS[current]:
-            raise IllegalTransitionError(f"report {report_id} is {current}: it cannot become {state}")
-        connection.execute(
-            update(table)
-            .where(table.c.id == report_id)
-            .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
-        )
-        record_audit(connection, actor=actor, action=action, subject=report_id, reason=reason)
+            answers, clusters = schema.answers, schema.clusters
+            connection.execute(update(answers).where(answers.c.item_id == report_id).values(text=ERASED))
+            connection.execute(update(clusters).where(clusters.c.leader_id == report_id).values(leader_text=ERASED))
 
     # --- lessons, clusters, results ---
 
     def lesson(self, report_id: str) -> Lesson | None:
         query = select(schema.lessons).where(schema.lessons.c.report_id == report_id)
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _lesson(row)
+        return None if row is None else rows.lesson(row)
 
     def trainable(self, *, limit: int) -> list[tuple[Report, Lesson]]:
         """Reports with a lesson, those still unresolved first and newest first among them."""
@@ -314,39 +223,36 @@ class Reports:
             .order_by(table.c.state == ReportState.RESOLVED, table.c.received_at.desc(), table.c.id)
             .limit(limit)
         )
-        with transaction(self._engine) as connection:
-            return [(_report(row), _lesson(row)) for row in connection.execute(query)]
+        with reading(self._engine) as connection:
+            return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
 
     def count_new_lessons(self) -> int:
         """Lessons that no run has measured to its end yet: what the schedule's threshold counts."""
         table = schema.reports
-        used = (
-            select(schema.run_items.c.report_id)
-            .join(schema.runs, schema.runs.c.id == schema.run_items.c.run_id)
-            .where(schema.runs.c.state != "failed")
+        items, runs = schema.run_items, schema.runs
+        used = exists().where(
+            items.c.report_id == table.c.id, runs.c.id == items.c.run_id, runs.c.state != RunState.FAILED
         )
         query = (
             select(func.count())
             .select_from(table)
-            .where(table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]), table.c.id.not_in(used))
+            .where(table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]), ~used)
         )
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
 
     def clusters(self) -> list[Cluster]:
-        with transaction(self._engine) as connection:
-            rows = connection.execute(select(schema.clusters).order_by(schema.clusters.c.id)).all()
-        return [
-            Cluster(id=row.id, category=row.category, leader_text=row.leader_text, split=Split(row.split))
-            for row in rows
-        ]
+        with reading(self._engine) as connection:
+            return [
+                rows.cluster(row) for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
+            ]
 
     def new_cluster(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
         """Open a cluster with its first report, in one transaction."""
         with transaction(self._engine) as connection:
             cluster_id = connection.execute(
                 schema.clusters.insert()
-                .values(category=category, leader_text=leader_text, split=split)
+                .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)
                 .returning(schema.clusters.c.id)
             ).scalar_one()
             self._join(connection, report_id, cluster_id)
@@ -358,60 +264,68 @@ class Reports:
 
     def _join(self, connection: Connection, report_id: str, cluster_id: int) -> None:
         table = schema.reports
-        connection.execute(
-            update(table).where(table.c.id == report_id, table.c.cluster_id.is_(None)).values(cluster_id=cluster_id)
-        )
+        row = _row(connection, report_id, lock=True)
+        if row.cluster_id not in {None, cluster_id}:
+            raise IllegalTransitionError(
+                f"report {report_id} is in cluster {row.cluster_id} for ever, not {cluster_id}"
+            )
+        connection.execute(update(table).where(table.c.id == report_id).values(cluster_id=cluster_id))
 
     def settle(self, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
         """Mark reports as `resolved` or `recurring` under a generation; returns how many changed."""
-        table = schema.reports
-        event = EventType.REPORT_RESOLVED if state == ReportState.RESOLVED else EventType.REPORT_RECURRING
-        changed = 0
         with transaction(self._engine) as connection:
-            for report_id in report_ids:
-                moved = connection.execute(
-                    update(table)
-                    .where(table.c.id == report_id, table.c.state.in_(TRAINABLE), table.c.state != state)
-                    .values(state=state, resolved_generation=generation, updated_at=utcnow())
-                ).rowcount
-                if moved:
-                    changed += 1
-                    emit(connection, event, report_id, {"generation": generation})
-        return changed
+            return settle(connection, report_ids, state, generation=generation)
 
 
-def _row(connection: Connection, report_id: str) -> Any:
-    row = connection.execute(select(schema.reports).where(schema.reports.c.id == report_id)).one_or_none()
+def settle(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
+    """`Reports.settle` inside the transaction of the change of live generation that it belongs to."""
+    table = schema.reports
+    event = EventType.REPORT_RESOLVED if state == ReportState.RESOLVED else EventType.REPORT_RECURRING
+    changed = (
+        connection.execute(
+            update(table)
+            .where(table.c.id.in_(list(report_ids)), table.c.state.in_(TRAINABLE), table.c.state != state)
+            .values(state=state, resolved_generation=generation, updated_at=utcnow())
+            .returning(table.c.id)
+        )
+        .scalars()
+        .all()
+    )
+    emit_all(connection, event, sorted(changed), {"generation": generation})
+    return len(changed)
+
+
+def _move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
+    table = schema.reports
+    current = ReportState(_row(connection, report_id, lock=True).state)
+    if state not in REPORT_TRANSITIONS[current]:
+        raise IllegalTransitionError(f"report {report_id} is {current}: it cannot become {state}")
+    connection.execute(
+        update(table)
+        .where(table.c.id == report_id)
+        .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
+    )
+
+
+def _claimable(now: datetime) -> Select[str]:
+    """Ids of reports that wait, or whose lease is over, oldest first."""
+    table = schema.reports
+    waiting = and_(
+        table.c.state == ReportState.QUEUED,
+        or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now),
+    )
+    abandoned = and_(table.c.state == ReportState.REFLECTING, table.c.lease_until <= now)
+    return (
+        select(table.c.id)
+        .where(text(schema.IN_QUEUE), or_(waiting, abandoned))
+        .order_by(table.c.received_at, table.c.id)
+    )
+
+
+def _row(connection: Connection, report_id: str, *, lock: bool = False) -> Any:
+    """The report's row; `lock`: nobody else changes it before this transaction ends."""
+    query = select(schema.reports).where(schema.reports.c.id == report_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFoundError(f"no report {report_id!r}; `erratad reports` lists them")
     return row
-
-
-def _report(row: Any) -> Report:
-    return Report(
-        id=row.id,
-        state=ReportState(row.state),
-        flagged=FlaggedResponse.model_validate(row.flagged),
-        source=Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset),
-        received_at=row.received_at,
-        updated_at=row.updated_at,
-        attempts=row.attempts,
-        next_attempt_at=row.next_attempt_at,
-        state_reason=row.state_reason,
-        duplicate_of=row.duplicate_of,
-        cluster_id=row.cluster_id,
-        resolved_generation=row.resolved_generation,
-        lease_owner=row.lease_owner,
-    )
-
-
-def _lesson(row: Any) -> Lesson:
-    return Lesson(
-        report_id=row.report_id,
-        analysis=row.analysis,
-        analyst=row.analyst,
-        template=row.template,
-        correction=row.correction,
-        correction_source=None if row.correction_source is None else CorrectionSource(row.correction_source),
-        created_at=row.created_at,
-    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
@@ -25,10 +25,13 @@ from daemon.records import (
     adapter_name,
     utcnow,
 )
-from daemon.store import schema
-from daemon.store.adapters import _adapter, _live
-from daemon.store.control import emit
-from daemon.store.engine import transaction
+from daemon.store import rows, schema
+from daemon.store.adapters import live_row
+from daemon.store.control import emit, insert
+from daemon.store.engine import Lock, reading, serialise, transaction
+
+REPORT_SUITES = ("flagged", "holdout")
+"""Suites whose items are reports; the items of the others have their own ids."""
 
 
 class Runs:
@@ -38,82 +41,71 @@ class Runs:
     def start(
         self, *, trigger: Trigger, requested_by: str, recipe: str, seed: int, alias: str, runs_dir: Path
     ) -> Run | None:
-        """Open a run and its adapter generation; None when another run is active (a partial unique index decides)."""
+        """Open a run and its adapter generation; None when another run is active."""
         now = utcnow()
-        try:
-            with transaction(self._engine) as connection:
-                generation = connection.execute(select(func.max(schema.adapters.c.generation))).scalar_one() + 1
-                run_id = connection.execute(
-                    schema.runs.insert()
-                    .values(
-                        state=RunState.PREPARING,
-                        trigger=trigger,
-                        requested_by=requested_by,
-                        generation=generation,
-                        base_generation=_live(connection).generation,
-                        recipe=recipe,
-                        seed=seed,
-                        folder=str(runs_dir / f"g{generation:06d}"),
-                        progress={},
-                        created_at=now,
-                        updated_at=now,
-                    )
-                    .returning(schema.runs.c.id)
-                ).scalar_one()
-                connection.execute(
-                    schema.adapters.insert().values(
-                        generation=generation,
-                        name=adapter_name(alias, generation),
-                        state=AdapterState.TRAINING,
-                        run_id=run_id,
-                        created_at=now,
-                        updated_at=now,
-                    )
+        with transaction(self._engine) as connection:
+            serialise(connection, Lock.RUNS)
+            if connection.execute(_active()).first() is not None:
+                return None
+            generation = connection.execute(select(func.max(schema.adapters.c.generation))).scalar_one() + 1
+            run_id = connection.execute(
+                schema.runs.insert()
+                .values(
+                    state=RunState.PREPARING,
+                    trigger=trigger,
+                    requested_by=requested_by,
+                    generation=generation,
+                    base_generation=live_row(connection).generation,
+                    recipe=recipe,
+                    seed=seed,
+                    folder=str(runs_dir / f"g{generation:06d}"),
+                    progress={},
+                    created_at=now,
+                    updated_at=now,
                 )
-                return _run(_row(connection, run_id))
-        except IntegrityError:
-            return None
+                .returning(schema.runs.c.id)
+            ).scalar_one()
+            connection.execute(
+                schema.adapters.insert().values(
+                    generation=generation,
+                    name=adapter_name(alias, generation),
+                    state=AdapterState.TRAINING,
+                    run_id=run_id,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+            return rows.run(_row(connection, run_id))
 
     def active(self) -> Run | None:
-        table = schema.runs
-        query = select(table).where(table.c.state.in_(ACTIVE_RUN_STATES))
-        with transaction(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else _run(row)
+        with reading(self._engine) as connection:
+            row = connection.execute(_active()).one_or_none()
+        return None if row is None else rows.run(row)
 
     def get(self, run_id: int) -> Run:
-        with transaction(self._engine) as connection:
-            return _run(_row(connection, run_id))
+        with reading(self._engine) as connection:
+            return rows.run(_row(connection, run_id))
 
     def find(self, *, limit: int = 50) -> list[Run]:
         """Newest first."""
         table = schema.runs
-        with transaction(self._engine) as connection:
-            return [_run(row) for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))]
+        with reading(self._engine) as connection:
+            return [rows.run(row) for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))]
 
     def progress(self, run_id: int, progress: Mapping[str, Any]) -> None:
         """Merge progress figures (shown by status and console) into the run's."""
         table = schema.runs
         with transaction(self._engine) as connection:
-            merged = {**_row(connection, run_id).progress, **progress}
+            merged = {**_row(connection, run_id, lock=True).progress, **progress}
             connection.execute(update(table).where(table.c.id == run_id).values(progress=merged, updated_at=utcnow()))
 
     def prepared(self, run_id: int, items: Sequence[RunItem]) -> None:
         """The dataset is on disk: record which report is on which side, and hand over to training."""
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PREPARING, RunState.TRAINING)
-            connection.execute(
-                schema.run_items.insert(),
-                [
-                    {
-                        "run_id": run_id,
-                        "report_id": item.report_id,
-                        "cluster_id": item.cluster_id,
-                        "role": item.role,
-                    }
-                    for item in items
-                ],
-            )
+            if items:
+                values = [{**asdict(item), "run_id": run_id} for item in items]
+                connection.execute(schema.run_items.insert(), values)
 
     def trained(self, run_id: int, *, path: Path, sha256: str) -> None:
         """The adapter folder is complete: hand over to evaluation."""
@@ -124,7 +116,9 @@ class Runs:
     def decided(self, verdict: Verdict) -> None:
         """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter."""
         reasons = "; ".join(verdict.reasons)
+        ended = RunState.PROMOTING if verdict.accepted else RunState.REJECTED
         with transaction(self._engine) as connection:
+            _move(connection, verdict.run_id, RunState.EVALUATING, ended, reason=None if verdict.accepted else reasons)
             connection.execute(
                 schema.verdicts.insert().values(
                     run_id=verdict.run_id,
@@ -136,14 +130,12 @@ class Runs:
                 )
             )
             if verdict.accepted:
-                _move(connection, verdict.run_id, RunState.EVALUATING, RunState.PROMOTING)
                 connection.execute(
                     update(schema.adapters)
                     .where(schema.adapters.c.run_id == verdict.run_id)
                     .values(evidence_run_id=verdict.run_id, evidence_accepted=True, updated_at=utcnow())
                 )
             else:
-                _move(connection, verdict.run_id, RunState.EVALUATING, RunState.REJECTED, reason=reasons)
                 self._reject_adapter(connection, verdict.run_id, reasons)
 
     def rejected(self, run_id: int, *, reason: str) -> None:
@@ -155,7 +147,9 @@ class Runs:
     def failed(self, run_id: int, *, reason: str) -> None:
         """End the run and its adapter as failed, from any active state."""
         with transaction(self._engine) as connection:
-            state = RunState(_row(connection, run_id).state)
+            state = RunState(_row(connection, run_id, lock=True).state)
+            if state not in ACTIVE_RUN_STATES:
+                raise IllegalTransitionError(f"run {run_id} is {state} already: it cannot fail any more")
             _move(connection, run_id, state, RunState.FAILED, reason=reason)
             _move_adapter(connection, run_id, AdapterState.FAILED, reason=reason)
 
@@ -167,12 +161,9 @@ class Runs:
 
     def items(self, run_id: int) -> list[RunItem]:
         table = schema.run_items
-        with transaction(self._engine) as connection:
-            rows = connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.report_id)).all()
-        return [
-            RunItem(run_id=row.run_id, report_id=row.report_id, cluster_id=row.cluster_id, role=Split(row.role))
-            for row in rows
-        ]
+        with reading(self._engine) as connection:
+            found = connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.report_id))
+            return [rows.run_item(row) for row in found]
 
     def trained_on(self, report_id: str) -> list[Adapter]:
         """Forward lineage: the adapters whose training used this report."""
@@ -183,70 +174,50 @@ class Runs:
             .where(items.c.report_id == report_id, items.c.role == Split.TRAIN)
             .order_by(adapters.c.generation)
         )
-        with transaction(self._engine) as connection:
-            return [_adapter(row) for row in connection.execute(query)]
+        with reading(self._engine) as connection:
+            return [rows.adapter(row) for row in connection.execute(query)]
 
     def save_answers(self, answers: Sequence[Answer]) -> None:
         """Keep measured answers; one already kept stays (an evaluation resumes after a crash)."""
         if not answers:
             return
-        fields = ("run_id", "suite", "item_id", "arm", "guided", "text", "passed", "margin", "bits_per_token")
         with transaction(self._engine) as connection:
-            known = {
-                (row.suite, row.item_id, row.arm, row.guided)
-                for row in connection.execute(
-                    select(schema.answers).where(schema.answers.c.run_id == answers[0].run_id)
-                )
-            }
-            new = [
-                {field: getattr(answer, field) for field in fields}
-                for answer in answers
-                if (answer.suite, answer.item_id, answer.arm, answer.guided) not in known
-            ]
-            if new:
-                connection.execute(schema.answers.insert(), new)
+            connection.execute(
+                insert(connection, schema.answers).on_conflict_do_nothing(), [asdict(answer) for answer in answers]
+            )
 
     def answers(self, run_id: int) -> list[Answer]:
+        return self._answers(schema.answers.c.run_id == run_id)
+
+    def answers_to(self, report_id: str) -> list[Answer]:
+        """What every run measured on this report, oldest run first."""
+        return self._answers(and_(schema.answers.c.item_id == report_id, schema.answers.c.suite.in_(REPORT_SUITES)))
+
+    def _answers(self, condition: ColumnElement[bool]) -> list[Answer]:
         table = schema.answers
         query = (
             select(table)
-            .where(table.c.run_id == run_id)
-            .order_by(table.c.suite, table.c.item_id, table.c.arm, table.c.guided)
+            .where(condition)
+            .order_by(table.c.run_id, table.c.suite, table.c.item_id, table.c.arm, table.c.guided)
         )
-        with transaction(self._engine) as connection:
-            return [
-                Answer(
-                    run_id=row.run_id,
-                    suite=row.suite,
-                    item_id=row.item_id,
-                    arm=row.arm,
-                    guided=row.guided,
-                    text=row.text,
-                    passed=row.passed,
-                    margin=row.margin,
-                    bits_per_token=row.bits_per_token,
-                )
-                for row in connection.execute(query)
-            ]
+        with reading(self._engine) as connection:
+            return [rows.answer(row) for row in connection.execute(query)]
 
     def verdict(self, run_id: int) -> Verdict | None:
         query = select(schema.verdicts).where(schema.verdicts.c.run_id == run_id)
-        with transaction(self._engine) as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        return Verdict(
-            run_id=row.run_id,
-            generation=row.generation,
-            accepted=row.accepted,
-            reasons=tuple(row.reasons),
-            figures=row.figures,
-            decided_at=row.decided_at,
-        )
+        return None if row is None else rows.verdict(row)
 
 
-def _row(connection: Connection, run_id: int) -> Any:
-    row = connection.execute(select(schema.runs).where(schema.runs.c.id == run_id)).one_or_none()
+def _active() -> Select[Any]:
+    return select(schema.runs).where(schema.runs.c.state.in_(ACTIVE_RUN_STATES))
+
+
+def _row(connection: Connection, run_id: int, *, lock: bool = False) -> Any:
+    """The run's row; `lock`: nobody else changes it before this transaction ends."""
+    query = select(schema.runs).where(schema.runs.c.id == run_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise NotFoundError(f"no run {run_id}; `erratad runs` lists them")
     return row
@@ -273,22 +244,3 @@ def _move_adapter(connection: Connection, run_id: int, state: AdapterState, **va
         .values(state=state, updated_at=utcnow(), **values)
         .returning(table.c.generation, table.c.name)
     ).one()
-
-
-def _run(row: Any) -> Run:
-    return Run(
-        id=row.id,
-        state=RunState(row.state),
-        trigger=Trigger(row.trigger),
-        requested_by=row.requested_by,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        generation=row.generation,
-        base_generation=row.base_generation,
-        recipe=row.recipe,
-        seed=row.seed,
-        folder=row.folder,
-        reason=row.reason,
-        progress=row.progress,
-        finished_at=row.finished_at,
-    )

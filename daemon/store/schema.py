@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -48,13 +48,25 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone: what it means depends on the machine")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AnyText(TypeDecorator[str]):
+    """Text from outside, such as a model's; what no database can store (NUL, lone surrogates) becomes U+FFFD or '?'."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
@@ -64,6 +76,9 @@ def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
 
 metadata = MetaData()
 
+IN_QUEUE = "state IN ('queued', 'reflecting')"
+"""A condition without parameters, so that both databases see that the partial index answers it."""
+
 transitions = Table(
     "transitions",
     metadata,
@@ -72,14 +87,17 @@ transitions = Table(
     Column("new", String(20), nullable=False),
     PrimaryKeyConstraint("machine", "old", "new"),
 )
+"""The legal changes of state, for the triggers; `old` is empty for the states that a new row may have."""
 
 clusters = Table(
     "clusters",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("category", String(64), nullable=False),
-    Column("leader_text", Text, nullable=False),
+    Column("leader_text", AnyText, nullable=False),
     Column("split", String(10), nullable=False),
+    # the report whose text stands in `leader_text`; no foreign key, since reports point to clusters
+    Column("leader_id", String(200), nullable=False),
     UniqueConstraint("id", "split", name="uq_clusters_id_split"),
     _one_of("split", Split, "clusters"),
 )
@@ -98,14 +116,14 @@ reports = Table(
     Column("flagged", JSON, nullable=False),
     Column("channel", String(200), nullable=False),
     Column("kafka_partition", Integer),
-    Column("kafka_offset", Integer),
+    Column("kafka_offset", BigInteger),
     Column("received_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_attempt_at", UtcDateTime),
     Column("lease_owner", String(100)),
     Column("lease_until", UtcDateTime),
-    Column("state_reason", Text),
+    Column("state_reason", AnyText),
     Column("duplicate_of", String(200), ForeignKey("reports.id")),
     Column("cluster_id", Integer, ForeignKey("clusters.id")),
     Column("resolved_generation", Integer),
@@ -113,7 +131,8 @@ reports = Table(
     _one_of("state", ReportState, "reports"),
     CheckConstraint("state <> 'reflecting' OR lease_until IS NOT NULL", name="ck_reports_lease"),
     CheckConstraint("state <> 'duplicate' OR duplicate_of IS NOT NULL", name="ck_reports_duplicate_of"),
-    Index("ix_reports_claim", "state", "next_attempt_at"),
+    Index("ix_reports_state", "state", "received_at"),
+    Index("ix_reports_queue", "received_at", "id", sqlite_where=text(IN_QUEUE), postgresql_where=text(IN_QUEUE)),
     Index("ix_reports_content_key", "content_key"),
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
@@ -123,10 +142,10 @@ lessons = Table(
     "lessons",
     metadata,
     Column("report_id", String(200), ForeignKey("reports.id"), primary_key=True),
-    Column("analysis", Text, nullable=False),
+    Column("analysis", AnyText, nullable=False),
     Column("analyst", String(200), nullable=False),
     Column("template", String(40), nullable=False),
-    Column("correction", Text),
+    Column("correction", AnyText),
     Column("correction_source", String(20)),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
@@ -142,9 +161,9 @@ runs = Table(
     Column("generation", Integer, nullable=False, unique=True),
     Column("base_generation", Integer, nullable=False),
     Column("recipe", String(64), nullable=False),
-    Column("seed", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
     Column("folder", Text, nullable=False),
-    Column("reason", Text),
+    Column("reason", AnyText),
     Column("progress", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -183,11 +202,12 @@ answers = Table(
     Column("item_id", String(200), nullable=False),
     Column("arm", String(100), nullable=False),
     Column("guided", Boolean, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", AnyText, nullable=False),
     Column("passed", Boolean),
     Column("margin", Float),
     Column("bits_per_token", Float),
     PrimaryKeyConstraint("run_id", "suite", "item_id", "arm", "guided"),
+    Index("ix_answers_item", "item_id"),
 )
 
 verdicts = Table(
@@ -211,7 +231,7 @@ adapters = Table(
     Column("run_id", Integer, ForeignKey("runs.id"), unique=True),
     Column("path", Text),
     Column("sha256", String(64)),
-    Column("reason", Text),
+    Column("reason", AnyText),
     Column("evidence_run_id", Integer),
     Column("evidence_accepted", Boolean),
     Column("created_at", UtcDateTime, nullable=False),
@@ -223,7 +243,7 @@ adapters = Table(
     # nothing goes live without an accepting verdict; generation 0 is the base model
     CheckConstraint(
         "generation = 0 OR state NOT IN ('live', 'retired', 'rolled-back') "
-        "OR (evidence_run_id = run_id AND evidence_accepted)",
+        "OR COALESCE(evidence_run_id = run_id AND evidence_accepted, FALSE)",
         name="ck_adapters_evidence",
     ),
     ForeignKeyConstraint(["evidence_run_id", "evidence_accepted"], ["verdicts.run_id", "verdicts.accepted"]),
@@ -248,8 +268,8 @@ intents = Table(
     Column("state", String(20), nullable=False),
     Column("target_generation", Integer),
     Column("actor", String(200), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("outcome", Text),
+    Column("reason", AnyText, nullable=False),
+    Column("outcome", AnyText),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     _one_of("kind", IntentKind, "intents"),
@@ -274,7 +294,7 @@ audit = Table(
     Column("actor", String(200), nullable=False),
     Column("action", String(40), nullable=False),
     Column("subject", String(200), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", AnyText, nullable=False),
 )
 
 pauses = Table(
@@ -282,7 +302,7 @@ pauses = Table(
     metadata,
     Column("stage", String(40), primary_key=True),
     Column("actor", String(200), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", AnyText, nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
 
@@ -292,7 +312,7 @@ stages = Table(
     Column("name", String(40), nullable=False),
     Column("owner", String(100), nullable=False),
     Column("last_step_at", UtcDateTime, nullable=False),
-    Column("sentence", Text, nullable=False),
+    Column("sentence", AnyText, nullable=False),
     PrimaryKeyConstraint("name", "owner"),
 )
 
@@ -303,5 +323,3 @@ leases = Table(
     Column("owner", String(100), nullable=False),
     Column("until", UtcDateTime, nullable=False),
 )
-
-Row = Any

@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing installed by hand but Python 3.11+, make, and for the tests PostgreSQL.
+VENV ?= .venv
+FLAVOUR ?= cpu
+PYTHON ?= python3
+READY := $(VENV)/.ready-$(FLAVOUR)
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test check format bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## virtual environment, vLLM (FLAVOUR=cpu or gpu) and the demo model
+
+$(READY): pyproject.toml deploy/local/setup.sh deploy/local/constraints.txt deploy/local/demo_model.py
+	PYTHON=$(PYTHON) deploy/local/setup.sh $(VENV) $(FLAVOUR)
+
+demo: $(READY) ## the whole loop on this machine: flagged responses in, better adapter live (JSON=1, SCENARIO=file, KEEP=1)
+	@$(BIN)/erratad demo $(if $(JSON),--json) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
+
+test: $(READY) check ## every test: unit, services, faults, end to end (PYTEST="..." adds arguments)
+	@deploy/local/postgres.sh
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(READY) ## ruff, mypy, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measurements (not part of the tests); writes tests/benchmarks/results/
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## remove what was built here (the model cache stays)
+	rm -rf $(VENV) var build *.egg-info

@@ -1,0 +1,81 @@
+"""Faults of kafka-python 3.0.12 that can only be mended inside of it; `install` does so for this process.
+
+- Header keys are decoded strictly inside `poll()`: one record whose key is not UTF-8, which librdkafka and Go clients
+  can write, would block its partition for ever
+  (`test_a_header_key_that_is_not_utf8_does_not_block_its_partition`).
+- A refused connection leaves its socket open until the garbage collector finds it, so that an outage eats descriptors
+  (`test_a_refused_connection_leaves_no_socket_open`).
+- A TLS handshake has no time limit, so that a port which never answers hangs the caller for ever
+  (`test_a_port_that_never_answers_does_not_hang_the_caller`), and a failed one leaves its socket open, too.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from typing import Any
+
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.transport import KafkaSSLTransport
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatch
+
+HANDSHAKE_TIMEOUT_S = 4.0
+
+_sock_connect = KafkaNetSocket.sock_connect
+
+
+class _LenientText(bytes):
+    def decode(self, *_: Any, **__: Any) -> str:
+        return bytes(self).decode("utf-8", "backslashreplace")
+
+
+class _LenientBuffer(bytes):
+    def __getitem__(self, index: Any) -> Any:
+        piece = super().__getitem__(index)
+        return _LenientText(piece) if isinstance(index, slice) else piece
+
+
+class TolerantBatch(DefaultRecordBatch):  # type: ignore[misc]
+    """Reads a batch as kafka-python does; bytes of a header key that are not UTF-8 become backslash escapes."""
+
+    _buffer: Any
+
+    def _read_msg(self, *args: Any, **settings: Any) -> Any:
+        try:
+            return super()._read_msg(*args, **settings)
+        except UnicodeDecodeError:
+            self._buffer = _LenientBuffer(self._buffer)
+            return super()._read_msg(*args, **settings)
+
+
+async def _connect_or_close(self: Any, net: Any, sock: socket.socket, *args: Any, **settings: Any) -> Any:
+    try:
+        return await _sock_connect(self, net, sock, *args, **settings)
+    except Exception:
+        sock.close()
+        raise
+
+
+async def _bounded_handshake(self: Any) -> None:
+    deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
+    done = False
+    try:
+        while not done:
+            try:
+                self._sock.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                await self._net.wait_read(self._sock, timeout_at=deadline)
+            except ssl.SSLWantWriteError:
+                await self._net.wait_write(self._sock, timeout_at=deadline)
+    finally:
+        if not done:
+            self._sock.close()
+
+
+def install() -> None:
+    memory_records.DefaultRecordBatch = TolerantBatch
+    KafkaNetSocket.sock_connect = _connect_or_close
+    KafkaSSLTransport.handshake = _bounded_handshake

@@ -1,0 +1,141 @@
+"""Client of one vLLM server that runs erratad's plugin (`connectors.vllm_plugin`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from connectors.chat import ChatEndpoint, EndpointError
+
+READY_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Log-likelihood of a completion: the sum over its tokens in nats, and how many tokens it has."""
+
+    logprob: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """What one server holds. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
+
+    live: str | None
+    epoch: str
+    adapters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a canary request to a loaded adapter showed; only an `ok` adapter may go live."""
+
+    ok: bool
+    differs_from_base: bool
+    finite: bool
+    text: str
+
+
+class AliasConflict(EndpointError):  # noqa: N818 - the outcome of a compare-and-swap, not a fault
+    """Another generation is live than the caller expected; nothing was changed."""
+
+
+class VllmServer(ChatEndpoint):
+    """One server: answers, scores, and the adapters and alias in it. Every call raises EndpointError when it fails."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, admin_token: str | None = None, timeout_s: float = 120.0
+    ) -> None:
+        super().__init__(url, api_key=api_key, timeout_s=timeout_s)
+        self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
+
+    def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
+        """Log-likelihood of `completion` as the assistant's answer; the end-of-turn token is not counted.
+
+        Prompt and completion are tokenised apart, as when the model answers by itself: no token spans their border.
+        """
+        prompt = self._tokens({"model": model, "messages": list(messages), "add_generation_prompt": True})
+        answer = self._tokens({"model": model, "prompt": completion, "add_special_tokens": False})
+        if not answer:
+            return Score(logprob=0.0, tokens=0)
+        body = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        response = self._send("POST", "/v1/completions", body)
+        parsed = self._parse(response)
+        try:
+            at = parsed["choices"][0]["prompt_logprobs"][len(prompt) :]
+            logprob = math.fsum(place[str(token)]["logprob"] for token, place in zip(answer, at, strict=True))
+        except (KeyError, IndexError, TypeError, ValueError) as exc:
+            raise self._unexpected(response, exc) from exc
+        return Score(logprob=logprob, tokens=len(answer))
+
+    def _tokens(self, body: Mapping[str, Any]) -> list[int]:
+        response = self._send("POST", "/tokenize", body)
+        try:
+            return [int(token) for token in self._parse(response)["tokens"]]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def ready(self) -> bool:
+        """Whether the server answers its health check and has the plugin; False while it starts or is unreachable."""
+        try:
+            self._send("GET", "/health", timeout=READY_TIMEOUT_S)
+            self._send("GET", "/erratad/v1/state", headers=self._admin_headers, timeout=READY_TIMEOUT_S)
+        except EndpointError as exc:
+            if exc.transient:
+                return False
+            raise
+        return True
+
+    def state(self) -> ServerState:
+        response = self._admin("GET", "/erratad/v1/state")
+        state = self._parse(response)
+        try:
+            return ServerState(live=state["live"], epoch=state["epoch"], adapters=dict(state["adapters"]))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def load(self, name: str, path: Path) -> None:
+        """Load an adapter folder under its name; loading what is loaded does nothing.
+
+        The server reads the folder by itself: the path must be the same there.
+        """
+        self._admin("PUT", _adapter(name), {"path": str(path.absolute())})
+
+    def probe(self, name: str) -> Probe:
+        response = self._admin("POST", f"{_adapter(name)}/probe")
+        try:
+            return Probe(**self._parse(response))
+        except TypeError as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def set_live(self, name: str, *, expected: str | None) -> None:
+        """Make a loaded generation answer new requests under the alias, if `expected` (None: whatever) is live now.
+
+        Raises:
+            AliasConflict: another generation is live.
+        """
+        try:
+            self._admin("PUT", "/erratad/v1/alias", {"live": name, "expected": expected})
+        except EndpointError as exc:
+            if exc.status == HTTPStatus.CONFLICT:
+                raise AliasConflict(str(exc), transient=False, status=exc.status) from exc
+            raise
+
+    def unload(self, name: str) -> bool:
+        """Take an adapter out of service; True when it is gone, False while requests are in flight (call again)."""
+        return self._admin("DELETE", _adapter(name)).status_code == HTTPStatus.OK
+
+    def _admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        return self._send(method, path, body, headers=self._admin_headers)
+
+
+def _adapter(name: str) -> str:
+    return f"/erratad/v1/adapters/{quote(name, safe='')}"

@@ -1,0 +1,117 @@
+"""From examples to padded batches, in an order that the seed alone decides: a resumed run goes on where it was."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from daemon.config import TrainingConfig
+from daemon.errors import TrainingError
+from daemon.recipes import Example
+
+IGNORED = -100
+"""The label that carries no loss."""
+_WINDOW = 64
+"""Examples sorted by length together: less padding, while batches still mix what the whole set holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """Token ids of one example; the boundary is exact because both sides are encoded on their own."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """What is trained on: the encoded examples, and which of them each optimiser step takes."""
+
+    encoded: tuple[Encoded, ...]
+    plan: tuple[tuple[int, ...], ...]
+    report_ids: tuple[str, ...]
+    """Reports whose examples are among them, sorted."""
+    skipped: int
+    """Examples longer than max_sequence_tokens: cutting them would train on a torn conversation."""
+
+    @classmethod
+    def build(cls, tokenizer: Any, examples: Sequence[Example], config: TrainingConfig, *, seed: int) -> Self:
+        """Raises TrainingError when no example from a report is short enough."""
+        pairs = [(example, encode(tokenizer, example)) for example in examples]
+        kept = [(example, encoded) for example, encoded in pairs if len(encoded) <= config.max_sequence_tokens]
+        report_ids = {example.report_id for example, _ in kept if example.report_id is not None}
+        if not report_ids:
+            raise TrainingError(
+                f"each of the {len(examples)} examples is longer than training.max_sequence_tokens "
+                f"({config.max_sequence_tokens}); raise it and start a new run"
+            )
+        encoded = tuple(encoded for _, encoded in kept)
+        steps = plan([len(one) for one in encoded], batch_tokens=config.batch_tokens, epochs=config.epochs, seed=seed)
+        return cls(
+            encoded=encoded,
+            plan=tuple(steps),
+            report_ids=tuple(sorted(report_ids)),
+            skipped=len(pairs) - len(kept),
+        )
+
+
+def encode(tokenizer: Any, example: Example) -> Encoded:
+    """The prompt as the chat template opens the assistant's turn, then the completion and the end-of-answer token."""
+    prompt = tokenizer.apply_chat_template(
+        [dict(message) for message in example.messages], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id] if example.ends else []
+    return Encoded(prompt=tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"]), completion=(*ids, *end))
+
+
+def plan(lengths: Sequence[int], *, batch_tokens: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
+    """Every optimiser step's example indices, all epochs in a row; a last part of an epoch makes part of its steps.
+
+    A batch's padded size (its longest example times its examples) stays within `batch_tokens`, except that one longer
+    example is a batch by itself.
+    """
+    steps: list[tuple[int, ...]] = []
+    for epoch in range(math.ceil(epochs)):
+        batches = _epoch(lengths, batch_tokens, random.Random(f"{seed}/{epoch}"))  # noqa: S311 - has to be repeatable
+        share = min(1.0, epochs - epoch)
+        steps += batches[: max(1, round(share * len(batches)))]
+    return steps
+
+
+def _epoch(lengths: Sequence[int], batch_tokens: int, draw: random.Random) -> list[tuple[int, ...]]:
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches: list[tuple[int, ...]] = []
+    for start in range(0, len(order), _WINDOW):
+        window = sorted(order[start : start + _WINDOW], key=lambda index: lengths[index])
+        batches += _fill(window, lengths, batch_tokens)
+    draw.shuffle(batches)
+    return batches
+
+
+def _fill(ordered: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, ...]]:
+    batches: list[list[int]] = [[]]
+    for index in ordered:  # ascending length: the newest is the longest
+        if batches[-1] and lengths[index] * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return [tuple(batch) for batch in batches]
+
+
+def pad(batch: Sequence[Encoded], pad_id: int) -> dict[str, list[list[int]]]:
+    """Right-padded rows; only completions carry labels."""
+    width = max(len(encoded) for encoded in batch)
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for encoded in batch:
+        gap = width - len(encoded)
+        rows["input_ids"].append([*encoded.prompt, *encoded.completion, *[pad_id] * gap])
+        rows["attention_mask"].append([1] * len(encoded) + [0] * gap)
+        rows["labels"].append([*[IGNORED] * len(encoded.prompt), *encoded.completion, *[IGNORED] * gap])
+    return rows

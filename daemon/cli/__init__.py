@@ -1,0 +1,11 @@
+"""The `erratad` command. Start-up stays fast: what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from daemon.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    app(prog_name="erratad")

@@ -1,0 +1,72 @@
+"""Every command in one table, and how errors become exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from daemon.cli import feed, inspect_store, service, steer
+from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
+
+FAILED, USAGE, UNREACHABLE = 1, 2, 3
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  failed, or refused by the daemon
+  2  wrong usage or configuration
+  3  the daemon or its database cannot be reached
+
+The configuration is --config, else the file that ERRATAD_CONFIG names, else configs/default.yaml."""
+
+
+class Commands(TyperGroup):
+    """Prints an expected error as one message on stderr; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ErratadError as exc:
+            typer.echo(f"erratad: {exc}", err=True)
+            raise typer.Exit(exit_code(exc)) from exc
+
+
+def exit_code(error: ErratadError) -> int:
+    if isinstance(error, ConfigError):
+        return USAGE
+    return UNREACHABLE if isinstance(error, StoreUnavailableError) else FAILED
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="A daemon that lets a served chat model learn from the responses that its users flagged.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (
+    service.run,
+    service.check_config,
+    inspect_store.status,
+    inspect_store.reports,
+    inspect_store.lessons,
+    inspect_store.runs,
+    inspect_store.adapters,
+    feed.submit,
+    feed.import_file,
+    steer.train,
+    steer.promote,
+    steer.rollback,
+    steer.pause,
+    steer.resume,
+    steer.requeue,
+    steer.erase,
+    service.schema,
+    service.demo,
+    service.version,
+):
+    app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)

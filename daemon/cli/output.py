@@ -1,0 +1,87 @@
+"""What commands print: tables for people, JSON for programs, and no control characters from report texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PIPED_WIDTH = 1000
+"""Columns of a table that goes to a file or a pipe: nothing is wrapped."""
+CELL = 160
+"""Characters of a text in a table's cell."""
+_CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+    """ASCII only, so that it is the same in every locale and holds no control characters; NaN becomes null."""
+    if isinstance(value, dict):
+        plain: Any = value
+    elif isinstance(value, Sequence):
+        plain = [json.loads(item.model_dump_json()) for item in value]
+    else:
+        plain = json.loads(value.model_dump_json())
+    typer.echo(json.dumps(plain, indent=2))
+
+
+def say(text: str = "") -> None:
+    typer.echo(printable(text))
+
+
+def warn(text: str) -> None:
+    typer.echo(f"erratad: {printable(text)}", err=True)
+
+
+def heading(text: str) -> None:
+    """A line of its own, bold on a terminal."""
+    typer.secho(f"\n{printable(text)}", bold=True, color=None if sys.stdout.isatty() else False)
+
+
+def indented(text: str) -> None:
+    for line in printable(text).splitlines() or [""]:
+        typer.echo(f"    {line}".rstrip())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Rows under headings; `empty` is said instead where there are none. The first column is never wrapped."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    listed = [[Text(cell(value)) for value in row] for row in rows]
+    if not listed:
+        say(empty)
+        return
+    on_terminal = sys.stdout.isatty()
+    view = Table(box=SIMPLE_HEAD if on_terminal else None, pad_edge=False)
+    for number, column in enumerate(columns):
+        view.add_column(column, no_wrap=number == 0)
+    for row in listed:
+        view.add_row(*row)
+    console = Console(highlight=False, width=None if on_terminal else PIPED_WIDTH, no_color=not on_terminal)
+    console.print(view)
+
+
+def cell(value: object) -> str:
+    """One line of text: times to the second in UTC, missing values empty, long texts clipped."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = " ".join(printable(str(value)).split())
+    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+
+
+def printable(text: str) -> str:
+    """The text with terminal control characters (all but tab and line feed) replaced."""
+    return text.replace("\r\n", "\n").translate(_CONTROL)

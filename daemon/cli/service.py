@@ -1,0 +1,78 @@
+"""Commands about the daemon itself: run, check-config, schema, demo, version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon import __version__
+from daemon.cli.common import AsJson, ConfigPath, Overrides, settings
+from daemon.cli.output import print_json, say, warn
+
+
+def run(config: ConfigPath = None, overrides: Overrides = None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    effective = settings(config, overrides)
+    from daemon.service import serve
+
+    raise typer.Exit(serve(effective))
+
+
+def check_config(config: ConfigPath = None, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
+    """Check the configuration.
+
+    Prints the effective values, secrets masked, and everything that would keep the daemon from working here; exits
+    with 2 when there is something.
+    """
+    effective = settings(config, overrides)
+    import yaml
+
+    from daemon.preflight import masked, problems
+
+    found = problems(effective)
+    if as_json:
+        print_json({"config": masked(effective), "problems": found})
+    else:
+        say(yaml.safe_dump(masked(effective), sort_keys=False, allow_unicode=True, width=120).rstrip())
+        for problem in found:
+            warn(problem)
+    if found:
+        raise typer.Exit(2)
+    if not as_json:
+        warn("the configuration is good")
+
+
+def schema() -> None:
+    """Print the JSON Schema of a report."""
+    from connectors.messages import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def demo(
+    *,
+    scenario: Annotated[
+        Path | None, typer.Option(help="JSONL of questions with their rules; default: the set shipped with erratad.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where everything is written; it is emptied first.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Play the whole loop once, for real.
+
+    Starts an embedded broker, a vLLM server and the daemon on this machine, flags answers, and watches until a better
+    adapter is live.
+    """
+    from daemon.demo import run_demo
+
+    raise typer.Exit(run_demo(as_json=as_json, scenario=scenario, data_dir=data_dir, keep=keep))
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"erratad {__version__}")

@@ -1,0 +1,206 @@
+"""Commands that steer: train, promote, rollback, pause, resume, requeue, erase."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.common import AsJson, ConfigPath, Overrides, Reason, opened, operator, settings
+from daemon.cli.output import print_json, say, warn
+from daemon.errors import ConfigError, IllegalTransitionError, NotFoundError
+
+if TYPE_CHECKING:
+    from daemon.records import Intent
+    from daemon.store import Store
+
+POLL_INTERVAL_S = 0.3
+NO_REASON = "no reason given"
+_STAGE_OF = {"train": "schedule", "promote": "promotion", "rollback": "promotion"}
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the daemon has done or refused it.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How long to wait, in seconds.")]
+StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.")]
+
+
+def train(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    reason: Reason = NO_REASON,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Start a training run now."""
+    effective = settings(config, overrides)
+    from daemon.steering import request_training
+
+    with opened(effective) as store:
+        intent = request_training(store, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+
+
+def promote(
+    generation: Annotated[int, typer.Argument(min=0, help="The generation that is to answer.")],
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    reason: Reason = NO_REASON,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a generation live.
+
+    Only one with the gate's accepting verdict, or one that was live before, can be.
+    """
+    effective = settings(config, overrides)
+    from daemon.steering import request_promotion
+
+    with opened(effective) as store:
+        intent = request_promotion(store, generation, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+
+
+def rollback(
+    generation: Annotated[int | None, typer.Argument(min=0, help="Default: the one that was live before.")] = None,
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    reason: Reason = NO_REASON,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to an earlier generation.
+
+    The one that leaves is never promoted again.
+    """
+    effective = settings(config, overrides)
+    from daemon.steering import request_rollback
+
+    with opened(effective) as store:
+        intent = request_rollback(store, generation, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+
+
+def pause(
+    stage: StageName = "all", config: ConfigPath = None, overrides: Overrides = None, *, reason: Reason = NO_REASON
+) -> None:
+    """Pause one stage, or all.
+
+    A running step ends, no new one starts, until `erratad resume`.
+    """
+    effective = settings(config, overrides)
+    from daemon import steering
+
+    with opened(effective) as store:
+        steering.pause(store, stage, actor=operator(), reason=reason)
+    say(f"paused {stage}")
+
+
+def resume(
+    stage: StageName = "all", config: ConfigPath = None, overrides: Overrides = None, *, reason: Reason = NO_REASON
+) -> None:
+    """Lift one pause, or all."""
+    effective = settings(config, overrides)
+    from daemon import steering
+
+    with opened(effective) as store:
+        lifted = steering.resume(store, stage, actor=operator(), reason=reason)
+    say(f"resumed {stage}" if lifted else f"{stage} was not paused")
+
+
+def requeue(
+    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Buried, quarantined or duplicate reports.")],
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    reason: Reason = NO_REASON,
+) -> None:
+    """Analyse reports anew.
+
+    Revives buried reports and releases quarantined ones.
+    """
+    effective = settings(config, overrides)
+    with opened(effective) as store:
+        _for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
+
+
+def erase(
+    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Reports to erase.")],
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    reason: Reason = NO_REASON,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove reports' content for good.
+
+    Ids and lineage stay; adapters that were trained on them are not changed.
+    """
+    effective = settings(config, overrides)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("erasing cannot be undone; add --yes where nobody can be asked")
+        typer.confirm(f"Erase the content of {len(report_ids)} reports for good?", abort=True)
+    with opened(effective) as store:
+        _for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
+
+
+def _for_each(report_ids: list[str], act: Callable[[str], None], done: str) -> None:
+    """Every id gets its try; one that fails does not keep the others from theirs."""
+    failed = False
+    for report_id in report_ids:
+        try:
+            act(report_id)
+            say(f"{done} {report_id}")
+        except (NotFoundError, IllegalTransitionError) as exc:
+            warn(str(exc))
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool) -> None:
+    """Wait for the outcome (`wait_s` None: do not), show it, and exit with 0 only if nothing went wrong."""
+    from daemon.status import daemon_runs
+
+    absent = not daemon_runs(store)
+    if wait_s is not None and not absent:
+        intent = _outcome(store, intent, wait_s)
+    _show(intent, as_json=as_json)
+    if absent:
+        warn("no daemon seems to run; it does this as soon as one starts (`erratad run`)")
+    elif wait_s is not None and intent.state == "pending":
+        warn(f"not done within {wait_s:g} s; it stays queued. {_what_the_stage_says(store, intent.kind)}")
+    if wait_s is not None and intent.state != "done":
+        raise typer.Exit(3 if absent else 1)
+
+
+def _outcome(store: Store, intent: Intent, wait_s: float) -> Intent:
+    deadline = time.monotonic() + wait_s
+    while intent.state == "pending" and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL_S)
+        intent = store.control.intent(intent.id)
+    return intent
+
+
+def _show(intent: Intent, *, as_json: bool) -> None:
+    from daemon.views import IntentView
+
+    if as_json:
+        print_json(IntentView.of(intent))
+        return
+    target = "" if intent.target_generation is None else f" generation {intent.target_generation}"
+    state = "queued" if intent.state == "pending" else intent.state
+    say(f"{intent.kind}{target}: {state}{f', {intent.outcome}' if intent.outcome else ''}")
+
+
+def _what_the_stage_says(store: Store, kind: str) -> str:
+    said = [beat for beat in store.control.heartbeats() if beat.name == _STAGE_OF[kind]]
+    return f"Stage {said[-1].name} says: {said[-1].sentence}" if said else f"Stage {_STAGE_OF[kind]} is silent."

@@ -1,0 +1,275 @@
+"""Stage "dataset": turns lessons into the immutable files that one run trains and is measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from connectors.chat import EndpointError
+from daemon import clusters, metrics
+from daemon.artifact import base_fingerprint
+from daemon.config import DatasetConfig
+from daemon.durable import publish_files
+from daemon.errors import ConfigError, DatasetError, ServingError
+from daemon.recipes import Example, conversation, recipe, to_jsonl
+from daemon.records import Cluster, Lesson, Report, Run, RunState, Split, utcnow
+from daemon.replay import CONCURRENCY, Pairs, Replay, Servers
+from daemon.run_folder import (
+    DRIFT_FILE,
+    HOLDOUT_FILE,
+    MANIFEST_FILE,
+    REPLAY_FILE,
+    TRAIN_FILE,
+    DatasetFile,
+    DatasetItem,
+    DatasetManifest,
+    load_manifest,
+)
+from daemon.stage import Step
+from daemon.store import Reports, Runs
+
+log = structlog.get_logger(__name__)
+
+MIN_TRAIN_REPORTS = 2
+"""One example is learned by heart, not learned from."""
+MIN_REPLAY_PAIRS = 8
+SCAN_FACTOR = 20
+"""Lessons looked at per lesson used, so that one reporter's flood, cut by the caps, cannot hide the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A lesson that the run uses, its cluster, and its examples (none on the holdout side)."""
+
+    report: Report
+    lesson: Lesson
+    cluster: Cluster
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    train: tuple[Chosen, ...]
+    holdout: tuple[Chosen, ...]
+    left_out: Mapping[str, int]
+
+    @property
+    def examples(self) -> list[Example]:
+        return [example for chosen in self.train for example in chosen.examples]
+
+
+class DatasetStage:
+    """Acts on the run in state `preparing`."""
+
+    name = "dataset"
+    idle_s = 2.0
+
+    def __init__(
+        self,
+        *,
+        reports: Reports,
+        runs: Runs,
+        servers: Servers,
+        config: DatasetConfig,
+        base_name: str,
+        model_path: Path,
+        cache_dir: Path,
+    ) -> None:
+        self._reports = reports
+        self._runs = runs
+        self._config = config
+        self._model_path = model_path
+        self._replay = Replay(
+            servers=servers,
+            base_name=base_name,
+            prompts=config.replay_prompts,
+            max_tokens=config.replay_max_tokens,
+            cache_dir=cache_dir,
+        )
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - every step is short
+        run = self._runs.active()
+        if run is None or run.state is not RunState.PREPARING:
+            return Step(sentence="no run to prepare")
+        try:
+            return self._prepare(run)
+        except (ServingError, EndpointError) as exc:
+            if isinstance(exc, ServingError) or exc.transient:
+                return Step(sentence=f"run {run.id} waits for a model server: {exc}")
+            reason = f"the base model does not answer ordinary prompts: {exc}"
+        except (DatasetError, ConfigError) as exc:
+            reason = str(exc)
+        except OSError as exc:
+            reason = f"the dataset cannot be written: {exc}; free or repair the disk, then start a new run"
+        self._runs.failed(run.id, reason=reason)
+        metrics.RUNS.labels(outcome="failed").inc()
+        return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
+
+    def _prepare(self, run: Run) -> Step:
+        folder = Path(run.folder)
+        if folder.exists():
+            try:
+                return self._hand_over(run, _written_for(run, folder))
+            except DatasetError as exc:
+                log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
+                shutil.rmtree(folder)
+        selection = self._select(run)
+        fingerprint = base_fingerprint(self._model_path)
+        count = replay_size(len(selection.examples), self._config.replay_fraction)
+        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed)
+        if pairs.missing:
+            self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
+            waiting = max(len(pairs.missing) - CONCURRENCY, 0)
+            return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
+        publish_files(folder, render(run, selection, pairs, fingerprint))
+        return self._hand_over(run, load_manifest(folder))
+
+    def _select(self, run: Run) -> Selection:
+        candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
+        assigned = clusters.assign(
+            self._reports,
+            [report for report, _ in candidates],
+            similarity=self._config.cluster_similarity,
+            holdout_fraction=self._config.holdout_fraction,
+        )
+        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe)
+        if len(selection.train) < MIN_TRAIN_REPORTS:
+            left_out = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
+            raise DatasetError(
+                f"too few lessons: {len(selection.train)} of {len(candidates)} can be trained on under recipe "
+                f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
+                f"left out: {left_out}); collect more reports and start a new run"
+            )
+        return selection
+
+    def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
+        self._runs.prepared(run.id, manifest.run_items())
+        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
+        for kind, count in manifest.examples.items():
+            metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
+        examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
+        held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
+        return Step(
+            sentence=f"run {run.id}: wrote {examples} examples from "
+            f"{len(manifest.files[TRAIN_FILE].report_ids)} lessons, {held_out} held out",
+            worked=True,
+        )
+
+
+def _written_for(run: Run, folder: Path) -> DatasetManifest:
+    manifest = load_manifest(folder)
+    if (manifest.run_id, manifest.run_created_at) != (run.id, run.created_at):
+        raise DatasetError(f"{folder} is of another run, left by an earlier database")
+    return manifest
+
+
+def select(
+    candidates: Sequence[tuple[Report, Lesson]],
+    assigned: Mapping[str, Cluster],
+    *,
+    config: DatasetConfig,
+    recipe_name: str,
+) -> Selection:
+    """Choose within the caps, in the candidates' order, and render the training side.
+
+    Raises:
+        ConfigError: when there is no such recipe.
+    """
+    render_examples = recipe(recipe_name)
+    left_out: Counter[str] = Counter()
+    per_cluster: Counter[int] = Counter()
+    per_reporter: Counter[str] = Counter()
+    sides: dict[Split, list[Chosen]] = {Split.TRAIN: [], Split.HOLDOUT: []}
+    for report, lesson in candidates:
+        cluster = assigned[report.id]
+        examples = tuple(render_examples(report, lesson)) if cluster.split is Split.TRAIN else ()
+        if cluster.split is Split.TRAIN and not examples:
+            left_out["without an example under the recipe"] += 1
+        elif per_reporter[report.flagged.reporter] >= config.max_per_reporter:
+            left_out["above max_per_reporter"] += 1
+        elif per_cluster[cluster.id] >= config.max_per_cluster:
+            left_out["above max_per_cluster"] += 1
+        elif per_cluster.total() >= config.max_reports:
+            left_out["above max_reports"] += 1
+        else:
+            per_reporter[report.flagged.reporter] += 1
+            per_cluster[cluster.id] += 1
+            sides[cluster.split].append(Chosen(report=report, lesson=lesson, cluster=cluster, examples=examples))
+    train, holdout = sides[Split.TRAIN], sides[Split.HOLDOUT]
+    leaks = clusters.straddling(
+        [chosen.report for chosen in train],
+        [chosen.report for chosen in holdout],
+        similarity=config.cluster_similarity,
+    )
+    if leaks:
+        left_out["similar to a held-out report"] = len(leaks)
+    return Selection(
+        train=tuple(chosen for chosen in train if chosen.report.id not in leaks),
+        holdout=tuple(holdout),
+        left_out=dict(left_out),
+    )
+
+
+def replay_size(training_examples: int, fraction: float) -> int:
+    """Replay pairs that make up `fraction` of the whole training set, but at least a handful; 0 when it is 0."""
+    if fraction == 0:
+        return 0
+    share = min(fraction, 0.9)
+    return max(MIN_REPLAY_PAIRS, round(training_examples * share / (1 - share)))
+
+
+def render(run: Run, selection: Selection, pairs: Pairs, fingerprint: str) -> dict[str, bytes]:
+    """Every file of the run folder, the manifest last."""
+    contents = {
+        TRAIN_FILE: to_jsonl(selection.examples),
+        HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
+        REPLAY_FILE: to_jsonl(pairs.replay),
+        DRIFT_FILE: to_jsonl(pairs.drift),
+    }
+    sources = {TRAIN_FILE: selection.train, HOLDOUT_FILE: selection.holdout}
+    manifest = DatasetManifest(
+        run_id=run.id,
+        run_created_at=run.created_at,
+        generation=run.generation,
+        recipe=run.recipe,
+        seed=run.seed,
+        base_fingerprint=fingerprint,
+        files={
+            name: DatasetFile(
+                sha256=hashlib.sha256(content).hexdigest(),
+                lines=content.count(b"\n"),
+                report_ids=tuple(sorted(chosen.report.id for chosen in sources.get(name, ()))),
+            )
+            for name, content in contents.items()
+        },
+        items=tuple(
+            DatasetItem(report_id=chosen.report.id, cluster_id=chosen.cluster.id, role=chosen.cluster.split)
+            for chosen in (*selection.train, *selection.holdout)
+        ),
+        examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *pairs.drift)),
+        left_out=selection.left_out,
+    )
+    return {**contents, MANIFEST_FILE: manifest.encode()}
+
+
+def _holdout_line(chosen: Chosen) -> bytes:
+    """What is held out, as it was when the run started."""
+    flagged = chosen.report.flagged
+    values = {
+        "id": chosen.report.id,
+        "cluster_id": chosen.cluster.id,
+        "category": flagged.category,
+        "messages": conversation(chosen.report),
+        "response": flagged.response,
+        "correction": chosen.lesson.correction,
+        "checks": None if flagged.checks is None else flagged.checks.model_dump(mode="json", exclude_none=True),
+    }
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()

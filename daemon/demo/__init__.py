@@ -1,0 +1,53 @@
+"""`erratad demo`: the whole loop on one machine, with every part real.
+
+An embedded broker, a vLLM server and the daemon run as processes. A chat backend (`play`) asks the alias the scenario's
+questions, flags the answers that break the scenario's rules, and watches until a better adapter is live. It asks while
+the swap happens, too, and counts what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from daemon.config import KafkaConfig
+from daemon.demo.play import Demo
+from daemon.demo.process import DaemonProcess, running_daemon
+from daemon.demo.scenario import SCENARIO, load_scenario
+from daemon.embedded_broker import EmbeddedBroker
+
+
+def run_demo(
+    *, as_json: bool = False, scenario: Path | None = None, data_dir: Path | None = None, keep: bool = False
+) -> int:
+    """Run the loop once; 0 only if a new adapter went live and a flagged prompt is answered better by rule."""
+    screen = Console(stderr=as_json)
+    questions = load_scenario(scenario or SCENARIO)
+    folder = (data_dir or Path("var") / "demo").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
+        demo = Demo(screen=screen, daemon=daemon, kafka=KafkaConfig(bootstrap_servers=[broker.bootstrap]))
+        summary = demo.play(questions)
+        summary["seconds"] = round(time.monotonic() - started, 1)
+        screen.print(f"\nconsole {daemon.url}/   metrics {daemon.url}/metrics   chat {daemon.chat_url}/v1")
+        if keep:
+            screen.print("Everything keeps running; Ctrl-C stops it.")
+            _wait_for_interrupt(daemon)
+    if as_json:
+        print(json.dumps(summary))  # noqa: T201 - the promised last line
+    return 0 if summary["gate"]["accepted"] and summary["fixed"] > 0 and not summary["requests"]["failed"] else 1
+
+
+def _wait_for_interrupt(daemon: DaemonProcess) -> None:
+    try:
+        while True:
+            daemon.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return

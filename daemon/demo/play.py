@@ -1,0 +1,251 @@
+"""The scenes of the demo: ask, flag, analyse, train, swap under load, ask again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from connectors.chat import ChatEndpoint, Reply
+from connectors.messages import FlaggedResponse
+from daemon.config import KafkaConfig
+from daemon.demo.process import DaemonProcess, DemoError
+from daemon.demo.scenario import Question
+from daemon.demo.traffic import Exchange, Traffic
+from daemon.records import utcnow
+from daemon.rules import failures
+from daemon.submit import send_kafka
+from daemon.views import GenerationView, RunRow
+
+ALIAS = "aligned"
+ANSWER_TOKENS = 48
+SWAP_STREAMS = 4
+AFTER_SWAP_S = 2.0
+STEP_LIMIT_S = 1500.0
+POLL_S = 0.5
+LOAD_FROM = 0.9
+"""Share of the evaluation done from which the concurrent requests start, so that they span the swap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One flagged question, asked again after the promotion."""
+
+    id: str
+    category: str
+    before: str
+    after: str
+    fixed: bool
+    generation: str
+
+
+class Demo:
+    """The scenes, in order."""
+
+    def __init__(self, *, screen: Console, daemon: DaemonProcess, kafka: KafkaConfig) -> None:
+        self._screen = screen
+        self._daemon = daemon
+        self._kafka = kafka
+        self._chat = ChatEndpoint(daemon.chat_url)
+
+    def play(self, questions: Sequence[Question]) -> dict[str, Any]:
+        self._until("start vLLM and the daemon", self._starting)
+        before = self._ask("ask the live model", questions)
+        flagged = [self._report(q, before[q.id]) for q in questions if failures(q.checks, before[q.id].text)]
+        if not flagged:
+            raise DemoError("the live model broke no rule of the scenario: there is nothing to learn from")
+        send_kafka([report.encode() for report in flagged], self._kafka)
+        self._say("flag bad answers", f"{len(flagged)} of {len(questions)} sent to topic {self._kafka.topic}")
+        self._until("analyse mistakes", lambda: self._analysing(len(flagged)))
+        self._daemon.post("/api/train", {"reason": "demo"})
+        run, exchanges = self._train_under_load(questions)
+        generation = GenerationView.model_validate(self._daemon.get(f"/api/adapters/{run.generation}"))
+        asked = [question for question in questions if question.id in {report.id for report in flagged}]
+        after = self._ask("ask the flagged questions again", asked)
+        comparisons = [self._compare(question, before[question.id], after[question.id]) for question in asked]
+        self._show(comparisons)
+        return self._summary(run, generation, exchanges, comparisons)
+
+    # --- scenes ---
+
+    def _starting(self) -> str | None:
+        ready = self._daemon.get("/readyz")
+        return None if ready.get("ready") else "; ".join(self._sentences("serving")) or "starting"
+
+    def _ask(self, title: str, questions: Sequence[Question]) -> dict[str, Reply]:
+        started = time.monotonic()
+
+        def ask(question: Question) -> tuple[str, Reply]:
+            return question.id, self._chat.chat(ALIAS, question.wire, max_tokens=ANSWER_TOKENS)
+
+        with self._screen.status(f"{title} ..."), ThreadPoolExecutor(SWAP_STREAMS) as pool:
+            replies = dict(pool.map(ask, questions))
+        models = ", ".join(sorted({reply.model for reply in replies.values()}))
+        self._say(title, f"{len(replies)} answers from {models}, {time.monotonic() - started:.0f} s")
+        return replies
+
+    @staticmethod
+    def _report(question: Question, reply: Reply) -> FlaggedResponse:
+        return FlaggedResponse(
+            version=1,
+            id=question.id,
+            occurred_at=utcnow(),
+            model=reply.model,
+            messages=question.messages,
+            response=reply.text or "(empty answer)",
+            reason=question.reason,
+            category=question.category,
+            correction=question.correction,
+            checks=question.checks,
+            reporter="demo-user",
+        )
+
+    def _analysing(self, expected: int) -> str | None:
+        counts = self._daemon.get("/api/status").get("reports", {})
+        done = sum(counts.get(state, 0) for state in ("lesson", "buried", "quarantined", "duplicate"))
+        return None if done >= expected else f"{done} of {expected}; {'; '.join(self._sentences('reflection'))}"
+
+    def _train_under_load(self, questions: Sequence[Question]) -> tuple[RunRow, list[Exchange]]:
+        """Follow the run to its end; from late evaluation on, keep concurrent requests going across the swap."""
+        conversations = [question.wire for question in questions]
+        traffic = Traffic(self._daemon.chat_url, ALIAS, conversations, streams=SWAP_STREAMS, max_tokens=8)
+        try:
+            with self._screen.status("train") as spinner:
+                run = self._follow(traffic, spinner)
+            if traffic.started:
+                time.sleep(AFTER_SWAP_S)
+        finally:
+            exchanges = traffic.stop()
+        self._say(f"run {run.state}", run.reason or "")
+        return run, exchanges
+
+    def _follow(self, traffic: Traffic, spinner: Status) -> RunRow:
+        state, since = "", time.monotonic()
+        deadline = since + STEP_LIMIT_S
+        while time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            run = self._run()
+            if run is None:
+                continue
+            if _nearly_decided(run) and not traffic.started:
+                traffic.start()
+            if run.state != state:
+                if state:
+                    self._say(state, f"{time.monotonic() - since:.0f} s")
+                state, since = run.state, time.monotonic()
+            if run.finished_at is not None:
+                return run
+            said = self._sentences("dataset", "finetune", "evaluation", "promotion")
+            spinner.update(f"{state}: {'; '.join(said)}")
+        raise DemoError(f"the run did not end within {STEP_LIMIT_S:.0f} s; see {self._daemon.log}")
+
+    def _run(self) -> RunRow | None:
+        status = self._daemon.get("/api/status")
+        run = status.get("active_run") or status.get("last_run")
+        return None if run is None else RunRow.model_validate(run)
+
+    def _compare(self, question: Question, before: Reply, after: Reply) -> Comparison:
+        return Comparison(
+            id=question.id,
+            category=question.category,
+            before=before.text,
+            after=after.text,
+            fixed=not failures(question.checks, after.text),
+            generation=after.model,
+        )
+
+    # --- the screen ---
+
+    def _sentences(self, *stages: str) -> list[str]:
+        beats = self._daemon.get("/api/status").get("stages", [])
+        return [beat["sentence"] for beat in beats if beat["name"] in stages]
+
+    def _say(self, title: str, text: str) -> None:
+        self._screen.print(f"[green]✓[/green] [bold]{title}[/bold]  {text}", highlight=False)
+
+    def _until(self, title: str, waiting: Callable[[], str | None]) -> None:
+        """Poll until `waiting` returns None; what it returns until then is shown."""
+        started = time.monotonic()
+        with self._screen.status(title) as spinner:
+            while (text := waiting()) is not None:
+                if time.monotonic() - started > STEP_LIMIT_S:
+                    raise DemoError(f"{title}: not done after {STEP_LIMIT_S:.0f} s ({text}); see {self._daemon.log}")
+                spinner.update(f"{title}: {text}")
+                time.sleep(POLL_S)
+        self._say(title, f"{time.monotonic() - started:.0f} s")
+
+    def _show(self, comparisons: Sequence[Comparison]) -> None:
+        table = Table("report", "before", "after", "by rule", title="Flagged answers, before and after")
+        for comparison in comparisons:
+            verdict = "[green]fixed[/green]" if comparison.fixed else "[red]still wrong[/red]"
+            table.add_row(comparison.id, _short(comparison.before), _short(comparison.after), verdict)
+        self._screen.print(table)
+
+    def _summary(
+        self, run: RunRow, generation: GenerationView, exchanges: Sequence[Exchange], comparisons: Sequence[Comparison]
+    ) -> dict[str, Any]:
+        status = self._daemon.get("/api/status")
+        verdict = generation.verdict
+        swap_s = float(run.progress.get("swap_seconds", 0.0))
+        during = _during_swap(exchanges, generation, swap_s)
+        fixed = sum(comparison.fixed for comparison in comparisons)
+        failed = [exchange for exchange in exchanges if exchange.failed]
+        self._say(
+            "swap", f"{swap_s:.2f} s; {len(exchanges)} requests, {len(during)} of them across it, {len(failed)} failed"
+        )
+        self._say("result", f"{fixed} of {len(comparisons)} flagged answers fixed; live: {status['live']['name']}")
+        return {
+            "reports": sum(status["reports"].values()),
+            "lessons": len(generation.trained_on) + len(generation.held_out),
+            "examples": run.progress.get("examples"),
+            "train_seconds": run.progress.get("train_seconds"),
+            "gate": {"accepted": False, "reasons": [run.reason], "figures": {}}
+            if verdict is None
+            else {"accepted": verdict.accepted, "reasons": verdict.reasons, "figures": verdict.figures},
+            "live_adapter": status["live"]["name"],
+            "swap_seconds": swap_s,
+            "requests": {
+                "served": len(exchanges) - len(failed),
+                "failed": len(failed),
+                "across_swap": len(during),
+                "errors": sorted({exchange.error or "several generations in one answer" for exchange in failed}),
+                "by_generation": _by_generation(exchanges),
+            },
+            "flagged": len(comparisons),
+            "fixed": fixed,
+            "before_after": [asdict(comparison) for comparison in comparisons],
+            "console": f"{self._daemon.url}/",
+            "metrics": f"{self._daemon.url}/metrics",
+        }
+
+
+def _nearly_decided(run: RunRow) -> bool:
+    evaluation = run.progress.get("evaluation", {})
+    return run.state not in {"preparing", "training"} and (
+        run.state != "evaluating" or evaluation.get("done", 0) >= LOAD_FROM * evaluation.get("total", float("inf"))
+    )
+
+
+def _during_swap(exchanges: Sequence[Exchange], generation: GenerationView, swap_s: float) -> list[Exchange]:
+    end = generation.adapter.promoted_at
+    if end is None:
+        return []
+    start = end - timedelta(seconds=swap_s)
+    return [exchange for exchange in exchanges if exchange.started <= end and exchange.ended >= start]
+
+
+def _by_generation(exchanges: Sequence[Exchange]) -> dict[str, int]:
+    names = [model for exchange in exchanges for model in exchange.models]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def _short(text: str, width: int = 70) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else f"{flat[: width - 1]}…"

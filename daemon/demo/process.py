@@ -1,0 +1,98 @@
+"""The daemon as the demo's child process, and its HTTP API."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from daemon.config import load_config
+from daemon.errors import ConfigError, ErratadError
+
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+
+
+class DemoError(ErratadError):
+    """The demo cannot go on; the text says where the logs are."""
+
+
+class DaemonProcess:
+    """The `erratad run` child and its HTTP API."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, folder: Path, port: int, chat_port: int) -> None:
+        self._process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.chat_url = f"http://127.0.0.1:{chat_port}"
+        self.log = folder / "erratad.log"
+        self._client = httpx.Client(base_url=self.url, timeout=30.0)
+
+    def get(self, path: str) -> Any:
+        self.check()
+        try:
+            return self._client.get(path).json()
+        except httpx.HTTPError:
+            return {}
+
+    def post(self, path: str, body: dict[str, Any]) -> None:
+        self._client.post(path, json=body).raise_for_status()
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+            raise DemoError(f"the daemon ended with code {self._process.returncode}; the end of {self.log}:\n{tail}")
+
+    def stop(self) -> None:
+        self._client.close()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def model_dir() -> Path:
+    """Where `make setup` puts the demo's model."""
+    root = os.environ.get("ERRATAD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "erratad"
+    path = Path(root).expanduser() / "smollm2-135m-instruct"
+    if not (path / "config.json").exists():
+        raise ConfigError(f"the demo's model is not in {path}; `make setup` puts it there")
+    return path
+
+
+@contextmanager
+def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
+    port, chat_port = _free_port(), _free_port()
+    overrides = [
+        f"model.path={model_dir()}",
+        f"data_dir={folder}",
+        f"http.port={port}",
+        f"serving.port={chat_port}",
+        f"intake.kafka={{bootstrap_servers: ['{bootstrap}'], session_timeout_s: 6}}",
+    ]
+    load_config(CONFIG, overrides)
+    command = [sys.executable, "-m", "daemon", "run", "--config", str(CONFIG)]
+    for override in overrides:
+        command += ["--set", override]
+    with (folder / "erratad.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    daemon = DaemonProcess(process, folder=folder, port=port, chat_port=chat_port)
+    try:
+        yield daemon
+    finally:
+        daemon.stop()

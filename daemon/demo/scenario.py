@@ -1,0 +1,48 @@
+"""What the demo asks, and which rule a good answer meets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from connectors.messages import ChatMessage, Checks
+from daemon.errors import ConfigError
+
+SCENARIO = Path(__file__).parents[1] / "data" / "demo_scenario.jsonl"
+
+
+class Question(BaseModel):
+    """One line of a scenario: what is asked, which rule a good answer meets, and what a user would say of a bad one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    category: str
+    messages: list[ChatMessage]
+    reason: str
+    checks: Checks
+    correction: str | None = None
+
+    @property
+    def wire(self) -> list[dict[str, Any]]:
+        return [message.model_dump(exclude_none=True) for message in self.messages]
+
+
+def load_scenario(path: Path) -> list[Question]:
+    """Raises ConfigError naming file and line."""
+    questions = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise ConfigError(f"cannot read scenario {path}: {exc.strerror}") from exc
+    for number, line in enumerate(lines, 1):
+        try:
+            questions.append(Question.model_validate_json(line))
+        except ValidationError as exc:
+            error = exc.errors()[0]
+            raise ConfigError(f"{path}:{number}: {'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
+    if not questions:
+        raise ConfigError(f"{path} holds no questions; {SCENARIO} is an example")
+    return questions

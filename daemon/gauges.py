@@ -1,0 +1,34 @@
+"""Stage "gauges": what the database says of queue, runs and pauses, for `/metrics`."""
+
+from __future__ import annotations
+
+import threading
+
+from daemon import metrics
+from daemon.records import ACTIVE_RUN_STATES, utcnow
+from daemon.stage import Step
+from daemon.store import Store
+
+
+class GaugesStage:
+    name = "gauges"
+    idle_s = 5.0
+
+    def __init__(self, *, store: Store, stages: list[str]) -> None:
+        self._store = store
+        self._stages = stages
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+        counts = self._store.reports.counts()
+        for state, count in counts.items():
+            metrics.REPORTS.labels(state=state).set(count)
+        oldest = self._store.reports.oldest_queued_at()
+        metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
+        metrics.EVENTS_WAITING.set(self._store.control.count_unpublished())
+        active = self._store.runs.active()
+        for run_state in ACTIVE_RUN_STATES:
+            metrics.RUN_ACTIVE.labels(state=run_state).set(int(active is not None and active.state == run_state))
+        paused = {pause.stage for pause in self._store.control.pauses()}
+        for stage in self._stages:
+            metrics.STAGE_PAUSED.labels(stage=stage).set(int(stage in paused or "all" in paused))
+        return Step(sentence=f"{sum(counts.values())} reports in the store")

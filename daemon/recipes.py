@@ -1,0 +1,149 @@
+"""Recipes: pure functions from a report and its lesson to training examples (method sections 2 and 5).
+
+A recipe never makes the flagged response a target: it stands in the prompt, where no loss falls on it, or nowhere.
+Adding a recipe is one function, one entry in `RECIPES` and one test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from daemon.errors import ConfigError, DatasetError
+from daemon.records import Lesson, Report
+
+
+class ExampleKind(StrEnum):
+    ANALYSIS = "analysis"
+    CORRECTION = "correction"
+    REPLAY = "replay"
+    DRIFT = "drift"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One prompt and the text that follows it; the loss falls on the completion only.
+
+    `ends` is False where the completion was cut at a token limit: no end-of-answer token is trained then.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    completion: str
+    kind: ExampleKind
+    report_id: str | None = None
+    ends: bool = True
+
+    @property
+    def id(self) -> str:
+        """Stable across runs: the first 16 hex digits of the SHA-256 of prompt and kind."""
+        canonical = json.dumps([self.kind, self.report_id, list(self.messages)], sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+Recipe = Callable[[Report, Lesson], list[Example]]
+
+NEUTRAL_QUESTIONS = (
+    "Look at your previous answer once more. Is it a good answer? Explain your judgement.",
+    "Judge the answer above: is it good or bad, and why?",
+    "Please assess your last response to me and give the reasons for your assessment.",
+    "How good was that answer? Say what makes it good or bad.",
+)
+"""None presumes a mistake: the model has to find by itself that the answer is bad (unguided, method step 3)."""
+
+
+def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
+    """The unguided analysis of the flagged response; where a correction is approved, it as another example."""
+    return [_analysis(report, lesson), *sft(report, lesson)]
+
+
+def sft(report: Report, lesson: Lesson) -> list[Example]:
+    """The corrected answer only; nothing where there is none."""
+    if lesson.correction is None:
+        return []
+    return [
+        Example(
+            messages=conversation(report),
+            completion=lesson.correction.strip(),
+            kind=ExampleKind.CORRECTION,
+            report_id=report.id,
+        )
+    ]
+
+
+def _analysis(report: Report, lesson: Lesson) -> Example:
+    return Example(
+        messages=(
+            *conversation(report),
+            {"role": "assistant", "content": report.flagged.response},
+            {"role": "user", "content": _question(report.id)},
+        ),
+        completion=lesson.analysis.strip(),
+        kind=ExampleKind.ANALYSIS,
+        report_id=report.id,
+    )
+
+
+def conversation(report: Report) -> tuple[Mapping[str, Any], ...]:
+    """The conversation as chat templates take it."""
+    return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)
+
+
+def _question(report_id: str) -> str:
+    """A wording fixed by the report's id, so that a run rendered twice is the same."""
+    return NEUTRAL_QUESTIONS[hashlib.sha256(report_id.encode()).digest()[0] % len(NEUTRAL_QUESTIONS)]
+
+
+RECIPES: Mapping[str, Recipe] = {"mistake-analysis": mistake_analysis, "sft": sft}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"dataset.recipe: no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]
+
+
+def to_jsonl(examples: Sequence[Example]) -> bytes:
+    """One JSON object per line, in order."""
+    lines = [json.dumps({"id": example.id, **asdict(example)}, ensure_ascii=False) for example in examples]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples that `to_jsonl` wrote.
+
+    Raises:
+        DatasetError: naming the file and the line.
+    """
+    examples = []
+    try:
+        # not splitlines(): JSON strings may hold U+2028
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DatasetError(f"{path} cannot be read: {exc}; start a new run") from exc
+    for number, line in enumerate(lines, start=1):
+        if line:
+            try:
+                examples.append(_example(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as exc:
+                raise DatasetError(f"{path}, line {number} is not an example: {exc!r}; start a new run") from exc
+    return examples
+
+
+def _example(values: dict[str, Any]) -> Example:
+    return Example(
+        messages=tuple(values["messages"]),
+        completion=values["completion"],
+        kind=ExampleKind(values["kind"]),
+        report_id=values["report_id"],
+        ends=values["ends"],
+    )

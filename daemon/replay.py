@@ -1,0 +1,158 @@
+"""Ordinary prompts with the base model's own answers: replay against forgetting, and drift pairs to measure it.
+
+An answer is asked for once per base model and kept on disk. Which prompts are for drift is fixed by their hash, so that
+no drift pair is ever trained on, by whichever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+from connectors.chat import ChatEndpoint
+from daemon.durable import write_atomically
+from daemon.errors import DatasetError
+from daemon.recipes import Example, ExampleKind
+
+CONCURRENCY = 8
+DRIFT_SHARE = 6
+"""One prompt in this many is for drift ..."""
+MAX_DRIFT_PAIRS = 24
+"""... but no more than this many are measured; the rest is left unused."""
+
+
+class Servers(Protocol):
+    """Where a ready server comes from (the fleet)."""
+
+    def any(self) -> ChatEndpoint:
+        """Raises ServingError when none is ready."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """The ordinary pairs of one run; complete once `missing` (prompts without an answer yet) is empty."""
+
+    replay: tuple[Example, ...]
+    drift: tuple[Example, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reply:
+    text: str
+    ends: bool
+
+
+class Replay:
+    """The ordinary prompts and the cache of answers."""
+
+    def __init__(
+        self, *, servers: Servers, base_name: str, prompts: Path | None, max_tokens: int, cache_dir: Path
+    ) -> None:
+        self._servers = servers
+        self._base_name = base_name
+        self._prompts = prompts
+        self._max_tokens = max_tokens
+        self._cache_dir = cache_dir
+
+    def pairs(self, base_fingerprint: str, *, count: int, seed: int) -> Pairs:
+        """`count` replay pairs (fewer where the prompts run out) drawn by `seed`, and the drift pairs.
+
+        Raises:
+            DatasetError: when the prompts cannot be read.
+        """
+        prompts = sorted(read_prompts(self._prompts), key=_sha256)
+        drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
+        pool = [prompt for prompt in prompts if not is_drift(prompt)]
+        random.Random(seed).shuffle(pool)  # noqa: S311 - a draw that has to be repeatable, not secret
+
+        def known(prompt: str) -> _Reply | None:
+            return self._cached(base_fingerprint, prompt)
+
+        replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
+        drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
+        return Pairs(replay=replay_pairs, drift=drift_pairs, missing=(*replay_missing, *drift_missing))
+
+    def ask(self, base_fingerprint: str, prompts: Sequence[str]) -> None:
+        """Have the base model answer the prompts, greedily, and keep the answers; those got before an error stay.
+
+        Raises:
+            EndpointError, ServingError: when a server does not answer.
+        """
+
+        def ask_one(prompt: str) -> None:
+            messages = [{"role": "user", "content": prompt}]
+            reply = self._servers.any().chat(self._base_name, messages, max_tokens=self._max_tokens)
+            entry = {"prompt": prompt, "text": reply.text, "ends": reply.finish_reason != "length"}
+            write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
+
+        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:
+            list(pool.map(ask_one, prompts))
+
+    def _cached(self, base_fingerprint: str, prompt: str) -> _Reply | None:
+        try:
+            entry = json.loads(self._entry(base_fingerprint, prompt).read_bytes())
+        except FileNotFoundError:
+            return None
+        return _Reply(text=entry["text"].strip(), ends=entry["ends"])
+
+    def _entry(self, base_fingerprint: str, prompt: str) -> Path:
+        key = _sha256(f"{self._max_tokens}\n{prompt}")
+        return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
+
+
+def _collect(
+    prompts: Iterable[str], known: Callable[[str], _Reply | None], *, kind: ExampleKind, count: int
+) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """The first `count` pairs, and the prompts among them that have no answer yet; empty answers are passed over."""
+    examples: list[Example] = []
+    missing: list[str] = []
+    for prompt in prompts:
+        if len(examples) + len(missing) >= count:
+            break
+        reply = known(prompt)
+        if reply is None:
+            missing.append(prompt)
+        elif reply.text:
+            messages = ({"role": "user", "content": prompt},)
+            examples.append(Example(messages=messages, completion=reply.text, kind=kind, ends=reply.ends))
+    return tuple(examples), tuple(missing)
+
+
+def is_drift(prompt: str) -> bool:
+    return int(_sha256(prompt)[:2], 16) % DRIFT_SHARE == 0
+
+
+def read_prompts(path: Path | None) -> list[str]:
+    """The prompts of a JSONL file of {"prompt": ...}, without repetitions; None: the set shipped with erratad.
+
+    Raises:
+        DatasetError: naming the file and the line.
+    """
+    source = resources.files("daemon") / "data" / "replay_prompts.jsonl" if path is None else path
+    try:
+        lines = source.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DatasetError(f"dataset.replay_prompts: {source} cannot be read: {exc}") from exc
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                prompts.append(str(json.loads(line)["prompt"]))
+            except (ValueError, KeyError, TypeError) as exc:
+                raise DatasetError(
+                    f'dataset.replay_prompts: {source}, line {number}: write {{"prompt": "..."}}'
+                ) from exc
+    return list(dict.fromkeys(prompts))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

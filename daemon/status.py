@@ -1,0 +1,202 @@
+"""Where the daemon stands, as data (`status`) and in words (`sentences`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from pydantic import Field
+
+from daemon import __version__
+from daemon.config import Config, ScheduleConfig
+from daemon.records import ReportState, utcnow
+from daemon.store import Store
+from daemon.store.control import Heartbeat
+from daemon.views import AdapterRow, RunRow, View
+
+DAEMON_SILENT_S = 30.0
+"""Stages write a heartbeat every 5 s; when all of them are older than this, no daemon seems to run."""
+STAGES = (
+    "serving", "ingest", "events", "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "gauges",
+)  # fmt: skip
+"""Names that can be paused, in pipeline order."""
+
+
+class StageView(View):
+    name: str
+    owner: str
+    last_step_at: datetime
+    age_s: float
+    sentence: str
+
+    @classmethod
+    def of(cls, beat: Heartbeat, now: datetime) -> StageView:
+        return cls(
+            name=beat.name,
+            owner=beat.owner,
+            last_step_at=beat.last_step_at,
+            age_s=max(0.0, (now - beat.last_step_at).total_seconds()),
+            sentence=beat.sentence,
+        )
+
+
+class PauseView(View):
+    stage: str
+    actor: str
+    reason: str
+    at: datetime
+
+
+class StatusView(View):
+    version: str
+    at: datetime
+    daemon_runs: bool
+    summary: list[str] = Field(default=[])
+    """The rest of this record in words."""
+    stages: list[StageView]
+    pauses: list[PauseView]
+    reports: dict[ReportState, int]
+    oldest_queued_age_s: float | None
+    new_lessons: int
+    min_lessons: int
+    min_lessons_on_cron: int
+    events_waiting: int
+    """Events that the broker has not acknowledged yet."""
+    live: AdapterRow
+    previous: AdapterRow | None
+    """What a rollback goes back to."""
+    active_run: RunRow | None
+    last_run: RunRow | None
+    """The run that ended last."""
+    next_cron: datetime | None
+
+
+def status(store: Store, config: Config) -> StatusView:
+    """One look at the whole store; raises StoreUnavailableError."""
+    now = utcnow()
+    stages = [StageView.of(beat, now) for beat in store.control.heartbeats()]
+    oldest, previous, active = store.reports.oldest_queued_at(), store.adapters.previous(), store.runs.active()
+    ended = [run for run in store.runs.find(limit=2) if run.finished_at is not None]
+    view = StatusView(
+        version=__version__,
+        at=now,
+        daemon_runs=any(stage.age_s < DAEMON_SILENT_S for stage in stages),
+        stages=sorted(stages, key=_in_pipeline_order),
+        pauses=[PauseView.model_validate(pause) for pause in store.control.pauses()],
+        reports=store.reports.counts(),
+        oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
+        new_lessons=store.reports.count_new_lessons(),
+        min_lessons=config.schedule.min_lessons,
+        min_lessons_on_cron=config.schedule.min_lessons_on_cron,
+        events_waiting=store.control.count_unpublished(),
+        live=AdapterRow.of(store.adapters.live()),
+        previous=None if previous is None else AdapterRow.of(previous),
+        active_run=None if active is None else RunRow.of(active),
+        last_run=RunRow.of(ended[0]) if ended else None,
+        next_cron=next_cron_time(config.schedule, now),
+    )
+    return view.model_copy(update={"summary": sentences(view)})
+
+
+def next_cron_time(schedule: ScheduleConfig, now: datetime) -> datetime | None:
+    """The next time that the cron expression names, in the schedule's time zone; None without a cron expression.
+
+    Raises:
+        ValueError, KeyError: the expression or the time zone is not one (`check-config` explains it).
+    """
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - only here
+
+    if schedule.cron is None:
+        return None
+    zone = ZoneInfo(schedule.timezone)
+    found: datetime | None = CronTrigger.from_crontab(schedule.cron, timezone=zone).get_next_fire_time(None, now)
+    return found
+
+
+def daemon_runs(store: Store) -> bool:
+    """Whether some stage made a step lately."""
+    return bool(store.control.heartbeats(max_age_s=DAEMON_SILENT_S))
+
+
+def sentences(view: StatusView) -> list[str]:
+    """The status in words, most important first."""
+    return [
+        _daemon(view),
+        *(f"Paused: {pause.stage}, by {pause.actor}: {pause.reason}." for pause in view.pauses),
+        _live(view),
+        _reports(view),
+        *_runs(view),
+        _schedule(view),
+    ]
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest fitting unit, e.g. ``3 min``."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def progress_words(run: RunRow) -> str:
+    """The progress figures of a run, e.g. ``step 12, steps 40``."""
+    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.progress.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _in_pipeline_order(stage: StageView) -> tuple[int, str, str]:
+    known = STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)
+    return known, stage.name, stage.owner
+
+
+def _daemon(view: StatusView) -> str:
+    if view.daemon_runs:
+        owners = {stage.owner for stage in view.stages if stage.age_s < DAEMON_SILENT_S}
+        return f"The daemon runs ({', '.join(sorted(owners))}; erratad {view.version})."
+    newest = min((stage.age_s for stage in view.stages), default=None)
+    seen = "no step in the last hour" if newest is None else f"last step {span(newest)} ago"
+    return f"No daemon seems to run: {seen}. Start one with `erratad run`."
+
+
+def _live(view: StatusView) -> str:
+    live = view.live
+    if live.generation == 0:
+        return "Live: the base model; no adapter has been promoted yet."
+    since = "" if live.promoted_at is None else f" since {live.promoted_at:%Y-%m-%d %H:%M} UTC"
+    back = "" if view.previous is None else f"; a rollback goes to {view.previous.name}"
+    return f"Live: {live.name}{since}{back}."
+
+
+def _reports(view: StatusView) -> str:
+    counted = ", ".join(f"{count} {state}" for state, count in view.reports.items() if count)
+    oldest = "" if view.oldest_queued_age_s is None else f"; the oldest waits for {span(view.oldest_queued_age_s)}"
+    return f"Reports: {counted or 'none yet'}{oldest}."
+
+
+def _runs(view: StatusView) -> list[str]:
+    words = []
+    if (run := view.active_run) is not None:
+        figures = f" ({progress_words(run)})" if run.progress else ""
+        words.append(f"Run {run.id} for generation {run.generation} is {run.state}{figures}.")
+    if (last := view.last_run) is not None:
+        ended = "" if last.finished_at is None else f" {span((view.at - last.finished_at).total_seconds())} ago"
+        words.append(f"Last run: {last.id} (generation {last.generation}), {last.state}{ended}{_because(last.reason)}.")
+    return words
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason.rstrip('.')}" if reason else ""
+
+
+def _schedule(view: StatusView) -> str:
+    threshold = f"{view.new_lessons} of {view.min_lessons} new lessons until a run starts by itself"
+    if view.next_cron is None:
+        return f"Schedule: {threshold}; no cron time is set."
+    wait = span((view.next_cron - view.at).total_seconds())
+    return (
+        f"Schedule: {threshold}; next cron time {view.next_cron:%Y-%m-%d %H:%M %Z} (in {wait}), "
+        f"which needs {view.min_lessons_on_cron}."
+    )

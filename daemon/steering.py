@@ -1,0 +1,50 @@
+"""What operators may ask for, checked alike for command line and HTTP API before it is queued."""
+
+from __future__ import annotations
+
+from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
+from daemon.status import STAGES
+from daemon.store import Store
+from daemon.store.control import ALL_STAGES
+
+
+def request_training(store: Store, *, actor: str, reason: str) -> Intent:
+    return store.control.request(IntentKind.TRAIN, actor=actor, reason=reason)
+
+
+def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
+    """Raises NotFoundError, or IllegalTransitionError when the generation can never go live from where it is."""
+    _may_go_live(store, generation)
+    return store.control.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
+
+
+def request_rollback(store: Store, generation: int | None, *, actor: str, reason: str) -> Intent:
+    """Go back to `generation`, or to the one that was live before; raises like `request_promotion`."""
+    if generation is not None:
+        _may_go_live(store, generation)
+    elif store.adapters.previous() is None:
+        raise IllegalTransitionError("nothing to roll back to: no generation was live before the one that is")
+    return store.control.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
+
+
+def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
+    """Raises NotFoundError for an unknown stage."""
+    store.control.pause(_known(stage), actor=actor, reason=reason)
+
+
+def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
+    """False when nothing was paused; raises NotFoundError for an unknown stage."""
+    return store.control.resume(_known(stage), actor=actor, reason=reason)
+
+
+def _may_go_live(store: Store, generation: int) -> None:
+    state = store.adapters.get(generation).state
+    if AdapterState.LIVE not in ADAPTER_TRANSITIONS[state]:
+        raise IllegalTransitionError(f"generation {generation} is {state}: it cannot become live")
+
+
+def _known(stage: str) -> str:
+    if stage not in {ALL_STAGES, *STAGES}:
+        raise NotFoundError(f"no stage {stage!r}; choose {ALL_STAGES} or one of {', '.join(STAGES)}")
+    return stage

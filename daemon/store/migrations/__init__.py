@@ -1,0 +1,1 @@
+"""The revisions of the schema, in `versions/`; `daemon.store.migrate` runs them."""

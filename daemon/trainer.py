@@ -1,0 +1,131 @@
+"""The training child: `python -m daemon.trainer JOB.json` turns one job into one adapter folder, or says why not.
+
+It can be killed at any instant: the next start goes on from the last checkpoint that was written whole, with the same
+batches in the same order, and the adapter folder appears by one rename. SIGTERM makes it write a checkpoint first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon import artifact, durable
+from daemon.batches import TrainingSet
+from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
+from daemon.recipes import read_examples
+from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.training_job import (
+    CHECKPOINTS,
+    COMPLETE_MARK,
+    DAEMON_PID_VARIABLE,
+    Phase,
+    TrainingJob,
+    TrainingProgress,
+    run_lock,
+)
+
+if TYPE_CHECKING:
+    from daemon import lora
+
+EXIT_REFUSED = 65
+EXIT_BUSY = 75
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    job = TrainingJob.load(Path(sys.argv[1]))
+    _die_with_the_daemon()
+    leads = os.environ.get("RANK", "0") == "0"  # set by torchrun: the other ranks work under rank 0's lock
+    with run_lock(job.run_folder) if leads else nullcontext(enter_result=True) as mine:
+        if not mine:
+            print(f"another process trains run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
+            return EXIT_BUSY
+        try:
+            _train(job)
+        except (TrainingError, DatasetError, AdapterInvalidError) as exc:
+            progress = TrainingProgress.load(job.run_folder)
+            progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
+            print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
+            return EXIT_REFUSED
+    return 0
+
+
+def _die_with_the_daemon() -> None:
+    """Have the kernel send SIGTERM when the parent dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    daemon = os.environ.get(DAEMON_PID_VARIABLE)
+    if daemon is not None and not Path(f"/proc/{daemon}").exists():
+        raise SystemExit("the daemon died before the training began; it starts again with the daemon")
+
+
+def _train(job: TrainingJob) -> None:
+    manifest = load_manifest(job.run_folder)
+    if manifest.base_fingerprint != job.base_fingerprint:
+        raise TrainingError("the base model changed after the dataset was written; start a new run")
+    examples = [*read_examples(job.run_folder / TRAIN_FILE), *read_examples(job.run_folder / REPLAY_FILE)]
+    checkpoints = job.run_folder / CHECKPOINTS
+    resume = last_checkpoint(checkpoints)
+
+    from daemon import lora  # noqa: PLC0415 - torch takes seconds to import: the lock and the data come first
+
+    tokenizer = lora.load_tokenizer(job.model_path)
+    training_set = TrainingSet.build(tokenizer, examples, job.training, seed=job.seed)
+    fit = lora.Fit(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if not fit.run(resume=resume, stop=stop) or not fit.leads:
+        return
+    _publish(job, fit, training_set)
+    shutil.rmtree(checkpoints)
+    fit.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
+
+
+def last_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written whole; one that a kill cut short is removed."""
+    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        if (checkpoint / COMPLETE_MARK).exists():
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _publish(job: TrainingJob, fit: lora.Fit, training_set: TrainingSet) -> None:
+    folder = durable.fresh_partial(job.adapter_folder)
+    fit.save(folder)
+    manifest = artifact.Manifest(
+        name=job.name,
+        generation=job.generation,
+        run_id=job.run_id,
+        base_fingerprint=job.base_fingerprint,
+        rank=job.training.rank,
+        target_modules=tuple(sorted(job.training.target_modules)),
+        files={path.name: durable.sha256_file(path) for path in sorted(folder.iterdir())},
+        lineage=artifact.Lineage(
+            report_ids=training_set.report_ids,
+            dataset_sha256=durable.sha256_file(job.run_folder / MANIFEST_FILE),
+            recipe=job.recipe,
+            seed=job.seed,
+            steps=fit.steps,
+        ),
+    )
+    (folder / artifact.MANIFEST_FILE).write_bytes(manifest.encode())
+    artifact.verify(
+        folder,
+        name=job.name,
+        base_fingerprint=job.base_fingerprint,
+        max_rank=job.training.rank,
+        target_modules=job.training.target_modules,
+    )
+    durable.publish(folder, job.adapter_folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

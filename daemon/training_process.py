@@ -1,0 +1,72 @@
+"""Starting and ending the training child."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from daemon.training_job import DAEMON_PID_VARIABLE, JOB_FILE, LOG_FILE, TrainingJob
+
+STOP_GRACE_S = 60.0
+"""A child that was asked to stop finishes its optimiser step and writes a checkpoint; then it is killed."""
+_TAIL_BYTES = 4000
+_TAIL_LINES = 8
+
+
+def start(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the child; what it prints is appended to the run's log.
+
+    Raises:
+        OSError: when the launcher or the log cannot be used.
+    """
+    threads = {} if job.training.threads is None else {"OMP_NUM_THREADS": str(job.training.threads)}
+    environment = {
+        **os.environ,
+        **threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        DAEMON_PID_VARIABLE: str(os.getpid()),
+    }
+    with (job.run_folder / LOG_FILE).open("ab") as output:
+        return subprocess.Popen(
+            [*launcher, sys.executable, "-m", "daemon.trainer", str(job.run_folder / JOB_FILE)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the daemon, which stops the child in its own way
+        )
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Have the child write a checkpoint and leave; nothing of it is left behind."""
+    if child.poll() is None:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_GRACE_S)
+    with suppress(ProcessLookupError):  # workers of a launcher that outlived it
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def describe(returncode: int) -> str:
+    if returncode < 0:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"exited with code {returncode}"
+
+
+def log_tail(run_folder: Path) -> str:
+    """The end of the run's log, for a reason that stands in the store; empty when there is no log."""
+    path = run_folder / LOG_FILE
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines[-_TAIL_LINES:] if line.strip())

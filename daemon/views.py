@@ -1,0 +1,298 @@
+"""What the outside sees of the store: one set of models for HTTP API, command line (`--json`) and console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from connectors.messages import ChatMessage, Checks, Severity
+from daemon.records import (
+    Adapter,
+    AdapterState,
+    Answer,
+    CorrectionSource,
+    Intent,
+    IntentKind,
+    IntentState,
+    Lesson,
+    Report,
+    ReportState,
+    Run,
+    RunState,
+    Split,
+    Trigger,
+    Verdict,
+)
+from daemon.store import Store
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+
+class ReportRow(View):
+    id: str
+    state: ReportState
+    state_reason: str | None
+    category: str
+    severity: Severity
+    reason: str
+    """What is wrong, in the reporter's words."""
+    reporter: str
+    tenant: str | None
+    model: str
+    channel: str
+    received_at: datetime
+    updated_at: datetime
+    attempts: int
+    duplicate_of: str | None
+    cluster_id: int | None
+    resolved_generation: int | None
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        flagged = report.flagged
+        return cls(
+            id=report.id,
+            state=report.state,
+            state_reason=report.state_reason,
+            category=flagged.category,
+            severity=flagged.severity,
+            reason=flagged.reason,
+            reporter=flagged.reporter,
+            tenant=flagged.tenant,
+            model=flagged.model,
+            channel=report.source.channel,
+            received_at=report.received_at,
+            updated_at=report.updated_at,
+            attempts=report.attempts,
+            duplicate_of=report.duplicate_of,
+            cluster_id=report.cluster_id,
+            resolved_generation=report.resolved_generation,
+        )
+
+
+class LessonView(View):
+    report_id: str
+    analysis: str
+    analyst: str
+    template: str
+    correction: str | None
+    correction_source: CorrectionSource | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, lesson: Lesson) -> Self:
+        return cls.model_validate(lesson)
+
+
+class AdapterRow(View):
+    generation: int
+    name: str
+    state: AdapterState
+    run_id: int | None
+    reason: str | None
+    path: str | None
+    sha256: str | None
+    created_at: datetime
+    updated_at: datetime
+    promoted_at: datetime | None
+    retired_at: datetime | None
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        return cls.model_validate(adapter)
+
+
+class RunRow(View):
+    id: int
+    state: RunState
+    trigger: Trigger
+    requested_by: str
+    generation: int
+    base_generation: int
+    """The generation that was live when the run started."""
+    recipe: str
+    seed: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    reason: str | None
+    progress: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        return cls.model_validate(run)
+
+
+class VerdictView(View):
+    accepted: bool
+    reasons: list[str]
+    figures: dict[str, Any]
+    decided_at: datetime
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Self:
+        return cls(
+            accepted=verdict.accepted,
+            reasons=list(verdict.reasons),
+            figures=dict(verdict.figures),
+            decided_at=verdict.decided_at,
+        )
+
+
+class AnswerView(View):
+    arm: str
+    text: str
+    passed: bool | None
+    margin: float | None
+    """Log-likelihood of the good answer over the bad one, nats per token."""
+    bits_per_token: float | None
+
+
+class MeasuredView(View):
+    """One item, as the generation that was live answered it (`before`) and as the candidate did (`after`)."""
+
+    run_id: int
+    generation: int
+    suite: str
+    item_id: str
+    guided: bool
+    before: AnswerView | None
+    after: AnswerView | None
+
+
+class ReportView(View):
+    """One report from message to fix."""
+
+    report: ReportRow
+    messages: list[ChatMessage]
+    response: str
+    user_correction: str | None
+    checks: Checks | None
+    lesson: LessonView | None
+    trained_in: list[AdapterRow]
+    measured: list[MeasuredView]
+
+
+class GenerationView(View):
+    """One generation: its run, what it was trained on, what was measured, and the gate's verdict."""
+
+    adapter: AdapterRow
+    run: RunRow | None
+    verdict: VerdictView | None
+    trained_on: list[str]
+    """Report ids."""
+    held_out: list[str]
+    """Report ids that this run measured and did not train on."""
+    measured: list[MeasuredView]
+
+
+class IntentView(View):
+    id: int
+    kind: IntentKind
+    state: IntentState
+    target_generation: int | None
+    actor: str
+    reason: str
+    created_at: datetime
+    outcome: str | None
+
+    @classmethod
+    def of(cls, intent: Intent) -> Self:
+        return cls.model_validate(intent)
+
+
+class SuiteScore(View):
+    """How many items of one suite each arm answered well; items without a rule are not counted."""
+
+    suite: str
+    guided: bool
+    items: int
+    passed_before: int
+    passed_after: int
+
+
+def report_view(store: Store, report_id: str) -> ReportView:
+    """Raises NotFoundError."""
+    report = store.reports.get(report_id)
+    lesson = store.reports.lesson(report_id)
+    return ReportView(
+        report=ReportRow.of(report),
+        messages=report.messages,
+        response=report.flagged.response,
+        user_correction=report.flagged.correction,
+        checks=report.checks,
+        lesson=None if lesson is None else LessonView.of(lesson),
+        trained_in=[AdapterRow.of(adapter) for adapter in store.runs.trained_on(report_id)],
+        measured=_measured(store, store.runs.answers_to(report_id)),
+    )
+
+
+def generation_view(store: Store, generation: int) -> GenerationView:
+    """Raises NotFoundError."""
+    adapter = store.adapters.get(generation)
+    if adapter.run_id is None:
+        return GenerationView(
+            adapter=AdapterRow.of(adapter), run=None, verdict=None, trained_on=[], held_out=[], measured=[]
+        )
+    items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
+    return GenerationView(
+        adapter=AdapterRow.of(adapter),
+        run=RunRow.of(store.runs.get(adapter.run_id)),
+        verdict=None if verdict is None else VerdictView.of(verdict),
+        trained_on=[item.report_id for item in items if item.role == Split.TRAIN],
+        held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
+        measured=_measured(store, store.runs.answers(adapter.run_id)),
+    )
+
+
+def run_view(store: Store, run_id: int) -> GenerationView:
+    """Raises NotFoundError."""
+    return generation_view(store, store.runs.get(run_id).generation)
+
+
+def suite_scores(measured: Iterable[MeasuredView]) -> list[SuiteScore]:
+    """Counts per suite, with and without guidance, over the items that both arms were judged on."""
+    groups: dict[tuple[str, bool], list[tuple[bool, bool]]] = {}
+    for item in measured:
+        if item.before is None or item.after is None or item.before.passed is None or item.after.passed is None:
+            continue
+        groups.setdefault((item.suite, item.guided), []).append((item.before.passed, item.after.passed))
+    return [
+        SuiteScore(
+            suite=suite,
+            guided=guided,
+            items=len(pairs),
+            passed_before=sum(before for before, _ in pairs),
+            passed_after=sum(after for _, after in pairs),
+        )
+        for (suite, guided), pairs in groups.items()
+    ]
+
+
+def _measured(store: Store, answers: Iterable[Answer]) -> list[MeasuredView]:
+    runs: dict[int, tuple[int, str]] = {}
+    pairs: dict[tuple[int, str, str, bool], dict[str, AnswerView]] = {}
+    for answer in answers:
+        if answer.run_id not in runs:
+            generation = store.runs.get(answer.run_id).generation
+            runs[answer.run_id] = generation, store.adapters.get(generation).name
+        side = "after" if answer.arm == runs[answer.run_id][1] else "before"
+        key = answer.run_id, answer.suite, answer.item_id, answer.guided
+        pairs.setdefault(key, {})[side] = AnswerView.model_validate(answer)
+    return [
+        MeasuredView(
+            run_id=run_id,
+            generation=runs[run_id][0],
+            suite=suite,
+            item_id=item_id,
+            guided=guided,
+            before=sides.get("before"),
+            after=sides.get("after"),
+        )
+        for (run_id, suite, item_id, guided), sides in pairs.items()
+    ]

@@ -1,0 +1,184 @@
+"""A fake vLLM server: real HTTP, the very alias and admin routes that run inside vLLM, an engine made of a dictionary.
+
+Its tokens are bytes. `answer`, `logprob`, `unusable`, `probes` and `token_delay_s` may be changed while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from connectors.vllm_admin import Admin, ProbeResult, install
+from connectors.vllm_alias import AliasSettings, AliasTable, Refusal, answering_as
+
+GUIDANCE = "Answer well."
+ADMIN_TOKEN = "test-admin-token"
+Answer = Callable[[str, list[dict[str, Any]]], str]
+"""(served model name, messages) -> answer."""
+
+
+def echo(model: str, messages: list[dict[str, Any]]) -> str:
+    return f"{model} heard {messages[-1]['content']}"
+
+
+def flat(_model: str, _token: int) -> float:
+    """A log-probability per token: -0.5 nats whatever the model."""
+    return -0.5
+
+
+class FakeEngine:
+    """Holds adapters as name -> folder."""
+
+    def __init__(self, fake: FakeVllm) -> None:
+        self._fake = fake
+        self.adapters: dict[str, str] = {}
+
+    async def load(self, name: str, path: str) -> None:
+        reason = self._fake.unusable.get(name)
+        if reason is None and not (Path(path) / "adapter_config.json").is_file():
+            reason = "adapter_config.json is missing"
+        if reason is not None:
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {path}: {reason}")
+        self.adapters[name] = path
+
+    async def unload(self, name: str) -> None:
+        del self.adapters[name]
+
+    async def probe(self, name: str | None) -> ProbeResult:
+        good = ProbeResult(ok=True, finite=True, differs_from_base=name is not None, text="canary")
+        return self._fake.probes.get(name or "", good)
+
+    def busy(self, _name: str) -> bool:
+        return False
+
+
+class FakeVllm:
+    """A server on a free port of 127.0.0.1; `start` after `stop` restarts it: same address, new epoch, empty engine."""
+
+    def __init__(
+        self, *, alias: str = "aligned", base_name: str = "base", guidance: str = GUIDANCE, answer: Answer = echo
+    ) -> None:
+        self.settings = AliasSettings(alias=alias, base_name=base_name, guidance=guidance, admin_token=ADMIN_TOKEN)
+        self.answer = answer
+        self.logprob: Callable[[str, int], float] = flat
+        self.unusable: dict[str, str] = {}
+        """Adapter name -> why loading it is refused."""
+        self.probes: dict[str, ProbeResult] = {}
+        self.token_delay_s = 0.0
+        self.requests: list[dict[str, Any]] = []
+        """Bodies of the chat requests as they reached the model."""
+        self.engine = FakeEngine(self)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._address = self._socket.getsockname()
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._address[0]}:{self._address[1]}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        if self._socket.fileno() == -1:
+            self._socket = socket.create_server(self._address)
+        config = uvicorn.Config(self._app(), log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._server.started:
+            assert time.monotonic() < deadline, "the fake server did not start"
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=10)
+        self._socket.close()
+
+    def _app(self) -> FastAPI:
+        self.engine = FakeEngine(self)
+        table = AliasTable(self.settings)
+        app = FastAPI(openapi_url=None)
+        install(app, table)
+        app.state.erratad = Admin(table, self.engine)
+        app.get("/health")(_health)
+        app.get("/v1/models")(self._models)
+        app.post("/tokenize")(self._tokenize)
+        app.post("/v1/completions")(self._complete)
+        app.post("/v1/chat/completions")(self._chat)
+        return app
+
+    async def _models(self, request: Request) -> JSONResponse:
+        live = request.app.state.erratad.table.live
+        names = [self.settings.base_name, *self.engine.adapters, *([self.settings.alias] if live else [])]
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+
+    async def _tokenize(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        text = body["prompt"] if "prompt" in body else _template(body["messages"])
+        return self._known(body) or JSONResponse({"tokens": list(text.encode()), "count": len(text.encode())})
+
+    async def _complete(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        tokens = body["prompt"] if isinstance(body["prompt"], list) else list(body["prompt"].encode())
+        scored = [{str(token): {"logprob": self.logprob(body["model"], token)}} for token in tokens[1:]]
+        choice = {"index": 0, "text": "x", "finish_reason": "length", "prompt_logprobs": [None, *scored]}
+        answer = {"object": "text_completion", "model": answering_as(body["model"]), "choices": [choice]}
+        return self._known(body) or JSONResponse(answer)
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.json()
+        if (unknown := self._known(body)) is not None:
+            return unknown
+        self.requests.append(body)
+        words = self.answer(body["model"], body["messages"]).split(" ")[: body.get("max_tokens") or None]
+        model = answering_as(body["model"])
+        if body.get("stream"):
+            return StreamingResponse(self._chunks(model, words), media_type="text/event-stream")
+        await asyncio.sleep(self.token_delay_s * len(words))
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": " ".join(words)},
+            "finish_reason": "stop",
+        }
+        usage = {"prompt_tokens": 1, "completion_tokens": len(words)}
+        return JSONResponse({"object": "chat.completion", "model": model, "choices": [choice], "usage": usage})
+
+    async def _chunks(self, model: str, words: list[str]) -> AsyncIterator[str]:
+        for word in words:
+            await asyncio.sleep(self.token_delay_s)
+            choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
+            yield f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': model, 'choices': [choice]})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    def _known(self, body: dict[str, Any]) -> JSONResponse | None:
+        model = body["model"]
+        if model == self.settings.base_name or model in self.engine.adapters:
+            return None
+        return Refusal(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{model}` does not exist.").response()
+
+
+async def _health() -> Response:
+    return Response()
+
+
+def _template(messages: list[dict[str, Any]]) -> str:
+    return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"

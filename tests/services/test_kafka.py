@@ -1,0 +1,360 @@
+"""The Kafka connectors against a real broker."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+
+from connectors import kafka as connector
+from connectors.kafka import (
+    Commit,
+    Consumer,
+    KafkaOptions,
+    KafkaUnavailableError,
+    OutboundRecord,
+    Producer,
+    RawRecord,
+    RecordTooLargeError,
+    TopicMissingError,
+)
+from daemon.config import KafkaConfig
+from daemon.embedded_broker import EmbeddedBroker
+from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, free_port, options_of, read, send, topics_of
+
+TLS = Path(__file__).parents[1] / "fixtures" / "tls"
+
+
+@pytest.fixture
+def consumer_of() -> Iterator[Callable[..., Consumer]]:
+    """Makes consumers that are closed after the test."""
+    made: list[Consumer] = []
+
+    def make(kafka: KafkaConfig, **changes: object) -> Consumer:
+        settings = {"topic": kafka.topic, "group_id": kafka.group_id, "session_timeout_s": SESSION_TIMEOUT_S, **changes}
+        made.append(Consumer(options_of(kafka), **settings))
+        return made[-1]
+
+    yield make
+    for consumer in made:
+        consumer.close()
+
+
+def poll_until(consumer: Consumer, count: int, *, timeout_s: float = 30) -> list[RawRecord]:
+    records: list[RawRecord] = []
+    deadline = time.monotonic() + timeout_s
+    while len(records) < count:
+        assert time.monotonic() < deadline, f"{len(records)} of {count} records after {timeout_s} s"
+        records += consumer.poll(0.5)
+    return records
+
+
+def numbered(kafka: KafkaConfig, numbers: range) -> list[OutboundRecord]:
+    return [OutboundRecord(topic=kafka.topic, key=b"%d" % n, value=b"value %d" % n) for n in numbers]
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_a_record_arrives_with_key_headers_value_and_coordinates(kafka, consumer_of):
+    send(kafka, OutboundRecord(topic=kafka.topic, key=b"k\xff", value=b"\x00v", headers=(("h", b"1"), ("h", b"2"))))
+    [record] = poll_until(consumer_of(kafka), 1)
+    assert (record.key, record.value, record.headers) == (b"k\xff", b"\x00v", (("h", b"1"), ("h", b"2")))
+    assert (record.topic, record.offset) == (kafka.topic, 0)
+    assert abs(record.timestamp_ms / 1000 - time.time()) < 60
+
+
+def test_exactly_the_handled_offsets_are_committed_and_the_rest_comes_again(kafka, consumer_of):
+    send(kafka, *numbered(kafka, range(40)))
+    first = consumer_of(kafka, max_poll_records=10)
+    handled = poll_until(first, 10)
+    assert first.commit(handled) is Commit.DONE
+    first.poll(0.5)  # read, and not handled
+    first.close()
+    rest = poll_until(consumer_of(kafka), 30)
+    seen = [(record.partition, record.offset) for record in (*handled, *rest)]
+    assert len(seen) == len(set(seen)) == 40
+
+
+def test_a_rewound_batch_comes_again_at_the_next_poll(kafka, consumer_of):
+    send(kafka, *numbered(kafka, range(20)))
+    consumer = consumer_of(kafka)
+    records = poll_until(consumer, 20)
+    consumer.rewind(records)
+    assert sorted(map(str, poll_until(consumer, 20))) == sorted(map(str, records))
+
+
+def test_two_members_share_the_partitions_and_lose_nothing(kafka, consumer_of):
+    send(kafka, *numbered(kafka, range(60)))
+    first, second = consumer_of(kafka), consumer_of(kafka)
+    seen: set[tuple[int, int]] = set()
+    deadline = time.monotonic() + 40
+    while not (len(seen) == 60 and first.partitions and second.partitions):
+        assert time.monotonic() < deadline, (len(seen), first.partitions, second.partitions)
+        for member in (first, second):
+            records = member.poll(0.3)
+            seen |= {(record.partition, record.offset) for record in records}
+            member.commit(records)
+    assert first.partitions | second.partitions == {0, 1, 2}
+    assert not first.partitions & second.partitions
+    assert sum(committed(kafka).values()) == 60
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_compressed_records_are_read(kafka, consumer_of, codec):
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, compression_type=codec)
+    producer.send(kafka.topic, b"squeezed" * 1000)
+    producer.close(10)
+    [record] = poll_until(consumer_of(kafka), 1)
+    assert record.value == b"squeezed" * 1000
+
+
+class NotText(str):
+    """A header key whose bytes are not UTF-8, as librdkafka and Go clients can write."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+def test_a_header_key_that_is_not_utf8_does_not_block_its_partition(kafka, consumer_of):
+    odd = OutboundRecord(topic=kafka.topic, key=b"k", value=b"odd", headers=((NotText("xx"), b"1"),))
+    plain = OutboundRecord(topic=kafka.topic, key=b"k", value=b"plain")
+    send(kafka, plain, odd, plain)
+    records = poll_until(consumer_of(kafka), 3, timeout_s=15)
+    assert [record.value for record in records] == [b"plain", b"odd", b"plain"]
+    assert records[1].headers == ((r"\xff\xfe", b"1"),)
+
+
+def test_a_missing_topic_is_named_with_the_next_step(kafka, consumer_of):
+    with pytest.raises(TopicMissingError, match=r"has no topic nowhere: create it .*erratad creates no topics"):
+        consumer_of(kafka, needs_topics=["nowhere"]).poll(0.1)
+
+
+def test_a_consumer_that_reaches_no_broker_says_so_and_leaves_no_thread(monkeypatch, consumer_of):
+    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 0.5)
+    consumer = consumer_of(KafkaConfig(bootstrap_servers=[f"127.0.0.1:{free_port()}"]))
+    before = threads()
+    for _ in range(2):
+        with pytest.raises(KafkaUnavailableError, match=r"does not let erratad in.*ECONNREFUSED"):
+            consumer.poll(0.1)
+    assert threads() == before
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+def test_a_refused_connection_leaves_no_socket_open():
+    before = set(Path("/proc/self/fd").iterdir())
+    gc.disable()
+    try:
+        why_unavailable(KafkaOptions(bootstrap_servers=(f"127.0.0.1:{free_port()}",)))
+        assert set(Path("/proc/self/fd").iterdir()) == before
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def tls_server() -> Iterator[tuple[KafkaOptions, list[bytes]]]:
+    """A server that speaks TLS and then hangs up: how to reach it, and what each client said inside of TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "localhost.crt", TLS / "localhost.key")
+    listener = socket.create_server(("127.0.0.1", 0))
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                client.settimeout(5)
+                with client, suppress(OSError), context.wrap_socket(client, server_side=True) as inside:
+                    heard.append(inside.recv(1000))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    yield KafkaOptions(bootstrap_servers=(address,), security_protocol="SSL"), heard
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def short_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("connectors.kafka_fixes.HANDSHAKE_TIMEOUT_S", 0.5)
+
+
+def why_unavailable(options: KafkaOptions) -> str:
+    with closing(Consumer(options, topic="t", group_id="g")) as consumer, pytest.raises(KafkaUnavailableError) as info:
+        consumer.poll(0.1)
+    return str(info.value)
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+def test_an_untrusted_certificate_is_said_to_be_one(tls_server):
+    options, heard = tls_server
+    assert "certificate verify failed" in why_unavailable(options)
+    assert not any(heard)
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+def test_a_certificate_of_the_given_ca_is_trusted(tls_server):
+    options, heard = tls_server
+    why_unavailable(replace(options, ssl_cafile=TLS / "localhost.crt"))
+    assert any(options.client_id.encode() in said for said in heard)
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+def test_a_ca_file_that_does_not_exist_is_said_to_be_missing(tls_server):
+    options, _ = tls_server
+    assert "(/nowhere.pem) cannot be read" in why_unavailable(replace(options, ssl_cafile=Path("/nowhere.pem")))
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+def test_refused_credentials_are_diagnosed(kafka):
+    options = replace(
+        options_of(kafka),
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username="u",
+        sasl_password="p",
+    )
+    assert "UnsupportedSaslMechanism" in why_unavailable(options)
+
+
+@pytest.mark.usefixtures("short_bootstrap")
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+def test_a_port_that_never_answers_does_not_hang_the_caller(protocol):
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        address = f"127.0.0.1:{hole.getsockname()[1]}"
+        before, started = threads(), time.monotonic()
+        said = why_unavailable(KafkaOptions(bootstrap_servers=(address,), security_protocol=protocol))
+    assert f"does not let erratad in by {protocol}" in said
+    assert time.monotonic() - started < 5
+    assert threads() == before
+
+
+def test_the_password_is_in_no_representation_of_the_options():
+    assert "hunter2" not in repr(KafkaOptions(bootstrap_servers=("a:1",), sasl_password="hunter2"))
+
+
+def test_every_sasl_and_tls_option_reaches_the_client():
+    options = KafkaOptions(
+        bootstrap_servers=("a:1", "b:2"),
+        security_protocol="SASL_SSL",
+        ssl_cafile=TLS / "localhost.crt",
+        ssl_certfile=TLS / "localhost.crt",
+        ssl_keyfile=TLS / "localhost.key",
+        sasl_mechanism="SCRAM-SHA-512",
+        sasl_username="me",
+        sasl_password="secret",
+    )
+    settings = options.settings()
+    assert set(settings) <= set(KafkaConsumer.DEFAULT_CONFIG)
+    assert set(settings) <= set(KafkaProducer.DEFAULT_CONFIG)
+    assert settings["bootstrap_servers"] == ["a:1", "b:2"]
+    assert settings["sasl_plain_password"] == "secret"
+    assert [authority["subject"] for authority in settings["ssl_context"].get_ca_certs()] == [
+        ((("commonName", "localhost"),),)
+    ]
+
+
+def test_lag_falls_to_zero_and_tells_when_the_broker_is_gone(own_broker, own_kafka, consumer_of):
+    send(own_kafka, *numbered(own_kafka, range(5)))
+    consumer = consumer_of(own_kafka)
+    consumer.commit(poll_until(consumer, 5))
+    assert consumer.lag() == {0: 0, 1: 0, 2: 0}
+    own_broker.kill()
+    assert consumer.poll(0.5) == []
+    with pytest.raises(KafkaUnavailableError, match=r"does not answer.*ECONNREFUSED"):
+        consumer.lag()
+
+
+def test_a_commit_that_the_broker_does_not_answer_goes_with_the_next_one(
+    own_broker, own_kafka, consumer_of, monkeypatch
+):
+    monkeypatch.setattr(connector, "COMMIT_TIMEOUT_S", 1.0)
+    send(own_kafka, *numbered(own_kafka, range(5)))
+    consumer = consumer_of(own_kafka)
+    records = poll_until(consumer, 5)
+    os.kill(own_broker.pid, signal.SIGSTOP)
+    try:
+        assert consumer.commit(records) is Commit.DELAYED
+    finally:
+        os.kill(own_broker.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while consumer.commit([]) is not Commit.DONE:
+        assert time.monotonic() < deadline
+    assert sum(committed(own_kafka).values()) == 5
+
+
+def test_a_producer_sends_again_after_an_outage_longer_than_its_delivery_timeout(
+    own_broker, own_kafka, consumer_of, monkeypatch
+):
+    for limit in ("REQUEST_TIMEOUT_S", "DELIVERY_TIMEOUT_S"):
+        monkeypatch.setattr(connector, limit, 1.5)
+    with closing(Producer(options_of(own_kafka))) as producer:
+        producer.send_and_wait(numbered(own_kafka, range(3)))
+        own_broker.kill()
+        for _ in range(2):
+            with pytest.raises(KafkaUnavailableError, match="took no records"):
+                producer.send_and_wait(numbered(own_kafka, range(3)))
+        with EmbeddedBroker.start(port=int(own_kafka.bootstrap_servers[0].split(":")[1])) as again:
+            again.create_topics(topics_of(own_kafka))
+            deadline = time.monotonic() + 20
+            sent = False
+            while not sent:
+                assert time.monotonic() < deadline
+                with suppress(KafkaUnavailableError):
+                    producer.send_and_wait(numbered(own_kafka, range(3)))
+                    sent = True
+            assert {record.value for record in read(own_kafka, own_kafka.topic)} == {b"value 0", b"value 1", b"value 2"}
+
+
+def test_a_consumer_reads_on_after_the_broker_was_killed_and_started_anew(own_broker, own_kafka, consumer_of):
+    send(own_kafka, *numbered(own_kafka, range(5)))
+    consumer = consumer_of(own_kafka)
+    consumer.commit(poll_until(consumer, 5))
+    own_broker.kill()
+    consumer.poll(1)
+    with EmbeddedBroker.start(port=int(own_kafka.bootstrap_servers[0].split(":")[1])) as again:
+        again.create_topics(topics_of(own_kafka))
+        send(own_kafka, *numbered(own_kafka, range(3)))
+        assert {record.value for record in poll_until(consumer, 3)} == {b"value 0", b"value 1", b"value 2"}
+        consumer.close()
+
+
+def test_records_of_one_key_keep_their_order(kafka):
+    send(kafka, *(OutboundRecord(topic=kafka.topic, key=b"one", value=b"%d" % n) for n in range(300)))
+    assert [int(record.value) for record in read(kafka, kafka.topic)] == list(range(300))
+
+
+def test_a_record_that_is_too_large_is_named_by_its_place(kafka):
+    records = [OutboundRecord(topic=kafka.topic, key=b"k", value=b"x" * size) for size in (10, 10, 5000)]
+    with (
+        closing(Producer(options_of(kafka), max_request_bytes=2000)) as producer,
+        pytest.raises(RecordTooLargeError) as info,
+    ):
+        producer.send_and_wait(records)
+    assert info.value.index == 2
+
+
+def test_a_missing_topic_fails_the_producer_with_the_topics_name(kafka, monkeypatch):
+    monkeypatch.setattr(connector, "REQUEST_TIMEOUT_S", 1.0)
+    with (
+        closing(Producer(options_of(kafka))) as producer,
+        pytest.raises(KafkaUnavailableError, match="took no records for nowhere"),
+    ):
+        producer.send_and_wait([OutboundRecord(topic="nowhere", key=None, value=b"v")])

@@ -1,0 +1,126 @@
+"""Steering: intents, pauses, the leader's lease, heartbeats, outbox and audit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from connectors.messages import EventType
+from daemon.errors import NotFoundError
+from daemon.records import IntentKind, IntentState
+from daemon.store import Store, schema
+from daemon.store.control import emit
+from daemon.store.engine import transaction
+from tests.fixtures.stores import url_of
+
+
+def test_the_oldest_waiting_wish_of_a_kind_comes_first(store: Store) -> None:
+    train = store.control.request(IntentKind.TRAIN, actor="op", reason="now")
+    back = store.control.request(IntentKind.ROLLBACK, actor="op", reason="bad", target_generation=0)
+    store.control.request(IntentKind.TRAIN, actor="op", reason="again")
+    assert store.control.pending(IntentKind.TRAIN) == train
+    assert store.control.pending(IntentKind.ROLLBACK, IntentKind.PROMOTE) == back
+    assert [(entry.action, entry.subject) for entry in store.control.audit()] == [
+        ("train", "next"),
+        ("rollback", "0"),
+        ("train", "next"),
+    ]
+
+
+def test_a_finished_wish_keeps_its_first_outcome(store: Store) -> None:
+    wish = store.control.request(IntentKind.PROMOTE, actor="op", reason="go", target_generation=3)
+    store.control.finish(wish.id, IntentState.REFUSED, "no such generation")
+    store.control.finish(wish.id, IntentState.DONE, "promoted")
+    finished = store.control.intent(wish.id)
+    assert (finished.state, finished.outcome) == (IntentState.REFUSED, "no such generation")
+    assert store.control.pending(IntentKind.PROMOTE) is None
+    with pytest.raises(NotFoundError):
+        store.control.intent(99)
+
+
+def test_a_pause_holds_its_stage_and_all_holds_every_stage(store: Store) -> None:
+    store.control.pause("ingest", actor="op", reason="one")
+    store.control.pause("ingest", actor="op", reason="two")
+    paused = store.control.paused("ingest")
+    assert paused is not None
+    assert paused.reason == "two"
+    assert store.control.paused("reflection") is None
+    store.control.pause("all", actor="op", reason="maintenance")
+    assert store.control.paused("reflection") is not None
+    assert store.control.resume("ingest", actor="op", reason="done") is True
+    assert store.control.paused("ingest") is not None
+    assert store.control.resume("all", actor="op", reason="done") is True
+    assert store.control.pauses() == []
+    assert store.control.resume("all", actor="op", reason="done") is False
+    assert [entry.action for entry in store.control.audit()] == ["resume", "resume", "pause", "pause", "pause"]
+
+
+def test_one_daemon_leads_until_it_abdicates_or_its_lease_ends(store: Store) -> None:
+    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
+    assert store.control.lead("schedule", owner="b", ttl_s=60) is False
+    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
+    assert store.control.lead("promotion", owner="b", ttl_s=60) is True
+    store.control.abdicate("schedule", owner="b")
+    assert store.control.lead("schedule", owner="b", ttl_s=60) is False
+    store.control.abdicate("schedule", owner="a")
+    assert store.control.lead("schedule", owner="b", ttl_s=-1) is True
+    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
+
+
+def test_daemons_that_want_to_lead_at_once_elect_one(store: Store, open_stores: Callable[[str], Store]) -> None:
+    barrier = threading.Barrier(4)
+    leaders: list[str] = []
+    failures: list[Exception] = []
+
+    def stand(owner: str, own: Store) -> None:
+        barrier.wait()
+        try:
+            if own.control.lead("schedule", owner=owner, ttl_s=60):
+                leaders.append(owner)
+        except Exception as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=stand, args=(f"d{n}", open_stores(url_of(store)))) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(leaders) == 1
+
+
+def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store: Store) -> None:
+    store.control.beat("ingest", owner="a", sentence="starting")
+    store.control.beat("ingest", owner="a", sentence="stored 5 reports")
+    store.control.beat("ingest", owner="b", sentence="waiting")
+    assert [(beat.owner, beat.sentence) for beat in store.control.heartbeats()] == [
+        ("a", "stored 5 reports"),
+        ("b", "waiting"),
+    ]
+    assert store.control.heartbeats(max_age_s=-1) == []
+
+
+def test_events_leave_the_outbox_in_order_once_they_are_acknowledged(store: Store) -> None:
+    with transaction(store.engine) as connection:
+        for subject in "abc":
+            emit(connection, EventType.REPORT_BURIED, subject, {"reason": "x"})
+    first, second, third = store.control.unpublished()
+    assert [event.subject for event in (first, second, third)] == ["a", "b", "c"]
+    assert len({first.id, second.id, third.id}) == 3
+    store.control.mark_published([first.id, second.id])
+    assert store.control.unpublished(limit=5) == [third]
+    assert store.control.count_unpublished() == 1
+
+
+def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) -> None:
+    with suppress(IntegrityError), transaction(store.engine) as connection:
+        connection.execute(update(schema.adapters).values(reason="half"))
+        emit(connection, EventType.REPORT_BURIED, "a", {})
+        connection.execute(update(schema.adapters).values(name=None))
+    assert store.control.count_unpublished() == 0
+    assert store.adapters.live().reason is None

@@ -1,0 +1,198 @@
+"""The reflection queue: leases, fencing, retries, and what operators may do to a report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from connectors.messages import EventType
+from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
+from daemon.records import CorrectionSource, ReportState, Split, utcnow
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, learn, lesson, url_of
+
+
+def test_reports_are_claimed_oldest_first_and_only_once(store: Store) -> None:
+    first, second = flagged(), flagged()
+    add(store, first)
+    add(store, second)
+    [claim] = store.reports.claim(owner="a", limit=1, lease_s=60)
+    assert (claim.report.id, claim.report.state, claim.report.attempts) == (first.id, ReportState.REFLECTING, 1)
+    assert [other.report.id for other in store.reports.claim(owner="b", limit=5, lease_s=60)] == [second.id]
+    assert store.reports.claim(owner="c", limit=5, lease_s=60) == []
+
+
+def test_eight_workers_at_once_never_hold_the_same_report(store: Store, open_stores: Callable[[str], Store]) -> None:
+    add(store, *[flagged() for _ in range(120)])
+    claimed: list[str] = []
+    failures: list[Exception] = []
+    barrier = threading.Barrier(8)
+
+    def work(name: str, own: Store) -> None:
+        barrier.wait()
+        try:
+            while claims := own.reports.claim(owner=name, limit=5, lease_s=600):
+                claimed.extend(claim.report.id for claim in claims)
+        except Exception as exc:
+            failures.append(exc)
+
+    # half of the workers share a store as threads do, half have their own as processes do
+    stores = [store] * 4 + [open_stores(url_of(store)) for _ in range(4)]
+    threads = [threading.Thread(target=work, args=(f"w{n}", own)) for n, own in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    # a worker may see an empty queue while others hold locks; what is left over is still to be claimed
+    claimed += [claim.report.id for claim in store.reports.claim(owner="last", limit=200, lease_s=600)]
+    assert len(claimed) == len(set(claimed)) == 120
+
+
+def test_a_lesson_ends_the_claim_and_tells_of_it(store: Store) -> None:
+    message = flagged()
+    add(store, message)
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    learned = lesson(message.id, correction="Paris", correction_source=CorrectionSource.USER)
+    store.reports.complete(claim, learned)
+    report = store.reports.get(message.id)
+    assert (report.state, report.lease_owner) == (ReportState.LESSON, None)
+    assert store.reports.lesson(message.id) == learned
+    assert [(one.type, one.subject) for one in store.control.unpublished()] == [(EventType.LESSON_CREATED, message.id)]
+
+
+def test_another_worker_takes_over_when_the_lease_is_over_and_the_late_result_is_dropped(store: Store) -> None:
+    message = flagged()
+    add(store, message)
+    [late] = store.reports.claim(owner="slow", limit=1, lease_s=0)
+    [claim] = store.reports.claim(owner="fast", limit=1, lease_s=60)
+    assert (claim.report.id, claim.report.attempts) == (message.id, 2)
+    with pytest.raises(LeaseLostError, match=message.id):
+        store.reports.complete(late, lesson(message.id, analysis="late"))
+    with pytest.raises(LeaseLostError):
+        store.reports.retry(late, at=utcnow(), reason="late")
+    with pytest.raises(LeaseLostError):
+        store.reports.bury(late, reason="late")
+    assert store.reports.lesson(message.id) is None
+    assert store.control.count_unpublished() == 0
+    store.reports.complete(claim, lesson(message.id, analysis="in time"))
+    assert store.reports.lesson(message.id).analysis == "in time"  # type: ignore[union-attr]
+
+
+def test_a_worker_that_takes_its_own_report_over_again_is_fenced_too(store: Store) -> None:
+    add(store, flagged())
+    [late] = store.reports.claim(owner="w", limit=1, lease_s=0)
+    store.reports.claim(owner="w", limit=1, lease_s=60)
+    with pytest.raises(LeaseLostError):
+        store.reports.complete(late, lesson(late.report.id))
+
+
+def test_a_retried_report_waits_for_its_time(store: Store) -> None:
+    add(store, flagged(), flagged())
+    soon, later = store.reports.claim(owner="w", limit=2, lease_s=60)
+    store.reports.retry(soon, at=utcnow() - timedelta(seconds=1), reason="timeout")
+    store.reports.retry(later, at=utcnow() + timedelta(hours=1), reason="timeout")
+    [again] = store.reports.claim(owner="w", limit=5, lease_s=60)
+    assert (again.report.id, again.report.attempts) == (soon.report.id, 2)
+    assert store.reports.get(later.report.id).state_reason == "timeout"
+
+
+def test_a_buried_report_is_revived_with_a_fresh_count_of_attempts(store: Store) -> None:
+    add(store, flagged())
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    store.reports.bury(claim, reason="no analysis passed")
+    assert store.reports.get(claim.report.id).state == ReportState.BURIED
+    assert store.reports.claim(owner="w", limit=1, lease_s=60) == []
+    store.reports.requeue(claim.report.id, actor="op", reason="new template")
+    [again] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    assert again.report.attempts == 1
+    assert [(entry.action, entry.actor) for entry in store.control.audit()] == [("requeue", "op")]
+
+
+def test_a_quarantined_duplicate_or_relearned_report_goes_through_reflection_again(store: Store) -> None:
+    original = flagged()
+    twin = flagged(messages=original.messages, response=original.response)
+    learn(store, original)
+    add(store, twin)
+    store.reports.quarantine(original.id, actor="op", reason="suspicious")
+    store.reports.requeue(original.id, actor="op", reason="checked")
+    store.reports.requeue(twin.id, actor="op", reason="wants its own lesson")
+    claims = store.reports.claim(owner="w", limit=5, lease_s=60)
+    assert {claim.report.id for claim in claims} == {original.id, twin.id}
+    for claim in claims:
+        store.reports.complete(claim, lesson(claim.report.id, analysis="second"))
+    assert store.reports.lesson(original.id).analysis == "second"  # type: ignore[union-attr]
+
+
+def test_an_illegal_move_says_what_state_the_report_is_in(store: Store) -> None:
+    [report_id] = learn(store, flagged())
+    with pytest.raises(IllegalTransitionError, match=f"{report_id} is lesson: it cannot become queued"):
+        store.reports.requeue(report_id, actor="op", reason="why not")
+    assert store.control.audit() == []
+
+
+def test_an_unknown_report_is_not_found(store: Store) -> None:
+    for call in (
+        lambda: store.reports.get("nobody"),
+        lambda: store.reports.erase("nobody", actor="op", reason="asked"),
+        lambda: store.reports.join_cluster("nobody", 1),
+    ):
+        with pytest.raises(NotFoundError, match="nobody"):
+            call()
+
+
+def test_erasing_removes_every_text_of_the_report_and_keeps_its_lineage(store: Store) -> None:
+    secret = "the-secret"
+    message = flagged(
+        messages=[{"role": "user", "content": secret}],
+        response=secret,
+        reason=secret,
+        correction=secret,
+        tenant=secret,
+        reporter=secret,
+        metadata={"note": secret},
+        checks={"must_contain": [secret]},
+    )
+    learn(store, message)
+    cluster = store.reports.new_cluster(
+        report_id=message.id, category="wrong-fact", leader_text=secret, split=Split.TRAIN
+    )
+    store.reports.erase(message.id, actor="op", reason="asked")
+    erased = store.reports.get(message.id)
+    assert (erased.state, erased.cluster_id) == (ReportState.ERASED, cluster.id)
+    assert secret not in repr(erased)
+    assert secret not in repr(store.reports.clusters())
+    assert store.reports.lesson(message.id) is None
+    with pytest.raises(IllegalTransitionError):
+        store.reports.requeue(message.id, actor="op", reason="no way back")
+
+
+def test_a_report_erased_during_reflection_gets_no_lesson(store: Store) -> None:
+    add(store, flagged())
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    store.reports.erase(claim.report.id, actor="op", reason="asked")
+    with pytest.raises(LeaseLostError):
+        store.reports.complete(claim, lesson(claim.report.id))
+    assert store.reports.lesson(claim.report.id) is None
+
+
+def test_text_that_no_database_can_store_is_mended(store: Store) -> None:
+    add(store, flagged())
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    store.reports.complete(claim, lesson(claim.report.id, analysis="a\0b\ud800c"))
+    assert store.reports.lesson(claim.report.id).analysis == "a\ufffdb?c"  # type: ignore[union-attr]
+
+
+def test_listings_find_by_state_category_and_id(store: Store) -> None:
+    queued, other = flagged(id="find-me_1"), flagged(id="findXme_1", category="format")
+    add(store, queued, other)
+    assert [r.id for r in store.reports.find(search="d-me_")] == [queued.id]
+    assert [r.id for r in store.reports.find(category="format")] == [other.id]
+    assert {r.id for r in store.reports.find(state=ReportState.QUEUED)} == {queued.id, other.id}
+    assert len(store.reports.find(limit=1, offset=1)) == 1
+    assert store.reports.counts() == {state: 2 if state == ReportState.QUEUED else 0 for state in ReportState}
+    assert store.reports.oldest_queued_at() == store.reports.get(queued.id).received_at

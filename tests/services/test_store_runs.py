@@ -1,0 +1,391 @@
+"""Runs, clusters and adapters: what the database itself refuses, and what one transaction changes together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, and_, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from connectors.messages import EventType
+from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.records import (
+    ADAPTER_TRANSITIONS,
+    INITIAL_STATES,
+    REPORT_TRANSITIONS,
+    RUN_TRANSITIONS,
+    AdapterState,
+    Answer,
+    ReportState,
+    Run,
+    RunItem,
+    RunState,
+    Split,
+    Trigger,
+    utcnow,
+)
+from daemon.store import Store, schema
+from daemon.store.engine import transaction
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run, url_of
+
+
+def answer(run: Run, **changes: Any) -> Answer:
+    values = {"suite": "flagged", "item_id": "a", "arm": "aligned-g000001", "guided": True, "text": "Paris", **changes}
+    return Answer(run_id=run.id, **values)
+
+
+def force(store: Store, statement: str, **values: Any) -> None:
+    """Change the database behind the store's back."""
+    with transaction(store.engine) as connection:
+        connection.execute(text(statement), values)
+
+
+def test_a_run_owns_a_new_generation_that_follows_the_live_one(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    assert (run.state, run.generation, run.base_generation) == (RunState.PREPARING, 1, 0)
+    assert run.folder == "/var/runs/g000001"
+    adapter = store.adapters.get(1)
+    assert (adapter.name, adapter.state, adapter.run_id) == ("aligned-g000001", AdapterState.TRAINING, run.id)
+    assert store.runs.active() == run
+
+
+def test_only_one_run_is_active_and_the_database_holds_to_it(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    assert start_run(store) is None
+    with pytest.raises(IntegrityError, match="uq_runs_one_active"):
+        force(
+            store,
+            "INSERT INTO runs"
+            " (state, trigger, requested_by, generation, base_generation, recipe, seed, folder, progress, created_at,"
+            " updated_at)"
+            " SELECT state, trigger, requested_by, 99, 0, recipe, seed, folder, progress, created_at, updated_at"
+            " FROM runs",
+        )
+    store.runs.failed(run.id, reason="out of memory")
+    assert store.adapters.get(1).state == AdapterState.FAILED
+    assert start_run(store) is not None
+
+
+def test_daemons_that_start_a_run_at_once_start_one(store: Store, open_stores: Callable[[str], Store]) -> None:
+    stores = [open_stores(url_of(store)) for _ in range(4)]
+    barrier = threading.Barrier(len(stores))
+    started: list[Run | None] = []
+    failures: list[Exception] = []
+
+    def start(own: Store) -> None:
+        barrier.wait()
+        try:
+            started.append(start_run(own))
+        except Exception as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=start, args=(own,)) for own in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(run is None for run in started) == [False, True, True, True]
+
+
+def test_a_fault_while_a_run_starts_is_not_taken_for_another_active_run(store: Store) -> None:
+    with pytest.raises(IntegrityError, match=r"(?i)not.null"):
+        store.runs.start(
+            trigger=Trigger.CRON,
+            requested_by="x",
+            recipe=None,
+            seed=1,
+            alias="a",
+            runs_dir=Path("/"),  # type: ignore[arg-type]
+        )
+    assert store.runs.active() is None
+
+
+def test_an_item_of_a_holdout_cluster_cannot_be_trained_on(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    [report_id] = learn(store, flagged())
+    cluster = store.reports.new_cluster(
+        report_id=report_id, category="wrong-fact", leader_text="A prompt", split=Split.HOLDOUT
+    )
+    item = RunItem(run_id=run.id, report_id=report_id, cluster_id=cluster.id, role=Split.TRAIN)
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        store.runs.prepared(run.id, [item])
+    assert store.runs.get(run.id).state == RunState.PREPARING
+    held_out = RunItem(run_id=run.id, report_id=report_id, cluster_id=cluster.id, role=Split.HOLDOUT)
+    store.runs.prepared(run.id, [held_out])
+    assert store.runs.items(run.id) == [held_out]
+
+
+def test_a_cluster_keeps_its_split_and_a_report_its_cluster(store: Store) -> None:
+    first, second = learn(store, flagged(), flagged())
+    one = store.reports.new_cluster(report_id=first, category="format", leader_text="One", split=Split.TRAIN)
+    two = store.reports.new_cluster(report_id=second, category="format", leader_text="Two", split=Split.HOLDOUT)
+    with pytest.raises(IllegalTransitionError, match="clusters keep their split"):
+        force(store, "UPDATE clusters SET split = 'holdout' WHERE id = :id", id=one.id)
+    force(store, "UPDATE clusters SET split = 'train' WHERE id = :id", id=one.id)
+    with pytest.raises(IllegalTransitionError, match=f"{first} is in cluster {one.id}"):
+        store.reports.join_cluster(first, two.id)
+    store.reports.join_cluster(first, one.id)
+    assert store.reports.clusters() == [one, two]
+    assert store.reports.get(first).cluster_id == one.id
+
+
+def test_a_report_that_a_run_used_cannot_change_its_cluster(store: Store) -> None:
+    run = run_to_verdict(store)
+    [item] = store.runs.items(run.id)
+    [other] = learn(store, flagged())
+    cluster = store.reports.new_cluster(report_id=other, category="format", leader_text="X", split=Split.HOLDOUT)
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        force(store, "UPDATE reports SET cluster_id = :c WHERE id = :id", c=cluster.id, id=item.report_id)
+
+
+def test_an_accepted_run_is_promoted_in_one_step(store: Store) -> None:
+    run = run_to_verdict(store)
+    assert run.state == RunState.PROMOTING
+    store.adapters.promote(run.generation, expected_live=0, actor="gate", reason="better")
+    assert store.adapters.live().generation == run.generation
+    assert store.adapters.get(0).state == AdapterState.RETIRED
+    assert store.runs.get(run.id).state == RunState.PROMOTED
+    assert EventType.ADAPTER_PROMOTED in [event.type for event in store.control.unpublished()]
+    assert store.control.audit()[0].action == "promoted"
+
+
+def test_a_rejected_run_ends_with_its_adapter_and_its_reasons(store: Store) -> None:
+    run = run_to_verdict(store, accepted=False)
+    assert (run.state, run.reason) == (RunState.REJECTED, "a reason")
+    assert run.finished_at is not None
+    adapter = store.adapters.get(run.generation)
+    assert (adapter.state, adapter.reason) == (AdapterState.REJECTED, "a reason")
+    verdict = store.runs.verdict(run.id)
+    assert verdict is not None
+    assert (verdict.accepted, verdict.figures) == (False, {"live_generation": 0})
+    with pytest.raises(IllegalTransitionError):
+        store.adapters.promote(run.generation, expected_live=0, actor="op", reason="I like it")
+    assert store.adapters.live().generation == 0
+
+
+def test_nothing_goes_live_without_an_accepting_verdict(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    store.runs.prepared(run.id, [])
+    store.runs.trained(run.id, path=Path("/a"), sha256="0" * 64)
+    with pytest.raises(IllegalTransitionError, match="no accepting verdict"):
+        store.adapters.promote(run.generation, expected_live=0, actor="op", reason="hurry")
+    force(store, "UPDATE adapters SET state = 'retired' WHERE generation = 0")
+    with pytest.raises(IntegrityError, match="ck_adapters_evidence"):
+        force(store, "UPDATE adapters SET state = 'live' WHERE generation = 1")
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        force(
+            store,
+            "UPDATE adapters SET state = 'live', evidence_run_id = run_id, evidence_accepted = TRUE"
+            " WHERE generation = 1",
+        )
+
+
+def test_a_rejecting_verdict_cannot_serve_as_evidence(store: Store) -> None:
+    run = run_to_verdict(store)
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
+        force(store, "UPDATE verdicts SET accepted = FALSE WHERE run_id = :id", id=run.id)
+
+
+def test_one_adapter_is_live_and_the_database_holds_to_it(store: Store) -> None:
+    run = run_to_verdict(store)
+    with pytest.raises(IntegrityError, match=r"uq_adapters_one_live|adapters\.state"):
+        force(store, "UPDATE adapters SET state = 'live' WHERE generation = :g", g=run.generation)
+
+
+def test_a_promotion_that_expects_another_live_generation_is_refused(store: Store) -> None:
+    promote(store)
+    run = run_to_verdict(store)
+    with pytest.raises(IllegalTransitionError, match="generation 1 is live, not 0"):
+        store.adapters.promote(run.generation, expected_live=0, actor="gate", reason="stale")
+    store.runs.rejected(run.id, reason="stale")
+    assert store.adapters.live().generation == 1
+
+
+def test_daemons_that_promote_at_once_leave_one_live_and_a_clear_error(
+    store: Store, open_stores: Callable[[str], Store]
+) -> None:
+    run = run_to_verdict(store)
+    barrier = threading.Barrier(3)
+    failures: list[Exception] = []
+
+    def go(own: Store) -> None:
+        barrier.wait()
+        try:
+            own.adapters.promote(run.generation, expected_live=0, actor="gate", reason="better")
+        except Exception as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=go, args=(open_stores(url_of(store)),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(failure) for failure in failures] == [IllegalTransitionError] * 2
+    assert store.adapters.live().generation == run.generation
+
+
+def test_a_rolled_back_generation_never_comes_back(store: Store) -> None:
+    promote(store)
+    promote(store)
+    assert store.adapters.previous() == store.adapters.get(1)
+    store.adapters.roll_back(1, expected_live=2, actor="op", reason="worse")
+    assert (store.adapters.live().generation, store.adapters.get(2).state) == (1, AdapterState.ROLLED_BACK)
+    with pytest.raises(IllegalTransitionError):
+        store.adapters.roll_back(2, expected_live=1, actor="op", reason="again")
+    store.adapters.roll_back(0, expected_live=1, actor="op", reason="base")
+    assert store.adapters.live().generation == 0
+
+
+MACHINES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
+    "reports": REPORT_TRANSITIONS,
+    "adapters": ADAPTER_TRANSITIONS,
+    "runs": RUN_TRANSITIONS,
+}
+
+
+@pytest.fixture
+def one_row_each(store: Store) -> Store:
+    """One report, run and adapter that meet every other constraint in whatever state they are put."""
+    run = start_run(store)
+    assert run is not None
+    message = flagged()
+    add(store, message)
+    with transaction(store.engine) as connection:
+        connection.execute(update(schema.reports).values(lease_until=utcnow(), duplicate_of=message.id))
+        connection.execute(schema.adapters.delete().where(schema.adapters.c.generation == run.generation))
+    return store
+
+
+def put_into(connection: Connection, machine: str, state: str) -> None:
+    """Bring the row into any state: by making that change legal for a moment."""
+    table, legal = schema.metadata.tables[machine], schema.transitions
+    current = connection.execute(select(table.c.state)).scalar_one()
+    pair = {"machine": machine, "old": current, "new": state}
+    is_pair = and_(*(legal.c[key] == value for key, value in pair.items()))
+    if connection.execute(select(legal).where(is_pair)).first() is None:
+        connection.execute(legal.insert().values(pair))
+        connection.execute(update(table).values(state=state))
+        connection.execute(legal.delete().where(is_pair))
+    else:
+        connection.execute(update(table).values(state=state))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_database_refuses_exactly_the_illegal_changes_of_state(one_row_each: Store, machine: str) -> None:
+    table = schema.metadata.tables[machine]
+    for old, legal in MACHINES[machine].items():
+        for new in MACHINES[machine]:
+            with one_row_each.engine.connect() as connection:
+                put_into(connection, machine, old)
+                if new in legal or new == old:
+                    connection.execute(update(table).values(state=new))
+                else:
+                    message = f"illegal transition: {machine} cannot go from {old} to {new}"
+                    with pytest.raises(IntegrityError, match=message):
+                        connection.execute(update(table).values(state=new))
+                connection.rollback()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_database_refuses_new_rows_that_are_half_way_through(one_row_each: Store, machine: str) -> None:
+    table = schema.metadata.tables[machine]
+    with one_row_each.engine.connect() as connection:
+        row = dict(connection.execute(select(table)).one()._mapping)
+    key = next(iter(table.primary_key.columns)).name
+    row[key] = "another" if isinstance(row[key], str) else 99
+    for state in MACHINES[machine].keys() - INITIAL_STATES[machine]:
+        with (
+            pytest.raises(IllegalTransitionError, match=f"a new row of {machine} cannot be {state}"),
+            transaction(one_row_each.engine) as connection,
+        ):
+            connection.execute(table.insert().values({**row, "state": state}))
+
+
+def test_a_change_of_state_that_the_database_refuses_is_an_illegal_transition(store: Store) -> None:
+    [report_id] = learn(store, flagged())
+    with pytest.raises(IllegalTransitionError, match="reports cannot go from lesson to queued"):
+        force(store, "UPDATE reports SET state = 'queued'")
+    assert store.reports.get(report_id).state == ReportState.LESSON
+
+
+def test_a_run_that_has_ended_cannot_fail_any_more(store: Store) -> None:
+    run = promote(store)
+    with pytest.raises(IllegalTransitionError, match="promoted already"):
+        store.runs.failed(run.id, reason="late")
+    with pytest.raises(IllegalTransitionError, match="is promoted, not training"):
+        store.runs.trained(run.id, path=Path("/a"), sha256="0" * 64)
+    assert store.adapters.live().generation == run.generation
+
+
+def test_a_run_is_decided_once(store: Store) -> None:
+    run = run_to_verdict(store)
+    verdict = store.runs.verdict(run.id)
+    assert verdict is not None
+    with pytest.raises(IllegalTransitionError, match="is promoting, not evaluating"):
+        store.runs.decided(verdict)
+
+
+def test_progress_figures_are_merged(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    store.runs.progress(run.id, {"step": 1, "loss": float("nan")})
+    store.runs.progress(run.id, {"step": 2})
+    assert store.runs.get(run.id).progress == {"step": 2, "loss": None}
+
+
+def test_an_evaluation_that_resumes_keeps_the_answers_that_it_had(store: Store) -> None:
+    run = start_run(store)
+    assert run is not None
+    first = answer(run, passed=True, margin=1.5)
+    store.runs.save_answers([first])
+    store.runs.save_answers([answer(run, text="Rome"), answer(run, guided=False), answer(run, suite="golden")])
+    assert store.runs.answers(run.id) == [answer(run, guided=False), first, answer(run, suite="golden")]
+    assert store.runs.answers_to("a") == [answer(run, guided=False), first]
+    store.runs.save_answers([])
+
+
+def test_lineage_goes_from_a_report_to_the_adapters_trained_on_it(store: Store) -> None:
+    run = run_to_verdict(store)
+    [item] = store.runs.items(run.id)
+    assert [adapter.generation for adapter in store.runs.trained_on(item.report_id)] == [run.generation]
+    assert store.runs.trained_on("nobody") == []
+
+
+def test_only_lessons_that_no_run_has_used_are_new(store: Store) -> None:
+    learn(store, flagged(), flagged())
+    assert store.reports.count_new_lessons() == 2
+    run = run_to_verdict(store)
+    assert store.reports.count_new_lessons() == 2
+    store.runs.failed(run.id, reason="the disk is full")
+    assert store.reports.count_new_lessons() == 3
+    assert len(store.reports.trainable(limit=9)) == 3
+
+
+def test_settled_reports_are_resolved_once_and_told_of_once(store: Store) -> None:
+    ids = learn(store, flagged(), flagged())
+    assert store.reports.settle([*ids, "nobody"], ReportState.RESOLVED, generation=3) == 2
+    assert store.reports.settle(ids, ReportState.RESOLVED, generation=4) == 0
+    assert store.reports.settle(ids[:1], ReportState.RECURRING, generation=4) == 1
+    assert store.reports.get(ids[1]).resolved_generation == 3
+    told = [event.subject for event in store.control.unpublished() if event.type == EventType.REPORT_RESOLVED]
+    assert told == sorted(ids)
+
+
+def test_what_does_not_exist_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFoundError, match="no run 7"):
+        store.runs.get(7)
+    with pytest.raises(NotFoundError, match="no generation 7"):
+        store.adapters.get(7)
+    assert store.runs.verdict(7) is None
+    assert store.runs.active() is None
+    assert store.adapters.previous() is None

@@ -1,0 +1,122 @@
+"""What only a real vLLM can show: exact scores, rows that do not mix, adapters that would poison the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from connectors.chat import EndpointError
+from connectors.vllm import Score, VllmServer
+from tests.fixtures.servers import RealServer
+
+pytestmark = pytest.mark.vllm
+
+BASE = "base"
+MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
+COMPLETION = "The sky is blue because air scatters short waves of light more than long ones."
+BF16_NATS_PER_TOKEN = 0.05
+"""Two implementations in bfloat16 differ by this much at most."""
+
+
+@pytest.fixture
+def client(real_vllm: RealServer, make_client: Callable[..., VllmServer]) -> VllmServer:
+    return make_client(real_vllm.url)
+
+
+@pytest.fixture
+def loaded(
+    request: pytest.FixtureRequest, client: VllmServer, make_adapter: Callable[..., Path]
+) -> Iterator[tuple[str, Path]]:
+    """A loaded adapter: its name and folder."""
+    name, folder = f"aligned-g{910000 + len(request.node.name):09d}", make_adapter(seed=3)
+    client.load(name, folder)
+    yield name, folder
+    assert client.unload(name)
+
+
+def _hf_scores(model: Path, adapter: Path) -> tuple[Score, Score]:
+    """Base and adapted."""
+    case = {"model": str(model), "adapter": str(adapter), "messages": MESSAGES, "completion": COMPLETION}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fixtures.hf_score"],
+        input=json.dumps(case),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    base, adapted = (Score(logprob=found[key], tokens=found["tokens"]) for key in ("base", "adapted"))
+    return base, adapted
+
+
+def test_before_the_first_flip_the_alias_is_unavailable(real_vllm: RealServer) -> None:
+    answer = real_vllm.first_answer
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json()["error"]["message"].startswith("no generation is live")
+
+
+def test_scores_equal_those_of_transformers_and_peft(
+    client: VllmServer, loaded: tuple[str, Path], tiny_model: Path
+) -> None:
+    name, folder = loaded
+    base, adapted = _hf_scores(tiny_model, folder)
+    tolerance = BF16_NATS_PER_TOKEN * base.tokens
+    assert abs(base.logprob - adapted.logprob) > 4 * tolerance, (
+        "the adapter must matter for this test to mean something"
+    )
+    for model, expected in ((BASE, base), (name, adapted)):
+        score = client.score(model, MESSAGES, COMPLETION)
+        assert score.tokens == expected.tokens
+        assert score.logprob == pytest.approx(expected.logprob, abs=tolerance)
+
+
+def test_base_and_adapter_in_one_batch_score_as_they_do_alone(client: VllmServer, loaded: tuple[str, Path]) -> None:
+    models = [BASE, loaded[0]] * 4
+    alone = {model: client.score(model, MESSAGES, COMPLETION) for model in models}
+    with ThreadPoolExecutor(len(models)) as pool:
+        together = list(pool.map(lambda model: client.score(model, MESSAGES, COMPLETION), models))
+    for model, score in zip(models, together, strict=True):
+        assert score.logprob == pytest.approx(alone[model].logprob, abs=BF16_NATS_PER_TOKEN * score.tokens)
+
+
+def test_greedy_base_answers_are_the_same_beside_adapter_answers(client: VllmServer, loaded: tuple[str, Path]) -> None:
+    models = [BASE, loaded[0]] * 3
+    with ThreadPoolExecutor(len(models)) as pool:
+        texts = list(pool.map(lambda model: client.chat(model, MESSAGES, max_tokens=3).text, models))
+    assert texts == [client.chat(model, MESSAGES, max_tokens=3).text for model in models]
+
+
+def test_an_adapter_that_changes_nothing_fails_its_probe(client: VllmServer, make_adapter: Callable[..., Path]) -> None:
+    name = "aligned-g000900001"
+    client.load(name, make_adapter(scale=0.0))
+    probe = client.probe(name)
+    assert (probe.ok, probe.finite, probe.differs_from_base) == (False, True, False)
+    assert client.unload(name)
+
+
+def test_an_adapter_with_a_nan_never_reaches_the_engine(client: VllmServer, make_adapter: Callable[..., Path]) -> None:
+    before = client.score(BASE, MESSAGES, COMPLETION)
+    with pytest.raises(EndpointError, match="NaN or infinity"):
+        client.load("aligned-g000900002", make_adapter(nan=True))
+    assert client.score(BASE, MESSAGES, COMPLETION).logprob == pytest.approx(before.logprob, abs=0.1)
+
+
+def test_an_adapter_of_too_high_a_rank_is_refused_by_the_engine(
+    client: VllmServer, make_adapter: Callable[..., Path]
+) -> None:
+    with pytest.raises(EndpointError, match="rank") as caught:
+        client.load("aligned-g000900003", make_adapter(rank=32))
+    assert not caught.value.transient
+    assert "aligned-g000900003" not in client.state().adapters
+    client.load("aligned-g000900003", make_adapter(rank=8))
+    assert client.unload("aligned-g000900003")

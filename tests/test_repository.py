@@ -1,0 +1,217 @@
+"""Rules about the repository itself."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.samples import Sample
+from pydantic import BaseModel
+
+import daemon
+from daemon import metrics
+from daemon.config import Config, load_config
+from daemon.status import STAGES
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+MODULES = sorted(path for package in ("connectors", "daemon") for path in (ROOT / package).rglob("*.py"))
+MAX_LINES = 400
+OFF = re.compile(r"^(\s*)#\| ?", re.MULTILINE)
+"""Marks the lines of a part that is off by default."""
+
+
+def default_yaml(*, all_on: bool = False) -> str:
+    text = (ROOT / "configs" / "default.yaml").read_text()
+    return OFF.sub(r"\1", text) if all_on else text
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The configuration section in an annotation such as `KafkaConfig | None` or `list[BlackoutWindow]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((section for argument in get_args(annotation) if (section := section_of(argument))), None)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        section = section_of(field.annotation)
+        if section is not None:
+            yield from keys_of(section, f"{prefix}{name}.")
+
+
+def explained_keys(text: str) -> Iterator[tuple[str, bool]]:
+    """Each key of a YAML text in block style, with whether a comment stands above it or beside it."""
+    parents: list[tuple[int, str]] = []
+    above = False
+    for line in text.splitlines():
+        found = re.match(r"^(\s*(?:- )?)([a-z_]+):(.*)$", line)
+        if found is None:
+            above = line.lstrip("- ").startswith("#") or (above and not line.strip())
+            continue
+        indent, name, rest = len(found[1]), found[2], found[3]
+        parents = [(depth, parent) for depth, parent in parents if depth < indent]
+        yield ".".join([parent for _, parent in parents] + [name]), above or " #" in rest
+        parents.append((indent, name))
+        above = False
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_is_valid(path: Path) -> None:
+    assert isinstance(load_config(path), Config)
+
+
+def test_the_defaults_are_the_ones_that_are_written_down() -> None:
+    written = yaml.safe_load(default_yaml())
+    assert Config.model_validate(written) == Config.model_validate({"model": {"path": written["model"]["path"]}})
+
+
+def test_every_key_is_written_down() -> None:
+    written = [key for key, _ in explained_keys(default_yaml(all_on=True))]
+    assert set(written) == set(keys_of(Config))
+
+
+def test_every_key_is_explained() -> None:
+    sections = {key for key in keys_of(Config) if "." not in key}
+    explained = {key for key, is_explained in explained_keys(default_yaml(all_on=True)) if is_explained}
+    assert set(keys_of(Config)) - explained - sections == set()
+
+
+def test_parts_that_are_off_by_default_are_valid_when_they_are_switched_on() -> None:
+    config = Config.model_validate(yaml.safe_load(default_yaml(all_on=True)))
+    assert config.intake.kafka is not None
+    assert config.reflection.endpoint is not None
+    assert config.evaluation.judge is not None
+    [window] = config.schedule.blackout
+    for section in (config.intake.kafka, config.reflection.endpoint, config.evaluation.judge, window):
+        for name, field in type(section).model_fields.items():
+            if not field.is_required():
+                assert getattr(section, name) == field.default, name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_env_keys_name_variables_and_hold_no_secrets(path: Path) -> None:
+    def strings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                yield from strings(item, name)
+        else:
+            yield key, value
+
+    for key, value in strings(yaml.safe_load(path.read_text())):
+        if key.endswith("_env"):
+            assert value is None or re.fullmatch(r"[A-Z][A-Z0-9_]*", value), key
+        else:
+            assert not re.search(r"(^|_)(password|token|secret|api_key)$", key), key
+
+
+def test_the_daemon_that_is_imported_is_ours() -> None:
+    """PyPI's python-daemon ships a top-level package of the same name."""
+    assert Path(daemon.__file__).parent == ROOT / "daemon"
+
+
+def packages_after(statement: str) -> set[str]:
+    """What a fresh process has loaded after the statement."""
+    code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_the_configuration_imports_without_the_heavy_parts() -> None:
+    packages = packages_after("import daemon.config")
+    assert "pydantic" in packages
+    assert not {"torch", "transformers", "peft", "sqlalchemy", "fastapi", "kafka", "vllm", "sklearn"} & packages
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    names = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
+    assert names & set(sys.stdlib_module_names) == set()
+
+
+@pytest.mark.parametrize("package", ["connectors", "daemon"])
+def test_no_file_is_too_long(package: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in MODULES if path.is_relative_to(ROOT / package)}
+    assert {str(path): length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def stages() -> list[tuple[str, str]]:
+    """Module and name of every stage class."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ClassDef) or "step" not in {getattr(item, "name", "") for item in node.body}:
+                continue
+            found += [
+                (".".join(path.relative_to(ROOT).with_suffix("").parts), str(item.value.value))
+                for item in node.body
+                if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "name"
+                if isinstance(item.value, ast.Constant)
+            ]
+    return found
+
+
+def test_every_stage_can_be_paused_by_its_name() -> None:
+    assert {name for _, name in stages()} == set(STAGES)
+
+
+def test_only_the_training_process_loads_torch() -> None:
+    modules = ", ".join(sorted({module for module, _ in stages()} | {"daemon.api"}))
+    assert {"torch", "transformers", "peft", "vllm"} & packages_after(f"import {modules}") == set()
+
+
+def declared_metrics() -> list[tuple[str, MetricWrapperBase]]:
+    return [(name, value) for name, value in vars(metrics).items() if isinstance(value, MetricWrapperBase)]
+
+
+def test_metrics_follow_the_naming_rules() -> None:
+    assert len(declared_metrics()) > 30
+    for constant, metric in declared_metrics():
+        [family] = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert re.fullmatch(r"erratad(_[a-z0-9]+)+", name), constant
+        assert family.documentation.rstrip().endswith("."), f"{name} needs a help sentence"
+        assert family.type == "counter" or not name.endswith(("_total", "_count", "_sum")), name
+        assert not re.search(r"_(ms|milliseconds|minutes|hours|kb|mb|gb|percent)(_|$)", name), f"{name}: base units"
+        assert family.type != "histogram" or name.endswith(("_seconds", "_bytes", "_tokens")), f"{name}: unit"
+
+
+def test_counters_are_declared_under_the_name_that_is_exported() -> None:
+    """prometheus_client adds `_total` itself; the source must show the name that dashboards use."""
+    for node in ast.walk(ast.parse((ROOT / "daemon" / "metrics.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Counter":
+            name = node.args[0]
+            assert isinstance(name, ast.Constant)
+            assert str(name.value).endswith("_total"), name.value
+
+
+def test_metrics_are_registered_once() -> None:
+    samples: list[Sample] = [sample for family in REGISTRY.collect() for sample in family.samples]
+    keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in samples]
+    assert len(keys) == len(set(keys))
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    return [path for name in listed.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    home = re.compile(rb"/(?:home|Users)/[A-Za-z0-9_.-]+/|/[r]oot/")
+    found = [str(path.relative_to(ROOT)) for path in tracked_files() if home.search(path.read_bytes())]
+    assert found == []

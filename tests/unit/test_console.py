@@ -1,0 +1,168 @@
+"""The console's pages: well-formed, accessible, self-contained, and safe to show texts from outside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+
+import pytest
+from fastapi.testclient import TestClient
+
+from daemon.api import create_app
+from daemon.config import Config
+from daemon.health import Health
+from daemon.ingest import FeedbackDoor
+from daemon.stage import Pulse
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned
+from tests.fixtures.stores import add, run_to_verdict
+
+VOID = {"meta", "link", "br"}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """Reads a page and fails on a tag that is closed wrongly."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.title = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] == "title":
+            self.title += data
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+@pytest.fixture
+def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[TestClient]:
+    config = make_config()
+    app = create_app(
+        store=sqlite_store,
+        door=FeedbackDoor(reports=sqlite_store.reports, config=config.intake),
+        config=config,
+        health=Health(pulse=Pulse(), store=sqlite_store, fleet=_NoServers(), base_name="base", max_stall_s=120),
+    )
+    with TestClient(app, base_url="http://127.0.0.1:8077") as client:
+        yield client
+
+
+class _NoServers:
+    servers = ()
+
+
+def pages(learned: Learned) -> list[str]:
+    return ["/", f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0", "/adapters/99"]
+
+
+def test_every_page_is_well_formed_and_accessible(learned: Learned, client: TestClient) -> None:
+    learned.store.control.beat("ingest", owner="here", sentence="waits")
+    for path in pages(learned):
+        page = Page(client.get(path).text)
+        assert page.all("html")[0]["lang"] == "en"
+        assert page.title.endswith("erratad")
+        assert len(page.all("h1")) == len(page.all("main")) == len(page.all("nav")) == 1
+        assert all(cell.get("scope") in {"row", "col"} for cell in page.all("th"))
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for region in page.all("div"):
+            if region.get("role") == "region":
+                assert region["aria-labelledby"] in ids
+                assert region["tabindex"] == "0"
+        levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3", "h4"}]
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), (path, levels)
+
+
+def test_no_page_loads_anything_from_elsewhere(learned: Learned, client: TestClient) -> None:
+    for path in pages(learned):
+        answer = client.get(path)
+        page = Page(answer.text)
+        assert page.all("script", "img", "iframe", "form", "style") == []
+        assert not any("style" in attributes for _, attributes in page.tags)
+        for link in page.all("a", "link"):
+            assert (link["href"] or "").startswith(("/", "#", "data:,")), link
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_every_link_leads_somewhere(learned: Learned, client: TestClient) -> None:
+    for path in pages(learned)[:3]:
+        for link in Page(client.get(path).text).all("a", "link"):
+            href = link["href"] or ""
+            if href.startswith("/") and href != "/readyz":
+                assert client.get(href).status_code == 200, (path, href)
+
+
+def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_store: Store) -> None:
+    message = flagged(
+        id="a/hostile:report@x",
+        response=HOSTILE,
+        reason=HOSTILE,
+        correction=HOSTILE,
+        messages=[{"role": "user", "content": HOSTILE}],
+        checks={"must_contain": [HOSTILE]},
+    )
+    add(sqlite_store, message)
+    overview = Page(client.get("/").text)
+    link = next(link["href"] or "" for link in overview.all("a") if "hostile" in (link["href"] or ""))
+    report = Page(client.get(link).text)
+    assert overview.all("script", "img") == report.all("script", "img") == []
+    assert report.text.count(HOSTILE) == 5
+
+
+def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: TestClient) -> None:
+    silent = Page(client.get("/").text)
+    assert "No daemon seems to run" in silent.text
+    learned.store.control.beat("ingest", owner="machine-1", sentence="waits for messages")
+    running = Page(client.get("/").text)
+    assert "The daemon runs (machine-1" in running.text
+    assert "waits for messages" in running.text
+    assert "Live: aligned-g000001" in running.text
+    assert learned.report_id in running.text
+
+
+def test_a_report_page_shows_answers_before_and_after(learned: Learned, client: TestClient) -> None:
+    text = Page(client.get(f"/reports/{learned.report_id}").text).text
+    assert text.index("Town 9, <b>surely</b>.") < text.index("The capital is right.")
+    assert "aligned-g000000: fails" in " ".join(text.split())
+    assert "aligned-g000001: passes" in " ".join(text.split())
+
+
+def test_a_rejected_generation_says_why(client: TestClient, sqlite_store: Store) -> None:
+    run = run_to_verdict(sqlite_store, accepted=False)
+    text = Page(client.get(f"/adapters/{run.generation}").text).text
+    assert "rejected" in text
+    assert "a reason" in text
+    assert "live generation" in text
+
+
+def test_a_run_leads_to_its_generation(learned: Learned, client: TestClient) -> None:
+    answer = client.get(f"/runs/{learned.run_id}")
+    assert answer.url.path == "/adapters/1"
+    assert answer.status_code == 200
+
+
+def test_a_page_that_is_not_there_is_a_page(client: TestClient) -> None:
+    for path in ("/adapters/99", "/reports/nobody", "/runs/99"):
+        answer = client.get(path)
+        assert answer.status_code == 404, path
+        assert Page(answer.text).all("h1"), path
