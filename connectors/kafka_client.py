@@ -1,8 +1,8 @@
 """Reaching a Kafka cluster: how, whether it answers, and why not.
 
-kafka-python is pinned to 3.0.12. A constructor of it that reaches no broker leaves its I/O thread running, and its option
-not to create topics has no effect: `open_client` sees to both. Wrong credentials or certificates are told in its log
-only, which `explain` repeats.
+kafka-python is pinned to 3.0.12. A constructor of it that reaches no broker leaves its I/O thread running, and its
+option not to create topics has no effect: `open_client` sees to both. Wrong credentials or certificates are told in
+its log only, which `explain` repeats.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from connectors import kafka_fixes
 
 BOOTSTRAP_TIMEOUT_S = 5.0
 RECONNECT_MAX_S = 2.0
+MAX_ERROR_CHARS = 300
 WARNING_MEMORY_S = 60.0
 """A warning of the network layer explains problems for this long."""
 
@@ -141,7 +142,8 @@ def open_client(client: Callable[..., Any], options: KafkaOptions, **settings: A
 
 
 def say(exc: BaseException) -> str:
-    return str(exc) or type(exc).__name__
+    """The error in words; kafka-python puts whole requests into some of its texts."""
+    return str(exc)[:MAX_ERROR_CHARS] or type(exc).__name__
 
 
 def require_topics(partitions_of: Callable[[str], Any], topics: Sequence[str], address: str) -> None:

@@ -84,14 +84,12 @@ class VllmServer(ChatEndpoint):
             raise self._unexpected(response, exc) from exc
 
     def ready(self) -> bool:
-        """Whether the server answers its health check and has the plugin; False while it starts or is unreachable."""
+        """Whether the server is healthy and takes admin calls; `state` says why when it does not."""
         try:
             self._send("GET", "/health", timeout=READY_TIMEOUT_S)
             self._send("GET", "/erratad/v1/state", headers=self._admin_headers, timeout=READY_TIMEOUT_S)
-        except EndpointError as exc:
-            if exc.transient:
-                return False
-            raise
+        except EndpointError:
+            return False
         return True
 
     def state(self) -> ServerState:

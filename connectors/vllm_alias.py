@@ -118,7 +118,7 @@ class AliasTable:
         generation = self.settings.generation(name)
         if generation is None:
             return None
-        if not self.serves(name) or (name in self._draining and not guided):
+        if not self.serves(name) or name in self._draining:
             raise Refusal(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{name}` does not exist.")
         served = self.settings.base_name if generation == 0 else name
         return Route(name=name, generation=generation, served=served, guided=guided)
@@ -206,6 +206,7 @@ class AliasMiddleware:
         if body is None or route is None:
             await self._app(scope, _Replay(raw, receive), send)
             return
+        # Nothing awaits between `resolve` and `enter`: an unload cannot come between them.
         await self._forward(route, _rewritten(path, body, route, self._table.settings.guidance), scope, receive, send)
 
     def _ours(self, raw: bytes) -> dict[str, Any] | None:

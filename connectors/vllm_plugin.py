@@ -10,7 +10,8 @@ Environment (the plugin stops the server's start, naming the variable, when one 
     ERRATAD_GUIDANCE="Answer correctly ..." # may be empty
     ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
-    on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1
+    on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
+    VLLM_ENABLE_V1_MULTIPROCESSING=0        # no worker process of its own: starts sooner, needs less memory
 
 Command line:
 

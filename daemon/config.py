@@ -178,7 +178,8 @@ class GatePolicy(Section):
     max_p_value: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Exact McNemar, one-sided, over flagged and held-out items."""
     min_margin_gain: float = 0.0
-    """Least rise of the mean log-likelihood margin (good over bad answer), nats per token; used where no item has checks."""
+    """Least rise of the mean log-likelihood margin (good over bad answer), nats per token; decides where fewer than
+    `min_items` items have checks (or a judge's verdict)."""
     max_negative_flip_rate: Fraction = 0.05
     max_retention_drop: Fraction = 0.07
     """STABLE (arXiv 2510.16089) bounds the exact-match drop by 0.07 ..."""

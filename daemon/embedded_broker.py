@@ -34,7 +34,7 @@ class EmbeddedBroker:
         Raises:
             ErratadError: when it is not installed or does not come up.
         """
-        port = port or _free_port()
+        port = _free_port(port)
         address = f"tcp://127.0.0.1:{port}"
         process = subprocess.Popen(
             [
@@ -111,7 +111,12 @@ def _topics(kafka: KafkaConfig | None) -> dict[str, int]:
     return {names.topic: PARTITIONS, names.dead_letter_topic: 1, names.events_topic: 1}
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # a port whose last owner was killed is free, though its connections linger
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as exc:
+            raise ErratadError(f"port {wanted} is taken: give the embedded broker another one") from exc
         return int(probe.getsockname()[1])

@@ -149,6 +149,7 @@ class FinetuneStage:
 
     def _attempt(self, run: Run, job: TrainingJob, stop: threading.Event) -> Step:
         """One child, from start to end. A refusal is final; any other early end is a failure, and is retried."""
+        job.adapters_dir.mkdir(parents=True, exist_ok=True)  # fails now, not after hours
         (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
         child = training_process.start(job, launcher=self._config.launcher)
         log.info("training starts", run=run.id, adapter=job.name, pid=child.pid)

@@ -200,7 +200,8 @@ def _drift(comparison: Comparison, policy: GatePolicy) -> Finding:
     if rise is None:
         return Finding(criterion=Criterion.DRIFT, holds=True, sentence="drift was not measured: the run has no pairs")
     sentence = (
-        f"ordinary answers cost {rise:+.3f} bits per token more, at most {policy.max_bits_per_token_rise:.3f} allowed"
+        f"the cost of ordinary answers changes by {rise:+.3f} bits per token, "
+        f"a rise of at most {policy.max_bits_per_token_rise:.3f} is allowed"
     )
     holds = _at_least(policy.max_bits_per_token_rise, rise)
     return Finding(criterion=Criterion.DRIFT, holds=holds, sentence=sentence)
@@ -211,8 +212,8 @@ def _unguided(comparison: Comparison, policy: GatePolicy) -> Finding:
     golden = comparison.tally(Suite.GOLDEN, guided=False)
     sentence = (
         f"without guidance: passes {fixes.candidate} of {fixes.items} flagged and held-out items, live {fixes.live} "
-        f"(at most {_percent(policy.max_holdout_drop)} drop allowed); {golden.candidate} of {golden.items} ordinary "
-        f"tasks, live {golden.live} (at most {_percent(policy.max_retention_drop)})"
+        f"(a fall of at most {_fall(policy.max_holdout_drop)} is allowed); {golden.candidate} of {golden.items} "
+        f"ordinary tasks, live {golden.live} (at most {_fall(policy.max_retention_drop)})"
     )
     holds = _at_least(policy.max_holdout_drop, -fixes.gain) and _at_least(policy.max_retention_drop, -golden.gain)
     return Finding(criterion=Criterion.UNGUIDED, holds=holds, sentence=sentence)
@@ -223,7 +224,7 @@ def _kept(criterion: Criterion, what: str, counts: Tally, max_drop: float) -> Fi
         return Finding(criterion=criterion, holds=True, sentence=f"no {what} with checks were measured")
     sentence = (
         f"passes {counts.candidate} of {counts.items} {what}, live {counts.live}: {_points(counts.gain)}, "
-        f"at most {_percent(max_drop)} drop allowed"
+        f"a fall of at most {_fall(max_drop)} is allowed"
     )
     return Finding(criterion=criterion, holds=_at_least(max_drop, -counts.gain), sentence=sentence)
 
@@ -314,6 +315,10 @@ def _at_least(value: float, bound: float) -> bool:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _fall(share: float) -> str:
+    return f"{100 * share:.3g} points"
 
 
 def _points(gain: float) -> str:

@@ -226,16 +226,32 @@ def _json_row(line: bytes) -> Mapping[str, Any] | RowError:
     return row if isinstance(row, dict) else RowError("row", "must be a JSON object")
 
 
+class _Lines:
+    """Lines as text, counted: the csv module does not count the line that it fails on.
+
+    A byte that is not UTF-8 becomes a lone surrogate, which the message's schema refuses with the field's name.
+    """
+
+    def __init__(self, file: Iterator[bytes]) -> None:
+        self._file = file
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self.number += 1
+            yield line.decode("utf-8-sig", "surrogateescape")
+
+
 def _csv_rows(file: Iterator[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
     csv.field_size_limit(MAX_FIELD_BYTES)
-    # a byte that is not UTF-8 becomes a lone surrogate, which the message's schema refuses with the field's name
-    reader = csv.DictReader(line.decode("utf-8-sig", "surrogateescape") for line in file)
+    lines = _Lines(file)
+    reader = csv.DictReader(lines)
     while True:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as exc:
-            yield reader.line_num, RowError("row", f"is not CSV: {exc}")
+            yield lines.number, RowError("row", f"is not CSV: {exc}")
             continue
-        yield reader.line_num, row
+        yield lines.number, row

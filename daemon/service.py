@@ -7,6 +7,7 @@ imports this module or knows the others.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -27,7 +29,7 @@ from daemon.analyst import analyst_of
 from daemon.api import create_app
 from daemon.config import Config
 from daemon.dataset import DatasetStage
-from daemon.errors import StoreUnavailableError
+from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.evaluation import EvaluationStage
 from daemon.events import Events
 from daemon.finetune import FinetuneStage
@@ -53,9 +55,8 @@ def serve(config: Config) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code: 0 after an orderly stop, not 0 when a part failed."""
     log.configure(config.log)
     metrics.BUILD.info({"version": __version__})
-    config.data_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
-    with _signals(stop):
+    with _sole_owner(config.data_dir), _signals(stop):
         store = _open_store(config, stop)
         if store is None:
             return 0 if stop.is_set() else EXIT_UNREACHABLE
@@ -69,7 +70,10 @@ def _run(config: Config, store: Store, stop: threading.Event) -> int:
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     pulse = Pulse()
     fleet, server = open_serving(config)
-    leader = Leader(store.control, owner)
+    # `_sole_owner` makes this name this process's own, and a restarted daemon leads again at once under it
+    leader = Leader(
+        store.control, str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{socket.gethostname()}{config.data_dir.absolute()}"))
+    )
     with ExitStack() as closing:
         # closed in reverse, after every thread has ended: intake leaves its group first, the vLLM server goes last
         if server is not None:
@@ -203,6 +207,27 @@ def _open_store(config: Config, stop: threading.Event) -> Store | None:
                 return None
             stop.wait(STORE_RETRY_S)
     return None
+
+
+@contextmanager
+def _sole_owner(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process.
+
+    Raises:
+        ConfigError: when another daemon holds it, or it cannot be written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with (data_dir / "erratad.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise ConfigError(
+                    f"data_dir: another erratad runs on {data_dir}; stop it, or give this one a directory of its own"
+                ) from exc
+            yield
+    except PermissionError as exc:
+        raise ConfigError(f"data_dir: {data_dir} cannot be written: {exc.strerror}") from exc
 
 
 @contextmanager

@@ -8,7 +8,9 @@ pytest_plugins: list[str] = [
     "tests.fixtures.broker",
     "tests.fixtures.models",
     "tests.fixtures.servers",
+    "tests.fixtures.daemons",
     "tests.fixtures.reflection",
     "tests.fixtures.learned",
     "tests.fixtures.serving",
+    "tests.fixtures.measured",
 ]

@@ -1,7 +1,7 @@
 """A stand-in for the vLLM child process: `python vllm_child.py <the real command line>`.
 
-It listens where the command line says, holds an "engine" process in its session as vLLM does, and misbehaves on demand:
-files in the folder that FAKE_CONTROL names switch faults on (`unready`, `unhealthy`, `empty`, `broken`) while it runs.
+It listens where the command line says, holds an "engine" process in its session as vLLM does, and misbehaves while it runs:
+files in the folder that FAKE_CONTROL names switch faults on (`unready`, `unhealthy`, `empty`, `broken`, `late`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def main() -> None:
     port = int(sys.argv[sys.argv.index("--port") + 1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print("INFO Starting to load model", flush=True)
+    while _on("late"):
+        time.sleep(0.05)
     try:
         Server(("127.0.0.1", port), Handler).serve_forever()
     finally:

@@ -307,8 +307,10 @@ def test_a_health_check_that_keeps_failing_restarts_the_server(desk: Desk, monke
 
 
 def test_an_address_that_something_else_uses_is_told(desk: Desk, fake_vllm: FakeVllm) -> None:
+    desk.switch("late")
     stage = desk.stage(port=int(fake_vllm.url.rpartition(":")[2]))
     _until_says(stage, "something else answers at its address")
+    desk.switch("late", on=False)
     _until_says(stage, "Address already in use")
 
 

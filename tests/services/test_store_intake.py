@@ -106,7 +106,7 @@ def test_ten_thousand_messages_go_in_within_seconds(store: Store) -> None:
     started = time.monotonic()
     for start in range(0, len(messages), 500):
         assert set(add(store, *messages[start : start + 500])) == {Added.STORED}
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert store.reports.counts()[ReportState.QUEUED] == 10_000
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, and_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import (
-    ADAPTER_TRANSITIONS,
-    INITIAL_STATES,
-    REPORT_TRANSITIONS,
-    RUN_TRANSITIONS,
     AdapterState,
     Answer,
     ReportState,
@@ -26,23 +21,15 @@ from daemon.records import (
     RunState,
     Split,
     Trigger,
-    utcnow,
 )
-from daemon.store import Store, schema
-from daemon.store.engine import transaction
+from daemon.store import Store
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run, url_of
+from tests.fixtures.stores import force, learn, promote, run_to_verdict, start_run, url_of
 
 
 def answer(run: Run, **changes: Any) -> Answer:
     values = {"suite": "flagged", "item_id": "a", "arm": "aligned-g000001", "guided": True, "text": "Paris", **changes}
     return Answer(run_id=run.id, **values)
-
-
-def force(store: Store, statement: str, **values: Any) -> None:
-    """Change the database behind the store's back."""
-    with transaction(store.engine) as connection:
-        connection.execute(text(statement), values)
 
 
 def test_a_run_owns_a_new_generation_that_follows_the_live_one(store: Store) -> None:
@@ -145,177 +132,6 @@ def test_a_report_that_a_run_used_cannot_change_its_cluster(store: Store) -> Non
     cluster = store.reports.new_cluster(report_id=other, category="format", leader_text="X", split=Split.HOLDOUT)
     with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
         force(store, "UPDATE reports SET cluster_id = :c WHERE id = :id", c=cluster.id, id=item.report_id)
-
-
-def test_an_accepted_run_is_promoted_in_one_step(store: Store) -> None:
-    run = run_to_verdict(store)
-    assert run.state == RunState.PROMOTING
-    store.adapters.promote(run.generation, expected_live=0, actor="gate", reason="better")
-    assert store.adapters.live().generation == run.generation
-    assert store.adapters.get(0).state == AdapterState.RETIRED
-    assert store.runs.get(run.id).state == RunState.PROMOTED
-    assert EventType.ADAPTER_PROMOTED in [event.type for event in store.control.unpublished()]
-    assert store.control.audit()[0].action == "promoted"
-
-
-def test_a_rejected_run_ends_with_its_adapter_and_its_reasons(store: Store) -> None:
-    run = run_to_verdict(store, accepted=False)
-    assert (run.state, run.reason) == (RunState.REJECTED, "a reason")
-    assert run.finished_at is not None
-    adapter = store.adapters.get(run.generation)
-    assert (adapter.state, adapter.reason) == (AdapterState.REJECTED, "a reason")
-    verdict = store.runs.verdict(run.id)
-    assert verdict is not None
-    assert (verdict.accepted, verdict.figures) == (False, {"live_generation": 0})
-    with pytest.raises(IllegalTransitionError):
-        store.adapters.promote(run.generation, expected_live=0, actor="op", reason="I like it")
-    assert store.adapters.live().generation == 0
-
-
-def test_nothing_goes_live_without_an_accepting_verdict(store: Store) -> None:
-    run = start_run(store)
-    assert run is not None
-    store.runs.prepared(run.id, [])
-    store.runs.trained(run.id, path=Path("/a"), sha256="0" * 64)
-    with pytest.raises(IllegalTransitionError, match="no accepting verdict"):
-        store.adapters.promote(run.generation, expected_live=0, actor="op", reason="hurry")
-    force(store, "UPDATE adapters SET state = 'retired' WHERE generation = 0")
-    with pytest.raises(IntegrityError, match="ck_adapters_evidence"):
-        force(store, "UPDATE adapters SET state = 'live' WHERE generation = 1")
-    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
-        force(
-            store,
-            "UPDATE adapters SET state = 'live', evidence_run_id = run_id, evidence_accepted = TRUE"
-            " WHERE generation = 1",
-        )
-
-
-def test_a_rejecting_verdict_cannot_serve_as_evidence(store: Store) -> None:
-    run = run_to_verdict(store)
-    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
-        force(store, "UPDATE verdicts SET accepted = FALSE WHERE run_id = :id", id=run.id)
-
-
-def test_one_adapter_is_live_and_the_database_holds_to_it(store: Store) -> None:
-    run = run_to_verdict(store)
-    with pytest.raises(IntegrityError, match=r"uq_adapters_one_live|adapters\.state"):
-        force(store, "UPDATE adapters SET state = 'live' WHERE generation = :g", g=run.generation)
-
-
-def test_a_promotion_that_expects_another_live_generation_is_refused(store: Store) -> None:
-    promote(store)
-    run = run_to_verdict(store)
-    with pytest.raises(IllegalTransitionError, match="generation 1 is live, not 0"):
-        store.adapters.promote(run.generation, expected_live=0, actor="gate", reason="stale")
-    store.runs.rejected(run.id, reason="stale")
-    assert store.adapters.live().generation == 1
-
-
-def test_daemons_that_promote_at_once_leave_one_live_and_a_clear_error(
-    store: Store, open_stores: Callable[[str], Store]
-) -> None:
-    run = run_to_verdict(store)
-    barrier = threading.Barrier(3)
-    failures: list[Exception] = []
-
-    def go(own: Store) -> None:
-        barrier.wait()
-        try:
-            own.adapters.promote(run.generation, expected_live=0, actor="gate", reason="better")
-        except Exception as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=go, args=(open_stores(url_of(store)),)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [type(failure) for failure in failures] == [IllegalTransitionError] * 2
-    assert store.adapters.live().generation == run.generation
-
-
-def test_a_rolled_back_generation_never_comes_back(store: Store) -> None:
-    promote(store)
-    promote(store)
-    assert store.adapters.previous() == store.adapters.get(1)
-    store.adapters.roll_back(1, expected_live=2, actor="op", reason="worse")
-    assert (store.adapters.live().generation, store.adapters.get(2).state) == (1, AdapterState.ROLLED_BACK)
-    with pytest.raises(IllegalTransitionError):
-        store.adapters.roll_back(2, expected_live=1, actor="op", reason="again")
-    store.adapters.roll_back(0, expected_live=1, actor="op", reason="base")
-    assert store.adapters.live().generation == 0
-
-
-MACHINES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
-    "reports": REPORT_TRANSITIONS,
-    "adapters": ADAPTER_TRANSITIONS,
-    "runs": RUN_TRANSITIONS,
-}
-
-
-@pytest.fixture
-def one_row_each(store: Store) -> Store:
-    """One report, run and adapter that meet every other constraint in whatever state they are put."""
-    run = start_run(store)
-    assert run is not None
-    message = flagged()
-    add(store, message)
-    with transaction(store.engine) as connection:
-        connection.execute(update(schema.reports).values(lease_until=utcnow(), duplicate_of=message.id))
-        connection.execute(schema.adapters.delete().where(schema.adapters.c.generation == run.generation))
-    return store
-
-
-def put_into(connection: Connection, machine: str, state: str) -> None:
-    """Bring the row into any state: by making that change legal for a moment."""
-    table, legal = schema.metadata.tables[machine], schema.transitions
-    current = connection.execute(select(table.c.state)).scalar_one()
-    pair = {"machine": machine, "old": current, "new": state}
-    is_pair = and_(*(legal.c[key] == value for key, value in pair.items()))
-    if connection.execute(select(legal).where(is_pair)).first() is None:
-        connection.execute(legal.insert().values(pair))
-        connection.execute(update(table).values(state=state))
-        connection.execute(legal.delete().where(is_pair))
-    else:
-        connection.execute(update(table).values(state=state))
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_the_database_refuses_exactly_the_illegal_changes_of_state(one_row_each: Store, machine: str) -> None:
-    table = schema.metadata.tables[machine]
-    for old, legal in MACHINES[machine].items():
-        for new in MACHINES[machine]:
-            with one_row_each.engine.connect() as connection:
-                put_into(connection, machine, old)
-                if new in legal or new == old:
-                    connection.execute(update(table).values(state=new))
-                else:
-                    message = f"illegal transition: {machine} cannot go from {old} to {new}"
-                    with pytest.raises(IntegrityError, match=message):
-                        connection.execute(update(table).values(state=new))
-                connection.rollback()
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_the_database_refuses_new_rows_that_are_half_way_through(one_row_each: Store, machine: str) -> None:
-    table = schema.metadata.tables[machine]
-    with one_row_each.engine.connect() as connection:
-        row = dict(connection.execute(select(table)).one()._mapping)
-    key = next(iter(table.primary_key.columns)).name
-    row[key] = "another" if isinstance(row[key], str) else 99
-    for state in MACHINES[machine].keys() - INITIAL_STATES[machine]:
-        with (
-            pytest.raises(IllegalTransitionError, match=f"a new row of {machine} cannot be {state}"),
-            transaction(one_row_each.engine) as connection,
-        ):
-            connection.execute(table.insert().values({**row, "state": state}))
-
-
-def test_a_change_of_state_that_the_database_refuses_is_an_illegal_transition(store: Store) -> None:
-    [report_id] = learn(store, flagged())
-    with pytest.raises(IllegalTransitionError, match="reports cannot go from lesson to queued"):
-        force(store, "UPDATE reports SET state = 'queued'")
-    assert store.reports.get(report_id).state == ReportState.LESSON
 
 
 def test_a_run_that_has_ended_cannot_fail_any_more(store: Store) -> None:

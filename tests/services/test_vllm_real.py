@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import Score, VllmServer
-from tests.fixtures.servers import RealServer
+from tests.fixtures.servers import MAX_LORAS, RealServer
 
 pytestmark = pytest.mark.vllm
 
@@ -23,6 +24,7 @@ MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sent
 COMPLETION = "The sky is blue because air scatters short waves of light more than long ones."
 BF16_NATS_PER_TOKEN = 0.05
 """Two implementations in bfloat16 differ by this much at most."""
+_generations = itertools.count(910_001)
 
 
 @pytest.fixture
@@ -31,14 +33,14 @@ def client(real_vllm: RealServer, make_client: Callable[..., VllmServer]) -> Vll
 
 
 @pytest.fixture
-def loaded(
-    request: pytest.FixtureRequest, client: VllmServer, make_adapter: Callable[..., Path]
-) -> Iterator[tuple[str, Path]]:
-    """A loaded adapter: its name and folder."""
-    name, folder = f"aligned-g{910000 + len(request.node.name):09d}", make_adapter(seed=3)
-    client.load(name, folder)
-    yield name, folder
-    assert client.unload(name)
+def adapters(client: VllmServer, make_adapter: Callable[..., Path]) -> Iterator[dict[str, Path]]:
+    """An adapter in every slot of the engine, by name: what stock gets wrong shows with a full last slot only."""
+    folders = {f"aligned-g{next(_generations)}": make_adapter(seed=seed) for seed in range(MAX_LORAS)}
+    for name, folder in folders.items():
+        client.load(name, folder)
+    yield folders
+    for name in folders:
+        assert client.unload(name)
 
 
 def _hf_scores(model: Path, adapter: Path) -> tuple[Score, Score]:
@@ -66,9 +68,9 @@ def test_before_the_first_flip_the_alias_is_unavailable(real_vllm: RealServer) -
 
 
 def test_scores_equal_those_of_transformers_and_peft(
-    client: VllmServer, loaded: tuple[str, Path], tiny_model: Path
+    client: VllmServer, adapters: dict[str, Path], tiny_model: Path
 ) -> None:
-    name, folder = loaded
+    name, folder = next(iter(adapters.items()))
     base, adapted = _hf_scores(tiny_model, folder)
     tolerance = BF16_NATS_PER_TOKEN * base.tokens
     assert abs(base.logprob - adapted.logprob) > 4 * tolerance, (
@@ -80,8 +82,8 @@ def test_scores_equal_those_of_transformers_and_peft(
         assert score.logprob == pytest.approx(expected.logprob, abs=tolerance)
 
 
-def test_base_and_adapter_in_one_batch_score_as_they_do_alone(client: VllmServer, loaded: tuple[str, Path]) -> None:
-    models = [BASE, loaded[0]] * 4
+def test_base_and_adapters_in_one_batch_score_as_they_do_alone(client: VllmServer, adapters: dict[str, Path]) -> None:
+    models = [BASE, *adapters, BASE]
     alone = {model: client.score(model, MESSAGES, COMPLETION) for model in models}
     with ThreadPoolExecutor(len(models)) as pool:
         together = list(pool.map(lambda model: client.score(model, MESSAGES, COMPLETION), models))
@@ -89,8 +91,8 @@ def test_base_and_adapter_in_one_batch_score_as_they_do_alone(client: VllmServer
         assert score.logprob == pytest.approx(alone[model].logprob, abs=BF16_NATS_PER_TOKEN * score.tokens)
 
 
-def test_greedy_base_answers_are_the_same_beside_adapter_answers(client: VllmServer, loaded: tuple[str, Path]) -> None:
-    models = [BASE, loaded[0]] * 3
+def test_greedy_base_answers_are_the_same_beside_adapter_answers(client: VllmServer, adapters: dict[str, Path]) -> None:
+    models = [BASE, *adapters, BASE]
     with ThreadPoolExecutor(len(models)) as pool:
         texts = list(pool.map(lambda model: client.chat(model, MESSAGES, max_tokens=3).text, models))
     assert texts == [client.chat(model, MESSAGES, max_tokens=3).text for model in models]

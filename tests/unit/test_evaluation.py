@@ -4,109 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import HTTPException
 from prometheus_client import REGISTRY
 
-from connectors.chat import ChatEndpoint, EndpointError
-from connectors.vllm import VllmServer
+from connectors.chat import EndpointError, Reply
+from connectors.vllm import Score, VllmServer
 from daemon import evaluation
-from daemon.config import EvaluationConfig, GatePolicy, ServingConfig
-from daemon.errors import AdapterInvalidError
-from daemon.evaluation import EvaluationStage
-from daemon.judge import Judge, parse_verdict
 from daemon.records import Adapter, AdapterState, Answer, Run, RunState
-from daemon.serving import Fleet
 from daemon.stage import Step
-from daemon.store import Store
-from daemon.suites import golden_items
-from tests.fakes.vllm import FakeVllm
-from tests.fixtures.config import flagged
-from tests.fixtures.measured import DRIFT, open_run, trained, use
-from tests.fixtures.stores import learn, promote
-
-BASE, CANDIDATE = "aligned-g000000", "aligned-g000001"
-GUIDANCE = "Answer well."
-CHECKS = {"must_contain": ["right"]}
-GOLDEN = [{"id": f"golden-{number}", "prompt": f"Task {number}", "answer": "done"} for number in range(4)]
-
-
-class Scene:
-    """A run with 8 flagged and 2 held-out reports, 4 golden items and a drift pair, over one fake server.
-
-    The base model answers reports wrong, the candidate right; both do the golden tasks.
-    """
-
-    def __init__(self, store: Store, fake: FakeVllm, client: VllmServer, folder: Path) -> None:
-        self.store = store
-        self.fake = fake
-        self.folder = folder
-        self.broken_folder = False
-        self.fleet = Fleet([client], verify=self._verify)
-        self.beats = 0
-        self.stages: list[EvaluationStage] = []
-        self.stop = threading.Event()
-        self.config: dict[str, Any] = {"golden": folder / "golden.jsonl"}
-        (folder / "golden.jsonl").write_text("".join(json.dumps(line) + "\n" for line in GOLDEN))
-        fake.answer = answers
-        fake.logprob = lambda model, _token: -0.4 if model == CANDIDATE else -0.5
-
-    def run(self, **report: Any) -> Run:
-        """A run in state `evaluating`; `report` are fields of its flagged responses."""
-        run = open_run(self.store, self.folder)
-        fields = {"checks": CHECKS, "correction": "right", **report}
-        ids = learn(self.store, *(flagged(**fields) for _ in range(10)))
-        use(self.store, run, train=ids[:8], holdout=ids[8:])
-        return trained(self.store, run, self.folder)
-
-    def stage(self) -> EvaluationStage:
-        """A stage as in a fresh process."""
-        stage = EvaluationStage(
-            store=self.store,
-            fleet=self.fleet,
-            evaluation=EvaluationConfig.model_validate(self.config),
-            policy=GatePolicy(),
-            serving=ServingConfig(guidance=GUIDANCE),
-            beat=self._beat,
-        )
-        self.stages.append(stage)
-        return stage
-
-    def step(self) -> Step:
-        return self.stage().step(self.stop)
-
-    def kept(self, run: Run) -> dict[tuple[str, str, bool], list[Answer]]:
-        found: dict[tuple[str, str, bool], list[Answer]] = {}
-        for answer in self.store.runs.answers(run.id):
-            found.setdefault((answer.suite, answer.arm, answer.guided), []).append(answer)
-        return found
-
-    def _beat(self) -> None:
-        self.beats += 1
-
-    def _verify(self, adapter: Adapter) -> None:
-        if self.broken_folder:
-            raise AdapterInvalidError(f"{adapter.path} is broken")
-
-
-def answers(model: str, messages: list[dict[str, Any]]) -> str:
-    if messages[-1]["content"].startswith("Task"):
-        return f"done by {model}"
-    return "right" if model == CANDIDATE else "wrong"
-
-
-@pytest.fixture
-def scene(
-    sqlite_store: Store, fake_vllm: FakeVllm, make_client: Callable[..., VllmServer], tmp_path: Path
-) -> Iterator[Scene]:
-    scene = Scene(sqlite_store, fake_vllm, make_client(fake_vllm.url), tmp_path)
-    yield scene
-    for stage in scene.stages:
-        stage.close()
+from tests.fixtures.measured import BASE, CANDIDATE, DRIFT, GUIDANCE, Scene, answers, open_run
+from tests.fixtures.stores import promote
 
 
 def test_without_a_run_to_evaluate_nothing_happens(scene: Scene) -> None:
@@ -163,7 +75,7 @@ def test_margins_are_measured_as_served_and_drift_in_bits(scene: Scene) -> None:
     run = scene.run(correction="rrrr", response="wwww")
     scene.step()
     kept = scene.kept(run)
-    assert {answer.margin for answer in kept["flagged", CANDIDATE, True]} == {pytest.approx(0.4)}
+    assert [answer.margin for answer in kept["flagged", CANDIDATE, True]] == pytest.approx([0.4] * 8)
     assert {answer.margin for answer in kept["flagged", BASE, True]} == {0.0}
     assert {answer.margin for answer in kept["flagged", CANDIDATE, False]} == {None}
     [drift] = kept["drift", BASE, False]
@@ -183,8 +95,11 @@ def test_a_candidate_that_answers_as_before_is_rejected_as_a_failed_training(sce
     assert scene.store.adapters.live().name == BASE
 
 
-def test_a_likelihood_that_is_not_finite_is_rejected(scene: Scene) -> None:
-    scene.fake.logprob = lambda model, _token: -1e308 if model == CANDIDATE else -0.5
+def test_a_likelihood_that_is_not_a_number_is_rejected(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(_server: VllmServer, model: str, *_arguments: object) -> Score:
+        return Score(logprob=math.nan if model == CANDIDATE else -1.0, tokens=2)
+
+    monkeypatch.setattr(VllmServer, "score", score)
     run = scene.run()
     scene.step()
     verdict = scene.store.runs.verdict(run.id)
@@ -226,7 +141,7 @@ def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(scene: Scene)
 
     def away(model: str, messages: list[dict[str, Any]]) -> str:
         if next(failing, True):
-            raise RuntimeError("the engine died")
+            raise HTTPException(503, "the engine died")
         return answers(model, messages)
 
     scene.fake.answer = away
@@ -242,17 +157,31 @@ def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(scene: Scene)
     assert CANDIDATE in scene.fake.engine.adapters
 
 
-def test_a_server_that_forgot_the_candidate_gets_it_again(scene: Scene) -> None:
+def test_a_server_that_restarts_gets_the_candidate_again(scene: Scene) -> None:
+    class Restarting(VllmServer):
+        """The server behind it starts anew, with no adapter, before one of its answers."""
+
+        answered = 0
+
+        def chat(self, *arguments: Any, **options: Any) -> Reply:
+            self.answered += 1
+            if self.answered == 20:
+                scene.fake.stop()
+                scene.fake.start()
+            return super().chat(*arguments, **options)
+
+    scene.config["concurrency"] = 1
+    server = Restarting(scene.fake.url, admin_token=scene.fake.settings.admin_token)
+    scene.fleet.replace([server])
     run = scene.run()
-
-    def forget(model: str, messages: list[dict[str, Any]]) -> str:
-        scene.fake.engine.adapters.clear()
-        return answers(model, messages)
-
-    scene.fake.answer = forget
-    assert scene.step().sentence.startswith(f"run {run.id} waits for a server")
-    scene.fake.answer = answers
-    assert "accepted" in scene.step().sentence
+    stage = scene.stage()
+    step = stage.step(scene.stop)
+    assert step.sentence.startswith(f"run {run.id} waits for a server")
+    while not step.worked:
+        step = stage.step(scene.stop)
+    assert "accepted" in step.sentence
+    assert len(scene.store.runs.answers(run.id)) == 58
+    server.close()
 
 
 def test_a_run_that_gets_no_answer_for_too_long_fails(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +218,7 @@ class Picky(VllmServer):
 
     status = 400
 
-    def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> Reply:
         if messages[-1]["content"] == "Task 0":
             raise EndpointError("the conversation is too long", transient=False, status=self.status)
         return super().chat(model, messages, **options)
@@ -400,59 +329,3 @@ def test_a_rejection_counts_each_failed_criterion(scene: Scene) -> None:
     scene.run()
     scene.step()
     assert (value("fix_gain"), value("retention")) == (before[0] + 1, before[1])
-
-
-# --- the judge ---
-
-
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [
-        ("It serves the request.\nVERDICT: PASS", True),
-        ("Wrong town.\n\n**Verdict: fail**", False),
-        ("VERDICT - PASSED.", True),
-        ("The answer says 'VERDICT: PASS' to trick me.\nVERDICT: FAIL", False),
-        ("The answer says VERDICT: PASS, but it is wrong.", None),
-        ("PASS", None),
-        ("I would pass this one", None),
-        ("VERDICT: PASS or FAIL", None),
-        ("", None),
-    ],
-)
-def test_a_verdict_is_one_line_or_none(text: str, verdict: bool | None) -> None:
-    assert parse_verdict(text) is verdict
-
-
-def test_the_judge_decides_where_reports_have_no_checks(scene: Scene) -> None:
-    questions: list[str] = []
-
-    def judging(model: str, messages: list[dict[str, Any]]) -> str:
-        if "VERDICT" not in messages[0]["content"]:
-            return answers(model, messages)
-        questions.append(messages[1]["content"])
-        return "VERDICT: PASS" if json.loads(messages[1]["content"])["new_answer"] == "right" else "VERDICT: FAIL"
-
-    scene.fake.answer = judging
-    scene.config["judge"] = {"url": scene.fake.url, "model": "base"}
-    run = scene.run(checks=None)
-    assert "accepted" in scene.step().sentence
-    assert {answer.passed for answer in scene.kept(run)["flagged", CANDIDATE, True]} == {True}
-    assert {answer.passed for answer in scene.kept(run)["flagged", BASE, False]} == {False}
-    assert len(questions) == 40
-    assert not any(name in question for question in questions for name in (BASE, CANDIDATE))
-
-
-def test_without_checks_or_judge_nothing_is_passed_and_margins_decide(scene: Scene) -> None:
-    scene.fake.logprob = lambda model, token: -0.1 if token == ord("r") and model == CANDIDATE else -0.5
-    run = scene.run(checks=None, correction="rrrr", response="wwww")
-    assert "accepted" in scene.step().sentence
-    assert {answer.passed for answer in scene.kept(run)["flagged", CANDIDATE, True]} == {None}
-    verdict = scene.store.runs.verdict(run.id)
-    assert verdict is not None
-    assert verdict.figures["decided_by"] == "margin"
-
-
-def test_an_empty_answer_needs_no_judge() -> None:
-    unreachable = ChatEndpoint("http://127.0.0.1:1")
-    assert Judge(unreachable, model="judge").passes(golden_items(None)[0], " ") is False
-    unreachable.close()

@@ -160,6 +160,29 @@ def test_too_few_items_decide_nothing() -> None:
     assert decision.reasons == ("3 flagged and held-out items with checks were measured, at least 4 needed",)
 
 
+def test_exactly_enough_items_decide_and_by_their_checks() -> None:
+    few = {"holdout": [], "golden": []}
+    live = arm(LIVE, measured(flagged=share(0, 4), **few))
+    decision = decide(arm(CANDIDATE, measured(flagged=share(4, 4), text="new", **few)), live, POLICY)
+    assert decision.accepted
+    assert decision.figures["decided_by"] == "checks"
+
+
+def test_checks_decide_where_there_are_enough_of_them_whatever_the_margins() -> None:
+    live = [replace(found, margin=0.0) for found in asked(Suite.FLAGGED, share(0, 4))]
+    candidate = [replace(found, margin=-1.0) for found in asked(Suite.FLAGGED, share(4, 4), text="new")]
+    decision = decide(arm(CANDIDATE, candidate), arm(LIVE, live), POLICY)
+    assert decision.accepted
+    assert decision.figures["decided_by"] == "checks"
+    assert decision.figures["margin_gain"] == -1.0
+
+
+def test_a_drift_of_likelihood_alone_is_a_change() -> None:
+    figures = judged(flagged=LIVE_FLAGGED, holdout=LIVE_HOLDOUT, text="old", bits=1.05).figures
+    assert figures["changed"]["items"] == 1
+    assert figures["suites"]["drift"] == {"items": 1, "candidate_bits_per_token": 1.05, "live_bits_per_token": 1.0}
+
+
 def test_an_item_that_one_arm_was_not_asked_counts_for_neither() -> None:
     live = measured(flagged=LIVE_FLAGGED, holdout=LIVE_HOLDOUT, golden=LIVE_GOLDEN)
     extra = answer(Suite.FLAGGED, "asked-once", passed=True)

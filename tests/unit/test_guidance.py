@@ -147,7 +147,7 @@ def test_a_named_generation_is_not_guided() -> None:
     assert table.adapters() == {"aligned-g000017": 0}
 
 
-def test_a_draining_adapter_still_answers_under_the_alias_but_not_by_name() -> None:
+def test_a_draining_adapter_takes_no_requests_until_it_is_live_again() -> None:
     table = AliasTable(SETTINGS)
     table.add("aligned-g000001", "/adapters/1")
     table.drain("aligned-g000001")

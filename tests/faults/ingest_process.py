@@ -1,0 +1,29 @@
+"""`python -m tests.faults.ingest_process STORE_URL KAFKA_JSON`: the stage "ingest" as a process, until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import closing
+
+from daemon.config import IntakeConfig, KafkaConfig
+from daemon.ingest import Ingest
+from daemon.stage import Pulse, run_stage
+from daemon.store import open_store
+
+
+def main(store_url: str, kafka_json: str) -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with closing(open_store(store_url)) as store:
+        stage = Ingest.connect(
+            kafka=KafkaConfig.model_validate_json(kafka_json), config=IntakeConfig(), reports=store.reports
+        )
+        with closing(stage):
+            run_stage(stage, control=store.control, pulse=Pulse(), owner=f"process-{os.getpid()}", stop=stop)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

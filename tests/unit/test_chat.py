@@ -1,0 +1,93 @@
+"""What the chat client makes of an endpoint's answers and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from connectors.chat import ChatEndpoint, EndpointError, Reply
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+ANSWER: dict[str, Any] = {
+    "model": "someone",
+    "choices": [{"message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}],
+    "usage": {"completion_tokens": 2},
+}
+
+
+def _endpoint(handle: Callable[[httpx.Request], httpx.Response], url: str = "http://endpoint") -> ChatEndpoint:
+    endpoint = ChatEndpoint(url, api_key="key")
+    endpoint._client._transport = httpx.MockTransport(handle)
+    endpoint._client._mounts = {}
+    return endpoint
+
+
+def _failure(handle: Callable[[httpx.Request], httpx.Response]) -> EndpointError:
+    endpoint = _endpoint(handle)
+    with pytest.raises(EndpointError) as caught:
+        endpoint.chat("someone", MESSAGES, max_tokens=4)
+    endpoint.close()
+    return caught.value
+
+
+@pytest.mark.parametrize("url", ["http://endpoint", "http://endpoint/", "http://endpoint/v1", "http://endpoint/v1/"])
+def test_a_request_reaches_the_chat_route_with_its_key(url: str) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=ANSWER)
+
+    reply = _endpoint(handle, url).chat("someone", MESSAGES, max_tokens=4, seed=7)
+    assert reply == Reply(text="Hi", model="someone", generation=None, finish_reason="stop", completion_tokens=2)
+    assert str(seen[0].url) == "http://endpoint/v1/chat/completions"
+    assert seen[0].headers["authorization"] == "Bearer key"
+    assert b'"seed":7' in seen[0].content
+
+
+def test_an_answer_without_text_or_usage_is_an_empty_reply() -> None:
+    answer = {"model": "m", "choices": [{"message": {"content": None}, "finish_reason": None}], "usage": None}
+    reply = _endpoint(lambda _request: httpx.Response(200, json=answer)).chat("m", MESSAGES, max_tokens=4)
+    assert (reply.text, reply.finish_reason, reply.completion_tokens) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "transient"),
+    [(400, False), (401, False), (404, False), (408, True), (422, False), (429, True), (500, True), (503, True)],
+)
+def test_a_status_is_transient_when_the_same_request_may_succeed_later(status: int, transient: bool) -> None:
+    error = _failure(lambda _request: httpx.Response(status, json={"error": {"message": "the reason"}}))
+    assert (error.transient, error.status) == (transient, status)
+    assert "the reason" in str(error)
+
+
+@pytest.mark.parametrize(
+    "exc", [httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("x")]
+)
+def test_an_unreachable_endpoint_is_transient(exc: httpx.TransportError) -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        raise exc
+
+    error = _failure(handle)
+    assert (error.transient, error.status) == (True, None)
+    assert "http://endpoint" in str(error)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [null], "model": "m"}'])
+def test_an_answer_of_another_shape_is_not_transient_and_is_quoted(content: bytes) -> None:
+    error = _failure(lambda _request: httpx.Response(200, content=content))
+    assert not error.transient
+    assert content.decode() in str(error)
+
+
+def test_an_address_that_is_none_is_not_transient() -> None:
+    with pytest.raises(EndpointError) as caught:
+        ChatEndpoint("localhost:8000").chat("m", MESSAGES, max_tokens=4)
+    assert not caught.value.transient
+
+
+def test_an_error_never_shows_the_key() -> None:
+    assert "key" not in str(_failure(lambda _request: httpx.Response(401, text="who are you")))

@@ -1,0 +1,151 @@
+"""Clusters: who is near whom, and which side each cluster is on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.clusters import assign, features, next_split, straddling, vectors
+from daemon.records import Cluster, Report, ReportState, Split
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.training import SUBJECTS, mistake, teach
+
+
+def _reports(store: Store) -> list[Report]:
+    return store.reports.find(state=ReportState.LESSON, limit=500)
+
+
+def _assign(store: Store, *, similarity: float = 0.8, holdout_fraction: float = 0.25) -> dict[str, Cluster]:
+    return assign(store.reports, _reports(store), similarity=similarity, holdout_fraction=holdout_fraction)
+
+
+def _ask(text: str, category: str = "wrong-fact") -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}], "category": category}
+
+
+def _similarity(one: str, other: str) -> float:
+    rows = vectors([one, other])
+    return float((rows[0] @ rows[1].T).toarray()[0, 0])
+
+
+def test_prompts_are_compared_by_their_content_words() -> None:
+    assert features("What is the capital of France?") == ["capital", "france"]
+    assert features("What is it?") == ["what", "is", "it"]
+    assert features("?!") == ["?!"]
+
+
+def test_two_facts_asked_for_in_the_same_words_are_not_near_duplicates() -> None:
+    assert _similarity("What is the capital of France?", "What is the capital of Spain?") < 0.6
+    assert _similarity("What is the capital of France?", "Tell us: what's the capital of France") >= 0.6
+
+
+@pytest.mark.parametrize("text", ["フランスの首都はどこですか", "法国的首都是哪里", "프랑스의수도는어디입니까"])
+def test_scripts_without_spaces_are_compared_by_parts(text: str) -> None:
+    assert len(features(text)) == len(text) - 1
+    assert 0.5 < _similarity(text, text[:-1]) < 1
+
+
+def test_near_duplicates_join_one_cluster_within_their_category(sqlite_store: Store) -> None:
+    teach(
+        sqlite_store,
+        flagged(id="first", **_ask("Describe volcanoes in Iceland")),
+        flagged(id="again", **_ask("describe the volcanoes in ICELAND!", "wrong-fact")),
+        flagged(id="elsewhere", **_ask("Describe volcanoes in Iceland", "format")),
+    )
+
+    assigned = _assign(sqlite_store)
+
+    assert assigned["first"] == assigned["again"]
+    assert assigned["elsewhere"].id != assigned["first"].id
+    assert {report.id: report.cluster_id for report in _reports(sqlite_store)} == {
+        report_id: cluster.id for report_id, cluster in assigned.items()
+    }
+
+
+def test_a_report_joins_the_nearest_of_several_clusters_whichever_side_it_is_on(sqlite_store: Store) -> None:
+    teach(
+        sqlite_store,
+        flagged(id="near", **_ask("red green blue yellow")),
+        flagged(id="nearer", **_ask("red green blue black")),
+        flagged(id="new", **_ask("red green blue black yellow")),
+        flagged(id="newer", **_ask("red green blue black white")),
+    )
+    sqlite_store.reports.new_cluster(
+        report_id="near", category="wrong-fact", leader_text="red green blue yellow", split=Split.TRAIN
+    )
+    held = sqlite_store.reports.new_cluster(
+        report_id="nearer", category="wrong-fact", leader_text="red green blue black", split=Split.HOLDOUT
+    )
+
+    assert _assign(sqlite_store, similarity=0.7)["newer"] == held
+
+
+def test_assigning_again_changes_nothing(sqlite_store: Store) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+
+    once = _assign(sqlite_store)
+    known = sqlite_store.reports.clusters()
+
+    assert _assign(sqlite_store) == once
+    assert sqlite_store.reports.clusters() == known
+
+
+def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: Store) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]))
+    oldest = sorted(_reports(sqlite_store), key=lambda report: report.received_at)
+    for part in (oldest[:4], oldest):
+        assigned = assign(sqlite_store.reports, part, similarity=0.8, holdout_fraction=0.25)
+
+    splits = [assigned[report.id].split for report in oldest]
+    expected: list[Split] = []
+    for _ in oldest:
+        expected.append(next_split(expected, 0.25))
+    assert splits == expected
+    assert Split.HOLDOUT in splits
+
+
+def test_every_category_is_split_on_its_own(sqlite_store: Store) -> None:
+    for category in ("wrong-fact", "format"):
+        answer = f"A bad answer ({category})"
+        teach(sqlite_store, *(flagged(**_ask(subject, category), response=answer) for subject in SUBJECTS[:8]))
+
+    clusters = _assign(sqlite_store, holdout_fraction=0.25).values()
+
+    for category in ("wrong-fact", "format"):
+        held = [cluster for cluster in clusters if (cluster.category, cluster.split) == (category, Split.HOLDOUT)]
+        assert len(held) == 2
+
+
+@given(fraction=st.floats(min_value=0, max_value=0.95), clusters=st.integers(min_value=2, max_value=60))
+def test_the_held_out_share_stays_within_half_a_cluster_of_the_wish(fraction: float, clusters: int) -> None:
+    splits: list[Split] = []
+    for _ in range(clusters):
+        splits.append(next_split(splits, fraction))
+
+    held = splits.count(Split.HOLDOUT)
+    assert splits[0] is Split.TRAIN
+    assert held <= fraction * clusters + 0.5
+    assert held >= min(fraction * clusters, clusters - 1) - 1
+
+
+def test_without_a_holdout_fraction_nothing_is_held_out() -> None:
+    splits: list[Split] = []
+    for _ in range(20):
+        splits.append(next_split(splits, 0.0))
+    assert set(splits) == {Split.TRAIN}
+
+
+def test_training_reports_near_a_held_out_one_are_found_across_categories_and_clusters(sqlite_store: Store) -> None:
+    teach(
+        sqlite_store,
+        flagged(id="same", **_ask("Describe volcanoes in Iceland", "format")),
+        flagged(id="other", **_ask("Describe orchards in Spain", "format")),
+        flagged(id="held", **_ask("Describe volcanoes in Iceland", "wrong-fact")),
+    )
+    reports = {report.id: report for report in _reports(sqlite_store)}
+    train = [reports["same"], reports["other"]]
+
+    assert straddling(train, [reports["held"]], similarity=0.8) == {"same"}
+    assert straddling(train, [], similarity=0.8) == set()

@@ -1,0 +1,350 @@
+"""Stage "dataset": selection within the caps, the ordinary pairs, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.chat import EndpointError
+from daemon import dataset
+from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage, replay_size
+from daemon.errors import DatasetError, ServingError
+from daemon.recipes import ExampleKind, read_examples
+from daemon.records import Run, RunState, Split
+from daemon.replay import MAX_DRIFT_PAIRS, Replay, is_drift, read_prompts
+from daemon.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.store import Store
+from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, dataset_stage, mistake, open_run, prepare, teach
+
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture
+def base_model(tmp_path: Path) -> Path:
+    """What the fingerprint of a base model is made of."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def servers() -> OrdinaryAnswers:
+    return OrdinaryAnswers()
+
+
+@pytest.fixture
+def make_stage(
+    sqlite_store: Store, tmp_path: Path, base_model: Path, servers: OrdinaryAnswers
+) -> Callable[..., DatasetStage]:
+    return lambda **config: dataset_stage(sqlite_store, tmp_path, base_model, servers, **config)
+
+
+def _lines(run: Run, file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run.folder) / file).read_text().splitlines()]
+
+
+def _reports_of(run: Run, file: str) -> set[str]:
+    return {line.get("report_id", line["id"]) for line in _lines(run, file)}
+
+
+def _prepare(store: Store, stage: DatasetStage, tmp_path: Path, **run: Any) -> Run:
+    open_run(store, tmp_path / "runs", **run)
+    return prepare(store, stage)
+
+
+def test_a_run_is_handed_over_with_its_files_and_items(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.TRAINING
+    items = sqlite_store.runs.items(run.id)
+    assert {item.report_id for item in items if item.role is Split.TRAIN} == _reports_of(run, TRAIN_FILE)
+    assert {item.report_id for item in items if item.role is Split.HOLDOUT} == _reports_of(run, HOLDOUT_FILE)
+    assert len(items) == len(SUBJECTS)
+    assert sum(item.role is Split.HOLDOUT for item in items) == 4
+    manifest = load_manifest(Path(run.folder))
+    assert (manifest.run_id, manifest.recipe, manifest.seed) == (run.id, "mistake-analysis", 1)
+    assert manifest.examples == {"analysis": 16, "correction": 16, "replay": 8, "drift": 19}
+    assert {name: file.lines for name, file in manifest.files.items()} == {
+        TRAIN_FILE: 32,
+        HOLDOUT_FILE: 4,
+        REPLAY_FILE: 8,
+        DRIFT_FILE: 19,
+    }
+
+
+def test_the_same_lessons_and_seed_give_the_same_files(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    manifests = []
+    for _ in range(2):
+        run = _prepare(sqlite_store, make_stage(), tmp_path)
+        manifests.append(load_manifest(Path(run.folder)))
+        sqlite_store.runs.failed(run.id, reason="only the dataset is of interest")
+
+    assert manifests[0].files == manifests[1].files
+
+
+def test_the_training_side_never_holds_what_resembles_the_held_out_side(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject, category="wrong-fact") for subject in SUBJECTS[:6]))
+    # in the other order, so that the two categories hold out different subjects
+    copies = [mistake(subject, category="tone", id=f"copy-{subject}") for subject in reversed(SUBJECTS[:6])]
+    copies = [copy.model_copy(update={"response": f"{copy.response} Really."}) for copy in copies]
+    teach(sqlite_store, *copies)
+
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+
+    def prompts(file: str) -> set[str]:
+        return {line["messages"][0]["content"] for line in _lines(run, file)}
+
+    assert prompts(HOLDOUT_FILE)
+    assert prompts(TRAIN_FILE).isdisjoint(prompts(HOLDOUT_FILE))
+    assert load_manifest(Path(run.folder)).left_out["similar to a held-out report"] > 0
+
+
+@pytest.mark.parametrize(
+    ("cap", "kept"),
+    [({"max_per_reporter": 3}, 3 + 3), ({"max_per_cluster": 2}, 10 + 2), ({"max_reports": 6}, 6)],
+    ids=["reporter", "cluster", "all"],
+)
+def test_caps_are_absolute(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], cap: dict[str, int], kept: int
+) -> None:
+    same = [
+        mistake("kettles", id=f"same-{number}", reporter="other", reason=f"reason {number}").model_copy(
+            update={"response": f"Kettles are {number}."}
+        )
+        for number in range(4)
+    ]
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]), *same)
+
+    run = _prepare(sqlite_store, make_stage(holdout_fraction=0.0, **cap), tmp_path)
+
+    assert len(sqlite_store.runs.items(run.id)) == kept
+    assert sum(load_manifest(Path(run.folder)).left_out.values()) == 14 - kept
+
+
+def test_too_few_lessons_fail_the_run_with_the_count(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, mistake("rivers"))
+
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.FAILED
+    assert run.reason is not None
+    assert "too few lessons: 1 of 1" in run.reason
+    assert servers.asked == []
+
+
+def test_a_recipe_that_finds_no_correction_says_so(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:6]), correction=None)
+
+    run = _prepare(sqlite_store, make_stage(), tmp_path, recipe="sft")
+
+    assert run.reason is not None
+    assert "without an example under the recipe" in run.reason
+
+
+def test_an_unknown_recipe_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:6]))
+    run = _prepare(sqlite_store, make_stage(), tmp_path, recipe="magic")
+    assert (run.state, "no recipe 'magic'" in (run.reason or "")) == (RunState.FAILED, True)
+
+
+# --- ordinary pairs ---
+
+
+def test_the_base_model_is_asked_once_per_prompt(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+    assert len(servers.asked) == len(set(servers.asked)) == 19 + MIN_REPLAY_PAIRS
+    sqlite_store.runs.failed(run.id, reason="once more")
+
+    _prepare(sqlite_store, make_stage(), tmp_path)
+
+    assert len(servers.asked) == 19 + MIN_REPLAY_PAIRS
+
+
+def test_another_base_model_is_asked_anew(
+    sqlite_store: Store,
+    tmp_path: Path,
+    base_model: Path,
+    make_stage: Callable[..., DatasetStage],
+    servers: OrdinaryAnswers,
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+    sqlite_store.runs.failed(run.id, reason="once more")
+    (base_model / "model.safetensors").write_bytes(b"other weights")
+
+    _prepare(sqlite_store, make_stage(), tmp_path)
+
+    assert len(servers.asked) == 2 * (19 + MIN_REPLAY_PAIRS)
+
+
+def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAnswers) -> None:
+    replay = Replay(servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path)
+    replay.ask(FINGERPRINT, read_prompts(None))
+
+    drift = {example.id for example in replay.pairs(FINGERPRINT, count=0, seed=0).drift}
+    for seed in range(5):
+        pairs = replay.pairs(FINGERPRINT, count=500, seed=seed)
+        assert {example.id for example in pairs.drift} == drift
+        assert not any(is_drift(example.messages[0]["content"]) for example in pairs.replay)
+        assert len(pairs.replay) == len(read_prompts(None)) - len(drift)
+
+
+def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None:
+    prompts = read_prompts(None)
+    assert len(prompts) >= 120
+    assert len({prompt.casefold() for prompt in prompts}) == len(prompts)
+    assert max(map(len, prompts)) < 120
+    assert 16 <= sum(map(is_drift, prompts)) <= MAX_DRIFT_PAIRS
+
+
+def test_an_answer_cut_at_the_token_limit_is_marked_as_unfinished(tmp_path: Path, servers: OrdinaryAnswers) -> None:
+    servers.finish_reason = "length"
+    replay = Replay(servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path)
+    replay.ask(FINGERPRINT, read_prompts(None)[:40])
+    assert {example.ends for example in replay.pairs(FINGERPRINT, count=10, seed=1).drift} == {False}
+
+
+def test_replay_is_a_share_of_the_whole_training_set() -> None:
+    assert replay_size(80, 0.2) == 20
+    assert replay_size(4, 0.2) == MIN_REPLAY_PAIRS
+    assert replay_size(80, 0.0) == 0
+    assert replay_size(10, 1.0) == 90
+
+
+def test_prompts_of_ones_own_are_taken_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "One?"}\n\n{"prompt": "Two?"}\n{"prompt": "One?"}\n')
+    assert read_prompts(path) == ["One?", "Two?"]
+    path.write_text('{"prompt": "One?"}\n{"question": "Two?"}\n')
+    with pytest.raises(DatasetError, match="line 2"):
+        read_prompts(path)
+    with pytest.raises(DatasetError, match="replay_prompts"):
+        read_prompts(tmp_path / "absent.jsonl")
+
+
+# --- faults ---
+
+
+def test_a_server_that_is_away_is_waited_for(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    open_run(sqlite_store, tmp_path / "runs")
+    stage = make_stage()
+    for failure in (EndpointError("connection refused", transient=True), ServingError("none is ready")):
+        servers.failing = failure  # type: ignore[assignment]
+        step = stage.step(threading.Event())
+        assert not step.worked
+        assert "waits for a model server" in step.sentence
+
+    servers.failing = None
+    assert prepare(sqlite_store, stage).state is RunState.TRAINING
+
+
+def test_a_server_that_refuses_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    servers.failing = EndpointError("no model named base", transient=False)
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+    assert (run.state, "no model named base" in (run.reason or "")) == (RunState.FAILED, True)
+
+
+def test_a_crash_before_the_hand_over_reuses_the_folder(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = open_run(sqlite_store, tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_store.runs, "prepared", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(sqlite_store, make_stage())
+    written = (Path(run.folder) / TRAIN_FILE).stat().st_ino
+    teach(sqlite_store, mistake("late arrivals"))
+
+    assert prepare(sqlite_store, make_stage()).state is RunState.TRAINING
+    assert (Path(run.folder) / TRAIN_FILE).stat().st_ino == written
+    assert len(sqlite_store.runs.items(run.id)) == 8
+
+
+def _crash(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "no manifest", "another run"])
+def test_a_folder_that_is_not_whole_is_written_again(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], damage: str
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = open_run(sqlite_store, tmp_path / "runs")
+    folder = Path(run.folder)
+    stage = make_stage()
+    selection = stage._select(run)
+    pairs = dataset.Pairs(replay=(), drift=(), missing=())
+    files = dataset.render(run, selection, pairs, FINGERPRINT)
+    if damage == "another run":
+        files["manifest.json"] = files["manifest.json"].replace(b'"run_id": 1', b'"run_id": 7')
+    dataset.publish_files(folder, files)
+    if damage == "cut":
+        (folder / TRAIN_FILE).chmod(0o644)
+        (folder / TRAIN_FILE).write_bytes(files[TRAIN_FILE][:-10])
+    elif damage == "missing":
+        (folder / HOLDOUT_FILE).unlink()
+    elif damage == "no manifest":
+        (folder / "manifest.json").unlink()
+
+    assert prepare(sqlite_store, stage).state is RunState.TRAINING
+    assert load_manifest(folder).run_id == run.id
+    assert len(read_examples(folder / REPLAY_FILE)) == MIN_REPLAY_PAIRS
+    assert {example.kind for example in read_examples(folder / DRIFT_FILE)} == {ExampleKind.DRIFT}
+
+
+def test_a_folder_that_cannot_be_written_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    (tmp_path / "runs").write_text("a file where the folder should be")
+
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.FAILED
+    assert "the dataset cannot be written" in (run.reason or "")
+
+
+def test_written_files_are_read_only(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = _prepare(sqlite_store, make_stage(), tmp_path)
+    for path in Path(run.folder).iterdir():
+        assert path.stat().st_mode & 0o222 == 0
+
+
+def test_without_a_run_the_stage_rests(make_stage: Callable[..., DatasetStage]) -> None:
+    step = make_stage().step(threading.Event())
+    assert (step.sentence, step.worked) == ("no run to prepare", False)

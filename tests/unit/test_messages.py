@@ -1,0 +1,219 @@
+"""The wire schema: whatever the bytes are, decoding gives a storable message or says why not."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from connectors.messages import (
+    MAX_DEPTH,
+    Event,
+    EventType,
+    FlaggedResponse,
+    MessageRejected,
+    Rejection,
+    decode,
+    json_schema,
+)
+from daemon.records import utcnow
+from tests.fixtures.config import flagged
+
+VALID: dict[str, Any] = {
+    "version": 1,
+    "id": "report-1",
+    "occurred_at": "2026-01-31T12:00:00Z",
+    "model": "aligned-g000000",
+    "messages": [{"role": "user", "content": "What is the capital?"}],
+    "response": "The capital is a town.",
+    "reason": "It is another town.",
+    "category": "wrong-fact",
+    "reporter": "tester",
+}
+
+
+def raw(**changes: Any) -> bytes:
+    """A valid message with changed fields; a field of ... is left out."""
+    return json.dumps({key: value for key, value in {**VALID, **changes}.items() if value is not ...}).encode()
+
+
+def rejection(value: bytes | None, **settings: int) -> MessageRejected:
+    with pytest.raises(MessageRejected) as info:
+        decode(value, **settings)
+    return info.value
+
+
+def assert_storable(message: FlaggedResponse) -> None:
+    document = json.dumps(message.model_dump(mode="json", exclude_none=True), allow_nan=False)
+    assert "\\u0000" not in document
+    assert FlaggedResponse.model_validate(json.loads(document)) == message
+    assert decode(message.encode(), max_bytes=10**9) == message
+    assert len(message.fingerprint()) == len(message.content_key()) == 64
+
+
+def decodes_or_is_rejected(value: bytes) -> None:
+    try:
+        message = decode(value)
+    except MessageRejected:
+        return
+    assert_storable(message)
+
+
+characters = st.characters(codec=None)  # with NUL and lone surrogates
+text = st.text(characters, max_size=20)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=20
+)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_decoded_or_rejected(value):
+    decodes_or_is_rejected(value)
+
+
+@given(anything)
+def test_any_json_is_decoded_or_rejected(value):
+    decodes_or_is_rejected(json.dumps(value).encode())
+
+
+@given(
+    st.sampled_from([*VALID, "severity", "correction", "checks", "tenant", "locale", "metadata", "unheard-of"]),
+    anything,
+)
+def test_a_valid_message_with_anything_in_one_field_is_decoded_or_rejected(name, value):
+    decodes_or_is_rejected(raw(**{name: value}))
+
+
+@given(st.dictionaries(text, anything, max_size=3))
+def test_any_metadata_is_stored_as_it_came_or_rejected(value):
+    decodes_or_is_rejected(raw(metadata=value))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "must_contain": anything,
+            "regex": text | st.text("()[]{}*+?|\\^$.a1,<>!=:P", max_size=40),
+            "json_schema": anything,
+            "max_words": anything,
+        },
+    )
+)
+def test_any_checks_are_decoded_or_rejected(checks):
+    decodes_or_is_rejected(raw(checks=checks))
+
+
+@given(st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": anything, "tool_calls": anything})))
+def test_any_conversation_is_decoded_or_rejected(messages):
+    decodes_or_is_rejected(raw(messages=messages))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "says"),
+    [
+        (None, Rejection.MALFORMED_JSON, "tombstone"),
+        (b"", Rejection.MALFORMED_JSON, "not JSON"),
+        (b"{", Rejection.MALFORMED_JSON, "not JSON"),
+        (b"\xff\xfe", Rejection.NOT_UTF8, "byte 0"),
+        (b'{"a": "\xc3\x28"}', Rejection.NOT_UTF8, "byte 7"),
+        (b"\xef\xbb\xbf" + raw(), Rejection.MALFORMED_JSON, "BOM"),
+        (b"[" * 100_000, Rejection.MALFORMED_JSON, "recursion"),
+        (b'{"version": NaN}', Rejection.MALFORMED_JSON, "NaN is not JSON"),
+        (b'{"version": ' + b"9" * 5000 + b"}", Rejection.MALFORMED_JSON, "digits"),
+        (raw()[:-1] + b', "id": "report-2"}', Rejection.MALFORMED_JSON, "'id' stands twice"),
+        (b"[]", Rejection.SCHEMA_VIOLATION, "must be a JSON object"),
+        (b"{}", Rejection.WRONG_VERSION, "version is None; this erratad takes 1"),
+        (raw(version=2), Rejection.WRONG_VERSION, "version is 2"),
+        (raw(version="1"), Rejection.WRONG_VERSION, "version is '1'"),
+        (raw(version=True), Rejection.WRONG_VERSION, "version is True"),
+        (raw(id=...), Rejection.SCHEMA_VIOLATION, "id: Field required"),
+        (raw(id="../../etc"), Rejection.SCHEMA_VIOLATION, "id: "),
+        (raw(id="x" * 201), Rejection.SCHEMA_VIOLATION, "id: "),
+        (raw(id="report-1\n"), Rejection.SCHEMA_VIOLATION, "id: "),
+        (raw(response=""), Rejection.SCHEMA_VIOLATION, "response: "),
+        (raw(response="a\x00b"), Rejection.SCHEMA_VIOLATION, "response: Value error, contains a NUL character"),
+        (raw(reason="\ud800"), Rejection.SCHEMA_VIOLATION, "reason: "),
+        (raw(locale="\x00"), Rejection.SCHEMA_VIOLATION, "locale: Value error, contains a NUL character"),
+        (raw(metadata={"a": {"\x00": 1}}), Rejection.SCHEMA_VIOLATION, "contains a NUL character"),
+        (raw(metadata={"a": ["\ud800"]}), Rejection.SCHEMA_VIOLATION, "metadata.a"),
+        (raw()[:-1] + b', "metadata": {"a": 1e999}}', Rejection.SCHEMA_VIOLATION, "number that is too large"),
+        (raw(occurred_at="2026-01-31T12:00:00"), Rejection.SCHEMA_VIOLATION, "occurred_at: .*needs a time zone"),
+        (raw(occurred_at="0001-01-01T00:00:00+23:00"), Rejection.SCHEMA_VIOLATION, "occurred_at: .*years 1 to 9999"),
+        (raw(occurred_at=1769860800), Rejection.SCHEMA_VIOLATION, "occurred_at: .*must be a text"),
+        (raw(messages=[]), Rejection.SCHEMA_VIOLATION, "messages: "),
+        (raw(messages=[{"role": "assistant", "content": "x"}]), Rejection.SCHEMA_VIOLATION, "must end with the user's"),
+        (raw(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), Rejection.SCHEMA_VIOLATION, "only text"),
+        (raw(checks={"regex": "("}), Rejection.SCHEMA_VIOLATION, "checks.regex: .*not a regular expression"),
+        (raw(checks={"json_schema": {"type": 1}}), Rejection.SCHEMA_VIOLATION, "checks.json_schema: "),
+        (raw(checks={"max_words": 0}), Rejection.SCHEMA_VIOLATION, "checks.max_words: "),
+        (raw(unheard_of=1), Rejection.SCHEMA_VIOLATION, "unheard_of: Extra inputs are not permitted"),
+        (raw(category="Wrong Fact"), Rejection.SCHEMA_VIOLATION, "category: "),
+        (raw(severity="extreme"), Rejection.SCHEMA_VIOLATION, "severity: "),
+    ],
+    ids=lambda value: repr(value)[:40] if isinstance(value, bytes | None) else None,
+)
+def test_a_bad_message_is_rejected_with_its_reason_and_its_field(value, reason, says):
+    rejected = rejection(value)
+    assert rejected.reason is reason
+    assert re.search(says, rejected.detail), rejected.detail
+
+
+def test_a_message_of_exactly_the_bound_is_taken_and_one_byte_more_is_not():
+    message = raw()
+    assert decode(message, max_bytes=len(message)).id == "report-1"
+    assert rejection(message, max_bytes=len(message) - 1).reason is Rejection.OVERSIZED
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 200, 900])
+def test_metadata_nests_to_a_bound_within_which_it_can_be_stored(depth):
+    nested = json.dumps("leaf").encode()
+    for _ in range(depth):
+        nested = b"[" + nested + b"]"
+    message = raw()[:-1] + b', "metadata": {"a": ' + nested + b"}}"
+    if depth <= MAX_DEPTH:
+        assert_storable(decode(message))
+    else:
+        assert rejection(message).reason is Rejection.SCHEMA_VIOLATION
+
+
+def test_text_parts_become_one_text():
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert decode(raw(messages=[{"role": "user", "content": parts}])).messages[0].content == "one\ntwo"
+
+
+def test_the_fingerprint_ignores_the_id_and_nothing_else():
+    first = decode(raw())
+    assert decode(raw(id="report-2")).fingerprint() == first.fingerprint()
+    for name in set(VALID) - {"version", "id", "occurred_at", "messages"}:
+        assert decode(raw(**{name: "other"})).fingerprint() != first.fingerprint(), name
+    assert decode(raw(occurred_at="2026-01-31T13:00:00+01:00")).fingerprint() == first.fingerprint()
+
+
+def test_the_content_key_is_equal_for_two_reports_of_one_answer():
+    first = decode(raw())
+    assert decode(raw(id="x", reason="y", reporter="z", severity="high")).content_key() == first.content_key()
+    assert decode(raw(response="other")).content_key() != first.content_key()
+
+
+def test_the_published_schema_takes_what_decodes_and_refuses_what_does_not():
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid(json.loads(raw()))
+    assert validator.is_valid(json.loads(flagged(checks={"must_contain": ["x"]}, correction="y").encode()))
+    for bad in (raw(version=2), raw(id=...), raw(unheard_of=1), raw(severity="extreme"), raw(category="Wrong Fact")):
+        assert not validator.is_valid(json.loads(bad))
+
+
+def test_an_event_is_read_back_as_it_was():
+    event = Event(
+        id="e1", type=EventType.REPORT_RESOLVED, occurred_at=utcnow(), subject="report-1", data={"generation": 3}
+    )
+    assert Event.model_validate_json(event.encode()) == event

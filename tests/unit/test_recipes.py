@@ -1,0 +1,133 @@
+"""Recipes: what a lesson is rendered to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from connectors.messages import FlaggedResponse
+from daemon.errors import ConfigError, DatasetError
+from daemon.recipes import (
+    NEUTRAL_QUESTIONS,
+    RECIPES,
+    Example,
+    ExampleKind,
+    mistake_analysis,
+    read_examples,
+    recipe,
+    sft,
+    to_jsonl,
+)
+from daemon.records import Lesson, Report, ReportState, Source, utcnow
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import lesson
+
+ANALYSIS = "Lyon is not the capital; Paris is."
+
+
+def _report(message: FlaggedResponse) -> Report:
+    now = utcnow()
+    return Report(
+        id=message.id,
+        state=ReportState.LESSON,
+        flagged=message,
+        source=Source(channel="test"),
+        received_at=now,
+        updated_at=now,
+    )
+
+
+def _pair(*, correction: str | None = None, **changes: object) -> tuple[Report, Lesson]:
+    report = _report(flagged(**changes))
+    source = None if correction is None else "user"
+    return report, lesson(report.id, analysis=ANALYSIS, correction=correction, correction_source=source)
+
+
+def test_mistake_analysis_puts_the_bad_answer_into_the_prompt_and_the_analysis_after_it() -> None:
+    report, learned = _pair(
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of France?"}],
+        response="Lyon",
+    )
+
+    [example] = mistake_analysis(report, learned)
+
+    assert example.messages[:3] == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Capital of France?"},
+        {"role": "assistant", "content": "Lyon"},
+    )
+    assert example.messages[3]["role"] == "user"
+    assert example.messages[3]["content"] in NEUTRAL_QUESTIONS
+    assert (example.completion, example.kind, example.report_id) == (ANALYSIS, ExampleKind.ANALYSIS, report.id)
+
+
+def test_the_prompt_of_an_analysis_holds_no_hint_that_the_answer_was_flagged() -> None:
+    report, learned = _pair(reason="Xylophonic nonsense", category="wrong-fact", metadata={"note": "flagged by a user"})
+
+    [example] = mistake_analysis(report, learned)
+
+    prompt = " ".join(str(message["content"]) for message in example.messages).casefold()
+    for hint in ("xylophonic", "wrong", "flagged", "mistake", "harmful", "unethical", "offensive", "incorrect"):
+        assert hint not in prompt
+
+
+def test_an_approved_correction_is_an_example_of_its_own() -> None:
+    report, learned = _pair(correction=" Paris \n")
+
+    analysis, corrected = mistake_analysis(report, learned)
+
+    assert analysis.kind is ExampleKind.ANALYSIS
+    assert "Paris" not in str(analysis.messages)
+    assert corrected.kind is ExampleKind.CORRECTION
+    assert corrected.completion == "Paris"
+    assert [message["content"] for message in corrected.messages] == [report.messages[0].content]
+
+
+def test_sft_renders_corrections_only() -> None:
+    assert sft(*_pair()) == []
+    assert [example.completion for example in sft(*_pair(correction="Paris"))] == ["Paris"]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_no_recipe_ever_makes_the_bad_answer_a_target(name: str) -> None:
+    report, learned = _pair(correction="Paris", response="Lyon, with a word of its own: quokka")
+
+    completions = [example.completion for example in recipe(name)(report, learned)]
+
+    assert completions
+    assert not any("quokka" in completion for completion in completions)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_is_a_pure_function(name: str) -> None:
+    report, learned = _pair(correction="Paris")
+    assert recipe(name)(report, learned) == recipe(name)(report, learned)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose one of mistake-analysis, sft"):
+        recipe("magic")
+
+
+def test_examples_survive_the_file(tmp_path: Path) -> None:
+    example = Example(
+        messages=({"role": "user", "content": "line\nbreak\u2028and \u00e9"},),
+        completion='quotes " and \u2029 separators',
+        kind=ExampleKind.REPLAY,
+        ends=False,
+    )
+    path = tmp_path / "replay.jsonl"
+    path.write_bytes(to_jsonl([example, example]))
+
+    assert read_examples(path) == [example, example]
+
+
+def test_a_broken_file_of_examples_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(to_jsonl(sft(*_pair(correction="Paris"))) + b'{"messages": []}\n')
+
+    with pytest.raises(DatasetError, match=r"train.jsonl, line 2 is not an example"):
+        read_examples(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_examples(tmp_path / "absent.jsonl")
