@@ -9,8 +9,8 @@ from typing import Any
 def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[dict[str, Any]]:
     """The messages with `guidance` at the head of the system message (one is made where there is none).
 
-    The same function serves the vLLM plugin (live requests) and the evaluation (the guided arm), so that what is measured
-    is what is served.
+    The same function serves the vLLM plugin (live requests) and the evaluation (the guided arm), so that what is
+    measured is what is served.
     """
     copies = [dict(message) for message in messages]
     if not guidance:

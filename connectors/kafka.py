@@ -1,11 +1,13 @@
 """Kafka: a consumer that commits only what was handled, and a producer that outlives outages.
 
-kafka-python is pinned to 3.0.12. What is worked around here, each with a test in `tests/services/test_kafka.py`:
+kafka-python is pinned to 3.0.12. What is worked around here, each with a test, most in `tests/services/test_kafka.py`:
 
 - its default idempotent producer hangs for ever after an outage longer than the delivery timeout: idempotence is off,
   and consumers drop duplicates by id;
 - pausing and resuming one partition silences it: nothing is paused, a batch that cannot be handled is rewound;
 - an exception inside `poll()` makes the next one spin: values stay bytes, and a consumer that raised is replaced;
+- its cooperative assignor lets a member that lost its session claim its old partitions, and one is then nobody's
+  (`tests/faults/test_intake_faults.py`): partitions are assigned by range;
 - a record header whose key is not UTF-8 raises inside `poll()` for ever (`kafka_fixes`);
 - `bootstrap_connected()` is False while connected: `Consumer.lag` asks for the ends of the partitions instead.
 """
@@ -20,7 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import (
     CommitFailedError,
     KafkaError,
@@ -144,7 +146,7 @@ class Consumer:
             "heartbeat_interval_ms": ms(session_timeout_s / 4),
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
-            "partition_assignment_strategy": [CooperativeStickyAssignor],
+            "partition_assignment_strategy": [RangePartitionAssignor],
             "request_timeout_ms": ms(max(REQUEST_TIMEOUT_S, session_timeout_s + 5)),
         }
         self._consumer: Any = None

@@ -84,13 +84,17 @@ class VllmServer(ChatEndpoint):
             raise self._unexpected(response, exc) from exc
 
     def ready(self) -> bool:
-        """Whether the server is healthy and takes admin calls; `state` says why when it does not."""
+        """Whether the server is healthy and takes admin calls."""
+        return self.obstacle() is None
+
+    def obstacle(self) -> str | None:
+        """Why the server is not ready, soon even when it hangs; None when it is."""
         try:
             self._send("GET", "/health", timeout=READY_TIMEOUT_S)
             self._send("GET", "/erratad/v1/state", headers=self._admin_headers, timeout=READY_TIMEOUT_S)
-        except EndpointError:
-            return False
-        return True
+        except EndpointError as exc:
+            return str(exc)
+        return None
 
     def state(self) -> ServerState:
         response = self._admin("GET", "/erratad/v1/state")

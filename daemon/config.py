@@ -137,7 +137,7 @@ class TrainingConfig(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "4bit", "8bit"] = "none"
     launcher: list[str] = []
-    """Words put before the training command, e.g. ["torchrun", "--nproc-per-node", "4"]."""
+    """Words put before the training command, e.g. ["torchrun", "--no-python", "--nproc-per-node", "4"]."""
     rank: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.05

@@ -9,7 +9,7 @@ import structlog
 
 from daemon import metrics
 from daemon.errors import StoreUnavailableError
-from daemon.stage import Stage, Step
+from daemon.stage import Stage, Step, Tends
 from daemon.store import Control
 
 log = structlog.get_logger(__name__)
@@ -54,6 +54,9 @@ class Leader:
         metrics.LEADER.set(int(self.held))
 
 
+_STANDING_BY = Step(sentence="standing by: another daemon leads")
+
+
 class LeaderOnly:
     """A stage that steps only while this daemon leads."""
 
@@ -64,6 +67,9 @@ class LeaderOnly:
         self._leader = leader
 
     def step(self, stop: threading.Event) -> Step:
+        return self._stage.step(stop) if self._leader.held else _STANDING_BY
+
+    def tend(self, stop: threading.Event) -> Step:
         if not self._leader.held:
-            return Step(sentence="standing by: another daemon leads")
-        return self._stage.step(stop)
+            return _STANDING_BY
+        return self._stage.tend(stop) if isinstance(self._stage, Tends) else Step(sentence="no step is made")

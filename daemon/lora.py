@@ -28,6 +28,7 @@ from daemon import artifact, durable
 from daemon.batches import Encoded, TrainingSet, pad
 from daemon.config import TrainingConfig
 from daemon.errors import TrainingError
+from daemon.hardware import cpu_has_bfloat16
 from daemon.training_job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
 
 _KEPT_CHECKPOINTS = 2
@@ -179,18 +180,12 @@ def _load_base(job: TrainingJob) -> Any:
     except (OSError, ValueError, ImportError) as exc:
         raise TrainingError(f"the base model {job.model_path} cannot be loaded for training: {exc}") from exc
     model.config.use_cache = False
-    if _on_cpu(config) and model.dtype == torch.bfloat16 and not _cpu_has_bfloat16():
+    if _on_cpu(config) and model.dtype == torch.bfloat16 and not cpu_has_bfloat16():
         print("this CPU computes bfloat16 some 15 times slower than float32: training in float32")  # noqa: T201 - the log
         model = model.float()
     if config.quantization != "none":
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     return model
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for it (AVX512_BF16, AMX, or Arm's); torch emulates them otherwise."""
-    words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _quantization(config: TrainingConfig) -> Any:
@@ -229,7 +224,7 @@ def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, che
         remove_unused_columns=False,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        warmup_steps=int(config.warmup_ratio * steps),  # rounded down: the first warm-up step has a rate of 0
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=model.dtype == torch.bfloat16,

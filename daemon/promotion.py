@@ -74,12 +74,10 @@ class Promotion:
         self._not_before = 0.0
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
-        rollback = self._store.control.pending(IntentKind.ROLLBACK)
-        if rollback is not None:
-            return self._finish(rollback, self._roll_back(rollback))
-        live = self._store.adapters.live()
-        _show(live)
-        fit = self._reconciler.repair(live)
+        rolled_back = self._roll_back_on_request()
+        if rolled_back is not None:
+            return rolled_back
+        live, fit = self._in_line()
         wish = self._store.control.pending(IntentKind.PROMOTE)
         if wish is not None:
             return self._finish(wish, self._promote_on_request(wish, live, fit))
@@ -88,6 +86,19 @@ class Promotion:
             outcome = self._promote(run, live, fit)
             return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
         return Step(sentence=_standing(live, fit))
+
+    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+        """While paused: promotions wait, but rollbacks and the repair of servers go on."""
+        return self._roll_back_on_request() or Step(sentence=_standing(*self._in_line()))
+
+    def _roll_back_on_request(self) -> Step | None:
+        intent = self._store.control.pending(IntentKind.ROLLBACK)
+        return None if intent is None else self._finish(intent, self._roll_back(intent))
+
+    def _in_line(self) -> tuple[Adapter, Fit]:
+        live = self._store.adapters.live()
+        _show(live)
+        return live, self._reconciler.repair(live)
 
     def _finish(self, intent: Intent, outcome: Outcome) -> Step:
         if outcome.state != IntentState.PENDING:

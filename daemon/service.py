@@ -43,6 +43,7 @@ from daemon.schedule import ScheduleStage
 from daemon.serving import open_serving
 from daemon.stage import Pulse, Stage, run_stage
 from daemon.store import Store, open_store
+from daemon.vllm_process import end_left_over
 
 logger = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ def serve(config: Config) -> int:
     log.configure(config.log)
     metrics.BUILD.info({"version": __version__})
     stop = threading.Event()
-    with _sole_owner(config.data_dir), _signals(stop):
+    with _sole_owner(config.data_dir), _signals(stop, config.data_dir):
         store = _open_store(config, stop)
         if store is None:
             return 0 if stop.is_set() else EXIT_UNREACHABLE
@@ -190,7 +191,7 @@ def pool_stop(stop: threading.Event, names: dict[Future[None], str]) -> str:
     """Wait for a signal or for a part that ends; returns which it was."""
     while not stop.is_set():
         done, _ = wait(names, timeout=0.5, return_when=FIRST_COMPLETED)
-        if done:
+        if done and not stop.is_set():
             return ", ".join(sorted(names[future] for future in done))
     return "signal"
 
@@ -231,11 +232,12 @@ def _sole_owner(data_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for an orderly stop, the second one ends the process at once."""
+def _signals(stop: threading.Event, data_dir: Path) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for an orderly stop; the second one ends daemon and vLLM server at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
+            end_left_over(data_dir, grace_s=0.0)
             os._exit(128 + number)
         stop.set()
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon import artifact
 from daemon.config import Config, ModelConfig, ServingConfig, TrainingConfig, secret
@@ -97,10 +96,7 @@ class Fleet:
     def _ready(self, server: VllmServer) -> bool:
         seen_at, ready = self._seen.get(server, (0.0, False))
         if time.monotonic() - seen_at > READY_MEMO_S:
-            try:
-                ready = server.ready()
-            except EndpointError:
-                ready = False
+            ready = server.ready()
             self._seen[server] = (time.monotonic(), ready)
         return ready
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import structlog
 
@@ -40,6 +40,22 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class Tends(Protocol):
+    """A stage with work that a pause must not stop."""
+
+    def tend(self, stop: threading.Event) -> Step:
+        """The step that is made instead while the stage is paused."""
+        ...
+
+
+@runtime_checkable
+class AlwaysOn(Protocol):
+    """A stage that neither a pause nor a database outage stops: backends depend on it, not on the database."""
+
+    always_on: Literal[True]
+
+
 class Pulse:
     """When each stage last made progress, for `/livez`; long steps call `beat` themselves."""
 
@@ -56,18 +72,22 @@ class Pulse:
         return sorted(stage for stage, last in self._last.items() if now - last > max_stall_s)
 
 
+def _step(stage: Stage, control: Control, stop: threading.Event) -> Step:
+    pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name)
+    if pause is None:
+        return stage.step(stop)
+    said = f"paused by {pause.actor}: {pause.reason}"
+    return Step(sentence=f"{said}; {stage.tend(stop).sentence}" if isinstance(stage, Tends) else said)
+
+
 def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop: threading.Event) -> None:
     """Run steps until `stop`; a paused stage beats but does not step; a database outage is waited out."""
     said, beaten = "", 0.0
     while not stop.is_set():
         rest_s = stage.idle_s
         try:
-            pause = control.paused(stage.name)
-            if pause is not None:
-                step = Step(sentence=f"paused by {pause.actor}: {pause.reason}")
-            else:
-                step = stage.step(stop)
-                rest_s = 0.0 if step.worked else stage.idle_s
+            step = _step(stage, control, stop)
+            rest_s = 0.0 if step.worked else stage.idle_s
             now = time.monotonic()
             if step.sentence != said or now - beaten > BEAT_INTERVAL_S:
                 control.beat(stage.name, owner=owner, sentence=step.sentence)

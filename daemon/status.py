@@ -19,7 +19,9 @@ DAEMON_SILENT_S = 30.0
 STAGES = (
     "serving", "ingest", "events", "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "gauges",
 )  # fmt: skip
-"""Names that can be paused, in pipeline order."""
+"""Every stage, in pipeline order."""
+PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")
+"""All but the one that keeps vLLM alive."""
 
 
 class StageView(View):

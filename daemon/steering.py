@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
-from daemon.status import STAGES
+from daemon.status import PAUSABLE
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
 
@@ -45,6 +45,6 @@ def _may_go_live(store: Store, generation: int) -> None:
 
 
 def _known(stage: str) -> str:
-    if stage not in {ALL_STAGES, *STAGES}:
-        raise NotFoundError(f"no stage {stage!r}; choose {ALL_STAGES} or one of {', '.join(STAGES)}")
+    if stage not in {ALL_STAGES, *PAUSABLE}:
+        raise NotFoundError(f"no stage {stage!r}; choose {ALL_STAGES} or one of {', '.join(PAUSABLE)}")
     return stage

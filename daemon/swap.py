@@ -104,8 +104,8 @@ class Reconciler:
         behind: list[str] = []
         for server in self._fleet.servers:
             try:
-                if not server.ready():
-                    behind.append(f"{server.url}: not ready")
+                if (obstacle := server.obstacle()) is not None:
+                    behind.append(f"{server.url} is not ready ({obstacle})")
                     continue
                 state = server.state()
                 if not _serves(state, live):

@@ -13,6 +13,7 @@ from pathlib import Path
 from daemon import __version__
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.errors import ConfigError
+from daemon.hardware import cpu_has_bfloat16
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM 0.32 takes for `--max-lora-rank`; a smaller adapter fits into a larger slot."""
@@ -80,7 +81,7 @@ def command(
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model.path.absolute()), "--served-model-name", serving.base_name),
         *("--host", serving.host, "--port", str(port)),
-        *("--max-model-len", str(serving.max_model_len), "--dtype", model.dtype),
+        *("--max-model-len", str(serving.max_model_len), "--dtype", _dtype(model, cpu=cpu)),
         *("--tensor-parallel-size", str(serving.tensor_parallel_size)),
         *("--enable-lora", "--max-loras", str(serving.max_loras)),
         *("--max-cpu-loras", str(CPU_LORAS_PER_SLOT * serving.max_loras)),
@@ -103,6 +104,11 @@ def command(
     return Command(argv=(*argv, *serving.extra_args), environment=environment)
 
 
+def _dtype(model: ModelConfig, *, cpu: bool) -> str:
+    slow = cpu and model.dtype in {"auto", "bfloat16"} and not cpu_has_bfloat16()
+    return "float32" if slow else model.dtype
+
+
 def _rank(wanted: int) -> int:
     fitting = [rank for rank in VLLM_LORA_RANKS if rank >= wanted]
     if not fitting:
@@ -115,6 +121,9 @@ def _cpu_environment(serving: ServingConfig) -> dict[str, str]:
     if serving.cpu_threads is not None:
         # unless told not to bind, vLLM 0.32 overwrites OMP_NUM_THREADS with the number of cores
         environment |= {"OMP_NUM_THREADS": str(serving.cpu_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        if serving.tensor_parallel_size == 1:
+            # the engine computes in its own process: vLLM 0.32 starts another one for it otherwise
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -108,6 +109,7 @@ class ManagedServer:
 
     name = "serving"
     idle_s = 1.0
+    always_on: Literal[True] = True
 
     def __init__(
         self,
@@ -233,10 +235,14 @@ class ManagedServer:
 
     def _obstacle(self) -> str | None:
         """What keeps the server from being ready; None when it is."""
+        if self._monitor.ready():
+            return None
         try:
-            return None if self._monitor.ready() else self._log.phase()
+            self._monitor.state()
         except EndpointError as exc:
-            return f"something else answers at its address ({exc})"
+            if not exc.transient:
+                return f"something else answers at its address ({exc})"
+        return self._log.phase()
 
     def _canary(self) -> str | None:
         try:

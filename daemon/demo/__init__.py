@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +33,7 @@ def run_demo(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
     with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
         demo = Demo(screen=screen, daemon=daemon, kafka=KafkaConfig(bootstrap_servers=[broker.bootstrap]))
         summary = demo.play(questions)

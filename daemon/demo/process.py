@@ -90,7 +90,8 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
     for override in overrides:
         command += ["--set", override]
     with (folder / "erratad.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # its own session: Ctrl-C reaches the demo alone, which then stops the daemon in order
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     daemon = DaemonProcess(process, folder=folder, port=port, chat_port=chat_port)
     try:
         yield daemon

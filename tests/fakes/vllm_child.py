@@ -1,6 +1,6 @@
 """A stand-in for the vLLM child process: `python vllm_child.py <the real command line>`.
 
-It listens where the command line says, holds an "engine" process in its session as vLLM does, and misbehaves while it runs:
+It listens where the command line says, holds an "engine" process in its session as vLLM does, and misbehaves:
 files in the folder that FAKE_CONTROL names switch faults on (`unready`, `unhealthy`, `empty`, `broken`, `late`).
 """
 

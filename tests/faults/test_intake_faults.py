@@ -22,6 +22,7 @@ from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.broker import committed, read, send
 from tests.fixtures.config import flagged
+from tests.fixtures.stores import TEMPLATE, PostgresServer
 
 MESSAGES = 10_000
 MALFORMED = 500
@@ -55,18 +56,23 @@ class IngestProcess:
 
 
 @pytest.fixture
-def ingest_process(sqlite_store: Store, kafka: KafkaConfig) -> Iterator[Callable[[], IngestProcess]]:
+def ingest_process(kafka: KafkaConfig) -> Iterator[Callable[[Store], IngestProcess]]:
     """Starts processes; those still running after the test are killed."""
     started: list[IngestProcess] = []
     slim = kafka.model_copy(update={"max_poll_records": BATCH})
 
-    def start() -> IngestProcess:
-        started.append(IngestProcess(str(sqlite_store.engine.url), slim))
+    def start(store: Store) -> IngestProcess:
+        started.append(IngestProcess(store.engine.url.render_as_string(hide_password=False), slim))
         return started[-1]
 
     yield start
     for process in started:
         process.discard()
+
+
+@pytest.fixture
+def postgres_store(postgres_server: PostgresServer, open_stores: Callable[[str], Store]) -> Store:
+    return open_stores(postgres_server.url(postgres_server.create_database(TEMPLATE)))
 
 
 @dataclass
@@ -137,13 +143,13 @@ def test_ten_thousand_mixed_messages_survive_three_kills(kafka, sqlite_store, in
     assert set(mixed.kinds) == set(BAD)
 
     for kill in range(1, KILLS + 1):
-        process = ingest_process()
+        process = ingest_process(sqlite_store)
         share = len(mixed.valid) * kill // (KILLS + 1)
         until(lambda share=share: stored(sqlite_store) >= share, timeout_s=40)
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
         assert share <= stored(sqlite_store) < len(mixed.valid), "the kill came too late to be one on the way"
-    process = ingest_process()
+    process = ingest_process(sqlite_store)
     ends = Counter(record.partition for record in sent)
     until(lambda: committed(kafka) == dict(ends), timeout_s=60)
     process.stop()
@@ -166,26 +172,37 @@ def test_ten_thousand_mixed_messages_survive_three_kills(kafka, sqlite_store, in
 
 
 @pytest.mark.slow
-def test_a_member_that_slept_through_its_session_neither_loses_nor_doubles_anything(
-    kafka, sqlite_store, ingest_process
+def test_a_member_that_slept_through_its_session_neither_loses_nor_doubles_nor_orphans_anything(
+    kafka, postgres_store, ingest_process
 ):
-    sleeper = ingest_process()
+    # PostgreSQL: a process that is stopped inside of a transaction would lock SQLite for the other
+    sleeper = ingest_process(postgres_store)
     send(kafka, *(_record(kafka, f"first-{n}") for n in range(100)))
-    until(lambda: stored(sqlite_store) == 100, timeout_s=30)
+    until(lambda: sum(committed(kafka).values()) == 100, timeout_s=30)
     sleeper.signal(signal.SIGSTOP)
     try:
         send(kafka, *(_record(kafka, f"second-{n}") for n in range(100)))
-        heir = ingest_process()
-        until(lambda: stored(sqlite_store) == 200, timeout_s=40)
+        heir = ingest_process(postgres_store)
+        until(lambda: sum(committed(kafka).values()) == 200, timeout_s=40)
     finally:
         sleeper.signal(signal.SIGCONT)
+    until(lambda: _shared(kafka, postgres_store), timeout_s=40)
     send(kafka, *(_record(kafka, f"third-{n}") for n in range(100)))
-    until(lambda: stored(sqlite_store) == 300, timeout_s=30)
     until(lambda: sum(committed(kafka).values()) == 300, timeout_s=30)
     for process in (sleeper, heir):
         process.stop()
+    assert stored(postgres_store) == 300
     assert sum(committed(kafka).values()) == 300
     assert read(kafka, kafka.dead_letter_topic) == []
+
+
+def _shared(kafka: KafkaConfig, store: Store) -> bool:
+    """Both members say that they own partitions, and together they own all."""
+    prefix = f"waits for messages on {kafka.topic}, partitions "
+    said = [beat.sentence for beat in store.control.heartbeats() if beat.sentence.startswith(prefix)]
+    return len(said) == 2 and sorted(",".join(one.removeprefix(prefix) for one in said).replace(" ", "")) == list(
+        ",,012"
+    )
 
 
 def _record(kafka: KafkaConfig, report_id: str) -> OutboundRecord:

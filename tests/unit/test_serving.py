@@ -87,6 +87,7 @@ def test_only_a_server_on_the_cpu_gets_the_settings_for_it() -> None:
     on_cpu, on_gpu = (_command(serving=serving, cpu=cpu).environment for cpu in (True, False))
     assert on_cpu["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert (on_cpu["OMP_NUM_THREADS"], on_cpu["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")
+    assert on_cpu["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert not {"VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS"} & on_gpu.keys()
 
 
