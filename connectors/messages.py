@@ -26,7 +26,6 @@ class Rejection(StrEnum):
     """Why a message cannot be taken: the closed label set of dead letters."""
 
     OVERSIZED = "oversized"
-    UNREADABLE = "unreadable"
     NOT_UTF8 = "not_utf8"
     MALFORMED_JSON = "malformed_json"
     WRONG_VERSION = "wrong_version"

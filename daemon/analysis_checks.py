@@ -42,6 +42,7 @@ class Check(StrEnum):
     NO_REFUSAL = "no_refusal"
     LENGTH = "length"
     NO_ECHO = "no_echo"
+    NO_HINT = "no_hint"
     NO_PARROTING = "no_parroting"
     NAMES_REASON = "names_reason"
 
@@ -72,6 +73,7 @@ _FOREIGN_REFUSAL = regex.compile(
     )""",  # noqa: RUF001 - Russian
     regex.VERBOSE,
 )
+_HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
 _ANALYSIS_TALK = regex.compile(
     r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
       | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
@@ -122,6 +124,7 @@ def _faults(
     yield Check.NO_REFUSAL, refusal(analysis)
     yield Check.LENGTH, wrong_length(analysis, limits.min_words, limits.max_words)
     yield Check.NO_ECHO, echo(analysis, [instructions, *(message.content for message in flagged.messages)])
+    yield Check.NO_HINT, hint(analysis)
     yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
     yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
 
@@ -155,6 +158,12 @@ def whole_sentences(text: str, *, truncated: bool) -> str:
         return line
     ends = [match.end() for match in _SENTENCE_END.finditer(line)]
     return line[: ends[-1]] if ends else ""
+
+
+def hint(analysis: str) -> str | None:
+    """Fault of a text that passes on the hint it was given: training must not see it (method step 3)."""
+    found = _HINT.search(normalised(analysis))
+    return None if found is None else f'it repeats the hint: "{found[0]}"'
 
 
 def unreadable(text: str) -> str | None:

@@ -207,6 +207,8 @@ class ScheduleConfig(Section):
     """Lessons that no run has used yet, from which a run starts without waiting for the cron time."""
     min_lessons_on_cron: Positive = 10
     """A cron run with fewer new lessons is skipped."""
+    retry_after_failure_s: Seconds = 3600.0
+    """After a failed run, `min_lessons` starts no other one for this long; cron times and operators do."""
     check_interval_s: Seconds = 10.0
     misfire_grace_s: Seconds = 3600.0
     blackout: list[BlackoutWindow] = []

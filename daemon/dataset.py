@@ -151,6 +151,7 @@ class DatasetStage:
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
+        self._runs.progress(run.id, {"examples": dict(manifest.examples)})
         self._runs.prepared(run.id, manifest.run_items())
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():

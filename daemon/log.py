@@ -40,5 +40,9 @@ def configure(config: LogConfig) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
-    for noisy in ("kafka", "httpx", "httpcore", "apscheduler", "alembic", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "apscheduler", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # during an outage kafka-python says several lines a second; connectors.kafka keeps the last one for its sentences
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("kafka.net").setLevel(logging.WARNING)
+    logging.getLogger("kafka.net").propagate = False

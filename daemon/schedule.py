@@ -15,7 +15,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from daemon import metrics
 from daemon.config import BlackoutWindow, DatasetConfig, ScheduleConfig
-from daemon.records import IntentKind, IntentState, Trigger, utcnow
+from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
 from daemon.stage import Step
 from daemon.store import Store
 
@@ -115,6 +115,9 @@ class ScheduleStage:
         return step
 
     def _start_by_rule(self, lessons: int) -> Step:
+        failed = self._failed_lately()
+        if failed is not None and not self._cron_due.is_set():
+            return Step(sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._when()}")
         if lessons >= self._schedule.min_lessons:
             trigger, needed = Trigger.THRESHOLD, self._schedule.min_lessons
         elif self._cron_due.is_set():
@@ -130,6 +133,13 @@ class ScheduleStage:
             metrics.SCHEDULE_DECISIONS.labels(decision="too_few_lessons").inc()
             return Step(sentence=f"cron time passed without a run: {lessons} of {needed} new lessons", worked=True)
         return self._start(trigger, "schedule", lessons)
+
+    def _failed_lately(self) -> Run | None:
+        runs = self._store.runs.find(limit=1)
+        if not runs or runs[0].state != RunState.FAILED or runs[0].finished_at is None:
+            return None
+        age_s = (utcnow() - runs[0].finished_at).total_seconds()
+        return runs[0] if age_s < self._schedule.retry_after_failure_s else None
 
     def _start(self, trigger: Trigger, requested_by: str, lessons: int) -> Step:
         run = self._store.runs.start(

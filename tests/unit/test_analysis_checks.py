@@ -11,6 +11,7 @@ from daemon.analysis_checks import (
     check_analysis,
     correction_fault,
     echo,
+    hint,
     missed_reason,
     overlap,
     parroting,
@@ -167,6 +168,23 @@ def test_an_echo_of_the_request_or_the_instructions_is_seen() -> None:
     assert echo("What is the CAPITAL of country one?", ["what is the capital of country one"]) is not None
     assert echo("Prompt!", ["prompt!"]) is not None
     assert echo(GOOD, [INSTRUCTIONS, "What is the capital of country one?"]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The response may be wrong, harmful, or unethical.",
+        "It was flagged as prompt-injection because it obeyed.",
+        "This response is harmful, unethical and offensive.",
+    ],
+)
+def test_the_analysts_hint_must_not_pass_into_training(text: str) -> None:
+    assert hint(text) is not None
+
+
+def test_a_plain_critique_holds_no_hint() -> None:
+    assert hint(GOOD) is None
+    assert hint("This response is wrong because its advice is harmful: it may hurt somebody.") is None
 
 
 def test_parroting_is_the_share_of_five_grams_from_the_bad_text() -> None:

@@ -88,6 +88,19 @@ def test_a_waiting_manual_start_follows_the_active_run(store: Store, make_config
     assert [run.trigger for run in store.runs.find()] == [Trigger.MANUAL, Trigger.THRESHOLD]
 
 
+def test_a_failed_run_is_not_repeated_by_the_threshold_at_once(
+    store: Store, make_config: Callable[..., Config]
+) -> None:
+    _learn(store, 3)
+    with _stage(store, make_config, retry_after_failure_s=0.3) as stage:
+        stage.step(NEVER)
+        store.runs.failed(1, reason="disk full")
+        assert "run 1 failed" in stage.step(NEVER).sentence
+        assert store.runs.active() is None
+        _wait_until(lambda: stage.step(NEVER).worked)
+    assert [run.trigger for run in store.runs.find()] == [Trigger.THRESHOLD, Trigger.THRESHOLD]
+
+
 def test_a_manual_start_without_lessons_is_refused_with_the_reason(
     store: Store, make_config: Callable[..., Config]
 ) -> None:

@@ -1,0 +1,51 @@
+"""The demo, once and whole: real broker, real vLLM, real training of the 135M model, real swap under load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_request(
+    real_model: Path, tmp_path: Path
+) -> None:
+    demo = subprocess.run(
+        [sys.executable, "-m", "daemon", "demo", "--json", "--data-dir", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert demo.returncode == 0, f"{demo.stderr}\n{_log_end(tmp_path)}"
+    summary = json.loads(demo.stdout.splitlines()[-1])
+    assert summary["gate"]["accepted"]
+    assert summary["live_adapter"] == "aligned-g000001"
+    assert summary["lessons"] == summary["reports"] == summary["flagged"]
+    assert summary["fixed"] >= 1
+    assert summary["examples"] > summary["lessons"]
+    assert summary["train_seconds"] > 0
+    _assert_clean_swap(summary)
+    for item in summary["before_after"]:
+        assert item["generation"] == "aligned-g000001"
+
+
+def _assert_clean_swap(summary: dict[str, object]) -> None:
+    requests = summary["requests"]
+    assert isinstance(requests, dict)
+    assert requests["failed"] == 0, requests["errors"]
+    assert requests["across_swap"] >= 1
+    assert set(requests["by_generation"]) == {"aligned-g000000", "aligned-g000001"}
+    assert sum(requests["by_generation"].values()) == requests["served"]
+    assert isinstance(summary["swap_seconds"], float)
+    assert summary["swap_seconds"] > 0
+
+
+def _log_end(folder: Path) -> str:
+    log = folder / "demo" / "erratad.log"
+    return log.read_text(errors="replace")[-4000:] if log.exists() else ""
