@@ -21,6 +21,12 @@ from daemon.demo.play import Demo
 from daemon.demo.process import DaemonProcess, running_daemon
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.embedded_broker import EmbeddedBroker
+from daemon.errors import ConfigError
+from daemon.vllm_process import end_left_over
+
+MARKER = ".erratad-demo"
+LOG_WIDTH = 160
+"""Columns of the view where no terminal says how wide it is."""
 
 
 def run_demo(
@@ -28,10 +34,11 @@ def run_demo(
 ) -> int:
     """Run the loop once; 0 only if a new adapter went live and a flagged prompt is answered better by rule."""
     screen = Console(stderr=as_json)
+    if not screen.is_terminal:
+        screen.width = LOG_WIDTH
     questions = load_scenario(scenario or SCENARIO)
     folder = (data_dir or Path("var") / "demo").absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _empty(folder)
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
     with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
@@ -54,3 +61,18 @@ def _wait_for_interrupt(daemon: DaemonProcess) -> None:
             time.sleep(1)
     except KeyboardInterrupt:
         return
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder new; one that holds something else than an earlier demo is left alone.
+
+    Raises:
+        ConfigError: when the folder is not an earlier demo's.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
+        raise ConfigError(f"--data-dir: {folder} holds other files; name a new or empty folder")
+    if folder.exists():
+        end_left_over(folder)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()

@@ -391,3 +391,22 @@ class _Process(ServerProcess):
 
 def _watch(*, now: float, age_s: float = 0, adopted: bool = False) -> Watch:
     return Watch(_Process(age_s, adopted=adopted), start_timeout_s=100, now=now)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cpu", "has_bfloat16", "served"),
+    [
+        ("bfloat16", True, False, "float32"),
+        ("auto", True, False, "float32"),
+        ("bfloat16", True, True, "bfloat16"),
+        ("float16", True, False, "float16"),
+        ("bfloat16", False, False, "bfloat16"),
+    ],
+)
+def test_a_cpu_without_bfloat16_serves_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any, cpu: bool, has_bfloat16: bool, served: str
+) -> None:
+    monkeypatch.setattr("daemon.vllm_command.cpu_has_bfloat16", lambda: has_bfloat16)
+    model = ModelConfig(path=tmp_path, dtype=dtype)
+    argv = command(model, ServingConfig(), TrainingConfig(), port=1, admin_token="t", api_key=None, cpu=cpu).argv
+    assert argv[argv.index("--dtype") + 1] == served
