@@ -39,7 +39,7 @@ class Ask(BaseModel):
     reason: Reason = "no reason given"
 
 
-class Promotion(Ask):
+class PromotionStage(Ask):
     generation: Annotated[int, Field(ge=0)]
 
 
@@ -117,7 +117,7 @@ def _add_steering(router: APIRouter, store: Store) -> None:
         return IntentView.of(steering.request_training(store, actor=actor, reason=ask.reason))
 
     @router.post("/promote", status_code=202, tags=["steer"])
-    def promote(ask: Promotion, actor: Actor = "api") -> IntentView:
+    def promote(ask: PromotionStage, actor: Actor = "api") -> IntentView:
         intent = steering.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
         return IntentView.of(intent)
 

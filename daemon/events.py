@@ -16,7 +16,7 @@ from daemon.topics import kafka_options
 BATCH = 200
 
 
-class Events:
+class EventsStage:
     """Publishes what other stages put into the outbox; the key is the event's subject."""
 
     name = "events"
@@ -28,7 +28,7 @@ class Events:
         self._topic = topic
 
     @classmethod
-    def connect(cls, *, kafka: KafkaConfig, control: Control) -> Events:
+    def connect(cls, *, kafka: KafkaConfig, control: Control) -> EventsStage:
         """The stage for the configured topic; it connects when there is something to publish."""
         return cls(producer=Producer(kafka_options(kafka)), control=control, topic=kafka.events_topic)
 

@@ -67,7 +67,7 @@ class FeedbackDoor:
         return FeedbackResult(report_id=flagged.id, outcome=outcome)
 
 
-class Ingest:
+class IngestStage:
     """One member of the consumer group. `close` it after its thread has ended: it leaves the group."""
 
     name = "ingest"
@@ -85,7 +85,7 @@ class Ingest:
         self._connected = False
 
     @classmethod
-    def connect(cls, *, kafka: KafkaConfig, config: IntakeConfig, reports: Reports) -> Ingest:
+    def connect(cls, *, kafka: KafkaConfig, config: IntakeConfig, reports: Reports) -> IngestStage:
         """The stage for the configured topic; it connects at its first step and again after every outage."""
         options = kafka_options(kafka)
         consumer = Consumer(

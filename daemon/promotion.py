@@ -60,7 +60,7 @@ class Outcome:
     sentence: str
 
 
-class Promotion:
+class PromotionStage:
     """Acts on runs in state `promoting` and on the intents `promote` and `rollback`."""
 
     name = "promotion"

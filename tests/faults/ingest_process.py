@@ -9,7 +9,7 @@ import threading
 from contextlib import closing
 
 from daemon.config import IntakeConfig, KafkaConfig
-from daemon.ingest import Ingest
+from daemon.ingest import IngestStage
 from daemon.stage import Pulse, run_stage
 from daemon.store import open_store
 
@@ -18,7 +18,7 @@ def main(store_url: str, kafka_json: str) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with closing(open_store(store_url)) as store:
-        stage = Ingest.connect(
+        stage = IngestStage.connect(
             kafka=KafkaConfig.model_validate_json(kafka_json), config=IntakeConfig(), reports=store.reports
         )
         with closing(stage):

@@ -20,8 +20,8 @@ from daemon.config import IntakeConfig, KafkaConfig
 from daemon.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
 from daemon.embedded_broker import EmbeddedBroker
 from daemon.errors import ErratadError, StoreUnavailableError
-from daemon.events import Events
-from daemon.ingest import FeedbackDoor, FeedbackResult, Ingest
+from daemon.events import EventsStage
+from daemon.ingest import FeedbackDoor, FeedbackResult, IngestStage
 from daemon.records import ReportState
 from daemon.stage import Step
 from daemon.store import Added, Reports, Store, open_store
@@ -35,12 +35,12 @@ INTAKE = IntakeConfig()
 
 
 @pytest.fixture
-def ingest_of() -> Iterator[Callable[..., Ingest]]:
+def ingest_of() -> Iterator[Callable[..., IngestStage]]:
     """Makes stages that are closed after the test."""
-    made: list[Ingest] = []
+    made: list[IngestStage] = []
 
-    def make(kafka: KafkaConfig, reports: Reports, config: IntakeConfig = INTAKE) -> Ingest:
-        made.append(Ingest.connect(kafka=kafka, config=config, reports=reports))
+    def make(kafka: KafkaConfig, reports: Reports, config: IntakeConfig = INTAKE) -> IngestStage:
+        made.append(IngestStage.connect(kafka=kafka, config=config, reports=reports))
         return made[-1]
 
     yield make
@@ -56,7 +56,7 @@ def stored(store: Store) -> int:
     return sum(store.reports.counts().values())
 
 
-def until_stored(stage: Ingest, store: Store, count: int, *, timeout_s: float = 40) -> None:
+def until_stored(stage: IngestStage, store: Store, count: int, *, timeout_s: float = 40) -> None:
     step_until(stage, lambda _: stored(store) >= count, timeout_s=timeout_s)
 
 
@@ -264,7 +264,7 @@ def emitted(store: Store, count: int) -> list[str]:
 
 def test_events_arrive_once_in_order_with_their_subject_as_key(kafka, store):
     ids = emitted(store, 250)
-    stage = Events.connect(kafka=kafka, control=store.control)
+    stage = EventsStage.connect(kafka=kafka, control=store.control)
     with contextlib.closing(stage):
         step = step_until(stage, lambda step: not step.worked)
     assert step.sentence == "no events to publish"
@@ -277,7 +277,7 @@ def test_events_arrive_once_in_order_with_their_subject_as_key(kafka, store):
 def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafka, sqlite_store, monkeypatch):
     for limit in ("REQUEST_TIMEOUT_S", "DELIVERY_TIMEOUT_S"):
         monkeypatch.setattr(connector, limit, 1.0)
-    stage = Events.connect(kafka=own_kafka, control=sqlite_store.control)
+    stage = EventsStage.connect(kafka=own_kafka, control=sqlite_store.control)
     emitted(sqlite_store, 1)
     step_until(stage, lambda step: not step.worked)
     own_broker.kill()

@@ -15,7 +15,7 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import Score, VllmServer
-from tests.fixtures.servers import MAX_LORAS, RealServer
+from tests.fixtures.servers import MAX_LORAS, SERVED_DTYPE, RealServer
 
 pytestmark = pytest.mark.vllm
 
@@ -46,6 +46,7 @@ def adapters(client: VllmServer, make_adapter: Callable[..., Path]) -> Iterator[
 def _hf_scores(model: Path, adapter: Path) -> tuple[Score, Score]:
     """Base and adapted."""
     case = {"model": str(model), "adapter": str(adapter), "messages": MESSAGES, "completion": COMPLETION}
+    case["dtype"] = SERVED_DTYPE
     done = subprocess.run(
         [sys.executable, "-m", "tests.fixtures.hf_score"],
         input=json.dumps(case),
