@@ -146,6 +146,8 @@ def progress_words(run: RunRow) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {_short(part)}' for key, part in value.items())})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -206,7 +206,7 @@ class Demo:
             "lessons": sum(status["reports"][state] for state in ("lesson", "resolved", "recurring")),
             "trained_on": len(generation.trained_on),
             "held_out": len(generation.held_out),
-            "examples": sum(run.progress.get("examples", {}).values()),
+            "examples": {kind: count for kind, count in run.progress.get("examples", {}).items() if kind != "drift"},
             "train_seconds": run.progress.get("train_seconds"),
             "gate": {"accepted": False, "reasons": [run.reason], "figures": {}}
             if verdict is None
