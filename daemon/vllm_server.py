@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from connectors.vllm import VllmServer
 from daemon import metrics
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.errors import ConfigError, ServingError
+from daemon.ports import free_port
 from daemon.stage import Step
 from daemon.vllm_command import command, fingerprint, installed_vllm, runs_on_cpu
 from daemon.vllm_log import ServerLog
@@ -185,7 +185,7 @@ class ManagedServer:
                 log.info("vllm_adopted", pid=record.pid, port=record.port)
             else:
                 process.end(grace_s=STOP_GRACE_S)
-        self._port = self._port or _free_port(self._serving.host)
+        self._port = self._port or free_port(self._serving.host)
         url = f"http://{_reachable(self._serving.host)}:{self._port}"
         self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token)
         self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=CANARY_TIMEOUT_S)
@@ -266,13 +266,6 @@ class ManagedServer:
         metrics.SERVER_RESTARTS.inc()
         log.warning("vllm_restart", reason=reason, failures=self._failures, wait_s=wait_s)
         return Step(sentence=self._failure)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _reachable(host: str) -> str:

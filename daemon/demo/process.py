@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 
 from daemon.config import load_config
 from daemon.errors import ConfigError, ErratadError
+from daemon.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
@@ -59,13 +59,6 @@ class DaemonProcess:
             self._process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def model_dir() -> Path:
     """Where `make setup` puts the demo's model."""
     root = os.environ.get("ERRATAD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "erratad"
@@ -77,7 +70,7 @@ def model_dir() -> Path:
 
 @contextmanager
 def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
-    port, chat_port = _free_port(), _free_port()
+    port, chat_port = free_port(), free_port()
     overrides = [
         f"model.path={model_dir()}",
         f"data_dir={folder}",

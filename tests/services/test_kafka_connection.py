@@ -16,7 +16,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from connectors.kafka import Consumer, KafkaOptions, KafkaUnavailableError, TopicMissingError
-from tests.fixtures.broker import free_port, options_of
+from daemon.ports import free_port
+from tests.fixtures.broker import options_of
 
 TLS = Path(__file__).parents[1] / "fixtures" / "tls"
 

@@ -16,9 +16,10 @@ from daemon.api import create_app
 from daemon.config import Config, KafkaConfig
 from daemon.errors import ConfigError
 from daemon.ingest import FeedbackDoor
+from daemon.ports import free_port
 from daemon.store import Store
 from daemon.submit import Submission, send_http, send_kafka
-from tests.fixtures.broker import free_port, read
+from tests.fixtures.broker import read
 from tests.fixtures.config import flagged
 
 TOKEN = "a-good-token"
