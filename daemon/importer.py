@@ -27,7 +27,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from connectors.messages import FlaggedResponse
-from daemon import metrics
 from daemon.errors import ErratadError
 from daemon.records import Source
 from daemon.store import Added, Reports
@@ -197,7 +196,6 @@ def _store(
     added = reports.add([(flagged, Source(channel="import")) for _, flagged in batch], reporter_cap=NO_CAP)
     for (line, flagged), outcome in zip(batch, added, strict=True):
         outcomes[outcome] += 1
-        metrics.INTAKE_MESSAGES.labels(channel="import", outcome=outcome).inc()
         if outcome == Added.CONFLICT:
             detail = f"report {flagged.id} is stored with other facts (reason, category, correction); it stays as it is"
             yield RowProblem(line=line, field="response", detail=detail)

@@ -1,68 +1,188 @@
-"""Every Prometheus series that erratad exports, in pipeline order; labels come from closed sets."""
+"""Every Prometheus series that erratad exports, in pipeline order; labels come from closed sets.
+
+A counter has all its series from the start, at 0: `increase()` sees the first event, and a share can be divided by it.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, Info
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import TypeVar
 
+from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
+
+from connectors.kafka import Commit
+from connectors.messages import EventType, Rejection
+from daemon.analysis_checks import Check
+from daemon.comparison import Suite
+from daemon.gate import Criterion
+from daemon.prompts.kinds import Kind
+from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
+
+CLOSED_SETS: dict[MetricWrapperBase, Mapping[str, tuple[str, ...]]] = {}
+"""The values of each label; a label that is missing here is bounded by what is deployed (stages, partitions)."""
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+
+
+def _closed(metric: _Metric, **values: Iterable[str]) -> _Metric:
+    """Note the values of all labels of the metric; a counter or histogram gets all its series now."""
+    sets = {label: tuple(of_label) for label, of_label in values.items()}
+    CLOSED_SETS[metric] = sets
+    if not isinstance(metric, Gauge):  # a gauge at 0 would be a statement
+        for combination in product(*sets.values()):
+            metric.labels(**dict(zip(sets, combination, strict=True)))
+    return metric
+
+
+RUN_ENDS = (RunState.PROMOTED, RunState.REJECTED, RunState.FAILED)
+ROLES = ("live", "previous", "candidate", "base")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 # intake
-INTAKE_MESSAGES = Counter(
-    "erratad_intake_messages_total", "Messages taken in, by channel and what became of them.", ["channel", "outcome"]
+INTAKE_MESSAGES = _closed(
+    Counter(
+        "erratad_intake_messages_total",
+        "Messages taken in, by channel and what became of them.",
+        ["channel", "outcome"],
+    ),
+    channel=("kafka", "http"),
+    outcome=("stored", "redelivered", "duplicate", "quarantined", *Rejection),
 )
-DEAD_LETTERS = Counter("erratad_dead_letters_total", "Messages sent to the dead-letter topic.", ["reason"])
+DEAD_LETTERS = _closed(
+    Counter("erratad_dead_letters_total", "Messages sent to the dead-letter topic.", ["reason"]), reason=Rejection
+)
 KAFKA_CONNECTED = Gauge("erratad_kafka_connected", "1 while the intake consumer reaches a broker.")
 KAFKA_LAG = Gauge("erratad_kafka_lag_messages", "Messages behind the end of each assigned partition.", ["partition"])
-KAFKA_COMMITS = Counter("erratad_kafka_commits_total", "Offset commits, by outcome.", ["outcome"])
-EVENTS_PUBLISHED = Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"])
+KAFKA_COMMITS = _closed(
+    Counter("erratad_kafka_commits_total", "Offset commits, by outcome.", ["outcome"]), outcome=Commit
+)
+EVENTS_PUBLISHED = _closed(
+    Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"]), type=EventType
+)
 EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox that no broker has acknowledged yet.")
 
 # queue and reflection
-REPORTS = Gauge("erratad_reports", "Reports by state.", ["state"])
+REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), state=ReportState)
 OLDEST_QUEUED = Gauge("erratad_oldest_queued_report_age_seconds", "Age of the oldest report that waits for analysis.")
-REFLECTIONS = Counter("erratad_reflections_total", "Attempts at an analysis, by outcome.", ["outcome"])
-ANALYSES_REJECTED = Counter("erratad_analyses_rejected_total", "Analyses that failed a check.", ["check"])
+REFLECTIONS = _closed(
+    Counter("erratad_reflections_total", "Attempts at an analysis, by outcome.", ["outcome"]),
+    outcome=("lesson", "template", "retry", "buried", "returned", "late"),
+)
+ANALYSES_REJECTED = _closed(
+    Counter("erratad_analyses_rejected_total", "Analyses that failed a check.", ["check"]), check=Check
+)
 REFLECTION_SECONDS = Histogram("erratad_reflection_duration_seconds", "One attempt at an analysis.", buckets=_SECONDS)
-LESSONS = Counter(
-    "erratad_lessons_total", "Lessons stored, by analyst and source of the correction.", ["analyst", "correction"]
+LESSONS = _closed(
+    Counter(
+        "erratad_lessons_total", "Lessons stored, by analyst and source of the correction.", ["analyst", "correction"]
+    ),
+    analyst=("self", "endpoint", "template"),
+    correction=("none", *CorrectionSource),
+)
+LESSONS_BY_KIND = _closed(
+    Counter(
+        "erratad_lessons_by_kind_total",
+        "Lessons stored, by the kind that their report's category belongs to.",
+        ["kind"],
+    ),
+    kind=Kind,
 )
 NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons that no finished run has used.")
 
 # training
-RUNS = Counter("erratad_runs_total", "Runs ended, by outcome.", ["outcome"])
-RUN_ACTIVE = Gauge("erratad_run_active", "1 for the state that the active run is in.", ["state"])
-RUN_STAGE_SECONDS = Histogram(
-    "erratad_run_stage_duration_seconds", "Duration of one stage of a run.", ["stage"], buckets=_SECONDS
+RUNS = _closed(Counter("erratad_runs_total", "Runs ended, by outcome.", ["outcome"]), outcome=RUN_ENDS)
+RUN_LAST_END = _closed(
+    Gauge("erratad_run_last_end_timestamp_seconds", "When a run last ended so.", ["outcome"]), outcome=RUN_ENDS
+)
+RUNS_IN_A_ROW = _closed(
+    Gauge("erratad_runs_ended_in_a_row", "The latest runs that all ended the same way.", ["outcome"]), outcome=RUN_ENDS
+)
+RUN_ACTIVE = _closed(
+    Gauge("erratad_run_active", "1 for the state that the active run is in.", ["state"]), state=ACTIVE_RUN_STATES
+)
+RUN_STAGE_SECONDS = _closed(
+    Histogram("erratad_run_stage_duration_seconds", "Duration of one stage of a run.", ["stage"], buckets=_SECONDS),
+    stage=("dataset", "finetune", "evaluation"),
 )
 DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dataset, by kind.", ["kind"])
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
+TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second, as the trainer measured.")
+TRAINING_MEMORY = Gauge("erratad_training_resident_memory_bytes", "Memory of the training process; 0 when none runs.")
 TRAINING_PROGRESS = Gauge("erratad_training_progress_ratio", "Share of the active training done.")
 
 # evaluation and gate
-EVALUATION_SCORE = Gauge(
-    "erratad_evaluation_score", "Latest score per suite, arm and guidance.", ["suite", "arm", "guided"]
+EVALUATION_SCORE = _closed(
+    Gauge(
+        "erratad_evaluation_score",
+        "Latest score per suite, arm and guidance: share of items passed; suite drift: bits per token.",
+        ["suite", "arm", "guided"],
+    ),
+    suite=Suite,
+    arm=("candidate", "live"),
+    guided=("true", "false"),
 )
-GATE_VERDICTS = Counter("erratad_gate_verdicts_total", "Verdicts of the gate.", ["verdict"])
-GATE_REASONS = Counter("erratad_gate_rejections_total", "Failed criteria of rejected candidates.", ["criterion"])
+GATE_VERDICTS = _closed(
+    Counter("erratad_gate_verdicts_total", "Verdicts of the gate.", ["verdict"]), verdict=("accepted", "rejected")
+)
+GATE_REASONS = _closed(
+    Counter("erratad_gate_rejections_total", "Failed criteria of rejected candidates.", ["criterion"]),
+    criterion=Criterion,
+)
 
 # serving and promotion
 LIVE_GENERATION = Gauge("erratad_live_generation", "Generation that is live (0: the base model).")
 LIVE_ADAPTER = Info("erratad_live_adapter", "Name and run of the live adapter.")
 LAST_PROMOTION = Gauge("erratad_last_promotion_timestamp_seconds", "When an adapter last went live.")
-SWAPS = Counter("erratad_swaps_total", "Changes of the live generation, by kind and outcome.", ["kind", "outcome"])
+SWAPS = _closed(
+    Counter("erratad_swaps_total", "Changes of the live generation, by kind and outcome.", ["kind", "outcome"]),
+    kind=("promote", "rollback"),
+    outcome=("done", "retried", "rejected", "failed", "refused"),
+)
 SWAP_SECONDS = Histogram("erratad_swap_duration_seconds", "From the first load to the last flip.", buckets=_SECONDS)
-SERVERS = Gauge("erratad_vllm_servers", "vLLM servers, by what was observed.", ["state"])
+SERVERS = _closed(
+    Gauge(
+        "erratad_vllm_servers",
+        "vLLM servers: serving the live generation, behind it, or not ready. Only the leading daemon looks.",
+        ["state"],
+    ),
+    state=("serving", "behind", "not_ready"),
+)
 SERVER_RESTARTS = Counter("erratad_vllm_restarts_total", "Restarts of the managed vLLM server.")
 RECONCILE_REPAIRS = Counter("erratad_reconcile_repairs_total", "Servers that were brought back to the live generation.")
 
-# schedule and the process
+# what users say of the generations; a role that no generation holds has no series
+GENERATION_REQUESTS = _closed(
+    Gauge("erratad_generation_requests", "Requests answered by the generation that holds the role.", ["role"]),
+    role=ROLES,
+)
+GENERATION_FLAGGED_RATE = _closed(
+    Gauge(
+        "erratad_generation_flagged_per_1000_requests",
+        "Reports per 1000 requests answered by the generation that holds the role.",
+        ["role"],
+    ),
+    role=ROLES,
+)
+GENERATION_ERRORS = _closed(
+    Gauge("erratad_generation_errors", "Failed requests to the generation that holds the role.", ["role"]), role=ROLES
+)
+
+# schedule and the process; a time of 0: never
 SCHEDULE_NEXT_RUN = Gauge("erratad_schedule_next_run_timestamp_seconds", "Next cron time.")
 SCHEDULE_LAST_START = Gauge("erratad_schedule_last_start_timestamp_seconds", "When a run was last started.")
-SCHEDULE_DECISIONS = Counter("erratad_schedule_decisions_total", "Chances to start a run, by decision.", ["decision"])
+SCHEDULE_DECISIONS = _closed(
+    Counter("erratad_schedule_decisions_total", "Chances to start a run, by decision.", ["decision"]),
+    decision=("started", "blackout", "too_few_lessons"),
+)
 STAGE_LAST_STEP = Gauge("erratad_stage_last_step_timestamp_seconds", "When a stage last made a step.", ["stage"])
 STAGE_PAUSED = Gauge("erratad_stage_paused", "1 while a stage is paused.", ["stage"])
+DATA_DIR_FREE = Gauge("erratad_data_dir_free_bytes", "Free space of the file system that holds data_dir.")
+DATA_DIR_SIZE = Gauge("erratad_data_dir_size_bytes", "Size of the file system that holds data_dir.")
 STORE_ERRORS = Counter("erratad_store_errors_total", "Steps that found the database unreachable.")
 LEADER = Gauge("erratad_leader", "1 while this daemon leads schedule, training and promotion.")
 BUILD = Info("erratad_build", "Version of erratad.")

@@ -273,6 +273,7 @@ class ReflectionStage:
         if outcome is not Outcome.LATE:
             correction = "none" if lesson.correction_source is None else lesson.correction_source.value
             metrics.LESSONS.labels(analyst=lesson.analyst.partition(":")[0], correction=correction).inc()
+            metrics.LESSONS_BY_KIND.labels(kind=kind_of(claim.report.flagged.category)).inc()
         return outcome
 
     def _return(self, claim: Claim, reason: str, *, delay_s: float) -> Outcome:
