@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,21 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Requests that a generation answered under the alias since the server started, and how many of them failed."""
+
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
     """What one server holds. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
 
     live: str | None
     epoch: str
     adapters: Mapping[str, int]
+    traffic: Mapping[str, Served] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +109,12 @@ class VllmServer(ChatEndpoint):
         response = self._admin("GET", "/erratad/v1/state")
         state = self._parse(response)
         try:
-            return ServerState(live=state["live"], epoch=state["epoch"], adapters=dict(state["adapters"]))
+            return ServerState(
+                live=state["live"],
+                epoch=state["epoch"],
+                adapters=dict(state["adapters"]),
+                traffic={name: Served(**counts) for name, counts in state["traffic"].items()},
+            )
         except (KeyError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
 

@@ -154,7 +154,13 @@ router = APIRouter(prefix="/erratad/v1", dependencies=[Depends(_authorized)], in
 @router.get("/state")
 async def _state(admin: Admins) -> dict[str, Any]:
     table = admin.table
-    return {"alias": table.settings.alias, "live": table.live, "epoch": table.epoch, "adapters": table.adapters()}
+    return {
+        "alias": table.settings.alias,
+        "live": table.live,
+        "epoch": table.epoch,
+        "adapters": table.adapters(),
+        "traffic": table.traffic.shown(),
+    }
 
 
 @router.put("/adapters/{name}")

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
 from connectors.guidance import with_guidance
+from connectors.vllm_traffic import ANSWER_PATHS, Exchange, Traffic
 
 RETRY_AFTER_S = 2
 ADMIN_PREFIX = "/erratad/"
@@ -96,6 +97,7 @@ class AliasTable:
         self.settings = settings
         self.epoch = secrets.token_hex(8)
         self.live: str | None = None
+        self.traffic = Traffic()
         self._origins: dict[str, str] = {}
         self._loaded: set[str] = set()
         self._draining: set[str] = set()
@@ -227,13 +229,16 @@ class AliasMiddleware:
 
         scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)["content-length"] = str(len(raw))
+        exchange = Exchange(_Replay(raw, receive), named)
         token = _answering_as.set(route.name)
         self._table.enter(route)
         try:
-            await self._app(scope, _Replay(raw, receive), named)
+            await self._app(scope, exchange.receive, exchange.send)
         finally:
             self._table.leave(route)
             _answering_as.reset(token)
+            if route.guided and exchange.counts and scope["path"].endswith(ANSWER_PATHS):
+                self._table.traffic.count(route.name, failed=exchange.failed)
 
 
 class _Replay:

@@ -39,6 +39,7 @@ from daemon.serving import Fleet, open_serving
 from daemon.stage import Pulse, Stage, run_stage
 from daemon.store import Store, open_store
 from daemon.supervise import run_together, sole_owner, stop_signals
+from daemon.traffic import TrafficStage
 
 logger = structlog.get_logger(__name__)
 
@@ -150,7 +151,8 @@ def _stages(
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet)
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
-    led = (schedule, dataset, finetune, evaluation, promotion)
+    traffic = TrafficStage(store=store, fleet=fleet)
+    led = (schedule, dataset, finetune, evaluation, promotion, traffic)
     return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
 
 

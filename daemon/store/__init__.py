@@ -15,8 +15,9 @@ from daemon.store.intake import Added
 from daemon.store.migrate import migrate
 from daemon.store.reports import Reports
 from daemon.store.runs import Runs
+from daemon.store.traffic import Traffic
 
-__all__ = ["Adapters", "Added", "Control", "Reports", "Runs", "Store", "open_store"]
+__all__ = ["Adapters", "Added", "Control", "Reports", "Runs", "Store", "Traffic", "open_store"]
 
 DEFAULT_ALIAS: str = ServingConfig.model_fields["alias"].default
 
@@ -30,6 +31,7 @@ class Store:
     runs: Runs
     adapters: Adapters
     control: Control
+    traffic: Traffic
 
     def ping(self) -> None:
         """Ask the database for one row.
@@ -67,6 +69,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         runs=Runs(engine),
         adapters=Adapters(engine),
         control=Control(engine),
+        traffic=Traffic(engine),
     )
     try:
         migrate(engine)

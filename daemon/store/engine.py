@@ -59,6 +59,7 @@ class Lock(IntEnum):
     INTAKE = 0x65727261_0002
     RUNS = 0x65727261_0003
     LIVE = 0x65727261_0004
+    TRAFFIC = 0x65727261_0005
 
 
 def connect(url: str, password: str | None = None) -> Engine:

@@ -136,6 +136,7 @@ reports = Table(
     Index("ix_reports_content_key", "content_key"),
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
+    Index("ix_reports_model", "model", "received_at"),
 )
 
 lessons = Table(
@@ -259,6 +260,29 @@ Index(
     sqlite_where=text("state = 'live'"),
     postgresql_where=text("state = 'live'"),
 )
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("generation", Integer, ForeignKey("adapters.generation"), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    PrimaryKeyConstraint("generation", "since"),
+)
+"""What each generation answered under the alias, in steps of `store.traffic.STEP`."""
+
+traffic_seen = Table(
+    "traffic_seen",
+    metadata,
+    Column("epoch", String(64), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("epoch", "generation"),
+)
+"""How far each server process has been counted: what comes on top is new."""
 
 intents = Table(
     "intents",

@@ -1,0 +1,92 @@
+"""Traffic per generation: totals that survive restarts, repetitions and another daemon, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from daemon.records import utcnow
+from daemon.store import Store
+from daemon.store.traffic import FORGET_AFTER, STEP, Observed, Tally, step_of
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, promote
+
+
+def observed(epoch: str = "first", generation: int = 0, requests: int = 10, errors: int = 0) -> Observed:
+    return Observed(epoch=epoch, generation=generation, requests=requests, errors=errors)
+
+
+def test_what_a_server_process_shows_is_counted_once(store: Store) -> None:
+    assert store.traffic.add([observed(requests=10, errors=1)]) == 10
+    assert store.traffic.add([observed(requests=10, errors=1)]) == 0
+    assert store.traffic.add([observed(requests=25, errors=3)]) == 15
+    assert store.traffic.tally(0) == Tally(requests=25, errors=3, flagged=0)
+
+
+def test_servers_and_their_restarts_add_up(store: Store) -> None:
+    store.traffic.add([observed("first", requests=10), observed("second", requests=5)])
+    store.traffic.add([observed("second", requests=5), observed("restarted", requests=4, errors=2)])
+    assert store.traffic.tally(0) == Tally(requests=19, errors=2, flagged=0)
+
+
+def test_generations_are_kept_apart_and_strangers_are_left_out(store: Store) -> None:
+    promote(store)
+    store.traffic.add([observed(generation=0, requests=3), observed(generation=1, requests=7), observed(generation=99)])
+    assert [store.traffic.tally(generation).requests for generation in (0, 1, 99)] == [3, 7, 0]
+
+
+def test_a_count_that_goes_back_takes_nothing_away(store: Store) -> None:
+    store.traffic.add([observed(requests=10)])
+    assert store.traffic.add([observed(requests=4)]) == 0
+    assert store.traffic.add([observed(requests=12)]) == 2
+    assert store.traffic.tally(0).requests == 12
+
+
+def test_an_ended_process_is_forgotten_and_its_traffic_stays(store: Store) -> None:
+    long_ago = utcnow() - FORGET_AFTER - timedelta(days=1)
+    store.traffic.add([observed("ended", requests=10)], at=long_ago)
+    store.traffic.add([observed("new", requests=1)])
+    assert store.traffic.tally(0).requests == 11
+    store.traffic.add([observed("ended", requests=10)])
+    assert store.traffic.tally(0).requests == 21
+
+
+def test_a_tally_can_be_of_a_span_of_time(store: Store) -> None:
+    start = step_of(utcnow()) - 10 * STEP
+    for number in range(3):
+        store.traffic.add([observed(requests=10 * (number + 1))], at=start + number * STEP)
+    assert store.traffic.tally(0, since=start + STEP).requests == 20
+    assert store.traffic.tally(0, until=start + STEP).requests == 10
+    assert store.traffic.tally(0, since=start + STEP, until=start + 2 * STEP).requests == 10
+
+
+def test_flagged_reports_are_counted_under_the_generation_that_answered(store: Store) -> None:
+    promote(store)
+    before = store.traffic.tally(0).flagged
+    same = flagged(model="aligned-g000001")
+    add(
+        store,
+        flagged(model="aligned-g000001", reporter="ann"),
+        flagged(model="aligned-g000001", reporter="ann"),
+        same,
+        same.model_copy(update={"id": "flagged-again", "reporter": "bob"}),
+        flagged(model="gpt-of-somebody"),
+    )
+    assert store.traffic.tally(1).flagged == 3
+    assert store.traffic.tally(0).flagged == before
+
+
+def test_one_reporter_can_be_made_to_count_once(store: Store) -> None:
+    add(store, *(flagged(reporter="one-person") for _ in range(20)), flagged(reporter="another"))
+    assert store.traffic.tally(0).flagged == 21
+    assert store.traffic.tally(0, per_reporter=1).flagged == 2
+    assert store.traffic.tally(0, per_reporter=3).flagged == 4
+
+
+def test_what_waits_for_review_counts_for_no_rate(store: Store) -> None:
+    add(store, *(flagged(reporter="one-person") for _ in range(5)), reporter_cap=2)
+    assert store.traffic.tally(0).flagged == 2
+
+
+def test_a_rate_without_requests_is_zero() -> None:
+    assert Tally(requests=0, errors=0, flagged=3).flagged_per_1000 == 0
+    assert Tally(requests=500, errors=0, flagged=3).flagged_per_1000 == 6
