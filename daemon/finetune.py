@@ -48,6 +48,8 @@ class _Observer:
         metrics.TRAINING_PROGRESS.set(progress.step / progress.steps if progress.steps else 0.0)
         if progress.loss is not None:
             metrics.TRAINING_LOSS.set(progress.loss)
+        if progress.tokens_per_s is not None:
+            metrics.TRAINING_SPEED.set(progress.tokens_per_s)
         figures = progress.model_dump(mode="json", include={"phase", "step", "steps", "loss", "tokens_per_s", "eta_s"})
         seconds = self._run.progress.get("train_seconds", 0.0) + time.monotonic() - self._started
         self._runs.progress(
@@ -158,6 +160,7 @@ class FinetuneStage:
             in_time = self._watch(job, child, observer, stop)
         finally:
             training_process.end(child)
+            metrics.TRAINING_MEMORY.set(0)
         progress = TrainingProgress.load(job.run_folder)
         observer.see(progress)
         if job.adapter_folder.exists():
@@ -178,6 +181,7 @@ class FinetuneStage:
         deadline = time.monotonic() + self._config.timeout_s
         while child.poll() is None and not stop.wait(POLL_S):
             self._beat()
+            metrics.TRAINING_MEMORY.set(training_process.resident_bytes(child.pid))
             try:
                 observer.see(TrainingProgress.load(job.run_folder))
             except StoreUnavailableError as exc:

@@ -1,8 +1,10 @@
-"""Stage "gauges": what the database says of queue, runs and pauses, for `/metrics`."""
+"""Stage "gauges": what database and disk say of queue, runs and pauses, for `/metrics`; it survives restarts."""
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
 from daemon import metrics
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, utcnow
@@ -11,31 +13,55 @@ from daemon.store import Store
 
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
+LATEST_RUNS = 50
+"""How far back a row of equal ends is counted."""
 
 
 class GaugesStage:
     name = "gauges"
     idle_s = 5.0
 
-    def __init__(self, *, store: Store, stages: list[str]) -> None:
+    def __init__(self, *, store: Store, data_dir: Path, stages: list[str]) -> None:
         self._store = store
+        self._data_dir = data_dir
         self._stages = stages
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+        reports = self._show_queue()
+        self._show_runs()
+        self._show_pauses()
+        disk = shutil.disk_usage(self._data_dir)
+        metrics.DATA_DIR_FREE.set(disk.free)
+        metrics.DATA_DIR_SIZE.set(disk.total)
+        return Step(sentence=f"{reports} reports in the store")
+
+    def _show_queue(self) -> int:
         counts = self._store.reports.counts()
         for state, count in counts.items():
             metrics.REPORTS.labels(state=state).set(count)
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
+        metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())
         metrics.EVENTS_WAITING.set(self._store.control.count_unpublished())
-        active = self._store.runs.active()
+        return sum(counts.values())
+
+    def _show_runs(self) -> None:
+        runs = self._store.runs.find(limit=LATEST_RUNS)
+        metrics.SCHEDULE_LAST_START.set(runs[0].created_at.timestamp() if runs else 0)
+        active = next((run for run in runs if run.state in ACTIVE_RUN_STATES), None)
         self._show_generations(active)
-        for run_state in ACTIVE_RUN_STATES:
-            metrics.RUN_ACTIVE.labels(state=run_state).set(int(active is not None and active.state == run_state))
-        paused = {pause.stage for pause in self._store.control.pauses()}
-        for stage in self._stages:
-            metrics.STAGE_PAUSED.labels(stage=stage).set(int(stage in paused or "all" in paused))
-        return Step(sentence=f"{sum(counts.values())} reports in the store")
+        for state in ACTIVE_RUN_STATES:
+            metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))
+        self._show_ends(runs)
+
+    def _show_ends(self, latest: list[Run]) -> None:
+        ended = [run.state for run in latest if run.state not in ACTIVE_RUN_STATES]
+        in_a_row = next((count for count, state in enumerate(ended) if state != ended[0]), len(ended))
+        last_ends = self._store.runs.last_ends()
+        for end in metrics.RUN_ENDS:
+            ended_at = last_ends.get(end)
+            metrics.RUN_LAST_END.labels(outcome=end).set(0 if ended_at is None else ended_at.timestamp())
+            metrics.RUNS_IN_A_ROW.labels(outcome=end).set(in_a_row if ended and ended[0] == end else 0)
 
     def _show_generations(self, active: Run | None) -> None:
         """What each generation that has a role answered; a role that none has shows nothing."""
@@ -59,3 +85,8 @@ class GaugesStage:
     def _candidate(self, run: Run) -> int | None:
         state = self._store.adapters.get(run.generation).state
         return run.generation if state in CANDIDATE_STATES else None
+
+    def _show_pauses(self) -> None:
+        paused = {pause.stage for pause in self._store.control.pauses()}
+        for stage in self._stages:
+            metrics.STAGE_PAUSED.labels(stage=stage).set(int(stage in paused or "all" in paused))

@@ -18,7 +18,7 @@ from daemon.analysis_checks import Check
 from daemon.comparison import Suite
 from daemon.gate import Criterion
 from daemon.prompts.kinds import Kind
-from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState
+from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 
@@ -90,7 +90,7 @@ LESSONS_BY_KIND = _closed(
     ),
     kind=Kind,
 )
-NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons that no finished run has used.")
+NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the last run began that did not fail.")
 
 # training
 RUNS = _closed(Counter("erratad_runs_total", "Runs ended, by outcome.", ["outcome"]), outcome=RUN_ENDS)
@@ -111,7 +111,7 @@ DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dat
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
-TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second, as the trainer measured.")
+TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second by the latest training.")
 TRAINING_MEMORY = Gauge("erratad_training_resident_memory_bytes", "Memory of the training process; 0 when none runs.")
 TRAINING_PROGRESS = Gauge("erratad_training_progress_ratio", "Share of the active training done.")
 
@@ -175,6 +175,10 @@ GENERATION_ERRORS = _closed(
 # schedule and the process; a time of 0: never
 SCHEDULE_NEXT_RUN = Gauge("erratad_schedule_next_run_timestamp_seconds", "Next cron time.")
 SCHEDULE_LAST_START = Gauge("erratad_schedule_last_start_timestamp_seconds", "When a run was last started.")
+SCHEDULE_MIN_LESSONS = _closed(
+    Gauge("erratad_schedule_min_lessons", "New lessons that a run needs to start by itself, by trigger.", ["trigger"]),
+    trigger=(Trigger.CRON, Trigger.THRESHOLD),
+)
 SCHEDULE_DECISIONS = _closed(
     Counter("erratad_schedule_decisions_total", "Chances to start a run, by decision.", ["decision"]),
     decision=("started", "blackout", "too_few_lessons"),

@@ -132,14 +132,15 @@ class PromotionStage:
         if verdict is None or measured != live.generation:
             why = f"{candidate.name} was measured against generation {measured}, but {live.generation} is live now"
             self._store.runs.rejected(run.id, reason=why)
-            return _ended("promote", "rejected", f"rejected: {why}; the next run is measured against what is live")
+            return _run_ended(RunState.REJECTED, f"rejected: {why}; the next run is measured against what is live")
         try:
             sentence = self._swap(run, candidate, live, fit, intent)
         except (AdapterInvalidError, PromotionError) as exc:
             self._store.runs.failed(run.id, reason=str(exc))
-            return _ended("promote", "failed", f"{candidate.name} cannot go live: {exc}")
+            return _run_ended(RunState.FAILED, f"{candidate.name} cannot go live: {exc}")
         except (ServingError, EndpointError, IllegalTransitionError) as exc:
             return self._try_again(run, verdict, str(exc))
+        metrics.RUNS.labels(outcome=RunState.PROMOTED).inc()
         return self._changed("promote", sentence)
 
     def _swap(self, run: Run, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> str:
@@ -183,7 +184,7 @@ class PromotionStage:
         if attempts >= GIVE_UP_ATTEMPTS and waited_s > GIVE_UP_AFTER_S:
             why = f"not promoted in {waited_s:.0f} s and {attempts} attempts; last: {problem}"
             self._store.runs.failed(run.id, reason=why)
-            return _ended("promote", "failed", f"run {run.id}: {why}")
+            return _run_ended(RunState.FAILED, f"run {run.id}: {why}")
         self._not_before = time.monotonic() + min(self.idle_s * 2.0 ** min(attempts, 10), RETRY_MAX_S)
         metrics.SWAPS.labels(kind="promote", outcome="retried").inc()
         return Outcome(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
@@ -256,6 +257,11 @@ def _standing(live: Adapter, fit: Fit) -> str:
 def _ended(kind: str, outcome: str, sentence: str) -> Outcome:
     metrics.SWAPS.labels(kind=kind, outcome=outcome).inc()
     return Outcome(state=IntentState.REFUSED, sentence=sentence)
+
+
+def _run_ended(end: RunState, sentence: str) -> Outcome:
+    metrics.RUNS.labels(outcome=end).inc()
+    return _ended("promote", end, sentence)
 
 
 def _show(live: Adapter) -> None:

@@ -60,6 +60,8 @@ class ScheduleStage:
         self._alias = alias
         self._runs_dir = runs_dir
         self._cron_due = threading.Event()
+        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.THRESHOLD).set(schedule.min_lessons)
+        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.CRON).set(schedule.min_lessons_on_cron)
         self._clock = BackgroundScheduler(timezone=ZoneInfo(schedule.timezone))
         if schedule.cron is not None:
             self._add_cron(schedule.cron)
@@ -95,7 +97,6 @@ class ScheduleStage:
         if self.next_cron is not None:
             metrics.SCHEDULE_NEXT_RUN.set(self.next_cron.timestamp())
         lessons = self._store.reports.count_new_lessons()
-        metrics.NEW_LESSONS.set(lessons)
         active = self._store.runs.active()
         if active is not None:
             return Step(sentence=f"not starting: run {active.id} (generation {active.generation}) is {active.state}")
@@ -153,7 +154,6 @@ class ScheduleStage:
         if run is None:
             return Step(sentence="not starting: another run was started at the same moment")
         metrics.SCHEDULE_DECISIONS.labels(decision="started").inc()
-        metrics.SCHEDULE_LAST_START.set_to_current_time()
         return Step(
             sentence=f"started run {run.id} for generation {run.generation} ({trigger}, {lessons} new lessons)",
             worked=True,

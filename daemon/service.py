@@ -93,7 +93,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         ingest = _intake(config, store, stages, closing)
         if server is not None:
             stages.append(server)
-        stages.append(GaugesStage(store=store, stages=[stage.name for stage in stages]))
+        stages.append(GaugesStage(store=store, data_dir=config.data_dir, stages=[stage.name for stage in stages]))
         http = _http(config, store, fleet, pulse, ingest)
         parts: dict[str, Callable[[], None]] = {
             stage.name: partial(run_stage, stage, control=store.control, pulse=pulse, owner=owner, stop=stop)

@@ -102,10 +102,12 @@ class Reconciler:
         """Load and flip where a server is ready but serves something else, or nothing; then clean up."""
         serving: list[VllmServer] = []
         behind: list[str] = []
+        not_ready = 0
         for server in self._fleet.servers:
             try:
                 if (obstacle := server.obstacle()) is not None:
                     behind.append(f"{server.url} is not ready ({obstacle})")
+                    not_ready += 1
                     continue
                 state = server.state()
                 if not _serves(state, live):
@@ -116,7 +118,8 @@ class Reconciler:
             else:
                 serving.append(server)
         metrics.SERVERS.labels(state="serving").set(len(serving))
-        metrics.SERVERS.labels(state="behind").set(len(behind))
+        metrics.SERVERS.labels(state="behind").set(len(behind) - not_ready)
+        metrics.SERVERS.labels(state="not_ready").set(not_ready)
         return Fit(serving=tuple(serving), behind=tuple(behind))
 
     def _bring_back(self, server: VllmServer, state: ServerState, live: Adapter) -> None:

@@ -55,6 +55,17 @@ def end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process and of all that it started (a launcher's workers); 0 for one that is gone."""
+    process = Path(f"/proc/{pid}")
+    try:
+        pages = int((process / "statm").read_text().split()[1])
+        children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
+
+
 def describe(returncode: int) -> str:
     if returncode < 0:
         return f"was killed by {signal.Signals(-returncode).name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,13 @@ class Runs:
         table = schema.runs
         with reading(self._engine) as connection:
             return [rows.run(row) for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))]
+
+    def last_ends(self) -> dict[RunState, datetime]:
+        """When a run last ended so, for each state that a run has ended in."""
+        table = schema.runs
+        query = select(table.c.state, func.max(table.c.finished_at)).where(table.c.finished_at.is_not(None))
+        with reading(self._engine) as connection:
+            return {RunState(state): at for state, at in connection.execute(query.group_by(table.c.state))}
 
     def progress(self, run_id: int, progress: Mapping[str, Any]) -> None:
         """Merge progress figures (shown by status and console) into the run's."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
     TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
     add(bench.store, flagged(model=FIRST))
-    gauges = GaugesStage(store=bench.store, stages=[])
+    gauges = GaugesStage(store=bench.store, data_dir=Path(), stages=[])
     gauges.step(threading.Event())
     assert _gauge("requests", "live") == 1
     assert _gauge("errors", "live") == 0
