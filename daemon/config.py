@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import MAX_MESSAGE_BYTES
+from daemon.config_rollout import RolloutConfig
+from daemon.config_section import Fraction, Positive, Seconds, Section
 from daemon.errors import ConfigError
 
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelConfig(Section):
@@ -298,6 +293,7 @@ class Config(Section):
     gate: GatePolicy = GatePolicy()
     schedule: ScheduleConfig = ScheduleConfig()
     serving: ServingConfig = ServingConfig()
+    rollout: RolloutConfig = RolloutConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 

@@ -38,6 +38,7 @@ def _closed(metric: _Metric, **values: Iterable[str]) -> _Metric:
 
 
 RUN_ENDS = (RunState.PROMOTED, RunState.REJECTED, RunState.FAILED)
+WATCHED_RATES = ("flagged", "errors")
 ROLES = ("live", "previous", "candidate", "base")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
@@ -170,6 +171,20 @@ GENERATION_FLAGGED_RATE = _closed(
 )
 GENERATION_ERRORS = _closed(
     Gauge("erratad_generation_errors", "Failed requests to the generation that holds the role.", ["role"]), role=ROLES
+)
+WATCH_P_VALUE = _closed(
+    Gauge(
+        "erratad_watch_p_value",
+        "Always-valid p-value of a higher rate of the live generation than of the previous one, while it is watched.",
+        ["rate"],
+    ),
+    rate=WATCHED_RATES,
+)
+AUTOMATIC_ROLLBACKS = _closed(
+    Counter(
+        "erratad_automatic_rollbacks_total", "Rollbacks that the watch asked for, by the rate that rose.", ["rate"]
+    ),
+    rate=WATCHED_RATES,
 )
 
 # schedule and the process; a time of 0: never

@@ -24,6 +24,7 @@ from daemon.errors import (
     ServingError,
 )
 from daemon.records import (
+    ACTOR,
     BASE_GENERATION,
     Adapter,
     AdapterState,
@@ -44,7 +45,6 @@ from daemon.swap import Fit, Reconciler, flipped, prepare
 
 log = structlog.get_logger(__name__)
 
-ACTOR = "erratad"
 RETRY_MAX_S = 60.0
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""

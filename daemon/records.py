@@ -14,6 +14,8 @@ from typing import Any
 
 from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
 
+ACTOR = "erratad"
+"""Who acts in intents and audit where the daemon itself decides."""
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 

@@ -40,6 +40,7 @@ from daemon.stage import Pulse, Stage, run_stage
 from daemon.store import Store, open_store
 from daemon.supervise import run_together, sole_owner, stop_signals
 from daemon.traffic import TrafficStage
+from daemon.watch import WatchStage
 
 logger = structlog.get_logger(__name__)
 
@@ -152,7 +153,8 @@ def _stages(
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
     traffic = TrafficStage(store=store, fleet=fleet)
-    led = (schedule, dataset, finetune, evaluation, promotion, traffic)
+    watch = WatchStage(store=store, config=config.rollout.watch)
+    led = (schedule, dataset, finetune, evaluation, promotion, traffic, watch)
     return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
 
 

@@ -130,6 +130,19 @@ class Control:
             intent_id = connection.execute(query).scalar()
             return None if intent_id is None else self._intent(connection, intent_id)
 
+    def asked(self, kind: IntentKind, *, actor: str, since: datetime) -> Intent | None:
+        """The latest wish of that kind that the actor had since that moment, whatever came of it."""
+        table = schema.intents
+        query = (
+            select(table)
+            .where(table.c.kind == kind, table.c.actor == actor, table.c.created_at >= since)
+            .order_by(table.c.id.desc())
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else rows.intent(row)
+
     def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
         with transaction(self._engine) as connection:
             finish_intent(connection, intent_id, state, outcome)

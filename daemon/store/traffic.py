@@ -69,42 +69,83 @@ class Traffic:
         generation: int,
         *,
         since: datetime | None = None,
-        until: datetime | None = None,
         per_reporter: int | None = None,
+        errors_per_step: int | None = None,
     ) -> Tally:
-        """Everything of a generation, or what came between two moments (in whole steps of traffic).
+        """Everything of a generation, or what came from the step on that `since` lies in.
 
         Args:
             per_reporter: at most so many reports of one reporter count; None: all do.
+            errors_per_step: at most so many errors of one step count; None: all do.
         """
+        since = None if since is None else step_of(since)
         table, reports = schema.traffic, schema.reports
-        answered = select(func.coalesce(func.sum(table.c.requests), 0), func.coalesce(func.sum(table.c.errors), 0))
-        answered = answered.where(table.c.generation == generation, *_between(table.c.since, since, until))
+        errors_counted = _at_most(errors_per_step, table.c.errors)
+        answered = select(func.coalesce(func.sum(table.c.requests), 0), func.coalesce(func.sum(errors_counted), 0))
+        answered = answered.where(table.c.generation == generation, *_from(table.c.since, since))
         by_reporter = (
             select(func.count().label("count"))
             .join(schema.adapters, schema.adapters.c.name == reports.c.model)
             .where(
                 schema.adapters.c.generation == generation,
                 reports.c.state.not_in(UNTRUSTED),
-                *_between(reports.c.received_at, since, until),
+                *_from(reports.c.received_at, since),
             )
             .group_by(reports.c.reporter)
             .subquery()
         )
-        counted: ColumnElement[int] = by_reporter.c.count
-        if per_reporter is not None:
-            counted = case((counted > per_reporter, per_reporter), else_=counted)
+        counted = _at_most(per_reporter, by_reporter.c.count)
         with reading(self._engine) as connection:
             requests, errors = connection.execute(answered).one()
             flagged = connection.execute(select(func.coalesce(func.sum(counted), 0))).scalar_one()
         return Tally(requests=int(requests), errors=int(errors), flagged=int(flagged))
 
+    def window(self, generation: int, *, requests: int) -> datetime | None:
+        """Since when a generation has answered its latest `requests`, or all where there were fewer; None: none at all.
 
-def _between(column: Any, since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
-    return [
-        *([] if since is None else [column >= since]),
-        *([] if until is None else [column < until]),
-    ]
+        Two windows of like traffic can be compared although each reporter counts once in each: over a longer window
+        more reports come from the same people.
+        """
+        table = schema.traffic
+        query = select(table.c.since, table.c.requests).where(table.c.generation == generation)
+        with reading(self._engine) as connection:
+            begins: datetime | None = None
+            for row in connection.execute(query.order_by(table.c.since.desc())):
+                begins, requests = row.since, requests - row.requests
+                if requests <= 0:
+                    break
+        return begins
+
+    def first_flags(self, generations: Sequence[int], *, since: datetime) -> dict[int, int]:
+        """How many reporters flagged each of these generations first, since that moment.
+
+        While generations answer side by side, a reporter's first report falls on each by its share of the requests,
+        however often the same person flags: so one person counts once, and heavy reporters favour no side.
+        """
+        reports, adapters = schema.reports, schema.adapters
+        place = func.row_number().over(partition_by=reports.c.reporter, order_by=(reports.c.received_at, reports.c.id))
+        ranked = (
+            select(adapters.c.generation, place.label("place"))
+            .join(reports, reports.c.model == adapters.c.name)
+            .where(
+                adapters.c.generation.in_(generations),
+                reports.c.received_at >= since,
+                reports.c.state.not_in(UNTRUSTED),
+            )
+            .subquery()
+        )
+        query = select(ranked.c.generation, func.count()).where(ranked.c.place == 1).group_by(ranked.c.generation)
+        with reading(self._engine) as connection:
+            counted = {row[0]: row[1] for row in connection.execute(query)}
+        return {generation: counted.get(generation, 0) for generation in generations}
+
+
+def _from(column: Any, since: datetime | None) -> list[ColumnElement[bool]]:
+    return [] if since is None else [column >= since]
+
+
+def _at_most(most: int | None, counted: ColumnElement[int]) -> ColumnElement[int]:
+    return counted if most is None else case((counted > most, most), else_=counted)
 
 
 def _add(connection: Connection, one: Observed, at: datetime) -> int:

@@ -55,8 +55,36 @@ def test_a_tally_can_be_of_a_span_of_time(store: Store) -> None:
     for number in range(3):
         store.traffic.add([observed(requests=10 * (number + 1))], at=start + number * STEP)
     assert store.traffic.tally(0, since=start + STEP).requests == 20
-    assert store.traffic.tally(0, until=start + STEP).requests == 10
-    assert store.traffic.tally(0, since=start + STEP, until=start + 2 * STEP).requests == 10
+    assert store.traffic.tally(0, since=start + STEP * 1.5).requests == 20
+    assert store.traffic.tally(0).requests == 30
+
+
+def test_the_window_of_the_latest_requests_begins_at_the_step_that_completes_them(store: Store) -> None:
+    start = step_of(utcnow()) - 10 * STEP
+    for number in range(3):
+        store.traffic.add([observed(requests=10 * (number + 1))], at=start + number * STEP)
+    begins = [store.traffic.window(0, requests=requests) for requests in (5, 10, 11, 30, 1000)]
+    assert begins == [start + 2 * STEP, start + 2 * STEP, start + STEP, start, start]
+    assert store.traffic.window(7, requests=5) is None
+
+
+def test_a_burst_of_errors_counts_only_so_much(store: Store) -> None:
+    start = step_of(utcnow()) - 10 * STEP
+    store.traffic.add([observed(requests=500, errors=400)], at=start)
+    store.traffic.add([observed(requests=600, errors=403)], at=start + STEP)
+    assert store.traffic.tally(0, errors_per_step=5).errors == 8
+    assert store.traffic.tally(0).errors == 403
+
+
+def test_the_first_report_of_each_reporter_counts_for_the_generation_that_it_flags(store: Store) -> None:
+    promote(store)
+    begun = utcnow()
+    base, new = "aligned-g000000", "aligned-g000001"
+    add(store, flagged(model=base, reporter="ann"))
+    add(store, *(flagged(model=new, reporter="ann") for _ in range(9)))
+    add(store, flagged(model=new, reporter="bob"), flagged(model=new, reporter="cid"))
+    assert store.traffic.first_flags([0, 1], since=begun) == {0: 1, 1: 2}
+    assert store.traffic.first_flags([0, 1], since=utcnow()) == {0: 0, 1: 0}
 
 
 def test_flagged_reports_are_counted_under_the_generation_that_answered(store: Store) -> None:
