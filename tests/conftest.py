@@ -13,4 +13,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.learned",
     "tests.fixtures.serving",
     "tests.fixtures.measured",
+    "tests.fixtures.image",
 ]

@@ -51,6 +51,7 @@ app = typer.Typer(
 for command in (
     service.run,
     service.check_config,
+    service.vllm,
     inspect_store.status,
     inspect_store.reports,
     inspect_store.lessons,

@@ -1,8 +1,10 @@
-"""Commands about the daemon itself: run, check-config, schema, demo, version."""
+"""Commands about the daemon itself: run, check-config, vllm, schema, demo, version."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +45,29 @@ def check_config(config: ConfigPath = None, overrides: Overrides = None, *, as_j
         raise typer.Exit(2)
     if not as_json:
         warn("the configuration is good")
+
+
+def vllm(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    show: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Become a vLLM server that a daemon in attached mode steers.
+
+    Command line, alias, guidance and plugin come from the same configuration as the daemon's, so that they fit. It
+    answers under the alias as soon as the daemon has given it the live generation.
+    """
+    effective = settings(config, overrides)
+    from daemon.vllm_attached import attached_command
+
+    command = attached_command(effective, host=host, port=port)
+    if show:
+        typer.echo(shlex.join(command.argv))
+        return
+    os.execvpe(command.argv[0], command.argv, {**os.environ, **command.environment})  # noqa: S606 - no shell is wanted
 
 
 def schema() -> None:

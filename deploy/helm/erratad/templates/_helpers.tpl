@@ -1,0 +1,86 @@
+{{- define "erratad.name" -}}
+{{- printf "%s" .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "erratad.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+app.kubernetes.io/name: erratad
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{/* Takes a dict of root and component. */}}
+{{- define "erratad.selector" -}}
+app.kubernetes.io/name: erratad
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "erratad.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* The daemon's configuration: the user's, with what only the chart can know. */}}
+{{- define "erratad.config" -}}
+{{- $name := include "erratad.name" . -}}
+{{- $keys := .Values.secrets.keys -}}
+{{- $urls := list -}}
+{{- range $number := until (int .Values.vllm.replicas) -}}
+{{- $urls = append $urls (printf "http://%s-vllm-%d.%s-vllm-replicas:8000" $name $number $name) -}}
+{{- end -}}
+{{- $fixed := dict
+      "data_dir" "/var/lib/erratad"
+      "model" (dict "path" "/srv/models/base")
+      "serving" (dict "mode" "attached" "urls" $urls "admin_token_env" "ERRATAD_ADMIN_TOKEN")
+      "http" (dict "host" "0.0.0.0" "port" 8077 "token_env" "ERRATAD_HTTP_TOKEN") -}}
+{{- if $keys.vllmApiKey -}}
+{{- $_ := set $fixed.serving "api_key_env" "ERRATAD_VLLM_API_KEY" -}}
+{{- end -}}
+{{- if $keys.databasePassword -}}
+{{- $_ := set $fixed "store" (dict "password_env" "ERRATAD_DB_PASSWORD") -}}
+{{- end -}}
+{{- if $keys.kafkaPassword -}}
+{{- $_ := set $fixed "intake" (dict "kafka" (dict "sasl_password_env" "ERRATAD_KAFKA_PASSWORD")) -}}
+{{- end -}}
+{{- toYaml (mustMergeOverwrite (deepCopy .Values.config) $fixed) -}}
+{{- end -}}
+
+{{/* What a server reads of it: changing the number of replicas must not restart them all. */}}
+{{- define "erratad.serverConfig" -}}
+{{- $config := pick (fromYaml (include "erratad.config" .)) "model" "serving" "training" -}}
+{{- $_ := unset $config.serving "urls" -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* Variables from the Secret. Takes a dict of root and of the names that the container needs: variable to key. */}}
+{{- define "erratad.secretEnv" -}}
+{{- $secret := .root.Values.secrets.name -}}
+{{- range $variable, $key := .variables }}
+{{- if $key }}
+- name: {{ $variable }}
+  valueFrom:
+    secretKeyRef: { name: {{ $secret }}, key: {{ $key }} }
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "erratad.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "erratad.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end -}}
