@@ -207,7 +207,7 @@ def test_vllm_becomes_the_server_that_the_configuration_asks_for(
     assert environment["ERRATAD_ADMIN_TOKEN"] == "an-admin-token"
     assert "an-admin-token" not in argv
     shown = erratad("vllm", "--print", *settings)
-    assert "vllm.entrypoints.openai.api_server" in shown.stdout
+    assert "--served-model-name base" in shown.stdout
     assert "an-admin-token" not in shown.stdout
     assert len(became) == 1
 
