@@ -14,14 +14,17 @@ from starlette.exceptions import HTTPException
 from connectors import messages
 from connectors.messages import Identifier, MessageRejected, Rejection
 from daemon import __version__
+from daemon.access import Access
 from daemon.api_operators import operators_router
-from daemon.config import Config, secret
+from daemon.config import Config
+from daemon.config_http import Role
 from daemon.console import console_router
-from daemon.errors import ConfigError, ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
+from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.health import Health
+from daemon.http_access import calls, within
 from daemon.http_guard import Guard, Refusal, allowed_hosts, refuse
-from daemon.http_token import bearer_only, bearer_or_password
 from daemon.ingest import FeedbackDoor
+from daemon.rate_limit import RateLimit
 from daemon.records import ReportState
 from daemon.store import Added, Store
 from daemon.views import View
@@ -32,6 +35,14 @@ _ERROR_STATUS: dict[type[ErratadError], tuple[int, str]] = {
     NotFoundError: (404, "not_found"),
     IllegalTransitionError: (409, "illegal_transition"),
     StoreUnavailableError: (503, "store_unavailable"),
+}
+_REASONS = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "oversized",
+    429: "too_many_requests",
 }
 
 
@@ -63,10 +74,8 @@ class ReadyView(View):
 
 
 def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Health) -> FastAPI:
-    """The whole HTTP surface; raises ConfigError when `http.token_env` names a variable without a usable token."""
-    token = secret(config.http.token_env)
-    if token is not None and not token.isascii():
-        raise ConfigError(f"http.token_env: {config.http.token_env} must hold ASCII text to fit into an HTTP header")
+    """The whole HTTP surface; raises ConfigError for a token or key of `http` that cannot be had."""
+    access = Access.of(config.http)
     app = FastAPI(
         title="erratad",
         version=__version__,
@@ -82,16 +91,17 @@ def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Heal
     )
     _explain_errors(app)
     app.include_router(_probes(health))
-    app.include_router(_feedback(door, store), dependencies=[Depends(bearer_only(token))])
-    app.include_router(operators_router(store, config), dependencies=[Depends(bearer_only(token))])
-    app.include_router(console_router(store, config), dependencies=[Depends(bearer_or_password(token))])
+    limit = RateLimit(config.http.feedback_per_minute)
+    app.include_router(_feedback(door, store, access, limit), dependencies=[Depends(calls(access, Role.REPORTER))])
+    app.include_router(operators_router(store, config, access))
+    app.include_router(console_router(store, config, access))
     return app
 
 
-def _feedback(door: FeedbackDoor, store: Store) -> APIRouter:
+def _feedback(door: FeedbackDoor, store: Store, access: Access, limit: RateLimit) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 
-    @router.post("", status_code=202, openapi_extra=_feedback_body())
+    @router.post("", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(within(limit, access))])
     def submit(raw: Annotated[bytes, Depends(_raw_body)]) -> FeedbackAccepted:
         """Report one bad response. Stored when this returns; the same id may be sent again."""
         result = door.submit(raw)
@@ -172,8 +182,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(_: Request, exc: HTTPException) -> JSONResponse:
-        reasons = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "oversized"}
-        return refuse(exc.status_code, reasons.get(exc.status_code, "refused"), exc.detail, dict(exc.headers or {}))
+        return refuse(exc.status_code, _REASONS.get(exc.status_code, "refused"), exc.detail, dict(exc.headers or {}))
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001 - the server logs it

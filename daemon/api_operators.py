@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.messages import Identifier, Text
 from daemon import steering
+from daemon.access import Access
 from daemon.config import Config
+from daemon.config_http import Role
+from daemon.http_access import acts, calls
 from daemon.records import AdapterState, ReportState
 from daemon.status import PauseView, StatusView, status
 from daemon.store import Store
 from daemon.views import (
     AdapterRow,
+    AuditView,
     GenerationView,
     IntentView,
     ReportRow,
     ReportView,
+    ReviewQueueView,
     RunRow,
     generation_view,
     report_view,
+    review_queue,
     run_view,
 )
 
+MAX_NUMBER = 2**31 - 1
+"""What both databases hold in an integer column."""
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Actor = Annotated[
-    str, Header(alias="X-Erratad-Actor", max_length=200, pattern=r"^[\x20-\x7e]+$", description="For the audit log.")
-]
+Offset = Annotated[int, Query(ge=0, le=10_000_000)]
+Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+PathNumber = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
 Reason = Annotated[Text, Field(min_length=1, max_length=1000)]
 
 
@@ -39,12 +47,12 @@ class Ask(BaseModel):
     reason: Reason = "no reason given"
 
 
-class PromotionStage(Ask):
-    generation: Annotated[int, Field(ge=0)]
+class Generation(Ask):
+    generation: Number
 
 
 class Rollback(Ask):
-    generation: Annotated[int, Field(ge=0)] | None = None
+    generation: Number | None = None
     """None: the generation that was live before."""
 
 
@@ -57,28 +65,46 @@ class Resumed(BaseModel):
     """False when nothing was paused."""
 
 
-def operators_router(store: Store, config: Config) -> APIRouter:
+class OneReport(Ask):
+    report_id: Identifier
+
+
+class Correction(OneReport):
+    analysis: Annotated[Text, Field(min_length=1, max_length=20_000)]
+    correction: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = None
+    """None: there is no answer that is known to be good."""
+
+
+def operators_router(store: Store, config: Config, access: Access) -> APIRouter:
     router = APIRouter(prefix="/api")
-    _add_listings(router, store, config)
-    _add_steering(router, store)
+    router.include_router(_listings(store, config), dependencies=[Depends(calls(access, Role.REVIEWER))])
+    router.include_router(_audit(store), dependencies=[Depends(calls(access, Role.OPERATOR))])
+    router.include_router(_reviews(store, access))
+    router.include_router(_steering(store, access))
     return router
 
 
-def _add_listings(router: APIRouter, store: Store, config: Config) -> None:
+def _listings(store: Store, config: Config) -> APIRouter:
+    router = APIRouter()
+
     @router.get("/status", tags=["look"])
     def get_status() -> StatusView:
         return status(store, config)
 
     @router.get("/reports", tags=["look"])
     def reports(
+        *,
         state: ReportState | None = None,
         category: Text | None = None,
-        search: Annotated[Text | None, Query(description="Part of an id.")] = None,
+        reporter: Text | None = None,
+        search: Annotated[Text | None, Query(max_length=200, description="Part of an id or of any text.")] = None,
         limit: Limit = 50,
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Offset = 0,
     ) -> list[ReportRow]:
         """Newest first."""
-        found = store.reports.find(state=state, category=category, search=search, limit=limit, offset=offset)
+        found = store.reports.find(
+            state=state, category=category, reporter=reporter, search=search, limit=limit, offset=offset
+        )
         return [ReportRow.of(report) for report in found]
 
     @router.get("/reports/{report_id:path}", tags=["look"])
@@ -92,7 +118,7 @@ def _add_listings(router: APIRouter, store: Store, config: Config) -> None:
         return [RunRow.of(run) for run in store.runs.find(limit=limit)]
 
     @router.get("/runs/{run_id}", tags=["look"])
-    def run(run_id: int) -> GenerationView:
+    def run(run_id: PathNumber) -> GenerationView:
         return run_view(store, run_id)
 
     @router.get("/adapters", tags=["look"])
@@ -101,37 +127,110 @@ def _add_listings(router: APIRouter, store: Store, config: Config) -> None:
         return [AdapterRow.of(adapter) for adapter in store.adapters.find(state=state, limit=limit)]
 
     @router.get("/adapters/{generation}", tags=["look"])
-    def adapter(generation: int) -> GenerationView:
+    def adapter(generation: PathNumber) -> GenerationView:
         return generation_view(store, generation)
 
     @router.get("/intents/{intent_id}", tags=["look"])
-    def intent(intent_id: int) -> IntentView:
+    def intent(intent_id: PathNumber) -> IntentView:
         """What became of something asked for."""
         return IntentView.of(store.control.intent(intent_id))
 
+    @router.get("/reviews", tags=["look"])
+    def reviews(limit: Limit = 50) -> ReviewQueueView:
+        """What waits for a person: quarantined reports, and analyses that nobody has looked at; oldest first."""
+        return review_queue(store, limit=limit)
 
-def _add_steering(router: APIRouter, store: Store) -> None:
-    @router.post("/train", status_code=202, tags=["steer"])
-    def train(ask: Ask, actor: Actor = "api") -> IntentView:
+    return router
+
+
+def _audit(store: Store) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/audit", tags=["look"])
+    def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditView]:
+        """Who did what and why, newest first."""
+        return [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit, offset=offset)]
+
+    return router
+
+
+def _reviews(store: Store, access: Access) -> APIRouter:
+    router = APIRouter(tags=["review"])
+    reviewer, admin = Depends(acts(access, Role.REVIEWER)), Depends(acts(access, Role.ADMIN))
+
+    @router.post("/accept")
+    def accept(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Release a quarantined report, or approve an analysis."""
+        store.reviews.accept(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/correct")
+    def correct(ask: Correction, actor: str = reviewer) -> ReportRow:
+        """Put better words in place of an analysis and its corrected answer."""
+        steering.correct_analysis(
+            store,
+            ask.report_id,
+            analysis=ask.analysis,
+            correction=ask.correction,
+            actor=actor,
+            reason=ask.reason,
+        )
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/bury")
+    def bury(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Reject a quarantined report, or one whose analysis must not be learned from."""
+        store.reviews.reject(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/requeue")
+    def requeue(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Have a report analysed anew."""
+        store.reports.requeue(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/erase")
+    def erase(ask: OneReport, actor: str = admin) -> ReportRow:
+        """Remove a report's content for good; its id and lineage stay."""
+        store.reports.erase(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    return router
+
+
+def _steering(store: Store, access: Access) -> APIRouter:
+    router = APIRouter(tags=["steer"])
+    operator = Depends(acts(access, Role.OPERATOR))
+
+    @router.post("/train", status_code=202)
+    def train(ask: Ask, actor: str = operator) -> IntentView:
         """Start a training run now, whatever the schedule says."""
         return IntentView.of(steering.request_training(store, actor=actor, reason=ask.reason))
 
-    @router.post("/promote", status_code=202, tags=["steer"])
-    def promote(ask: PromotionStage, actor: Actor = "api") -> IntentView:
+    @router.post("/promote", status_code=202)
+    def promote(ask: Generation, actor: str = operator) -> IntentView:
         intent = steering.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
         return IntentView.of(intent)
 
-    @router.post("/rollback", status_code=202, tags=["steer"])
-    def rollback(ask: Rollback, actor: Actor = "api") -> IntentView:
+    @router.post("/reject")
+    def reject(ask: Generation, actor: str = operator) -> AdapterRow:
+        """Keep a candidate that passed the gate from going live."""
+        steering.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
+        return AdapterRow.of(store.adapters.get(ask.generation))
+
+    @router.post("/rollback", status_code=202)
+    def rollback(ask: Rollback, actor: str = operator) -> IntentView:
         intent = steering.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
         return IntentView.of(intent)
 
-    @router.post("/pause", tags=["steer"])
-    def pause(ask: StageAsk, actor: Actor = "api") -> list[PauseView]:
+    @router.post("/pause")
+    def pause(ask: StageAsk, actor: str = operator) -> list[PauseView]:
         """Pause one stage, or all; returns what is paused now."""
         steering.pause(store, ask.stage, actor=actor, reason=ask.reason)
         return [PauseView.model_validate(pause) for pause in store.control.pauses()]
 
-    @router.post("/resume", tags=["steer"])
-    def resume(ask: StageAsk, actor: Actor = "api") -> Resumed:
+    @router.post("/resume")
+    def resume(ask: StageAsk, actor: str = operator) -> Resumed:
         return Resumed(lifted=steering.resume(store, ask.stage, actor=actor, reason=ask.reason))
+
+    return router

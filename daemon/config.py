@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import MAX_MESSAGE_BYTES
+from daemon.config_http import HttpConfig
 from daemon.config_rollout import RolloutConfig
 from daemon.config_section import Fraction, Positive, Seconds, Section
 from daemon.errors import ConfigError
@@ -256,23 +257,6 @@ class ServingConfig(Section):
             raise ValueError("admin_token_env is needed in mode 'attached': the servers ask for that token")
         if self.alias == self.base_name:
             raise ValueError(f"alias: must differ from base_name ({self.base_name!r})")
-        return self
-
-
-class HttpConfig(Section):
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8077
-    token_env: str | None = None
-    """Bearer token of `/v1/feedback` and `/api`; needed when `host` is not loopback."""
-    allowed_hosts: list[str] = []
-    """Host names under which a loopback `host` may be asked for, e.g. by a reverse proxy; loopback names always may."""
-    max_stall_s: Seconds = 120.0
-    """`/livez` fails when a stage has made no step for this long."""
-
-    @model_validator(mode="after")
-    def _no_open_bind(self) -> Self:
-        if self.host not in {"127.0.0.1", "localhost", "::1"} and self.token_env is None:
-            raise ValueError(f"token_env is needed when host is not loopback (host is {self.host!r})")
         return self
 
 

@@ -15,6 +15,7 @@ from daemon.artifact import base_fingerprint, verify
 from daemon.config import TrainingConfig
 from daemon.durable import sha256_file, write_atomically
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
+from daemon.loss_curve import LossCurve
 from daemon.records import Run, RunState
 from daemon.run_folder import MANIFEST_FILE
 from daemon.stage import Step
@@ -38,6 +39,7 @@ class _Observer:
         self._run = run
         self._started = time.monotonic()
         self._seen = TrainingProgress()
+        self._losses = LossCurve(run.progress.get("losses", ()))
 
     def see(self, progress: TrainingProgress) -> None:
         if progress == self._seen:
@@ -50,10 +52,17 @@ class _Observer:
             metrics.TRAINING_LOSS.set(progress.loss)
         if progress.tokens_per_s is not None:
             metrics.TRAINING_SPEED.set(progress.tokens_per_s)
+        self._losses.add(progress)
         figures = progress.model_dump(mode="json", include={"phase", "step", "steps", "loss", "tokens_per_s", "eta_s"})
         seconds = self._run.progress.get("train_seconds", 0.0) + time.monotonic() - self._started
         self._runs.progress(
-            self._run.id, {**figures, "skipped_examples": progress.skipped, "train_seconds": round(seconds, 3)}
+            self._run.id,
+            {
+                **figures,
+                "skipped_examples": progress.skipped,
+                "train_seconds": round(seconds, 3),
+                "losses": self._losses.points,
+            },
         )
 
 

@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+from daemon.config_http import LOOPBACK
+
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

@@ -91,7 +91,7 @@ def _masked_arguments(arguments: list[str]) -> list[str]:
 
 def _variables(config: Config) -> Iterator[str]:
     for key, variable in _leaves(config.model_dump()):
-        if key.endswith("_env") and variable is not None and not os.environ.get(variable):
+        if key.endswith("_env") and isinstance(variable, str) and not os.environ.get(variable):
             yield f"{key}: environment variable {variable} is not set; export it before the daemon starts"
 
 
@@ -99,6 +99,8 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield from _leaves({str(index): item for index, item in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -129,6 +131,7 @@ def _files(config: Config) -> Iterator[str]:
         "dataset.replay_prompts": config.dataset.replay_prompts,
         "evaluation.golden": config.evaluation.golden,
     }
+    named |= {f"http.tokens.{index}.token_file": one.token_file for index, one in enumerate(config.http.tokens)}
     if (kafka := config.intake.kafka) is not None:
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
             named[f"intake.kafka.{key}"] = getattr(kafka, key)

@@ -77,10 +77,25 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
         {ReportState.LESSON, ReportState.QUEUED, ReportState.BURIED, ReportState.QUARANTINED, ReportState.ERASED}
     ),
     ReportState.LESSON: frozenset(
-        {ReportState.RESOLVED, ReportState.RECURRING, ReportState.QUARANTINED, ReportState.ERASED}
+        {
+            ReportState.RESOLVED,
+            ReportState.RECURRING,
+            ReportState.QUEUED,
+            ReportState.QUARANTINED,
+            ReportState.BURIED,
+            ReportState.ERASED,
+        }
     ),
     ReportState.RESOLVED: frozenset({ReportState.RECURRING, ReportState.ERASED}),
-    ReportState.RECURRING: frozenset({ReportState.RESOLVED, ReportState.QUARANTINED, ReportState.ERASED}),
+    ReportState.RECURRING: frozenset(
+        {
+            ReportState.RESOLVED,
+            ReportState.QUEUED,
+            ReportState.QUARANTINED,
+            ReportState.BURIED,
+            ReportState.ERASED,
+        }
+    ),
     ReportState.DUPLICATE: frozenset({ReportState.QUEUED, ReportState.ERASED}),
     ReportState.QUARANTINED: frozenset({ReportState.QUEUED, ReportState.BURIED, ReportState.ERASED}),
     ReportState.BURIED: frozenset({ReportState.QUEUED, ReportState.ERASED}),
@@ -147,6 +162,7 @@ class CorrectionSource(StrEnum):
     USER = "user"
     GUIDED = "guided"
     ANALYST = "analyst"
+    REVIEWER = "reviewer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +221,8 @@ class Lesson:
     created_at: datetime
     correction: str | None = None
     correction_source: CorrectionSource | None = None
+    reviewed_by: str | None = None
+    reviewed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,7 @@ def _http(config: Config, store: Store, fleet: Fleet, pulse: Pulse, ingest: Inge
             port=config.http.port,
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # `daemon.access` compares the real peer with http.proxy.addresses
             timeout_graceful_shutdown=HTTP_GRACE_S,
         )
     )

@@ -143,7 +143,9 @@ def span(seconds: float) -> str:
 
 def progress_words(run: RunRow) -> str:
     """The progress figures of a run, e.g. ``step 12, steps 40``."""
-    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.progress.items())
+    return ", ".join(
+        f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.progress.items() if not isinstance(value, list)
+    )
 
 
 def _short(value: object) -> str:

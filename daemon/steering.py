@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
+from daemon.rules import failures
 from daemon.status import PAUSABLE
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
@@ -26,6 +27,39 @@ def request_rollback(store: Store, generation: int | None, *, actor: str, reason
     elif store.adapters.previous() is None:
         raise IllegalTransitionError("nothing to roll back to: no generation was live before the one that is")
     return store.control.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
+
+
+def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) -> None:
+    """Keep a candidate that the gate accepted from going live.
+
+    Raises:
+        NotFoundError: for an unknown generation.
+        IllegalTransitionError: when it does not wait for its promotion.
+    """
+    run_id = store.adapters.get(generation).run_id
+    if run_id is None:
+        raise IllegalTransitionError("generation 0 is the base model: it cannot be rejected")
+    store.runs.rejected(run_id, actor=actor, reason=reason)
+
+
+def correct_analysis(
+    store: Store, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str
+) -> None:
+    """A reviewer's words in place of the analysis and of the corrected answer; what a run learns from next.
+
+    Raises:
+        NotFoundError: for an unknown report.
+        IllegalTransitionError: when the report has no analysis to correct, or the corrected answer is a bad one by
+            the report's own rules: training would teach the mistake.
+    """
+    report = store.reports.get(report_id)
+    if correction is not None:
+        if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
+            raise IllegalTransitionError("the corrected answer is the flagged one; change it or leave it empty")
+        broken = failures(report.checks, correction) if report.checks is not None else []
+        if broken:
+            raise IllegalTransitionError(f"the corrected answer fails a check of the report: {broken[0]}")
+    store.reviews.correct(report_id, analysis=analysis, correction=correction, actor=actor, reason=reason)
 
 
 def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:

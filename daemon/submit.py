@@ -6,6 +6,7 @@ that is stored already stays stored once.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from daemon.topics import kafka_options
 
 KAFKA_CHUNK = 500
 HTTP_TIMEOUT_S = 30.0
+RETRY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def send_http(
     with _client(url, headers) as client:
         for line in checked:
             try:
-                answer = client.post("/v1/feedback", content=line.raw)
+                answer = _post(client, line.raw)
                 answer.raise_for_status()
                 outcomes[answer.json()["outcome"]] += 1
             except httpx.HTTPStatusError as exc:
@@ -111,6 +113,15 @@ def send_http(
                 break
     submission = replace(submission, sent=outcomes.total(), outcomes=dict(outcomes), problems=tuple(problems))
     return submission if stopped is None else _stop(submission, stopped)
+
+
+def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
+    """A daemon that is asked too often says when to come back."""
+    while True:
+        answer = client.post("/v1/feedback", content=raw)
+        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            return answer
+        time.sleep(float(answer.headers.get("Retry-After", RETRY_AFTER_S)))
 
 
 def _client(url: str, headers: Mapping[str, str]) -> httpx.Client:

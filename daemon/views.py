@@ -83,6 +83,8 @@ class LessonView(View):
     correction: str | None
     correction_source: CorrectionSource | None
     created_at: datetime
+    reviewed_by: str | None
+    reviewed_at: datetime | None
 
     @classmethod
     def of(cls, lesson: Lesson) -> Self:
@@ -206,6 +208,45 @@ class IntentView(View):
         return cls.model_validate(intent)
 
 
+class AuditView(View):
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    reason: str
+
+
+class ReviewView(View):
+    """What a reviewer needs to see of one report; `lesson` is what waits for approval."""
+
+    report: ReportRow
+    messages: list[ChatMessage]
+    response: str
+    user_correction: str | None
+    checks: Checks | None
+    lesson: LessonView | None
+
+    @classmethod
+    def of(cls, report: Report, lesson: Lesson | None) -> Self:
+        return cls(
+            report=ReportRow.of(report),
+            messages=report.messages,
+            response=report.flagged.response,
+            user_correction=report.flagged.correction,
+            checks=report.checks,
+            lesson=None if lesson is None else LessonView.of(lesson),
+        )
+
+
+class ReviewQueueView(View):
+    """What waits for a person: how much of each kind, and the oldest of each."""
+
+    quarantined_waiting: int
+    analyses_waiting: int
+    quarantined: list[ReviewView]
+    analyses: list[ReviewView]
+
+
 class SuiteScore(View):
     """How many items of one suite each arm answered well; items without a rule are not counted."""
 
@@ -247,6 +288,17 @@ def generation_view(store: Store, generation: int) -> GenerationView:
         trained_on=[item.report_id for item in items if item.role == Split.TRAIN],
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
         measured=_measured(store, store.runs.answers(adapter.run_id)),
+    )
+
+
+def review_queue(store: Store, *, limit: int) -> ReviewQueueView:
+    """At most `limit` of each kind."""
+    waiting = store.reviews.waiting()
+    return ReviewQueueView(
+        quarantined_waiting=waiting.quarantined,
+        analyses_waiting=waiting.analyses,
+        quarantined=[ReviewView.of(report, None) for report in store.reviews.quarantined(limit=limit)],
+        analyses=[ReviewView.of(report, lesson) for report, lesson in store.reviews.analyses(limit=limit)],
     )
 
 

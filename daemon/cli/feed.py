@@ -101,13 +101,15 @@ def import_file(
 
 
 def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:
-    from daemon.config import secret
+    from daemon.access import tokens_of
     from daemon.submit import send_http, send_kafka
 
     limit = config.intake.max_message_bytes
     with file.open("rb") as lines:
         if via is Via.HTTP:
-            return send_http(lines, _address(url, config), token=secret(config.http.token_env), max_message_bytes=limit)
+            tokens = tokens_of(config.http)  # every role may report
+            token = tokens[0].value if tokens else None
+            return send_http(lines, _address(url, config), token=token, max_message_bytes=limit)
         if config.intake.kafka is None:
             raise ConfigError("intake.kafka is not configured; set it, or send with --via http")
         return send_kafka(lines, config.intake.kafka, max_message_bytes=limit)

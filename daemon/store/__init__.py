@@ -14,10 +14,11 @@ from daemon.store.engine import connect, reading
 from daemon.store.intake import Added
 from daemon.store.migrate import migrate
 from daemon.store.reports import Reports
+from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
 from daemon.store.traffic import Traffic
 
-__all__ = ["Adapters", "Added", "Control", "Reports", "Runs", "Store", "Traffic", "open_store"]
+__all__ = ["Adapters", "Added", "Control", "Reports", "Reviews", "Runs", "Store", "Traffic", "open_store"]
 
 DEFAULT_ALIAS: str = ServingConfig.model_fields["alias"].default
 
@@ -28,6 +29,7 @@ class Store:
 
     engine: Engine
     reports: Reports
+    reviews: Reviews
     runs: Runs
     adapters: Adapters
     control: Control
@@ -66,6 +68,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
     store = Store(
         engine=engine,
         reports=Reports(engine),
+        reviews=Reviews(engine),
         runs=Runs(engine),
         adapters=Adapters(engine),
         control=Control(engine),

@@ -143,6 +143,12 @@ class Control:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.intent(row)
 
+    def intents(self, *, limit: int = 20) -> list[Intent]:
+        """Newest first."""
+        query = select(schema.intents).order_by(schema.intents.c.id.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [rows.intent(row) for row in connection.execute(query)]
+
     def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
         with transaction(self._engine) as connection:
             finish_intent(connection, intent_id, state, outcome)
@@ -251,11 +257,12 @@ class Control:
         with transaction(self._engine) as connection:
             connection.execute(update(table).where(table.c.event_id.in_(event_ids)).values(published_at=utcnow()))
 
-    def audit(self, *, limit: int = 100) -> list[AuditEntry]:
+    def audit(self, *, limit: int = 100, offset: int = 0) -> list[AuditEntry]:
         """Newest first."""
         table = schema.audit
+        query = select(table).order_by(table.c.sequence.desc()).limit(limit).offset(offset)
         with reading(self._engine) as connection:
-            found = connection.execute(select(table).order_by(table.c.sequence.desc()).limit(limit)).all()
+            found = connection.execute(query).all()
         return [
             AuditEntry(at=row.at, actor=row.actor, action=row.action, subject=row.subject, reason=row.reason)
             for row in found

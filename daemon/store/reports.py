@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, and_, cast, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
@@ -47,26 +48,29 @@ class Reports:
 
     def get(self, report_id: str) -> Report:
         with reading(self._engine) as connection:
-            return rows.report(_row(connection, report_id))
+            return rows.report(report_row(connection, report_id))
 
     def find(
         self,
         *,
         state: ReportState | None = None,
         category: str | None = None,
+        reporter: str | None = None,
         search: str | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[Report]:
-        """Newest first."""
+        """Newest first; `search` is a part of the id or of any text of the message, in any case."""
         table = schema.reports
         query = select(table).order_by(table.c.received_at.desc(), table.c.id).limit(limit).offset(offset)
         if state is not None:
             query = query.where(table.c.state == state)
         if category is not None:
             query = query.where(table.c.category == category)
+        if reporter is not None:
+            query = query.where(table.c.reporter == reporter)
         if search:
-            query = query.where(table.c.id.contains(search, autoescape=True))
+            query = query.where(_contains(search))
         with reading(self._engine) as connection:
             return [rows.report(row) for row in connection.execute(query)]
 
@@ -77,6 +81,12 @@ class Reports:
             found = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
         counts = {row[0]: row[1] for row in found}
         return {state: counts.get(state.value, 0) for state in ReportState}
+
+    def categories(self) -> list[str]:
+        """Those of the reports stored, in alphabetical order."""
+        table = schema.reports
+        with reading(self._engine) as connection:
+            return list(connection.execute(select(table.c.category).distinct().order_by(table.c.category)).scalars())
 
     def oldest_queued_at(self) -> datetime | None:
         table = schema.reports
@@ -173,21 +183,19 @@ class Reports:
     def requeue(self, report_id: str, *, actor: str, reason: str) -> None:
         """Revive a buried report, or release a quarantined or duplicate one, with a fresh count of attempts."""
         with transaction(self._engine) as connection:
-            _move(
-                connection, report_id, ReportState.QUEUED, reason, attempts=0, next_attempt_at=None, duplicate_of=None
-            )
+            move(connection, report_id, ReportState.QUEUED, reason, attempts=0, next_attempt_at=None, duplicate_of=None)
             record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
     def quarantine(self, report_id: str, *, actor: str, reason: str) -> None:
         with transaction(self._engine) as connection:
-            _move(connection, report_id, ReportState.QUARANTINED, reason, lease_owner=None, lease_until=None)
+            move(connection, report_id, ReportState.QUARANTINED, reason, lease_owner=None, lease_until=None)
             record_audit(connection, actor=actor, action="quarantine", subject=report_id, reason=reason)
 
     def erase(self, report_id: str, *, actor: str, reason: str) -> None:
         """Remove a report's content for good (a person's right); its id, its hashes and its lineage stay."""
         blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
         with transaction(self._engine) as connection:
-            row = _row(connection, report_id, lock=True)
+            row = report_row(connection, report_id, lock=True)
             flagged = {
                 **row.flagged,
                 "messages": [{"role": "user", "content": ERASED}],
@@ -198,7 +206,7 @@ class Reports:
             }
             for key in ("correction", "checks", "tenant", "locale"):
                 flagged.pop(key, None)
-            _move(connection, report_id, ReportState.ERASED, reason, flagged=flagged, **blank)
+            move(connection, report_id, ReportState.ERASED, reason, flagged=flagged, **blank)
             record_audit(connection, actor=actor, action="erase", subject=report_id, reason=reason)
             connection.execute(schema.lessons.delete().where(schema.lessons.c.report_id == report_id))
             answers, clusters = schema.answers, schema.clusters
@@ -267,7 +275,7 @@ class Reports:
 
     def _join(self, connection: Connection, report_id: str, cluster_id: int) -> None:
         table = schema.reports
-        row = _row(connection, report_id, lock=True)
+        row = report_row(connection, report_id, lock=True)
         if row.cluster_id not in {None, cluster_id}:
             raise IllegalTransitionError(
                 f"report {report_id} is in cluster {row.cluster_id} for ever, not {cluster_id}"
@@ -298,15 +306,24 @@ def settle(connection: Connection, report_ids: Iterable[str], state: ReportState
     return len(changed)
 
 
-def _move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
+def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
     table = schema.reports
-    current = ReportState(_row(connection, report_id, lock=True).state)
+    current = ReportState(report_row(connection, report_id, lock=True).state)
     if state not in REPORT_TRANSITIONS[current]:
         raise IllegalTransitionError(f"report {report_id} is {current}: it cannot become {state}")
     connection.execute(
         update(table)
         .where(table.c.id == report_id)
         .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
+    )
+
+
+def _contains(search: str) -> ColumnElement[bool]:
+    table = schema.reports
+    as_stored = json.dumps(search)[1:-1]  # JSON escapes what is not ASCII
+    return or_(
+        table.c.id.icontains(search, autoescape=True),
+        cast(table.c.flagged, Text).icontains(as_stored, autoescape=True),
     )
 
 
@@ -325,7 +342,7 @@ def _claimable(now: datetime) -> Select[str]:
     )
 
 
-def _row(connection: Connection, report_id: str, *, lock: bool = False) -> Any:
+def report_row(connection: Connection, report_id: str, *, lock: bool = False) -> Any:
     """The report's row; `lock`: nobody else changes it before this transaction ends."""
     query = select(schema.reports).where(schema.reports.c.id == report_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()

@@ -54,6 +54,8 @@ def lesson(row: Any) -> Lesson:
         correction=row.correction,
         correction_source=None if row.correction_source is None else CorrectionSource(row.correction_source),
         created_at=row.created_at,
+        reviewed_by=row.reviewed_by,
+        reviewed_at=row.reviewed_at,
     )
 
 

@@ -28,7 +28,7 @@ from daemon.records import (
 )
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
-from daemon.store.control import emit, insert
+from daemon.store.control import emit, insert, record_audit
 from daemon.store.engine import Lock, reading, serialise, transaction
 
 REPORT_SUITES = ("flagged", "holdout")
@@ -146,11 +146,13 @@ class Runs:
             else:
                 self._reject_adapter(connection, verdict.run_id, reasons)
 
-    def rejected(self, run_id: int, *, reason: str) -> None:
-        """Promotion refused an accepted candidate (for example, the live generation changed meanwhile)."""
+    def rejected(self, run_id: int, *, reason: str, actor: str | None = None) -> None:
+        """Promotion (or an operator: `actor`) refused a candidate that the gate had accepted."""
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PROMOTING, RunState.REJECTED, reason=reason)
-            self._reject_adapter(connection, run_id, reason)
+            name = self._reject_adapter(connection, run_id, reason)
+            if actor is not None:
+                record_audit(connection, actor=actor, action="rejected", subject=name, reason=reason)
 
     def failed(self, run_id: int, *, reason: str) -> None:
         """End the run and its adapter as failed, from any active state."""
@@ -161,9 +163,11 @@ class Runs:
             _move(connection, run_id, state, RunState.FAILED, reason=reason)
             _move_adapter(connection, run_id, AdapterState.FAILED, reason=reason)
 
-    def _reject_adapter(self, connection: Connection, run_id: int, reason: str) -> None:
+    def _reject_adapter(self, connection: Connection, run_id: int, reason: str) -> str:
+        """Returns the adapter's name."""
         row = _move_adapter(connection, run_id, AdapterState.REJECTED, reason=reason)
         emit(connection, EventType.ADAPTER_REJECTED, row.name, {"generation": row.generation, "reason": reason})
+        return str(row.name)
 
     # --- items, answers, verdicts ---
 

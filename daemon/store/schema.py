@@ -149,6 +149,8 @@ lessons = Table(
     Column("correction", AnyText),
     Column("correction_source", String(20)),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("reviewed_by", String(200)),
+    Column("reviewed_at", UtcDateTime),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
 )
 

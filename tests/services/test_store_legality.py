@@ -90,6 +90,6 @@ def test_the_database_refuses_new_rows_that_are_half_way_through(one_row_each: S
 
 def test_a_change_of_state_that_the_database_refuses_is_an_illegal_transition(store: Store) -> None:
     [report_id] = learn(store, flagged())
-    with pytest.raises(IllegalTransitionError, match="reports cannot go from lesson to queued"):
-        force(store, "UPDATE reports SET state = 'queued'")
+    with pytest.raises(IllegalTransitionError, match="reports cannot go from lesson to duplicate"):
+        force(store, "UPDATE reports SET state = 'duplicate', duplicate_of = id")
     assert store.reports.get(report_id).state == ReportState.LESSON

@@ -19,7 +19,7 @@ from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, run_to_verdict
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self._open and self._open[-1] == "title":
+        if self._open == ["html", "head", "title"]:
             self.title += data
 
     def all(self, *names: str) -> list[dict[str, str | None]]:
@@ -71,7 +71,10 @@ class _NoServers:
 
 
 def pages(learned: Learned) -> list[str]:
-    return ["/", f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0", "/adapters/99"]
+    """Every page; the first eight have something to show."""
+    listings = ["/", "/reports", "/review", "/adapters", "/runs", "/audit", "/settings"]
+    one = [f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0"]
+    return [*listings, *one, "/reports?search=nothing-fits", "/login", "/adapters/99"]
 
 
 def test_every_page_is_well_formed_and_accessible(learned: Learned, client: TestClient) -> None:
@@ -80,13 +83,13 @@ def test_every_page_is_well_formed_and_accessible(learned: Learned, client: Test
         page = Page(client.get(path).text)
         assert page.all("html")[0]["lang"] == "en"
         assert page.title.endswith("erratad")
-        assert len(page.all("h1")) == len(page.all("main")) == len(page.all("nav")) == 1
+        assert len(page.all("h1")) == len(page.all("main")) == 1
         assert all(cell.get("scope") in {"row", "col"} for cell in page.all("th"))
         ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
         assert len(ids) == len(set(ids))
         for region in page.all("div"):
             if region.get("role") == "region":
-                assert region["aria-labelledby"] in ids
+                assert region.get("aria-labelledby") in ids or region.get("aria-label")
                 assert region["tabindex"] == "0"
         levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3", "h4"}]
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), (path, levels)
@@ -96,19 +99,21 @@ def test_no_page_loads_anything_from_elsewhere(learned: Learned, client: TestCli
     for path in pages(learned):
         answer = client.get(path)
         page = Page(answer.text)
-        assert page.all("script", "img", "iframe", "form", "style") == []
+        assert page.all("img", "iframe", "style") == []
+        assert [script.get("src") for script in page.all("script")] == ["/static/console.js"]
+        assert all((form["action"] or "").startswith("/") for form in page.all("form"))
         assert not any("style" in attributes for _, attributes in page.tags)
         for link in page.all("a", "link"):
-            assert (link["href"] or "").startswith(("/", "#", "data:,")), link
+            assert (link["href"] or "").startswith(("/", "#", "?", "data:,")), link
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_every_link_leads_somewhere(learned: Learned, client: TestClient) -> None:
-    for path in pages(learned)[:3]:
+    for path in pages(learned)[:8]:
         for link in Page(client.get(path).text).all("a", "link"):
             href = link["href"] or ""
-            if href.startswith("/") and href != "/readyz":
+            if href.startswith("/"):
                 assert client.get(href).status_code == 200, (path, href)
 
 
@@ -125,7 +130,8 @@ def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_s
     overview = Page(client.get("/").text)
     link = next(link["href"] or "" for link in overview.all("a") if "hostile" in (link["href"] or ""))
     report = Page(client.get(link).text)
-    assert overview.all("script", "img") == report.all("script", "img") == []
+    assert overview.all("img") == report.all("img") == []
+    assert len(overview.all("script")) == len(report.all("script")) == 1
     assert report.text.count(HOSTILE) == 5
 
 
@@ -134,9 +140,9 @@ def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: Tes
     assert "No daemon seems to run" in silent.text
     learned.store.control.beat("ingest", owner="machine-1", sentence="waits for messages")
     running = Page(client.get("/").text)
-    assert "The daemon runs (machine-1" in running.text
+    assert "No daemon seems to run" not in running.text
     assert "waits for messages" in running.text
-    assert "Live: aligned-g000001" in running.text
+    assert "aligned-g000001" in running.text
     assert learned.report_id in running.text
 
 

@@ -1,0 +1,151 @@
+"""What people decide about reports and analyses: accept, correct, reject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
+
+from connectors.messages import EventType
+from daemon.errors import IllegalTransitionError
+from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
+from daemon.store import rows, schema
+from daemon.store.control import emit, record_audit
+from daemon.store.engine import reading, transaction
+from daemon.store.reports import move, report_row
+
+WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)
+"""States in which the next run may learn from the report's analysis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How much waits for a person."""
+
+    quarantined: int
+    analyses: int
+
+    @property
+    def total(self) -> int:
+        return self.quarantined + self.analyses
+
+
+class Reviews:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def waiting(self) -> Waiting:
+        with reading(self._engine) as connection:
+            return Waiting(
+                quarantined=connection.execute(_count(_quarantined())).scalar_one(),
+                analyses=connection.execute(_count(_unreviewed())).scalar_one(),
+            )
+
+    def quarantined(self, *, limit: int) -> list[Report]:
+        """Oldest first."""
+        table = schema.reports
+        query = select(table).where(_quarantined()).order_by(table.c.received_at, table.c.id).limit(limit)
+        with reading(self._engine) as connection:
+            return [rows.report(row) for row in connection.execute(query)]
+
+    def analyses(self, *, limit: int) -> list[tuple[Report, Lesson]]:
+        """Analyses that nobody has looked at yet, oldest first."""
+        table, lessons = schema.reports, schema.lessons
+        query = (
+            select(table, lessons)
+            .join(lessons, lessons.c.report_id == table.c.id)
+            .where(_unreviewed())
+            .order_by(lessons.c.created_at, table.c.id)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
+
+    def accept(self, report_id: str, *, actor: str, reason: str) -> ReportState:
+        """Release a quarantined report into the queue, or approve an analysis; returns the report's state.
+
+        Raises:
+            NotFoundError: for an unknown report.
+            IllegalTransitionError: when there is nothing to review about it.
+        """
+        with transaction(self._engine) as connection:
+            state = _reviewable(connection, report_id)
+            if state == ReportState.QUARANTINED:
+                state = ReportState.QUEUED
+                move(connection, report_id, state, reason, attempts=0, next_attempt_at=None)
+            else:
+                _sign(connection, report_id, actor)
+            record_audit(connection, actor=actor, action="accept", subject=report_id, reason=reason)
+        return state
+
+    def correct(self, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str) -> None:
+        """Put a person's words in place of the analysis and of the corrected answer (None: there is none).
+
+        Raises:
+            NotFoundError: for an unknown report.
+            IllegalTransitionError: when it has no analysis that a run may learn from.
+        """
+        with transaction(self._engine) as connection:
+            if _reviewable(connection, report_id) == ReportState.QUARANTINED:
+                raise IllegalTransitionError(f"report {report_id} is quarantined: accept it first, then it is analysed")
+            old = _lesson(connection, report_id)
+            source = old.correction_source if correction == old.correction else CorrectionSource.REVIEWER
+            _sign(
+                connection,
+                report_id,
+                actor,
+                analysis=analysis,
+                correction=correction,
+                correction_source=None if correction is None else source,
+            )
+            record_audit(connection, actor=actor, action="correct", subject=report_id, reason=reason)
+
+    def reject(self, report_id: str, *, actor: str, reason: str) -> None:
+        """Bury a quarantined report, or one whose analysis must not be learned from; `requeue` revives it.
+
+        Raises:
+            NotFoundError: for an unknown report.
+            IllegalTransitionError: when there is nothing to review about it.
+        """
+        with transaction(self._engine) as connection:
+            _reviewable(connection, report_id)
+            move(connection, report_id, ReportState.BURIED, reason)
+            emit(connection, EventType.REPORT_BURIED, report_id, {"reason": reason})
+            record_audit(connection, actor=actor, action="reject", subject=report_id, reason=reason)
+
+
+def _quarantined() -> ColumnElement[bool]:
+    return schema.reports.c.state == ReportState.QUARANTINED
+
+
+def _unreviewed() -> ColumnElement[bool]:
+    return and_(
+        schema.reports.c.state.in_(WITH_ANALYSIS),
+        schema.lessons.c.report_id == schema.reports.c.id,
+        schema.lessons.c.reviewed_at.is_(None),
+    )
+
+
+def _count(condition: ColumnElement[bool]) -> Select[int]:
+    return select(func.count()).where(condition)
+
+
+def _reviewable(connection: Connection, report_id: str) -> ReportState:
+    state = ReportState(report_row(connection, report_id, lock=True).state)
+    if state not in {ReportState.QUARANTINED, *WITH_ANALYSIS}:
+        raise IllegalTransitionError(
+            f"report {report_id} is {state}: only a quarantined one, or one with an analysis to learn from, is reviewed"
+        )
+    return state
+
+
+def _lesson(connection: Connection, report_id: str) -> Lesson:
+    row = connection.execute(select(schema.lessons).where(schema.lessons.c.report_id == report_id)).one()
+    return rows.lesson(row)
+
+
+def _sign(connection: Connection, report_id: str, actor: str, **changes: object) -> None:
+    table = schema.lessons
+    connection.execute(
+        update(table).where(table.c.report_id == report_id).values(reviewed_by=actor, reviewed_at=utcnow(), **changes)
+    )
