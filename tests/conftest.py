@@ -11,6 +11,8 @@ pytest_plugins: list[str] = [
     "tests.fixtures.daemons",
     "tests.fixtures.reflection",
     "tests.fixtures.learned",
+    "tests.fixtures.history",
+    "tests.fixtures.browser",
     "tests.fixtures.serving",
     "tests.fixtures.measured",
     "tests.fixtures.image",

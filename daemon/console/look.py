@@ -261,11 +261,14 @@ def _milestones(view: ReportView) -> list[Milestone]:
     ]
 
 
-def _last_verdict(store: Store) -> tuple[VerdictView, RunRow] | None:
+def _last_verdict(store: Store) -> tuple[VerdictView, RunRow, str] | None:
+    """With what the gate looks at first: how many mistakes are gone, or for a rejection what failed."""
     for run in store.runs.find(limit=10):
         verdict = store.runs.verdict(run.id)
         if verdict is not None:
-            return VerdictView.of(verdict), RunRow.of(run)
+            gain = verdict.figures.get("criteria", {}).get("fix_gain", {}).get("sentence")
+            headline = gain if verdict.accepted and gain else next(iter(verdict.reasons), "no reason given")
+            return VerdictView.of(verdict), RunRow.of(run), headline
     return None
 
 

@@ -1,0 +1,180 @@
+"""The console in a real browser: an operator's walk, at a desk and on a phone, by day and by night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from axe_core_python.selenium import Axe
+from fastapi import FastAPI
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from daemon.api import create_app
+from daemon.config import Config
+from daemon.ingest import FeedbackDoor
+from daemon.records import IntentKind, ReportState
+from daemon.store import Store
+from daemon.store.adapters import Fulfilled
+from tests.fixtures.browser import DESKTOP, PHONE, Browser
+
+TOKEN = "a-good-token"
+SERIOUS = {"serious", "critical"}
+PAGES = [
+    "/", "/reports", "/reports/fb-7003", "/review", "/adapters", "/adapters/3", "/adapters/4", "/runs", "/settings",
+    "/audit", "/reports?search=nothing-fits", "/adapters/99",
+]  # fmt: skip
+DAY, NIGHT = (DESKTOP, "light"), (PHONE, "dark")
+
+
+class Console:
+    """What a person does in the console."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.driver = browser.driver
+        self.address = address
+
+    def open(self, path: str) -> None:
+        self.driver.get(self.address + path)
+
+    def sign_in(self) -> None:
+        self.open("/")
+        self.one("#token").send_keys(TOKEN, Keys.ENTER)
+        self.until(lambda: self.text("h1") == "Overview")
+
+    def one(self, css: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def text(self, css: str) -> str:
+        return self.one(css).text
+
+    def follow(self, words: str) -> None:
+        self.driver.find_element(By.PARTIAL_LINK_TEXT, words).click()
+
+    def until(self, condition: Callable[[], Any], seconds: float = 15) -> None:
+        WebDriverWait(self.driver, seconds, ignored_exceptions=[Exception]).until(lambda _: condition())
+
+
+@pytest.fixture
+def app(history: Store, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    monkeypatch.setenv("ERRATAD_TEST_TOKEN", TOKEN)
+    config = make_config(
+        http={"tokens": [{"name": "ann", "role": "admin", "token_env": "ERRATAD_TEST_TOKEN"}]},
+        store={"url": "postgresql://erratad:hunter2@db/erratad"},  # only shown: the store is the fixture's
+    )
+    health: Any = None  # no page here asks for it
+    door = FeedbackDoor(reports=history.reports, config=config.intake)
+    return create_app(store=history, door=door, config=config, health=health)
+
+
+@pytest.fixture
+def console(browser: Browser, served: Callable[[FastAPI], str], app: FastAPI) -> Console:
+    return Console(browser, served(app))
+
+
+@pytest.mark.parametrize(("size", "scheme"), [DAY, NIGHT], ids=["desk-light", "phone-dark"])
+def test_an_operator_reviews_rolls_back_and_finds_it_in_the_audit_log(
+    browser: Browser, console: Console, history: Store, size: tuple[int, int], scheme: str
+) -> None:
+    browser.look_like(size, scheme)
+    console.sign_in()
+    assert "aligned-g000003" in console.text("main")
+    console.follow("Reports")
+    console.one("input[name=search]").send_keys("case 3)", Keys.ENTER)
+    console.until(lambda: "fb-7003" in console.text("table"))
+    assert "fb-7004" not in console.text("table")
+    console.follow("fb-7003")
+    assert "HACKED" in console.text(".turn.flagged")
+    assert "What a run learns from it" in console.text("main")
+
+    console.follow("Review")
+    [first, *_] = history.reviews.quarantined(limit=5)
+    console.one("body").send_keys("j")
+    console.driver.switch_to.active_element.send_keys("a")
+    console.until(lambda: "Accepted." in console.text("main"))
+    assert history.reports.get(first.id).state == ReportState.QUEUED
+
+    console.follow("Adapters")
+    console.one(".actions summary").click()
+    console.one(".actions input[name=reason]").send_keys("users complain")
+    console.one(".actions form button").click()
+    console.until(lambda: "Asked for the rollback" in console.text("main"))
+    assert "pending" in console.text("#requests")
+    _carry_out(history)
+    console.until(lambda: "rolled back by the daemon" in console.text("#requests"))  # without a reload
+
+    console.follow("Audit log")
+    rows = [row.text for row in console.driver.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    assert any("ann" in row and "rollback" in row and "users complain" in row for row in rows)
+    assert any("ann" in row and "accept" in row and first.id in row for row in rows)
+    assert browser.complaints() == []
+
+
+def _carry_out(store: Store) -> None:
+    """What the promotion stage does with the wish."""
+    wish = store.control.pending(IntentKind.ROLLBACK)
+    assert wish is not None
+    assert wish.target_generation == 1
+    fulfilled = Fulfilled(intent_id=wish.id, outcome="rolled back by the daemon")
+    store.adapters.roll_back(1, expected_live=3, actor=wish.actor, reason=wish.reason, fulfils=fulfilled)
+
+
+def test_no_page_breaks_a_serious_rule_of_accessibility_or_scrolls_sideways(browser: Browser, console: Console) -> None:
+    faults = []
+    browser.look_like(*NIGHT)
+    console.open("/login")
+    faults += _faults(console, "/login")
+    console.sign_in()
+    for path in PAGES:
+        browser.look_like(*DAY)
+        console.open(path)
+        faults += [f"at a desk, by day: {fault}" for fault in _faults(console, path)]
+        browser.look_like(*NIGHT)
+        faults += [f"on a phone, by night: {fault}" for fault in _faults(console, path)]
+    assert faults == []
+
+
+def _faults(console: Console, path: str) -> list[str]:
+    found = Axe().run(console.driver)["violations"]
+    faults = [
+        f"{path}: {rule['id']}: {node['html'][:120]}"
+        for rule in found
+        if rule["impact"] in SERIOUS
+        for node in rule["nodes"]
+    ]
+    script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    wider = console.driver.execute_script(script)
+    return [*faults, f"{path}: {wider} px wider than the screen"] if wider > 0 else faults
+
+
+def test_a_reviewers_words_replace_the_analysis(console: Console, history: Store) -> None:
+    console.sign_in()
+    console.open("/review")
+    [(report, _), *_] = history.reviews.analyses(limit=1)
+    form = console.one(f"article[aria-label='Analysis of report {report.id}']")
+    box = form.find_element(By.NAME, "analysis")
+    box.clear()
+    box.send_keys("It names the largest city and not the capital.")
+    form.find_element(By.CSS_SELECTOR, "button[value=correct]").click()
+    console.until(lambda: "Corrected" in console.text("main"))
+    lesson = history.reports.lesson(report.id)
+    assert lesson is not None
+    assert (lesson.analysis, lesson.reviewed_by) == ("It names the largest city and not the capital.", "ann")
+
+
+def test_settings_show_no_secret(console: Console) -> None:
+    console.sign_in()
+    console.open("/settings")
+    assert "hunter2" not in console.driver.page_source
+    assert "postgresql://erratad:********@db/erratad" in console.text("main")
+
+
+def test_signing_out_ends_it(console: Console) -> None:
+    console.sign_in()
+    console.one("form[action='/logout'] button").click()
+    console.until(lambda: console.text("h1") == "Sign in")
+    console.open("/audit")
+    assert console.text("h1") == "Sign in"
