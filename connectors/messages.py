@@ -271,6 +271,7 @@ class EventType(StrEnum):
     """Outbound lifecycle events on `erratad.events`."""
 
     LESSON_CREATED = "lesson.created"
+    ADAPTER_ON_TRIAL = "adapter.on_trial"
     ADAPTER_PROMOTED = "adapter.promoted"
     ADAPTER_REJECTED = "adapter.rejected"
     ADAPTER_ROLLED_BACK = "adapter.rolled_back"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import ChatEndpoint, EndpointError
+from connectors.vllm_trial import ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 
@@ -41,6 +42,8 @@ class ServerState:
     epoch: str
     adapters: Mapping[str, int]
     traffic: Mapping[str, Served] = field(default_factory=dict, compare=False)
+    trial: Trial | None = None
+    shadowed: Mapping[str, ShadowFigures] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class VllmServer(ChatEndpoint):
                 epoch=state["epoch"],
                 adapters=dict(state["adapters"]),
                 traffic={name: Served(**counts) for name, counts in state["traffic"].items()},
+                trial=None if state["trial"] is None else Trial(**state["trial"]),
+                shadowed={name: ShadowFigures(**figures) for name, figures in state["shadowed"].items()},
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
@@ -144,6 +149,13 @@ class VllmServer(ChatEndpoint):
             if exc.status == HTTPStatus.CONFLICT:
                 raise AliasConflict(str(exc), transient=False, status=exc.status) from exc
             raise
+
+    def try_out(self, trial: Trial | None) -> None:
+        """Begin the trial of a loaded adapter in place of the one under way, or end it (None)."""
+        if trial is None:
+            self._admin("DELETE", "/erratad/v1/trial")
+        else:
+            self._admin("PUT", "/erratad/v1/trial", asdict(trial))
 
     def unload(self, name: str) -> bool:
         """Take an adapter out of service; True when it is gone, False while requests are in flight (call again)."""

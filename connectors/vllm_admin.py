@@ -6,13 +6,14 @@ import asyncio
 import hmac
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.vllm_alias import AliasMiddleware, AliasTable, Refusal
+from connectors.vllm_trial import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,14 @@ class AdapterFolder(BaseModel):
     path: Annotated[str, Field(pattern=r"^/")]
 
 
+class TrialOrder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    mode: Literal["canary", "shadow"]
+    name: str
+    share: Annotated[float, Field(gt=0, le=1)]
+    concurrency: Annotated[int, Field(gt=0)] = 1
+
+
 class Flip(BaseModel):
     model_config = ConfigDict(extra="forbid")
     live: str
@@ -160,6 +169,8 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "epoch": table.epoch,
         "adapters": table.adapters(),
         "traffic": table.traffic.shown(),
+        "trial": None if table.trial is None else asdict(table.trial),
+        "shadowed": {name: figures.shown() for name, figures in table.shadowed.items()},
     }
 
 
@@ -184,3 +195,15 @@ async def _probe(name: str, admin: Admins) -> dict[str, Any]:
 async def _flip(flip: Flip, admin: Admins) -> dict[str, Any]:
     admin.table.set_live(flip.live, flip.expected)
     return {"live": admin.table.live}
+
+
+@router.put("/trial")
+async def _try_out(order: TrialOrder, admin: Admins) -> dict[str, Any]:
+    admin.table.try_out(Trial(**order.model_dump()))
+    return {"trial": order.name}
+
+
+@router.delete("/trial")
+async def _end_trial(admin: Admins) -> dict[str, Any]:
+    admin.table.try_out(None)
+    return {"trial": None}

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from connectors.chat import GENERATION_HEADER
 from connectors.guidance import with_guidance
 from connectors.vllm_traffic import ANSWER_PATHS, Exchange, Traffic
+from connectors.vllm_trial import SHADOW_PATHS, ShadowFigures, Shadows, Taken, Trial, conversation
 
 RETRY_AFTER_S = 2
 ADMIN_PREFIX = "/erratad/"
@@ -98,19 +99,23 @@ class AliasTable:
         self.epoch = secrets.token_hex(8)
         self.live: str | None = None
         self.traffic = Traffic()
+        self.trial: Trial | None = None
+        self.shadowed: dict[str, ShadowFigures] = {}
         self._origins: dict[str, str] = {}
         self._loaded: set[str] = set()
         self._draining: set[str] = set()
         self._in_flight: Counter[str] = Counter()
 
-    def resolve(self, model: str) -> Route | None:
+    def resolve(self, model: str, conversation: bytes = b"") -> Route | None:
         """The route of a model name; None for names that are none of erratad's.
+
+        During a canary, the conversation decides whether the alias means the candidate.
 
         Raises:
             Refusal: 503 under the alias while nothing is live, 404 for a generation that takes no requests.
         """
         guided = model == self.settings.alias
-        name = self.live if guided else model
+        name = self._meant(conversation) if guided else model
         if name is None:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -124,6 +129,26 @@ class AliasTable:
             raise Refusal(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{name}` does not exist.")
         served = self.settings.base_name if generation == 0 else name
         return Route(name=name, generation=generation, served=served, guided=guided)
+
+    def _meant(self, conversation: bytes) -> str | None:
+        trial = self.trial
+        if self.live is not None and trial and trial.mode == "canary" and trial.takes(conversation):
+            return trial.name
+        return self.live
+
+    def try_out(self, trial: Trial | None) -> None:
+        """Begin a trial in place of the one under way, or end it (None). Raises Refusal: 404, 409."""
+        if trial is not None and not self.loaded(trial.name):
+            raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {trial.name} is not loaded; load it first")
+        if trial is not None and trial.name == self.live:
+            raise Refusal(HTTPStatus.CONFLICT, "adapter_live", f"{trial.name} is live: there is nothing to try out")
+        if trial is not None:
+            self.keep(trial.name)
+        self.trial = trial
+
+    def _end_trial_of(self, name: str) -> None:
+        if self.trial is not None and self.trial.name == name:
+            self.trial = None
 
     def serves(self, name: str) -> bool:
         return name in self._loaded or self.settings.generation(name) == 0
@@ -155,6 +180,7 @@ class AliasTable:
 
     def drain(self, name: str) -> int:
         """Refuse new requests that name this adapter; returns how many are in flight."""
+        self._end_trial_of(name)
         self._draining.add(name)
         return self._in_flight[name]
 
@@ -172,6 +198,7 @@ class AliasTable:
         if not self.serves(name):
             raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
         self.keep(name)
+        self._end_trial_of(name)
         self.live = name
 
 
@@ -181,6 +208,7 @@ class AliasMiddleware:
     def __init__(self, app: ASGIApp, *, table: AliasTable) -> None:
         self._app = app
         self._table = table
+        self._shadows = Shadows(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -199,9 +227,10 @@ class AliasMiddleware:
         raw = await _read_body(receive)
         if raw is None:
             return
-        body = self._ours(raw)
+        body, trial = self._ours(raw), self._table.trial
+        said = b"" if body is None or trial is None else conversation(scope["headers"], body)
         try:
-            route = None if body is None else self._table.resolve(body["model"])
+            route = None if body is None else self._table.resolve(body["model"], said)
         except Refusal as refusal:
             await refusal.response()(scope, _Replay(raw, receive), send)
             return
@@ -209,7 +238,28 @@ class AliasMiddleware:
             await self._app(scope, _Replay(raw, receive), send)
             return
         # Nothing awaits between `resolve` and `enter`: an unload cannot come between them.
-        await self._forward(route, _rewritten(path, body, route, self._table.settings.guidance), scope, receive, send)
+        content = _rewritten(path, body, route, self._table.settings.guidance)
+        if trial is not None and _shadowed(trial, route, path, body, said):
+            live = Taken(send)
+            await self._forward(route, content, scope, receive, live.send)
+            self._copy(trial, path, body, scope, live)
+        else:
+            await self._forward(route, content, scope, receive, send)
+
+    def _copy(self, trial: Trial, path: str, body: dict[str, Any], scope: Scope, live: Taken) -> None:
+        """Have the candidate answer the same request unseen, if it is still on trial and has the time."""
+        figures = self._table.shadowed.setdefault(trial.name, ShadowFigures())
+        if self._table.trial != trial or not (200 <= live.status < 300 or live.status >= 500):
+            return
+        if self._shadows.busy(trial):
+            figures.dropped += 1
+            return
+        generation = self._table.settings.generation(trial.name) or 0
+        route = Route(name=trial.name, generation=generation, served=trial.name, guided=True)
+        content = _rewritten(path, body, route, self._table.settings.guidance)
+        self._table.enter(route)
+        task = self._shadows.start(_with_length(scope, content), content, live=live, figures=figures)
+        task.add_done_callback(lambda _: self._table.leave(route))
 
     def _ours(self, raw: bytes) -> dict[str, Any] | None:
         """The parsed body when its model may be one of ours; a name hidden by JSON escapes is unknown to vLLM: 404."""
@@ -227,8 +277,7 @@ class AliasMiddleware:
                 MutableHeaders(scope=message)[GENERATION_HEADER] = str(route.generation)
             await send(message)
 
-        scope = {**scope, "headers": list(scope["headers"])}
-        MutableHeaders(scope=scope)["content-length"] = str(len(raw))
+        scope = _with_length(scope, raw)
         exchange = Exchange(_Replay(raw, receive), named)
         token = _answering_as.set(route.name)
         self._table.enter(route)
@@ -239,6 +288,17 @@ class AliasMiddleware:
             _answering_as.reset(token)
             if route.guided and exchange.counts and scope["path"].endswith(ANSWER_PATHS):
                 self._table.traffic.count(route.name, failed=exchange.failed)
+
+
+def _with_length(scope: Scope, raw: bytes) -> Scope:
+    scope = {**scope, "headers": list(scope["headers"])}
+    MutableHeaders(scope=scope)["content-length"] = str(len(raw))
+    return scope
+
+
+def _shadowed(trial: Trial, route: Route, path: str, body: dict[str, Any], said: bytes) -> bool:
+    plain = path in SHADOW_PATHS and not body.get("stream")
+    return trial.mode == "shadow" and route.guided and plain and trial.takes(said)
 
 
 class _Replay:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from daemon.config_section import Positive, Seconds, Section
 
@@ -29,6 +29,8 @@ class RolloutConfig(Section):
     """Share of the conversations under the alias that a canary answers, or of the requests that are shadowed."""
     min_requests: Positive = 500
     """Requests that the candidate must have answered before anything is decided."""
+    min_duration_s: Annotated[float, Field(ge=0)] = 3600.0
+    """No promotion sooner, however good the figures: users flag later than they ask."""
     max_duration_s: Seconds = 86_400.0
     when_unclear: Literal["promote", "reject"] = "promote"
     """What happens after `max_duration_s` without significant figures; the candidate did pass the gate."""
@@ -41,3 +43,11 @@ class RolloutConfig(Section):
     shadow_concurrency: Positive = 2
     """shadow: copies that a server answers at the same time; further ones are dropped."""
     watch: WatchConfig = WatchConfig()
+
+    @model_validator(mode="after")
+    def _durations_fit(self) -> Self:
+        if self.min_duration_s > self.max_duration_s:
+            raise ValueError(
+                f"min_duration_s ({self.min_duration_s:g}) must not exceed max_duration_s ({self.max_duration_s:g})"
+            )
+        return self

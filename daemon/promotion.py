@@ -16,6 +16,7 @@ import structlog
 from connectors.chat import EndpointError
 from daemon import metrics
 from daemon.config import ServingConfig
+from daemon.config_rollout import RolloutConfig
 from daemon.errors import (
     AdapterInvalidError,
     IllegalTransitionError,
@@ -42,10 +43,13 @@ from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from daemon.store.runs import REPORT_SUITES
 from daemon.swap import Fit, Reconciler, flipped, prepare
+from daemon.trial import Course, Ruling
+from daemon.tryout import Tryout
 
 log = structlog.get_logger(__name__)
 
 RETRY_MAX_S = 60.0
+DIRECT = RolloutConfig(mode="direct")
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""
 GIVE_UP_ATTEMPTS = 5
@@ -65,11 +69,12 @@ class PromotionStage:
 
     name = "promotion"
 
-    def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet) -> None:
+    def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet, rollout: RolloutConfig = DIRECT) -> None:
         self.idle_s = serving.reconcile_interval_s
         self._store = store
         self._fleet = fleet
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
+        self._tryout = Tryout(rollout=rollout, store=store, fleet=fleet, reconciler=self._reconciler)
         self._attempts = (0, 0)
         self._not_before = 0.0
 
@@ -134,7 +139,12 @@ class PromotionStage:
             self._store.runs.rejected(run.id, reason=why)
             return _run_ended(RunState.REJECTED, f"rejected: {why}; the next run is measured against what is live")
         try:
-            sentence = self._swap(run, candidate, live, fit, intent)
+            ruling = self._ruling(candidate, live, fit, intent)
+            if ruling.course == Course.WAIT:
+                return Outcome(state=IntentState.PENDING, sentence=ruling.reason)
+            if ruling.course == Course.REJECT:
+                return self._withdraw(run, candidate, live, ruling.reason)
+            sentence = self._swap(run, candidate, live, fit, intent=intent, reason=ruling.reason)
         except (AdapterInvalidError, PromotionError) as exc:
             self._store.runs.failed(run.id, reason=str(exc))
             return _run_ended(RunState.FAILED, f"{candidate.name} cannot go live: {exc}")
@@ -143,10 +153,22 @@ class PromotionStage:
         metrics.RUNS.labels(outcome=RunState.PROMOTED).inc()
         return self._changed("promote", sentence)
 
-    def _swap(self, run: Run, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> str:
+    def _ruling(self, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> Ruling:
+        """An operator's wish goes past the trial, or ends it; the gate stands before it either way."""
+        if intent is not None:
+            return Ruling(course=Course.PROMOTE, reason=intent.reason)
+        return self._tryout.ruling(candidate, live, fit)
+
+    def _withdraw(self, run: Run, candidate: Adapter, live: Adapter, reason: str) -> Outcome:
+        self._store.runs.rejected(run.id, reason=reason)
+        self._reconciler.repair(live)
+        return _ended("promote", "rejected", f"{candidate.name} is withdrawn: {reason}")
+
+    def _swap(
+        self, run: Run, candidate: Adapter, live: Adapter, fit: Fit, *, intent: Intent | None, reason: str
+    ) -> str:
         """All servers are needed: one that cannot be reached may still answer as the old generation."""
-        if not fit.complete:
-            raise ServingError(f"not every server serves {live.name}: {'; '.join(fit.behind) or 'there is none yet'}")
+        fit.require(live)
         begun = time.monotonic()
         for server in fit.serving:
             prepare(self._fleet, candidate, server)
@@ -159,7 +181,7 @@ class PromotionStage:
                 candidate.generation,
                 expected_live=live.generation,
                 actor=ACTOR if intent is None else intent.actor,
-                reason="passed the gate" if intent is None else intent.reason,
+                reason=reason,
                 resolved=resolved,
                 recurring=recurring,
                 fulfils=None if intent is None else Fulfilled(intent_id=intent.id, outcome=sentence),

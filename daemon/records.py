@@ -285,6 +285,18 @@ class Adapter:
     retired_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRun:
+    """A candidate that is tried out beside the live generation, as it was begun; `mode` is the adapter's state."""
+
+    generation: int
+    name: str
+    mode: AdapterState
+    share: float
+    concurrency: int
+    started_at: datetime
+
+
 def served_name(adapter: Adapter, base_name: str) -> str:
     """The model name that reaches this generation in a server, without guidance."""
     return base_name if adapter.generation == BASE_GENERATION else adapter.name

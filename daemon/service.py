@@ -149,7 +149,7 @@ def _stages(
         serving=serving,
         beat=partial(pulse.beat, EvaluationStage.name),
     )
-    promotion = PromotionStage(serving=serving, store=store, fleet=fleet)
+    promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
     traffic = TrafficStage(store=store, fleet=fleet)

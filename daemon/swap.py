@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
 from connectors.chat import EndpointError
 from connectors.vllm import ServerState, VllmServer
+from connectors.vllm_trial import Trial
 from daemon import metrics
 from daemon.config import ServingConfig
-from daemon.errors import AdapterInvalidError, PromotionError
-from daemon.records import BASE_GENERATION, Adapter, RunState
+from daemon.errors import AdapterInvalidError, PromotionError, ServingError
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun
 from daemon.serving import Fleet
 from daemon.store import Store
 
@@ -88,6 +90,12 @@ class Fit:
     def complete(self) -> bool:
         return bool(self.serving) and not self.behind
 
+    def require(self, live: Adapter) -> None:
+        """Raises ServingError unless every server serves the live generation."""
+        if not self.complete:
+            behind = "; ".join(self.behind) or "there is none yet"
+            raise ServingError(f"not every server serves {live.name}: {behind}")
+
 
 class Reconciler:
     """Brings each server to the live generation, and takes out what is no longer needed."""
@@ -112,6 +120,7 @@ class Reconciler:
                 state = server.state()
                 if not _serves(state, live):
                     self._bring_back(server, state, live)
+                self._align_trial(server, state)
                 self._clean(server, state, live)
             except (EndpointError, AdapterInvalidError, PromotionError) as exc:
                 behind.append(f"{server.url}: {exc}")
@@ -128,6 +137,17 @@ class Reconciler:
         server.set_live(live.name, expected=state.live)
         metrics.RECONCILE_REPAIRS.inc()
         log.warning("server_brought_back", server=server.url, was=state.live, live=live.name)
+
+    def _align_trial(self, server: VllmServer, state: ServerState) -> None:
+        """Every server tries out what the store says, so that replicas agree and a restarted one takes part again."""
+        current = self._store.trials.current()
+        wanted = None if current is None else trial_of(current)
+        if state.trial == wanted:
+            return
+        if current is not None and current.name not in state.adapters:
+            prepare(self._fleet, self._store.adapters.get(current.generation), server)
+        server.try_out(wanted)
+        log.info("trial_aligned", server=server.url, was=state.trial, now=wanted)
 
     def _clean(self, server: VllmServer, state: ServerState, live: Adapter) -> None:
         """Unload what is neither live, nor the previous generation, nor a candidate; only when it is drained."""
@@ -160,6 +180,11 @@ class Reconciler:
         if previous is not None:
             needed.add(previous.name)
         return needed
+
+
+def trial_of(current: TrialRun) -> Trial:
+    mode: Literal["canary", "shadow"] = "canary" if current.mode == AdapterState.CANARY else "shadow"
+    return Trial(mode=mode, name=current.name, share=current.share, concurrency=current.concurrency)
 
 
 def _serves(state: ServerState, live: Adapter) -> bool:

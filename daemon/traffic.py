@@ -28,9 +28,14 @@ class TrafficStage:
         observed, silent = list[Observed](), 0
         for server in self._fleet.servers:
             try:
-                observed += _observed(server.state(), generations)
+                state = server.state()
             except EndpointError:
                 silent += 1  # what it counts meanwhile is seen when it answers again
+                continue
+            observed += _observed(state, generations)
+            if state.shadowed:
+                shadows = {generations[name]: one for name, one in state.shadowed.items() if name in generations}
+                self._store.trials.saw_shadows(state.epoch, shadows)
         self._store.traffic.add(observed)
         asked = len(self._fleet.servers)
         return Step(sentence=f"counted the traffic of {asked - silent} of {asked} servers")

@@ -17,8 +17,9 @@ from daemon.store.reports import Reports
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
 from daemon.store.traffic import Traffic
+from daemon.store.trials import Trials
 
-__all__ = ["Adapters", "Added", "Control", "Reports", "Reviews", "Runs", "Store", "Traffic", "open_store"]
+__all__ = ["Adapters", "Added", "Control", "Reports", "Reviews", "Runs", "Store", "Traffic", "Trials", "open_store"]
 
 DEFAULT_ALIAS: str = ServingConfig.model_fields["alias"].default
 
@@ -34,6 +35,7 @@ class Store:
     adapters: Adapters
     control: Control
     traffic: Traffic
+    trials: Trials
 
     def ping(self) -> None:
         """Ask the database for one row.
@@ -73,6 +75,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         adapters=Adapters(engine),
         control=Control(engine),
         traffic=Traffic(engine),
+        trials=Trials(engine),
     )
     try:
         migrate(engine)

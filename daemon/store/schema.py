@@ -263,6 +263,45 @@ Index(
     postgresql_where=text("state = 'live'"),
 )
 
+Index(
+    "uq_adapters_one_on_trial",
+    text("(1)"),
+    unique=True,
+    sqlite_where=text("state IN ('shadow', 'canary')"),
+    postgresql_where=text("state IN ('shadow', 'canary')"),
+    _table=adapters,
+)
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("generation", Integer, ForeignKey("adapters.generation"), primary_key=True, autoincrement=False),
+    Column("run_id", Integer, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    # nothing is tried out on users without an accepting verdict
+    CheckConstraint("accepted", name="ck_trials_accepted"),
+    ForeignKeyConstraint(["run_id", "accepted"], ["verdicts.run_id", "verdicts.accepted"]),
+)
+"""How each canary or shadow was begun; its state is the adapter's."""
+
+shadowed = Table(
+    "shadowed",
+    metadata,
+    Column("epoch", String(64), nullable=False),
+    Column("generation", Integer, ForeignKey("adapters.generation"), nullable=False),
+    Column("pairs", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("live_errors", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("live_seconds", Float, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    PrimaryKeyConstraint("epoch", "generation"),
+)
+"""What each server process showed last of the copies that a shadow answered; they only grow."""
+
 traffic = Table(
     "traffic",
     metadata,

@@ -1,0 +1,106 @@
+"""Candidates that are tried out beside the live generation: begun once, and what their shadows answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, func, select, update
+
+from connectors.messages import EventType
+from connectors.vllm_trial import ShadowFigures
+from daemon.errors import IllegalTransitionError
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
+from daemon.store import schema
+from daemon.store.control import emit, record_audit, upsert
+from daemon.store.engine import reading, transaction
+
+ON_TRIAL = (AdapterState.SHADOW, AdapterState.CANARY)
+FIGURES = ("pairs", "errors", "live_errors", "seconds", "live_seconds", "dropped")
+
+
+class Trials:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(
+        self,
+        generation: int,
+        *,
+        mode: AdapterState,
+        share: float,
+        concurrency: int,
+        actor: str,
+        at: datetime | None = None,
+    ) -> None:
+        """The candidate goes on trial; its run waits in `promoting` until it is promoted or rejected.
+
+        Raises:
+            IllegalTransitionError: when it is no candidate with an accepting verdict.
+        """
+        adapters, now = schema.adapters, at or utcnow()
+        with transaction(self._engine) as connection:
+            query = select(adapters).where(adapters.c.generation == generation).with_for_update()
+            row = connection.execute(query).one()
+            if (
+                mode not in ON_TRIAL
+                or mode not in ADAPTER_TRANSITIONS[AdapterState(row.state)]
+                or not row.evidence_accepted
+            ):
+                raise IllegalTransitionError(f"generation {generation} is {row.state}: it cannot go on trial")
+            connection.execute(
+                update(adapters).where(adapters.c.generation == generation).values(state=mode, updated_at=now)
+            )
+            values = {"share": share, "concurrency": concurrency, "started_at": now}
+            connection.execute(
+                schema.trials.insert().values(generation=generation, run_id=row.run_id, accepted=True, **values)
+            )
+            emit(
+                connection,
+                EventType.ADAPTER_ON_TRIAL,
+                row.name,
+                {"generation": generation, "mode": mode, "share": share},
+            )
+            reason = f"passed the gate; tried out on {share:.0%}"
+            record_audit(connection, actor=actor, action=mode, subject=row.name, reason=reason)
+
+    def current(self) -> TrialRun | None:
+        """The trial under way; there is one at most."""
+        adapters, trials = schema.adapters, schema.trials
+        query = (
+            select(adapters.c.name, adapters.c.state, trials)
+            .join(trials, trials.c.generation == adapters.c.generation)
+            .where(adapters.c.state.in_(ON_TRIAL))
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _trial(row)
+
+    def saw_shadows(self, epoch: str, figures: Mapping[int, ShadowFigures]) -> None:
+        """Keep what a server process shows now of each generation's copies: it only grows while the process lives."""
+        with transaction(self._engine) as connection:
+            known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
+            for generation in known & figures.keys():
+                values = {"epoch": epoch, "generation": generation, **figures[generation].shown()}
+                upsert(connection, schema.shadowed, ["epoch", "generation"], values)
+
+    def shadowed(self, generation: int) -> ShadowFigures:
+        """The copies that a generation answered, over all servers and their restarts."""
+        table = schema.shadowed
+        sums = [func.coalesce(func.sum(table.c[name]), 0).label(name) for name in FIGURES]
+        with reading(self._engine) as connection:
+            row = connection.execute(select(*sums).where(table.c.generation == generation)).one()
+        whole = {name: int(getattr(row, name)) for name in ("pairs", "errors", "live_errors", "dropped")}
+        return ShadowFigures(seconds=float(row.seconds), live_seconds=float(row.live_seconds), **whole)
+
+
+def _trial(row: Any) -> TrialRun:
+    return TrialRun(
+        generation=row.generation,
+        name=row.name,
+        mode=AdapterState(row.state),
+        share=row.share,
+        concurrency=row.concurrency,
+        started_at=row.started_at,
+    )
