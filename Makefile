@@ -5,10 +5,10 @@ PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench bench-swap bench-alias clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## virtual environment, vLLM (FLAVOUR=cpu or gpu) and the demo model
 
@@ -36,6 +36,12 @@ format: $(READY) ## format and fix
 
 bench: $(READY) ## measurements (not part of the tests); writes tests/benchmarks/results/
 	$(BIN)/python -m tests.benchmarks
+
+bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM; one JSON line (SWAP="--swaps 40 --model real")
+	$(BIN)/python -m tests.benchmarks.swap $(SWAP)
+
+bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; one JSON line (ALIAS="--model tiny")
+	$(BIN)/python -m tests.benchmarks.alias $(ALIAS)
 
 clean: ## remove what was built here (the model cache stays)
 	rm -rf $(VENV) var build *.egg-info

@@ -2,7 +2,7 @@
 
 The stock functions look weights up by `stacked[indices]`. Index -1 means "no adapter" but selects the LAST slot there:
 base requests that share a batch with adapter requests are computed with an adapter. The functions here make one matrix
-product per adapter in the batch and leave rows of index -1 alone, which is also faster (1.4 to 2 times, by itself).
+product per adapter in the batch and leave rows of index -1 alone, which is also faster (RESULTS.md).
 
 vLLM calls `register` in each of its processes (entry point `erratad_cpu_lora` in the group `vllm.general_plugins`).
 It does nothing where the stock functions are right: `is_correct` asks them.
@@ -10,7 +10,6 @@ It does nothing where the stock functions are right: `is_correct` asks them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -18,7 +17,8 @@ import torch
 PATCHED = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 """vLLM 0.32's `sgmv_*` (prefill) call these three, so they are corrected too."""
 
-Rows: TypeAlias = slice | torch.Tensor
+SMALL_BATCH = 32
+"""Rows up to which computing all of them is cheaper than looking up an adapter's own (2 cores, float32)."""
 
 
 class LoraOps(Protocol):
@@ -63,8 +63,10 @@ def bgmv_shrink(
     lora_indices_tensor: torch.Tensor,
     scaling: float = 1.0,
 ) -> None:
-    for rows, product in _products(inputs, lora_b_weights, output_tensor, lora_indices_tensor):
-        output_tensor[rows, : product.shape[1]] = product.mul_(scaling)
+    width = lora_b_weights.shape[-2]
+    for slot, rows in _groups(lora_indices_tensor):
+        product = _product(inputs, rows, lora_b_weights[slot], output_tensor.dtype)
+        rows.put(output_tensor[:, :width], product.mul_(scaling))
 
 
 def bgmv_expand(
@@ -88,24 +90,109 @@ def bgmv_expand_slice(  # noqa: PLR0917 - vLLM's signature
     add_inputs: bool = True,  # noqa: FBT001, FBT002 - vLLM's signature
 ) -> None:
     target = output_tensor[:, slice_offset : slice_offset + slice_size]
-    for rows, product in _products(inputs, lora_b_weights, output_tensor, lora_indices_tensor):
+    for slot, rows in _groups(lora_indices_tensor):
+        product = _product(inputs, rows, lora_b_weights[slot], output_tensor.dtype)[:, :slice_size]
         if add_inputs:
-            target[rows] += product[:, :slice_size]
+            rows.add(target, product)
         else:
-            target[rows] = product[:, :slice_size]
+            rows.put(target, product)
 
 
-def _products(
-    inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, indices: torch.Tensor
-) -> Iterator[tuple[Rows, torch.Tensor]]:
-    """For each adapter in the batch its rows and their product with its weights, in the output's type as in stock."""
-    for slot, rows in _groups(indices):
-        weight = weights[slot].view(weights.shape[-2:]).to(output.dtype)
-        yield rows, inputs[rows].to(output.dtype) @ weight.T
+def _product(inputs: torch.Tensor, rows: Rows, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Computed in the output's type, as in stock."""
+    return rows.take(inputs).to(dtype) @ weight.view(weight.shape[-2:]).to(dtype).T
 
 
-def _groups(indices: torch.Tensor) -> list[tuple[int, Rows]]:
+class Rows(Protocol):
+    """The rows of a batch that one adapter computes."""
+
+    def take(self, values: torch.Tensor) -> torch.Tensor: ...
+
+    def put(self, target: torch.Tensor, values: torch.Tensor) -> None: ...
+
+    def add(self, target: torch.Tensor, values: torch.Tensor) -> None: ...
+
+
+class FirstRows:
+    """The whole batch (a target may be padded below it): no row is looked up."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        return values[: self._count]
+
+    def put(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target[: self._count].copy_(values)
+
+    def add(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target[: self._count].add_(values)
+
+
+class SomeRowsOfFew:
+    """In a small batch to compute every row and to drop the others' results costs half of looking rows up."""
+
+    def __init__(self, chosen: torch.Tensor) -> None:
+        self._count = chosen.numel()
+        self._column = chosen.unsqueeze(1)
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        return values[: self._count]
+
+    def put(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target = target[: self._count]
+        torch.where(self._column, values, target, out=target)
+
+    def add(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target[: self._count].add_(values.masked_fill_(~self._column, 0.0))
+
+
+class SomeRowsOfMany:
+    """In a large batch (prefill) only the adapter's own rows are computed."""
+
+    def __init__(self, chosen: torch.Tensor) -> None:
+        self._rows = chosen.nonzero().squeeze(1)
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        return values[self._rows]
+
+    def put(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target[self._rows] = values
+
+    def add(self, target: torch.Tensor, values: torch.Tensor) -> None:
+        target.index_add_(0, self._rows, values)
+
+
+Groups: TypeAlias = list[tuple[int, Rows]]
+_latest: tuple[torch.Tensor, int, Groups] | None = None
+
+
+def _groups(indices: torch.Tensor) -> Groups:
+    """The slots in use and their rows; each step of the engine asks some hundred times for the same indices.
+
+    The latest indices are held, so that no other tensor can take their address; a write to them raises their version.
+    """
+    global _latest  # noqa: PLW0603 - the functions replaced have no object to keep it in; vLLM's worker has one thread
+    if _latest is not None and _is_same(indices, *_latest[:2]):
+        return _latest[2]
+    groups = _grouped(indices)
+    _latest = None if indices.is_inference() else (indices, indices._version, groups)  # noqa: SLF001 - autograd's own
+    return groups
+
+
+def _is_same(indices: torch.Tensor, held: torch.Tensor, version: int) -> bool:
+    return (
+        indices.data_ptr() == held.data_ptr()
+        and indices.shape == held.shape
+        and indices.stride() == held.stride()
+        and not indices.is_inference()
+        and indices._version == version  # noqa: SLF001
+    )
+
+
+def _grouped(indices: torch.Tensor) -> Groups:
     slots: list[int] = indices.unique().tolist()
     if len(slots) == 1 and slots[0] >= 0:
-        return [(slots[0], slice(0, indices.numel()))]
-    return [(slot, (indices == slot).nonzero().squeeze(1)) for slot in slots if slot >= 0]
+        return [(slots[0], FirstRows(indices.numel()))]
+    some = SomeRowsOfFew if indices.numel() <= SMALL_BATCH else SomeRowsOfMany
+    return [(slot, some(indices == slot)) for slot in slots if slot >= 0]

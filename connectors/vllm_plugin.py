@@ -50,7 +50,8 @@ CANARY = (
     "Question: Name the capital of France and say in one sentence what it is known for.\n"
     "Answer: The capital of France is Paris; it is known for its museums, its food and its history."
 )
-CANARY_TOKENS = 16
+CANARY_TOKENS = 4
+"""A canary shares the engine with everybody's requests: what it must show, its first tokens show."""
 MIN_SHIFT_NATS = 0.005
 """Least mean change of the canary's token logprobs that counts as a difference from the base model."""
 FORBIDDEN_ENVIRONMENT = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SKIP_MODEL_NAME_VALIDATION")
@@ -117,6 +118,7 @@ class VllmEngine:
     def __init__(self, client: Any, models: Any) -> None:
         self._client = client
         self._models = models
+        self._base: _Canary | None = None
 
     async def load(self, name: str, path: str) -> None:
         from vllm.lora.request import LoRARequest  # noqa: PLC0415 - keeps this module importable without vLLM
@@ -147,9 +149,9 @@ class VllmEngine:
         return any(state.lora_name == name for state in states.values())
 
     async def probe(self, name: str | None) -> ProbeResult:
-        base = await self._canary(None)
-        answer = base if name is None else await self._canary(self._models.lora_requests[name])
-        finite = all(math.isfinite(value) for value in answer.logprobs)
+        base = await self._base_canary()
+        answer = await self._canary(None if name is None else self._models.lora_requests[name])
+        finite = answer.finite
         shifts = [abs(a - b) for a, b in zip(answer.prompt_logprobs, base.prompt_logprobs, strict=True)]
         differs = finite and sum(shifts) / len(shifts) > MIN_SHIFT_NATS
         return ProbeResult(
@@ -159,6 +161,12 @@ class VllmEngine:
             text=answer.text,
         )
 
+    async def _base_canary(self) -> _Canary:
+        """Asked for once: the base model's weights never change while the server runs."""
+        if self._base is None or not self._base.finite:
+            self._base = await self._canary(None)
+        return self._base
+
     async def _canary(self, lora_request: Any) -> _Canary:
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
@@ -166,7 +174,7 @@ class VllmEngine:
         params = SamplingParams(
             temperature=0.0,
             max_tokens=CANARY_TOKENS,
-            min_tokens=4,
+            min_tokens=CANARY_TOKENS,
             logprobs=0,
             prompt_logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -184,6 +192,10 @@ class _Canary:
     text: str
     prompt_logprobs: list[float]
     logprobs: list[float]
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in self.logprobs)
 
 
 def _chosen(token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> list[float]:

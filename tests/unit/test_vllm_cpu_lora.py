@@ -62,6 +62,32 @@ def test_every_row_is_base_plus_its_adapters_product(indices: list[int]) -> None
     torch.testing.assert_close(_apply(inputs, base, indices).float(), expected, atol=0.2, rtol=0.05)
 
 
+def test_large_batches_are_computed_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, _, _, base = _case()
+    small = _apply(inputs, base, MIXED)
+    monkeypatch.setattr(ours, "SMALL_BATCH", 0)
+    torch.testing.assert_close(_apply(inputs, base, MIXED), small)
+
+
+def test_an_adapter_that_overflows_leaves_the_other_rows_alone() -> None:
+    output = torch.zeros(2, 3)
+    ours.bgmv_expand(torch.tensor([[torch.inf], [1.0]]), torch.ones(2, 1, 3, 1), output, torch.tensor([1, 0]))
+    assert output[1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_indices_that_are_written_anew_in_place_are_seen() -> None:
+    inputs, down, _, _ = _case()
+    held = torch.tensor([0, -1, -1, -1, -1, -1, -1])
+    first, second, third = (torch.zeros(TOKENS, RANK) for _ in range(3))
+    ours.bgmv_shrink(inputs, down, first, held[:TOKENS])
+    held[:TOKENS].copy_(torch.tensor([-1, 0, -1, -1, -1, -1, -1]))
+    ours.bgmv_shrink(inputs, down, second, held[:TOKENS])
+    ours.bgmv_shrink(inputs, down, third, held[: TOKENS - 1])
+    assert first.any(dim=1).nonzero().flatten().tolist() == [0]
+    assert second.any(dim=1).nonzero().flatten().tolist() == [1]
+    torch.testing.assert_close(third, second)
+
+
 def test_replacing_instead_of_adding_touches_adapter_rows_only() -> None:
     _, _, ups, base = _case()
     output = base.clone()

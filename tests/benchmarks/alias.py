@@ -1,0 +1,189 @@
+"""`make bench-alias`: what the alias costs against plain vLLM, and what LoRA on a CPU costs against the base model.
+
+Servers of the same model run side by side, and short rounds on each take turns, so that they share the machine's noise:
+
+- `alias`: one server with the plugin; requests go to the alias (its guidance is empty, so that prompts are equal);
+- `plain`: stock vLLM without any plugin; requests name its base model;
+- `grouped` and `stock`: an adapter by its name with erratad's corrected CPU LoRA, and with vLLM's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from connectors.vllm import VllmServer
+from connectors.vllm_alias import AliasMiddleware, AliasSettings, AliasTable
+from tests.benchmarks.swap import MODEL, RESULTS
+from tests.benchmarks.traffic import Sample, Traffic, percentile
+from tests.benchmarks.words import Speaker, real_speaker, tiny_speaker
+from tests.fixtures.servers import ADMIN_TOKEN, API_KEY, running_vllm
+
+NO_GUIDANCE = {"ERRATAD_GUIDANCE": ""}
+PLAIN = {"VLLM_PLUGINS": "none"}
+STOCK_LORA = {**NO_GUIDANCE, "VLLM_PLUGINS": "erratad"}
+STREAMS = (1, 4, 16)
+MICRO_REQUESTS = 3000
+
+
+@dataclass(slots=True, kw_only=True)
+class Arm:
+    """One way to ask, and what was measured of it; `rates`: output tokens per second of each round."""
+
+    url: str
+    model: str
+    rates: list[float] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def take_turns(arms: dict[str, Arm], *, rounds: int, round_s: float, clients: int, max_tokens: int) -> None:
+    """Each round asks every arm for `round_s`; the order turns with the rounds."""
+    names = list(arms)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            arm = arms[name]
+            samples, seconds = asyncio.run(_ask(arm, clients=clients, max_tokens=max_tokens, round_s=round_s))
+            errors = [sample.error for sample in samples if sample.error is not None]
+            if errors:
+                raise RuntimeError(f"{name}: {errors[0]}")
+            arm.samples += samples
+            arm.rates.append(len(samples) * max_tokens / seconds)
+
+
+async def _ask(arm: Arm, *, clients: int, max_tokens: int, round_s: float) -> tuple[list[Sample], float]:
+    traffic = Traffic(arm.url, model=arm.model, api_key=API_KEY, clients=clients, max_tokens=max_tokens)
+    begun = time.monotonic()
+    asking = asyncio.create_task(traffic.run())
+    await asyncio.sleep(round_s)
+    traffic.stop()
+    await asking
+    return traffic.samples, time.monotonic() - begun
+
+
+def middleware_seconds() -> float:
+    """Processor time of the middleware per request, without a server: far below what two servers' noise can show."""
+    settings = AliasSettings(alias="aligned", base_name="base", guidance="Answer well.", admin_token="t")
+    table = AliasTable(settings)
+    table.set_live("aligned-g000000", expected=None)
+    body = json.dumps({"model": "aligned", "messages": [{"role": "user", "content": "Why? " * 100}]}).encode()
+    bare, wrapped = _serve_nothing, AliasMiddleware(_serve_nothing, table=table)
+    return max(0.0, asyncio.run(_cpu_seconds(wrapped, body)) - asyncio.run(_cpu_seconds(bare, body)))
+
+
+async def _serve_nothing(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _cpu_seconds(app: Any, body: bytes) -> float:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    begun = time.process_time()
+    for _ in range(MICRO_REQUESTS):
+        await app(scope, receive, send)
+    return (time.process_time() - begun) / MICRO_REQUESTS
+
+
+def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as servers:
+        ours = servers.enter_context(running_vllm(speaker.model, log=Path(name) / "alias.log", environment=NO_GUIDANCE))
+        plain = servers.enter_context(
+            running_vllm(speaker.model, log=Path(name) / "plain.log", environment=PLAIN, ready=_healthy)
+        )
+        with_admin = VllmServer(ours.url, api_key=API_KEY, admin_token=ADMIN_TOKEN)
+        with_admin.set_live("aligned-g000000", expected=None)
+        with_admin.close()
+        arms = {"alias": Arm(url=ours.url, model="aligned"), "plain": Arm(url=plain.url, model="base")}
+        take_turns(arms, rounds=1, round_s=5.0, clients=4, max_tokens=options.max_tokens)
+        for arm in arms.values():
+            arm.rates, arm.samples = [], []
+        take_turns(arms, rounds=options.rounds, round_s=options.round, clients=4, max_tokens=options.max_tokens)
+    latency = {name: [sample.seconds for sample in arm.samples] for name, arm in arms.items()}
+    lost = [1 - ours / plain for ours, plain in zip(arms["alias"].rates, arms["plain"].rates, strict=True)]
+    micro = middleware_seconds()
+    return {
+        "tokens_per_s": {name: round(median(arm.rates), 1) for name, arm in arms.items()},
+        "throughput_lost_share": {"median": round(median(lost), 4), "rounds": [round(share, 3) for share in lost]},
+        "request_seconds_p50": {name: round(percentile(values, 0.5), 4) for name, values in latency.items()},
+        "request_seconds_p99": {name: round(percentile(values, 0.99), 4) for name, values in latency.items()},
+        "requests": {name: len(values) for name, values in latency.items()},
+        "middleware_cpu_seconds_per_request": round(micro, 7),
+        "middleware_share_of_plain_p50": round(micro / percentile(latency["plain"], 0.5), 6),
+    }
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5.0).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def lora_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
+    """Output tokens per second at each number of streams, and the adapter's share of the base model's."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as servers:
+        adapter = speaker.adapter(Path(name) / "g1", generation=1, word=next(iter(speaker.words)))
+        urls = {}
+        for kind, environment in (("grouped", NO_GUIDANCE), ("stock", STOCK_LORA)):
+            log = Path(name) / f"{kind}.log"
+            urls[kind] = servers.enter_context(running_vllm(speaker.model, log=log, environment=environment)).url
+            server = VllmServer(urls[kind], api_key=API_KEY, admin_token=ADMIN_TOKEN)
+            server.load(adapter.name, Path(adapter.path or ""))
+            server.close()
+        found: dict[str, Any] = {}
+        for streams in STREAMS:
+            arms = {
+                "base": Arm(url=urls["grouped"], model="base"),
+                "grouped": Arm(url=urls["grouped"], model=adapter.name),
+                "stock": Arm(url=urls["stock"], model=adapter.name),
+            }
+            take_turns(arms, rounds=3, round_s=options.round, clients=streams, max_tokens=options.max_tokens)
+            rates = {name: round(median(arm.rates), 1) for name, arm in arms.items()}
+            shares = {f"{name}_over_base": round(rates[name] / rates["base"], 2) for name in ("grouped", "stock")}
+            found[str(streams)] = rates | shares
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--round", type=float, default=8.0, help="seconds per round and arm")
+    parser.add_argument("--max-tokens", type=int, default=24)
+    parser.add_argument("--model", choices=("tiny", "real"), default="real")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        speaker = real_speaker(MODEL) if options.model == "real" else tiny_speaker(MODEL, Path(name) / "tiny")
+        result = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "command": "make bench-alias",
+            **vars(options),
+            "alias": alias_cost(speaker, options),
+            "cpu_lora_tokens_per_s_by_streams": lora_cost(speaker, options),
+        }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"alias-{options.model}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
