@@ -138,6 +138,7 @@ def install(app: FastAPI, table: AliasTable) -> None:
     app.add_middleware(AliasMiddleware, table=table)
     app.add_exception_handler(Refusal, _refused)
     app.include_router(router)
+    app.include_router(open_router)
 
 
 async def _refused(_request: Request, refusal: Exception) -> JSONResponse:
@@ -158,6 +159,18 @@ def _admin(request: Request) -> Admin:
 
 Admins = Annotated[Admin, Depends(_admin)]
 router = APIRouter(prefix="/erratad/v1", dependencies=[Depends(_authorized)], include_in_schema=False)
+
+
+open_router = APIRouter(prefix="/erratad/v1", include_in_schema=False)
+
+
+@open_router.get("/ready")
+async def _ready(admin: Admins) -> JSONResponse:
+    """For load balancers, without a token: whether a request under the alias would be answered."""
+    table = admin.table
+    ready = table.live is not None and table.serves(table.live)
+    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse({"ready": ready, "live": table.live}, status_code=status)
 
 
 @router.get("/state")

@@ -214,6 +214,9 @@ class ServingConfig(Section):
     mode: Literal["managed", "attached"] = "managed"
     urls: list[str] = []
     """attached: the base URLs of the vLLM replicas, e.g. ["http://vllm-0:8000"]."""
+    discover: str | None = None
+    """attached, in place of `urls`: dns://host:port (every address of the name) or file:///path (one URL per line)."""
+    discover_interval_s: Seconds = 10.0
     alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "aligned"
     base_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")] = "base"
     guidance: str = (
@@ -249,10 +252,10 @@ class ServingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.mode == "attached" and not self.urls:
-            raise ValueError("urls: mode 'attached' needs at least one vLLM base URL")
-        if self.mode == "managed" and self.urls:
-            raise ValueError("urls: only for mode 'attached'; remove them or change the mode")
+        if self.mode == "attached" and bool(self.urls) == (self.discover is not None):
+            raise ValueError("urls: mode 'attached' needs at least one vLLM base URL, or discover in their place")
+        if self.mode == "managed" and (self.urls or self.discover is not None):
+            raise ValueError("urls, discover: only for mode 'attached'; remove them or change the mode")
         if self.mode == "attached" and self.admin_token_env is None:
             raise ValueError("admin_token_env is needed in mode 'attached': the servers ask for that token")
         if self.alias == self.base_name:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from daemon.config import Config, KafkaConfig
+from daemon.discovery import source_problem
 from daemon.errors import ConfigError
 
 MASK = "********"
@@ -202,6 +203,8 @@ def _http_urls(config: Config) -> Iterator[str]:
         urls["reflection.endpoint.url"] = config.reflection.endpoint.url
     if config.evaluation.judge is not None:
         urls["evaluation.judge.url"] = config.evaluation.judge.url
+    if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:
+        yield f"serving.discover: {problem}"
     for key, url in urls.items():
         problem = http_url_problem(url)
         if problem is not None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from connectors.vllm import VllmServer
 from daemon import artifact
 from daemon.config import Config, ModelConfig, ServingConfig, TrainingConfig, secret
+from daemon.discovery import DiscoveryStage
 from daemon.errors import AdapterInvalidError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
 from daemon.vllm_server import ManagedServer
@@ -122,8 +124,8 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
     return verify
 
 
-def open_serving(config: Config) -> tuple[Fleet, ManagedServer | None]:
-    """The fleet and, in mode `managed`, the stage that keeps its one server alive.
+def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:
+    """The fleet and the stage that fills it: `managed` keeps one server alive, `discover` follows replicas.
 
     Raises:
         ConfigError: when a named secret is not set, or the installed vLLM cannot do what `serving` asks for.
@@ -132,8 +134,16 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | None]:
     api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)
     verify = verifier(config.model, serving, config.training)
     if serving.mode == "attached":
-        replicas = [VllmServer(url, api_key=api_key, admin_token=admin_token or "") for url in serving.urls]
-        return Fleet(replicas, verify=verify), None
+        connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "")
+        fleet = Fleet([connect(url) for url in serving.urls], verify=verify)
+        if serving.discover is None:
+            return fleet, None
+        return fleet, DiscoveryStage(
+            source=serving.discover,
+            interval_s=serving.discover_interval_s,
+            connect=connect,
+            publish=fleet.replace,
+        )
     fleet = Fleet(verify=verify)
     return fleet, ManagedServer(
         model=config.model,

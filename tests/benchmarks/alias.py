@@ -27,6 +27,7 @@ import httpx
 
 from connectors.vllm import VllmServer
 from connectors.vllm_alias import AliasMiddleware, AliasSettings, AliasTable
+from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.swap import MODEL, RESULTS
 from tests.benchmarks.traffic import Sample, Traffic, percentile
 from tests.benchmarks.words import Speaker, real_speaker, tiny_speaker
@@ -45,6 +46,8 @@ class Arm:
 
     url: str
     model: str
+    pid: int = 0
+    cpu_s: float = 0.0
     rates: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
@@ -55,11 +58,13 @@ def take_turns(arms: dict[str, Arm], *, rounds: int, round_s: float, clients: in
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             arm = arms[name]
+            cpu_s = cpu_seconds(arm.pid)
             samples, seconds = asyncio.run(_ask(arm, clients=clients, max_tokens=max_tokens, round_s=round_s))
             errors = [sample.error for sample in samples if sample.error is not None]
             if errors:
                 raise RuntimeError(f"{name}: {errors[0]}")
             arm.samples += samples
+            arm.cpu_s += cpu_seconds(arm.pid) - cpu_s
             arm.rates.append(len(samples) * max_tokens / seconds)
 
 
@@ -112,10 +117,13 @@ def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
         with_admin = VllmServer(ours.url, api_key=API_KEY, admin_token=ADMIN_TOKEN)
         with_admin.set_live("aligned-g000000", expected=None)
         with_admin.close()
-        arms = {"alias": Arm(url=ours.url, model="aligned"), "plain": Arm(url=plain.url, model="base")}
+        arms = {
+            "alias": Arm(url=ours.url, model="aligned", pid=ours.pid),
+            "plain": Arm(url=plain.url, model="base", pid=plain.pid),
+        }
         take_turns(arms, rounds=1, round_s=5.0, clients=4, max_tokens=options.max_tokens)
         for arm in arms.values():
-            arm.rates, arm.samples = [], []
+            arm.rates, arm.samples, arm.cpu_s = [], [], 0.0
         take_turns(arms, rounds=options.rounds, round_s=options.round, clients=4, max_tokens=options.max_tokens)
     latency = {name: [sample.seconds for sample in arm.samples] for name, arm in arms.items()}
     lost = [1 - ours / plain for ours, plain in zip(arms["alias"].rates, arms["plain"].rates, strict=True)]
@@ -123,6 +131,7 @@ def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "tokens_per_s": {name: round(median(arm.rates), 1) for name, arm in arms.items()},
         "throughput_lost_share": {"median": round(median(lost), 4), "rounds": [round(share, 3) for share in lost]},
+        "server_cpu_seconds_per_request": {name: round(arm.cpu_s / len(arm.samples), 5) for name, arm in arms.items()},
         "request_seconds_p50": {name: round(percentile(values, 0.5), 4) for name, values in latency.items()},
         "request_seconds_p99": {name: round(percentile(values, 0.99), 4) for name, values in latency.items()},
         "requests": {name: len(values) for name, values in latency.items()},
@@ -139,27 +148,35 @@ def _healthy(url: str) -> bool:
 
 
 def lora_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
-    """Output tokens per second at each number of streams, and the adapter's share of the base model's."""
+    """Output tokens per second at each number of streams, and the adapter's share of the base model's.
+
+    `_by_cpu`: the same share by the server's processor time per token, which other load on the machine does not change.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as servers:
         adapter = speaker.adapter(Path(name) / "g1", generation=1, word=next(iter(speaker.words)))
-        urls = {}
+        running = {}
         for kind, environment in (("grouped", NO_GUIDANCE), ("stock", STOCK_LORA)):
             log = Path(name) / f"{kind}.log"
-            urls[kind] = servers.enter_context(running_vllm(speaker.model, log=log, environment=environment)).url
-            server = VllmServer(urls[kind], api_key=API_KEY, admin_token=ADMIN_TOKEN)
+            running[kind] = servers.enter_context(running_vllm(speaker.model, log=log, environment=environment))
+            server = VllmServer(running[kind].url, api_key=API_KEY, admin_token=ADMIN_TOKEN)
             server.load(adapter.name, Path(adapter.path or ""))
             server.close()
         found: dict[str, Any] = {}
         for streams in STREAMS:
             arms = {
-                "base": Arm(url=urls["grouped"], model="base"),
-                "grouped": Arm(url=urls["grouped"], model=adapter.name),
-                "stock": Arm(url=urls["stock"], model=adapter.name),
+                name: Arm(url=running[kind].url, pid=running[kind].pid, model=model)
+                for name, kind, model in (
+                    ("base", "grouped", "base"),
+                    ("grouped", "grouped", adapter.name),
+                    ("stock", "stock", adapter.name),
+                )
             }
             take_turns(arms, rounds=3, round_s=options.round, clients=streams, max_tokens=options.max_tokens)
             rates = {name: round(median(arm.rates), 1) for name, arm in arms.items()}
+            cpu = {name: arm.cpu_s / (len(arm.samples) * options.max_tokens) for name, arm in arms.items()}
             shares = {f"{name}_over_base": round(rates[name] / rates["base"], 2) for name in ("grouped", "stock")}
-            found[str(streams)] = rates | shares
+            by_cpu = {f"{name}_over_base_by_cpu": round(cpu["base"] / cpu[name], 2) for name in ("grouped", "stock")}
+            found[str(streams)] = rates | shares | by_cpu
     return found
 
 

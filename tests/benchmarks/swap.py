@@ -12,14 +12,12 @@ import asyncio
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +28,7 @@ from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.records import Adapter
 from daemon.serving import Fleet, verifier
 from daemon.swap import flipped, prepare
+from tests.benchmarks.processes import cpu_seconds, memory_bytes
 from tests.benchmarks.traffic import Sample, Traffic, percentile
 from tests.benchmarks.words import Speaker, real_speaker, tiny_speaker
 from tests.fixtures.servers import ADMIN_TOKEN, API_KEY, running_vllm
@@ -140,6 +139,8 @@ class Block:
     swapping: bool
     begun: float
     ended: float
+    cpu_s: float
+    """Processor time of the server."""
 
 
 def drive(
@@ -152,18 +153,18 @@ def drive(
     while (done := len(swapper.swap_seconds)) < swaps:
         count = min(BLOCK_SWAPS, swaps - done)
         swapper.write(count)
-        blocks.append(_block(swapping=False, work=lambda count=count: time.sleep(count * period_s)))
-        blocks.append(_block(swapping=True, work=lambda count=count: _swap_steadily(swapper, count, period_s)))
+        blocks.append(_block(pid, swapping=False, work=lambda count=count: time.sleep(count * period_s)))
+        blocks.append(_block(pid, swapping=True, work=lambda count=count: _swap_steadily(swapper, count, period_s)))
         swapper.roll_back()
-        memory.append(server_bytes(pid))
+        memory.append(memory_bytes(pid))
     traffic.stop()
     return blocks, memory
 
 
-def _block(*, swapping: bool, work: Callable[[], None]) -> Block:
-    begun = time.monotonic()
+def _block(pid: int, *, swapping: bool, work: Callable[[], None]) -> Block:
+    begun, cpu = time.monotonic(), cpu_seconds(pid)
     work()
-    return Block(swapping=swapping, begun=begun, ended=time.monotonic())
+    return Block(swapping=swapping, begun=begun, ended=time.monotonic(), cpu_s=cpu_seconds(pid) - cpu)
 
 
 def _swap_steadily(swapper: Swapper, count: int, period_s: float) -> None:
@@ -171,19 +172,6 @@ def _swap_steadily(swapper: Swapper, count: int, period_s: float) -> None:
         begun = time.monotonic()
         swapper.swap()
         time.sleep(max(0.0, period_s - (time.monotonic() - begun)))
-
-
-def server_bytes(session: int) -> int:
-    """Memory of all processes of a session; what they share is counted once."""
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        with suppress(OSError):
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                pss = re.search(r"^Pss:\s+(\d+) kB", (entry / "smaps_rollup").read_text(), re.MULTILINE)
-                total += int(pss[1]) * 1024 if pss else 0
-    return total
 
 
 async def measure(speaker: Speaker, *, swaps: int, period_s: float, clients: int, max_tokens: int) -> dict[str, Any]:
@@ -211,12 +199,20 @@ def summary(
     latency = {}
     for kind, streamed in (("streamed", True), ("whole", False)):
         quiet, swapping = (
-            [s.seconds for s in samples if s.streamed is streamed and s.error is None and _within(s, blocks, swapping)]
+            [
+                s.seconds
+                for s in samples
+                if s.streamed is streamed and s.error is None and _within(s, blocks, swapping=swapping)
+            ]
             for swapping in (False, True)
         )
         latency[kind] = _compared(quiet, swapping)
     first = [
-        [s.first_at - s.sent_at for s in samples if s.streamed and s.error is None and _within(s, blocks, swapping)]
+        [
+            s.first_at - s.sent_at
+            for s in samples
+            if s.streamed and s.error is None and _within(s, blocks, swapping=swapping)
+        ]
         for swapping in (False, True)
     ]
     return {
@@ -226,6 +222,10 @@ def summary(
         "stale_or_mixed": faults["stale"] + faults["mixed"],
         "request_seconds": latency,
         "first_token_seconds": _compared(*first),
+        "cpu_seconds_per_request": {
+            name: round(_cpu_per_request(samples, blocks, swapping=swapping), 4)
+            for name, swapping in (("without_swaps", False), ("with_swaps", True))
+        },
         "swap_seconds": _percentiles(swapper.swap_seconds),
         "swap_parts_p50": {part: round(percentile(values, 0.5), 4) for part, values in swapper.parts.items()},
         "rollback_seconds": _percentiles(swapper.rollback_seconds),
@@ -234,7 +234,12 @@ def summary(
     }
 
 
-def _within(sample: Sample, blocks: Sequence[Block], swapping: bool) -> bool:
+def _cpu_per_request(samples: Sequence[Sample], blocks: Sequence[Block], *, swapping: bool) -> float:
+    cpu_s = sum(block.cpu_s for block in blocks if block.swapping is swapping)
+    return cpu_s / sum(_within(sample, blocks, swapping=swapping) for sample in samples)
+
+
+def _within(sample: Sample, blocks: Sequence[Block], *, swapping: bool) -> bool:
     return any(block.swapping is swapping and block.begun <= sample.sent_at < block.ended for block in blocks)
 
 

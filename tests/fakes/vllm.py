@@ -1,6 +1,7 @@
 """A fake vLLM server: real HTTP, the very alias and admin routes that run inside vLLM, an engine made of a dictionary.
 
-Its tokens are bytes. `answer`, `logprob`, `unusable`, `probes` and `token_delay_s` may be changed while it runs.
+Its tokens are bytes. The public attributes (`answer`, `logprob`, `unusable`, `probes`, `token_delay_s`, `dies_during`)
+may be changed while it runs.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class FakeEngine:
         self.adapters: dict[str, str] = {}
 
     async def load(self, name: str, path: str) -> None:
+        await self._fake.during("load")
         reason = self._fake.unusable.get(name)
         if reason is None and not (Path(path) / "adapter_config.json").is_file():
             reason = "adapter_config.json is missing"
@@ -53,9 +55,11 @@ class FakeEngine:
         self.adapters[name] = path
 
     async def unload(self, name: str) -> None:
+        await self._fake.during("unload")
         del self.adapters[name]
 
     async def probe(self, name: str | None) -> ProbeResult:
+        await self._fake.during("probe")
         good = ProbeResult(ok=True, finite=True, differs_from_base=name is not None, text="canary")
         return self._fake.probes.get(name or "", good)
 
@@ -76,6 +80,8 @@ class FakeVllm:
         """Adapter name -> why loading it is refused."""
         self.probes: dict[str, ProbeResult] = {}
         self.token_delay_s = 0.0
+        self.dies_during: str | None = None
+        """A call of the engine (load, probe, unload) in which the server is killed, once."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests as they reached the model."""
         self.engine = FakeEngine(self)
@@ -112,6 +118,19 @@ class FakeVllm:
             self._server.should_exit = True
             self._thread.join(timeout=10)
         self._socket.close()
+
+    async def during(self, call: str) -> None:
+        if self.dies_during == call:
+            self.dies_during = None
+            self.kill()
+            await asyncio.sleep(60)  # cut off by the kill
+
+    def kill(self) -> None:
+        """End as under SIGKILL: requests in flight are cut off. May be called by a request's handler."""
+        assert self._server is not None
+        self._server.should_exit = self._server.force_exit = True
+        if threading.current_thread() is not self._thread:
+            self.stop()
 
     def _app(self) -> FastAPI:
         self.engine = FakeEngine(self)

@@ -337,6 +337,15 @@ def test_the_guidance_reaches_the_model_under_the_alias_only(
     assert raw == [MESSAGES, MESSAGES]
 
 
+def test_a_server_is_ready_for_traffic_without_a_token_while_something_is_live(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/erratad/v1/ready")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "live": BASE_GENERATION})
+
+
+def test_a_server_on_which_nothing_is_live_is_not_ready_for_traffic(fake_vllm: FakeVllm) -> None:
+    assert httpx.get(f"{fake_vllm.url}/erratad/v1/ready").status_code == 503
+
+
 def test_before_the_first_flip_the_alias_is_unavailable(
     fake_vllm: FakeVllm, make_client: Callable[..., VllmServer]
 ) -> None:
