@@ -20,6 +20,7 @@ demo: $(READY) ## the whole loop on this machine: flagged responses in, better a
 
 test: $(READY) check ## every test: unit, services, faults, end to end (PYTEST="..." adds arguments)
 	@deploy/local/postgres.sh
+	@deploy/local/systemd.sh
 	@deploy/local/chromium.sh
 	@deploy/local/prometheus.sh
 	$(BIN)/python -m pytest $(PYTEST)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,8 +69,10 @@ class RowError(ErratadError):
         self.detail = detail
 
 
-def import_file(path: Path, reports: Reports) -> ImportSummary:
+def import_file(path: Path, reports: Reports, on_rows: Callable[[int], None] = lambda _rows: None) -> ImportSummary:
     """Store every unsafe response of a ``.csv`` or JSONL file; bad rows are passed over and reported.
+
+    `on_rows` is told how many rows are read, at every batch that is stored.
 
     Raises:
         ErratadError: when the file cannot be read.
@@ -94,6 +96,7 @@ def import_file(path: Path, reports: Reports) -> ImportSummary:
         if len(batch) >= BATCH:
             problems.extend(_store(batch, reports, outcomes))
             batch.clear()
+            on_rows(rows)
     problems.extend(_store(batch, reports, outcomes))
     return ImportSummary(rows=rows, safe=safe, outcomes=dict(outcomes), problems=tuple(problems))
 

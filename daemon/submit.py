@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -22,6 +22,12 @@ from daemon.topics import kafka_options
 KAFKA_CHUNK = 500
 HTTP_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 1.0
+OnSent = Callable[[int, int], None]
+"""Told how many lines are done, of how many."""
+
+
+def _untold(_done: int, _of: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,13 @@ class _Line:
     flagged: FlaggedResponse
 
 
-def send_kafka(lines: Iterable[bytes], kafka: KafkaConfig, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> Submission:
+def send_kafka(
+    lines: Iterable[bytes],
+    kafka: KafkaConfig,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_sent: OnSent = _untold,
+) -> Submission:
     """Send every line to the intake topic, keyed by report id; `sent` lines are acknowledged by the broker.
 
     Raises:
@@ -71,6 +83,7 @@ def send_kafka(lines: Iterable[bytes], kafka: KafkaConfig, *, max_message_bytes:
             chunk = checked[start : start + KAFKA_CHUNK]
             producer.send_and_wait([_outbound(line, kafka.topic) for line in chunk])
             submission = replace(submission, sent=start + len(chunk))
+            on_sent(submission.sent, len(checked))
     except KafkaUnavailableError as exc:
         return _stop(submission, str(exc))
     except RecordTooLargeError as exc:
@@ -83,7 +96,12 @@ def send_kafka(lines: Iterable[bytes], kafka: KafkaConfig, *, max_message_bytes:
 
 
 def send_http(
-    lines: Iterable[bytes], url: str, *, token: str | None = None, max_message_bytes: int = MAX_MESSAGE_BYTES
+    lines: Iterable[bytes],
+    url: str,
+    *,
+    token: str | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_sent: OnSent = _untold,
 ) -> Submission:
     """Post every line to the daemon at `url`; `sent` lines are stored, and `problems` holds those that it refused.
 
@@ -98,7 +116,7 @@ def send_http(
     problems: list[LineProblem] = []
     stopped: str | None = None
     with _client(url, headers) as client:
-        for line in checked:
+        for number, line in enumerate(checked, 1):
             try:
                 answer = _post(client, line.raw)
                 answer.raise_for_status()
@@ -111,6 +129,7 @@ def send_http(
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
                 stopped = f"{url} does not answer as an erratad: {exc or type(exc).__name__}"
                 break
+            on_sent(number, len(checked))
     submission = replace(submission, sent=outcomes.total(), outcomes=dict(outcomes), problems=tuple(problems))
     return submission if stopped is None else _stop(submission, stopped)
 

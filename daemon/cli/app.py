@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import feed, inspect_store, service, steer
+from daemon.cli import feed, inspect_store, service, steer, top
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -53,6 +53,7 @@ for command in (
     service.check_config,
     service.vllm,
     inspect_store.status,
+    top.top,
     inspect_store.reports,
     inspect_store.lessons,
     inspect_store.runs,

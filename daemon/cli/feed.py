@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import AsJson, ConfigPath, Overrides, opened, settings
-from daemon.cli.output import print_json, say, warn
+from daemon.cli.common import AsJson, configured, opened
+from daemon.cli.output import print_json, progress, say, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ class Via(StrEnum):
     HTTP = "http"
 
 
+@configured
 def submit(
+    config: Config,
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="One report per line; see `erratad schema`.")
     ],
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     via: Annotated[Via, typer.Option(help="To the intake topic, or to POST /v1/feedback.")] = Via.KAFKA,
     url: Annotated[
@@ -43,8 +43,7 @@ def submit(
     Every line is checked before the first is sent. Sending a file again is safe. Exits with 1 when a line is refused,
     with 3 when broker or daemon cannot be reached.
     """
-    effective = settings(config, overrides)
-    submission = _send(file, via, url, effective)
+    submission = _send(file, via, url, config)
     if as_json:
         print_json(
             {
@@ -66,10 +65,10 @@ def submit(
         raise typer.Exit(1 if submission.stopped is None else 3)
 
 
+@configured
 def import_file(
+    config: Config,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .csv or .jsonl file.")],
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -78,11 +77,10 @@ def import_file(
     Takes rows like those of PKU-SafeRLHF (prompt, response, is_safe; or two responses and which is safe) and stores the
     unsafe responses as reports. Importing a file again is safe. Exits with 1 when a row is not taken.
     """
-    effective = settings(config, overrides)
     from daemon.importer import import_file as import_rows
 
-    with opened(effective, create=True) as store:
-        summary = import_rows(file, store.reports)
+    with opened(config, create=True) as store, progress("importing rows") as advance:
+        summary = import_rows(file, store.reports, on_rows=lambda rows: advance(rows, None))
     if as_json:
         print_json(
             {
@@ -105,14 +103,14 @@ def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:
     from daemon.submit import send_http, send_kafka
 
     limit = config.intake.max_message_bytes
-    with file.open("rb") as lines:
+    with file.open("rb") as lines, progress("sending reports") as advance:
         if via is Via.HTTP:
             tokens = tokens_of(config.http)  # every role may report
             token = tokens[0].value if tokens else None
-            return send_http(lines, _address(url, config), token=token, max_message_bytes=limit)
+            return send_http(lines, _address(url, config), token=token, max_message_bytes=limit, on_sent=advance)
         if config.intake.kafka is None:
             raise ConfigError("intake.kafka is not configured; set it, or send with --via http")
-        return send_kafka(lines, config.intake.kafka, max_message_bytes=limit)
+        return send_kafka(lines, config.intake.kafka, max_message_bytes=limit, on_sent=advance)
 
 
 def _address(url: str | None, config: Config) -> str:

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import AsJson, ConfigPath, Limit, Overrides, StateName, one_of, opened, settings
-from daemon.cli.output import print_json, say, table
+from daemon.cli.common import AsJson, Limit, StateName, configured, one_of, opened
+from daemon.cli.output import listing, print_json, say, table
 
 if TYPE_CHECKING:
+    from daemon.config import Config
     from daemon.status import StatusView
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
 
 
+@configured
 def status(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
+    config: Config,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s until Ctrl-C.")] = False,
     as_json: AsJson = False,
@@ -28,12 +29,11 @@ def status(
 
     Stages, reports, the live adapter, the active run, the schedule. Exits with 3 when no daemon seems to run.
     """
-    effective = settings(config, overrides)
     from daemon.status import status as look
 
-    with opened(effective) as store:
+    with opened(config) as store:
         while True:
-            view = look(store, effective)
+            view = look(store, config)
             if watch:
                 typer.echo(_CLEAR, nl=False)
             if as_json:
@@ -45,10 +45,10 @@ def status(
             time.sleep(WATCH_INTERVAL_S)
 
 
+@configured
 def reports(
+    config: Config,
     report_id: Annotated[str | None, typer.Argument(help="Show this one from message to fix.")] = None,
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     state: StateName = None,
     category: Annotated[str | None, typer.Option(help="Only those of this category.")] = None,
@@ -60,96 +60,94 @@ def reports(
 
     One is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
     """
-    effective = settings(config, overrides)
     from daemon.cli.details import show_report
     from daemon.records import ReportState
     from daemon.views import ReportRow, report_view
 
     wanted = one_of(ReportState, state)
-    with opened(effective) as store:
+    with opened(config) as store:
         if report_id is not None:
             view = report_view(store, report_id)
             print_json(view) if as_json else show_report(view)
             return
         found = store.reports.find(state=wanted, category=category, search=search, limit=limit)
     rows = [ReportRow.of(report) for report in found]
-    if as_json:
-        print_json(rows)
-        return
-    table(
-        ("ID", "STATE", "CATEGORY", "SEVERITY", "RECEIVED (UTC)", "WHAT IS WRONG"),
-        [(row.id, row.state, row.category, row.severity, row.received_at, row.reason) for row in rows],
+    listing(
+        rows,
+        {
+            "ID": "id",
+            "STATE": "state",
+            "CATEGORY": "category",
+            "SEVERITY": "severity",
+            "RECEIVED (UTC)": "received_at",
+            "WHAT IS WRONG": "reason",
+        },
         empty="No reports.",
+        as_json=as_json,
     )
 
 
-def lessons(
-    config: ConfigPath = None, overrides: Overrides = None, *, limit: Limit = 50, as_json: AsJson = False
-) -> None:
+@configured
+def lessons(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
     """List what a training run may use."""
-    effective = settings(config, overrides)
     from daemon.views import LessonView
 
-    with opened(effective) as store:
+    with opened(config) as store:
         rows = [LessonView.of(lesson) for _, lesson in store.reports.trainable(limit=limit)]
-    if as_json:
-        print_json(rows)
-        return
-    table(
-        ("REPORT", "ANALYST", "TEMPLATE", "CORRECTION", "MADE (UTC)", "ANALYSIS"),
-        [
-            (row.report_id, row.analyst, row.template, row.correction_source, row.created_at, row.analysis)
-            for row in rows
-        ],
+    listing(
+        rows,
+        {
+            "REPORT": "report_id",
+            "ANALYST": "analyst",
+            "TEMPLATE": "template",
+            "CORRECTION": "correction_source",
+            "MADE (UTC)": "created_at",
+            "ANALYSIS": "analysis",
+        },
         empty="No lessons yet.",
+        as_json=as_json,
     )
 
 
+@configured
 def runs(
+    config: Config,
     run_id: Annotated[int | None, typer.Argument(help="Show this one with its verdict.")] = None,
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the training runs, or show one."""
-    effective = settings(config, overrides)
     from daemon.cli.details import show_generation
     from daemon.views import RunRow, run_view
 
-    with opened(effective) as store:
+    with opened(config) as store:
         if run_id is not None:
             view = run_view(store, run_id)
             print_json(view) if as_json else show_generation(view)
             return
         rows = [RunRow.of(run) for run in store.runs.find(limit=limit)]
-    if as_json:
-        print_json(rows)
-        return
-    table(
-        ("RUN", "GENERATION", "STATE", "TRIGGER", "BY", "STARTED (UTC)", "ENDED (UTC)", "REASON"),
-        [
-            (
-                run.id,
-                run.generation,
-                run.state,
-                run.trigger,
-                run.requested_by,
-                run.created_at,
-                run.finished_at,
-                run.reason,
-            )
-            for run in rows
-        ],
+    listing(
+        rows,
+        {
+            "RUN": "id",
+            "GENERATION": "generation",
+            "STATE": "state",
+            "TRIGGER": "trigger",
+            "BY": "requested_by",
+            "STARTED (UTC)": "created_at",
+            "ENDED (UTC)": "finished_at",
+            "REASON": "reason",
+        },
         empty="No runs yet; `erratad train` starts one.",
+        as_json=as_json,
     )
 
 
+@configured
 def adapters(
+    config: Config,
     generation: Annotated[int | None, typer.Argument(help="Show this one with its lineage and verdict.")] = None,
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     state: StateName = None,
     limit: Limit = 50,
@@ -159,25 +157,29 @@ def adapters(
 
     One is shown with its lineage: what it was trained on, what was measured, why it went live or did not.
     """
-    effective = settings(config, overrides)
     from daemon.cli.details import show_generation
     from daemon.records import AdapterState
     from daemon.views import AdapterRow, generation_view
 
     wanted = one_of(AdapterState, state)
-    with opened(effective) as store:
+    with opened(config) as store:
         if generation is not None:
             view = generation_view(store, generation)
             print_json(view) if as_json else show_generation(view)
             return
         rows = [AdapterRow.of(adapter) for adapter in store.adapters.find(state=wanted, limit=limit)]
-    if as_json:
-        print_json(rows)
-        return
-    table(
-        ("NAME", "STATE", "RUN", "MADE (UTC)", "WENT LIVE (UTC)", "REASON"),
-        [(row.name, row.state, row.run_id, row.created_at, row.promoted_at, row.reason) for row in rows],
+    listing(
+        rows,
+        {
+            "NAME": "name",
+            "STATE": "state",
+            "RUN": "run_id",
+            "MADE (UTC)": "created_at",
+            "WENT LIVE (UTC)": "promoted_at",
+            "REASON": "reason",
+        },
         empty="No adapters in that state.",
+        as_json=as_json,
     )
 
 

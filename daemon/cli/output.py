@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.console import Console
 
 PIPED_WIDTH = 1000
 """Columns of a table that goes to a file or a pipe: nothing is wrapped."""
 CELL = 160
 """Characters of a text in a table's cell."""
+_STATE_STYLE = {
+    **dict.fromkeys(("live", "resolved", "promoted"), "green"),
+    **dict.fromkeys(("candidate", "training", "evaluating", "promoting", "reflecting", "preparing"), "cyan"),
+    **dict.fromkeys(("quarantined", "recurring", "rejected"), "yellow"),
+    **dict.fromkeys(("buried", "failed", "rolled-back"), "red"),
+}
 _CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
 
@@ -41,7 +51,11 @@ def warn(text: str) -> None:
 
 def heading(text: str) -> None:
     """A line of its own, bold on a terminal."""
-    typer.secho(f"\n{printable(text)}", bold=True, color=None if sys.stdout.isatty() else False)
+    typer.secho(
+        f"\n{printable(text)}",
+        bold=True,
+        color=None if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else False,
+    )
 
 
 def indented(text: str) -> None:
@@ -49,14 +63,21 @@ def indented(text: str) -> None:
         typer.echo(f"    {line}".rstrip())
 
 
+def listing(rows: Sequence[BaseModel], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
+    """Records as one JSON document or as a table; `columns`: heading -> the record's field."""
+    if as_json:
+        print_json(rows)
+    else:
+        table(tuple(columns), [[getattr(row, field) for field in columns.values()] for row in rows], empty=empty)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Rows under headings; `empty` is said instead where there are none. The first column is never wrapped."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    listed = [[Text(cell(value)) for value in row] for row in rows]
+    listed = [[Text(cell(value), style=style_of(value)) for value in row] for row in rows]
     if not listed:
         say(empty)
         return
@@ -66,8 +87,39 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         view.add_column(column, no_wrap=number == 0)
     for row in listed:
         view.add_row(*row)
-    console = Console(highlight=False, width=None if on_terminal else PIPED_WIDTH, no_color=not on_terminal)
-    console.print(view)
+    terminal().print(view)
+
+
+def terminal() -> Console:
+    """Where tables go: on a terminal as wide as it and coloured (not with NO_COLOR), else plain."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=PIPED_WIDTH, no_color=True, force_terminal=False)
+
+
+def style_of(value: object) -> str:
+    """The colour of a state; the word itself always says the same."""
+    return _STATE_STYLE.get(str(value), "") if isinstance(value, StrEnum) else ""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on stderr while something long runs, on a terminal only; yields `advance(done, of)`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def cell(value: object) -> str:

@@ -6,39 +6,44 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from daemon import __version__
-from daemon.cli.common import AsJson, ConfigPath, Overrides, settings
+from daemon.cli.common import AsJson, configured
 from daemon.cli.output import print_json, say, warn
 
+if TYPE_CHECKING:
+    from daemon.config import Config
 
-def run(config: ConfigPath = None, overrides: Overrides = None) -> None:
+
+@configured
+def run(
+    config: Config,
+) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
-    effective = settings(config, overrides)
     from daemon.service import serve
 
-    raise typer.Exit(serve(effective))
+    raise typer.Exit(serve(config))
 
 
-def check_config(config: ConfigPath = None, overrides: Overrides = None, *, as_json: AsJson = False) -> None:
+@configured
+def check_config(config: Config, *, as_json: AsJson = False) -> None:
     """Check the configuration.
 
-    Prints the effective values, secrets masked, and everything that would keep the daemon from working here; exits
+    Prints the config values, secrets masked, and everything that would keep the daemon from working here; exits
     with 2 when there is something.
     """
-    effective = settings(config, overrides)
     import yaml
 
     from daemon.preflight import masked, problems
 
-    found = problems(effective)
+    found = problems(config)
     if as_json:
-        print_json({"config": masked(effective), "problems": found})
+        print_json({"config": masked(config), "problems": found})
     else:
-        say(yaml.safe_dump(masked(effective), sort_keys=False, allow_unicode=True, width=120).rstrip())
+        say(yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True, width=120).rstrip())
         for problem in found:
             warn(problem)
     if found:
@@ -47,9 +52,9 @@ def check_config(config: ConfigPath = None, overrides: Overrides = None, *, as_j
         warn("the configuration is good")
 
 
+@configured
 def vllm(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
+    config: Config,
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
@@ -60,10 +65,9 @@ def vllm(
     Command line, alias, guidance and plugin come from the same configuration as the daemon's, so that they fit. It
     answers under the alias as soon as the daemon has given it the live generation.
     """
-    effective = settings(config, overrides)
     from daemon.vllm_attached import attached_command
 
-    command = attached_command(effective, host=host, port=port)
+    command = attached_command(config, host=host, port=port)
     if show:
         typer.echo(shlex.join(command.argv))
         return

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
-from daemon.cli.common import AsJson, ConfigPath, Overrides, Reason, opened, operator, settings
+from daemon.cli.common import AsJson, Own, Reason, configured, opened, operator, with_options
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError, IllegalTransitionError, NotFoundError
 
 if TYPE_CHECKING:
+    from daemon.config import Config
     from daemon.records import Intent
     from daemon.store import Store
 
@@ -26,99 +27,85 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How long to 
 StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.")]
 
 
-def train(
-    config: ConfigPath = None,
-    overrides: Overrides = None,
-    *,
-    reason: Reason = NO_REASON,
-    wait: Wait = True,
-    timeout: Timeout = 60.0,
-    as_json: AsJson = False,
-) -> None:
+def asked_of_the_daemon(request: Callable[Concatenate[Store, Own], Intent]) -> Callable[..., None]:
+    """A command that hands a wish to the daemon and, unless told not to, waits for what becomes of it."""
+
+    def run(config: Config, *, wait: bool, timeout: float, as_json: bool, **own: Any) -> None:
+        with opened(config) as store:
+            intent = request(store, **own)  # type: ignore[call-arg]  # Typer passes every argument by name
+            _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+
+    followed = with_options(run, request, wait=(Wait, True), timeout=(Timeout, 60.0), as_json=(AsJson, False))
+    return configured(followed, skip=0)
+
+
+@asked_of_the_daemon
+def train(store: Store, *, reason: Reason = NO_REASON) -> Intent:
     """Start a training run now."""
-    effective = settings(config, overrides)
     from daemon.steering import request_training
 
-    with opened(effective) as store:
-        intent = request_training(store, actor=operator(), reason=reason)
-        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+    return request_training(store, actor=operator(), reason=reason)
 
 
+@asked_of_the_daemon
 def promote(
+    store: Store,
     generation: Annotated[int, typer.Argument(min=0, help="The generation that is to answer.")],
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     reason: Reason = NO_REASON,
-    wait: Wait = True,
-    timeout: Timeout = 60.0,
-    as_json: AsJson = False,
-) -> None:
+) -> Intent:
     """Make a generation live.
 
     Only one with the gate's accepting verdict, or one that was live before, can be.
     """
-    effective = settings(config, overrides)
     from daemon.steering import request_promotion
 
-    with opened(effective) as store:
-        intent = request_promotion(store, generation, actor=operator(), reason=reason)
-        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+    return request_promotion(store, generation, actor=operator(), reason=reason)
 
 
+@asked_of_the_daemon
 def rollback(
+    store: Store,
     generation: Annotated[int | None, typer.Argument(min=0, help="Default: the one that was live before.")] = None,
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     reason: Reason = NO_REASON,
-    wait: Wait = True,
-    timeout: Timeout = 60.0,
-    as_json: AsJson = False,
-) -> None:
+) -> Intent:
     """Go back to an earlier generation.
 
     The one that leaves is never promoted again.
     """
-    effective = settings(config, overrides)
     from daemon.steering import request_rollback
 
-    with opened(effective) as store:
-        intent = request_rollback(store, generation, actor=operator(), reason=reason)
-        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+    return request_rollback(store, generation, actor=operator(), reason=reason)
 
 
-def pause(
-    stage: StageName = "all", config: ConfigPath = None, overrides: Overrides = None, *, reason: Reason = NO_REASON
-) -> None:
+@configured
+def pause(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASON) -> None:
     """Pause one stage, or all.
 
     A running step ends, no new one starts, until `erratad resume`.
     """
-    effective = settings(config, overrides)
     from daemon import steering
 
-    with opened(effective) as store:
+    with opened(config) as store:
         steering.pause(store, stage, actor=operator(), reason=reason)
     say(f"paused {stage}")
 
 
-def resume(
-    stage: StageName = "all", config: ConfigPath = None, overrides: Overrides = None, *, reason: Reason = NO_REASON
-) -> None:
+@configured
+def resume(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASON) -> None:
     """Lift one pause, or all."""
-    effective = settings(config, overrides)
     from daemon import steering
 
-    with opened(effective) as store:
+    with opened(config) as store:
         lifted = steering.resume(store, stage, actor=operator(), reason=reason)
     say(f"resumed {stage}" if lifted else f"{stage} was not paused")
 
 
+@configured
 def requeue(
+    config: Config,
     report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Buried, quarantined or duplicate reports.")],
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     reason: Reason = NO_REASON,
 ) -> None:
@@ -126,15 +113,14 @@ def requeue(
 
     Revives buried reports and releases quarantined ones.
     """
-    effective = settings(config, overrides)
-    with opened(effective) as store:
+    with opened(config) as store:
         _for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
 
 
+@configured
 def erase(
+    config: Config,
     report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Reports to erase.")],
-    config: ConfigPath = None,
-    overrides: Overrides = None,
     *,
     reason: Reason = NO_REASON,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
@@ -143,12 +129,11 @@ def erase(
 
     Ids and lineage stay; adapters that were trained on them are not changed.
     """
-    effective = settings(config, overrides)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError("erasing cannot be undone; add --yes where nobody can be asked")
         typer.confirm(f"Erase the content of {len(report_ids)} reports for good?", abort=True)
-    with opened(effective) as store:
+    with opened(config) as store:
         _for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
 
 

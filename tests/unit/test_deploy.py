@@ -318,6 +318,41 @@ def test_another_number_of_replicas_does_not_restart_the_servers() -> None:
     assert checksum(2, "errata") != checksum(5, "errata")
 
 
+def test_the_chart_ships_the_rules_that_prometheus_loads_elsewhere(tmp_path: Path) -> None:
+    files = [yaml.safe_load(path.read_text()) for path in sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))]
+    spec = one(rendered(*MONITORING), "PrometheusRule", "errata")["spec"]
+    assert spec["groups"] == [group for file in files for group in file["groups"]]
+    assert any("alert" in rule for group in spec["groups"] for rule in group["rules"])
+    rules = tmp_path / "rules.yml"
+    rules.write_text(yaml.safe_dump(spec))
+    checked(tool("promtool"), "check", "rules", rules)
+
+
+def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
+    manifests = rendered(*MONITORING)
+    spec = one(manifests, "ServiceMonitor", "errata")["spec"]
+    [among] = spec["selector"]["matchExpressions"]
+    services = [each for each in manifests if each["kind"] == "Service"]
+    scraped = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each for each in services}
+    assert set(among["values"]) == {"daemon", "vllm-replicas"} <= set(scraped)
+    [endpoint] = spec["endpoints"]
+    assert all(scraped[name]["spec"]["ports"][0]["name"] == endpoint["port"] for name in among["values"])
+    jobs = {rule["replacement"] for rule in endpoint["relabelings"]}
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert jobs == {job["job_name"] for job in scrape}
+
+
+def test_compose_names_its_own_targets_for_every_file_that_prometheus_reads() -> None:
+    here, there = (
+        {path.name: yaml.safe_load(path.read_text()) for path in (DEPLOY / folder / "targets").glob("*.yml")}
+        for folder in ("compose", "prometheus")
+    )
+    assert set(here) == set(there)
+    services = set(compose()["services"])
+    for groups in here.values():
+        assert {target.partition(":")[0] for group in groups for target in group["targets"]} <= services
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -1,0 +1,157 @@
+"""`erratad top`: the whole loop on one screen, kept up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.common import configured, opened
+from daemon.cli.output import cell, printable, say, style_of, terminal
+from daemon.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+    from daemon.config import Config
+    from daemon.status import StatusView
+    from daemon.store import Store
+    from daemon.views import RunRow, VerdictView
+
+FUNNEL = ("queued", "reflecting", "lesson", "resolved", "recurring")
+"""The way of a report; the other states lie beside it."""
+BAR_WIDTH = 30
+NO_DAEMON = 3
+
+
+@configured
+def top(
+    config: Config,
+    *,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and exit, with 3 when no daemon runs.")] = False,
+) -> None:
+    """Watch the loop: funnel, live adapter, active run, stages, schedule. Ctrl-C ends it."""
+    with opened(config) as store:
+        if once:
+            view, verdict = _look(store, config)
+            terminal().print(screen(view, verdict))
+            raise typer.Exit(0 if view.daemon_runs else NO_DAEMON)
+        _watch(store, config, interval)
+
+
+def _watch(store: Store, config: Config, interval_s: float) -> None:
+    from rich.live import Live
+
+    try:
+        with Live(console=terminal(), screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(_screen_or_problem(store, config), refresh=True)
+                time.sleep(interval_s)
+    except KeyboardInterrupt:
+        say("left erratad top; the daemon is not affected")
+
+
+def _screen_or_problem(store: Store, config: Config) -> RenderableType:
+    """A database that is away for a while does not end the view."""
+    from rich.text import Text
+
+    try:
+        return screen(*_look(store, config))
+    except StoreUnavailableError as exc:
+        return Text(printable(f"{exc}\nLooking again; Ctrl-C ends."), style="red")
+
+
+def _look(store: Store, config: Config) -> tuple[StatusView, VerdictView | None]:
+    """The status, and the gate's verdict on the run that ended last."""
+    from daemon.status import status
+    from daemon.views import run_view
+
+    view = status(store, config)
+    return view, None if view.last_run is None else run_view(store, view.last_run.id).verdict
+
+
+def screen(view: StatusView, verdict: VerdictView | None) -> Group:
+    """Everything, from what matters most to the details."""
+    from rich.console import Group
+
+    return Group(*_headline(view), "", _funnel(view), "", *_run(view), *_verdict(verdict), "", _stages(view))
+
+
+def _headline(view: StatusView) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from daemon.status import sentences
+
+    yield Text(f"erratad {view.version}   {view.at:%Y-%m-%d %H:%M:%S} UTC", style="bold")
+    for number, sentence in enumerate(sentences(view)):
+        warns = (number == 0 and not view.daemon_runs) or sentence.startswith("Paused")
+        yield Text(printable(sentence), style="yellow" if warns else "")
+
+
+def _funnel(view: StatusView) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    most = max([1, *view.reports.values()])
+    for state, count in sorted(view.reports.items(), key=lambda counted: _place(counted[0])):
+        if not count and state not in FUNNEL:
+            continue
+        bar = "█" * max(round(BAR_WIDTH * count / most), 1 if count else 0)
+        table.add_row(str(state), Text(str(count), justify="right"), Text(bar, style=style_of(state) or "blue"))
+    return table
+
+
+def _place(state: str) -> int:
+    return FUNNEL.index(state) if state in FUNNEL else len(FUNNEL)
+
+
+def _run(view: StatusView) -> Iterator[RenderableType]:
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    if (run := view.active_run) is None:
+        yield Text("No run is active.")
+        return
+    yield Text(f"Run {run.id} for generation {run.generation}: {run.state}", style=style_of(run.state))
+    if (share := progress_share(run)) is not None:
+        yield ProgressBar(total=1.0, completed=share, width=BAR_WIDTH)
+
+
+def progress_share(run: RunRow) -> float | None:
+    """How much of what the run does now is done, from 0 to 1; None while that is not known."""
+    evaluation = run.progress.get("evaluation", {})
+    for done, total in (
+        (evaluation.get("done"), evaluation.get("total")),
+        (run.progress.get("step"), run.progress.get("steps")),
+    ):
+        if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
+            return min(1.0, done / total)
+    return None
+
+
+def _verdict(verdict: VerdictView | None) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    if verdict is None:
+        return
+    word, style = ("accepted", "green") if verdict.accepted else ("rejected", "yellow")
+    yield Text(f"Last verdict: {word}", style=style)
+    for reason in verdict.reasons:
+        yield Text(f"  {cell(reason)}")
+
+
+def _stages(view: StatusView) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    from daemon.status import DAEMON_SILENT_S, span
+
+    table = Table("STAGE", "LAST STEP", "WHAT IT DID", box=None, pad_edge=False)
+    for stage in view.stages:
+        silent = "red" if stage.age_s > DAEMON_SILENT_S else ""
+        table.add_row(Text(stage.name), Text(f"{span(stage.age_s)} ago", style=silent), Text(cell(stage.sentence)))
+    return table

@@ -1,0 +1,168 @@
+"""What the command line shows on a terminal, and what it keeps from a pipe: colours, progress, `top`, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.cli.app import EXIT_CODES, app
+from daemon.cli.output import style_of
+from daemon.cli.top import progress_share
+from daemon.records import AdapterState
+from daemon.store import Store
+from daemon.views import RunRow
+from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned
+from tests.fixtures.stores import add, start_run, url_of
+
+ROOT = Path(__file__).parents[2]
+LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
+
+
+def command_line(store: Store, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """`erratad` on the store, and an environment in which only the terminal decides about colours."""
+    settings = ("--config", "configs/default.yaml", "--set", f"store.url={url_of(store)}")
+    kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR", "ERRATAD_CONFIG"}}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "150"}
+    return [sys.executable, "-m", "daemon", *arguments, *settings], environment
+
+
+def on_a_terminal(store: Store, *arguments: str, **variables: str) -> str:
+    """What the command writes to a pseudo-terminal."""
+    command, environment = command_line(store, *arguments)
+    master, slave = pty.openpty()
+    process = subprocess.Popen(command, env={**environment, **variables}, cwd=ROOT, stdout=slave, stderr=slave)
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        written += chunk
+    process.wait(60)
+    os.close(master)
+    return written.decode()
+
+
+def piped(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, environment = command_line(store, *arguments)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7])[0-9;]*m")
+
+
+def test_states_are_coloured_on_a_terminal_only_and_not_with_no_color(learned: Learned) -> None:
+    assert COLOUR.search(on_a_terminal(learned.store, "adapters"))
+    assert not COLOUR.search(on_a_terminal(learned.store, "adapters", NO_COLOR="1"))
+    assert "\x1b" not in piped(learned.store, "adapters").stdout
+
+
+def test_a_colour_never_stands_for_a_word() -> None:
+    assert style_of(AdapterState.LIVE)
+    assert style_of("live") == "", "only states are coloured, not texts of a report"
+
+
+def test_every_listing_has_json() -> None:
+    told = {command.callback.__name__: command for command in app.registered_commands if command.callback}
+    for name in LISTINGS:
+        assert "as_json" in told[name].callback.__annotations__, name  # type: ignore[union-attr]
+
+
+def test_top_once_shows_the_whole_loop_without_colours_in_a_pipe(learned: Learned) -> None:
+    store = learned.store
+    add(store, flagged(id="a"), flagged(id="b"))
+    store.control.beat("ingest", owner="machine-1", sentence="waits\x1b[2J for messages")
+    done = piped(store, "top", "--once")
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "queued      2  ██",
+        "Live: aligned-g000001",
+        "No run is active",
+        "Last verdict: accepted",
+        "a reason",
+    ):
+        assert said in done.stdout, done.stdout
+    assert "ingest" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_top_without_a_daemon_exits_with_3(sqlite_store: Store) -> None:
+    done = piped(sqlite_store, "top", "--once")
+    assert done.returncode == 3
+    assert "No daemon seems to run" in done.stdout
+
+
+def test_top_shows_how_far_the_active_run_is(learned: Learned) -> None:
+    run = start_run(learned.store)
+    assert run is not None
+    learned.store.runs.progress(run.id, {"step": 10, "steps": 40})
+    shown = piped(learned.store, "top", "--once").stdout
+    assert f"Run {run.id} for generation 2: preparing" in shown
+    assert progress_share(RunRow.of(learned.store.runs.get(run.id))) == 0.25
+    learned.store.runs.progress(run.id, {"evaluation": {"done": 3, "total": 4}})
+    assert progress_share(RunRow.of(learned.store.runs.get(run.id))) == 0.75
+
+
+def test_top_redraws_until_ctrl_c_and_leaves_the_daemon_alone(sqlite_store: Store) -> None:
+    command, environment = command_line(sqlite_store, "top", "--interval", "0.3")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
+    os.close(slave)
+    seen = b""
+    while seen.count(b"No daemon seems to run") < 3:
+        seen += os.read(master, 65536)
+    process.send_signal(2)
+    rest = b""
+    try:
+        while chunk := os.read(master, 65536):
+            rest += chunk
+    except OSError:
+        pass
+    assert process.wait(30) == 0
+    os.close(master)
+    assert b"the daemon is not affected" in rest
+
+
+def test_long_work_shows_a_bar_on_a_terminal_and_nothing_in_a_pipe(sqlite_store: Store, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    one = {"prompt": "How?", "response": "Like this.", "is_safe": False}
+    rows.write_text("".join(json.dumps({**one, "prompt": f"How {n}?"}) + "\n" for n in range(1200)))
+    assert "importing rows" in on_a_terminal(sqlite_store, "import", str(rows))
+    assert piped(sqlite_store, "import", str(rows)).stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell: str) -> None:
+    environment: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "_ERRATAD_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "erratad ro",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "erratad ro",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon"], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert "rollback" in done.stdout, done.stderr
+    assert "resume" not in done.stdout
+
+
+def test_the_readme_tells_every_exit_code() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for line in EXIT_CODES.splitlines():
+        if found := re.match(r"  (\d)  (.*)", line):
+            assert f"| {found[1]} | {found[2]}" in readme
