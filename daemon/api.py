@@ -26,6 +26,7 @@ from daemon.http_guard import Guard, Refusal, allowed_hosts, refuse
 from daemon.ingest import FeedbackDoor
 from daemon.rate_limit import RateLimit
 from daemon.records import ReportState
+from daemon.report_words import in_words
 from daemon.store import Added, Store
 from daemon.views import View
 
@@ -56,6 +57,8 @@ class FeedbackState(View):
 
     id: str
     state: ReportState
+    said: str
+    """The state in words."""
     fixed_in_generation: int | None
     """The generation that answers it well; the `model` field of answers names the generation."""
     received_at: datetime
@@ -120,6 +123,7 @@ def _feedback(door: FeedbackDoor, store: Store, access: Access, limit: RateLimit
         return FeedbackState(
             id=report.id,
             state=report.state,
+            said=in_words(report),
             fixed_in_generation=report.resolved_generation if resolved else None,
             received_at=report.received_at,
             updated_at=report.updated_at,

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import MAX_MESSAGE_BYTES
 from daemon.config_http import HttpConfig
+from daemon.config_outward import OutboxConfig, WebhookConfig
 from daemon.config_rollout import RolloutConfig
 from daemon.config_section import Fraction, Positive, Seconds, Section
 from daemon.errors import ConfigError
@@ -281,6 +282,8 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     serving: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    webhook: WebhookConfig | None = None
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 

@@ -63,6 +63,14 @@ KAFKA_COMMITS = _closed(
 EVENTS_PUBLISHED = _closed(
     Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"]), type=EventType
 )
+WEBHOOK_DELIVERIES = _closed(
+    Counter(
+        "erratad_webhook_deliveries_total", "Attempts to deliver an event to the webhook, by outcome.", ["outcome"]
+    ),
+    outcome=("delivered", "retried", "dead"),
+)
+WEBHOOK_WAITING = Gauge("erratad_webhook_events_waiting", "Events that the webhook's endpoint has not taken yet.")
+WEBHOOK_DEAD = Gauge("erratad_webhook_events_dead", "Events that were given up after the last attempt.")
 EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox that no broker has acknowledged yet.")
 
 # queue and reflection

@@ -22,7 +22,7 @@ import uvicorn
 from daemon import __version__, log, metrics
 from daemon.analyst import analyst_of
 from daemon.api import create_app
-from daemon.config import Config
+from daemon.config import Config, secret
 from daemon.dataset import DatasetStage
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation import EvaluationStage
@@ -32,6 +32,7 @@ from daemon.gauges import GaugesStage
 from daemon.health import Health
 from daemon.ingest import FeedbackDoor, IngestStage
 from daemon.leader import Leader, LeaderOnly
+from daemon.outbox import OutboxStage
 from daemon.promotion import PromotionStage
 from daemon.reflection import ReflectionStage
 from daemon.schedule import ScheduleStage
@@ -41,6 +42,7 @@ from daemon.store import Store, open_store
 from daemon.supervise import run_together, sole_owner, stop_signals
 from daemon.traffic import TrafficStage
 from daemon.watch import WatchStage
+from daemon.webhook import WebhookStage
 
 logger = structlog.get_logger(__name__)
 
@@ -152,10 +154,23 @@ def _stages(
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
+    kafka, webhook = config.intake.kafka is not None, config.webhook
+    outbox = OutboxStage(
+        store=store, config=config.outbox, kafka=kafka, webhook=[] if webhook is None else webhook.events
+    )
     traffic = TrafficStage(store=store, fleet=fleet)
     watch = WatchStage(store=store, config=config.rollout.watch)
-    led = (schedule, dataset, finetune, evaluation, promotion, traffic, watch)
+    led: list[Stage] = [schedule, dataset, finetune, evaluation, promotion, traffic, watch, outbox]
+    led += _webhook(config, store, closing)
     return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
+
+
+def _webhook(config: Config, store: Store, closing: ExitStack) -> list[WebhookStage]:
+    if config.webhook is None:
+        return []
+    stage = WebhookStage.connect(config.webhook, secret=secret(config.webhook.secret_env) or "", store=store)
+    closing.callback(stage.close)
+    return [stage]
 
 
 def _intake(config: Config, store: Store, stages: list[Stage], closing: ExitStack) -> IngestStage | None:

@@ -17,8 +17,8 @@ from daemon.views import AdapterRow, RunRow, View
 DAEMON_SILENT_S = 30.0
 """Stages write a heartbeat every 5 s; when all of them are older than this, no daemon seems to run."""
 STAGES = (
-    "serving", "ingest", "events", "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion",
-    "traffic", "watch", "gauges",
+    "serving", "ingest", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
+    "evaluation", "promotion", "traffic", "watch", "gauges",
 )  # fmt: skip
 """Every stage, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")

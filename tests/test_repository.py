@@ -94,10 +94,11 @@ def test_parts_that_are_off_by_default_are_valid_when_they_are_switched_on() -> 
     assert config.reflection.endpoint is not None
     assert config.evaluation.judge is not None
     [window] = config.schedule.blackout
-    for section in (config.intake.kafka, config.reflection.endpoint, config.evaluation.judge, window):
+    assert config.webhook is not None
+    for section in (config.webhook, config.intake.kafka, config.reflection.endpoint, config.evaluation.judge, window):
         for name, field in type(section).model_fields.items():
             if not field.is_required():
-                assert getattr(section, name) == field.default, name
+                assert getattr(section, name) == field.get_default(), name
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

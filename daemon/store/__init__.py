@@ -13,13 +13,26 @@ from daemon.store.control import Control
 from daemon.store.engine import connect, reading
 from daemon.store.intake import Added
 from daemon.store.migrate import migrate
+from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
 from daemon.store.traffic import Traffic
 from daemon.store.trials import Trials
 
-__all__ = ["Adapters", "Added", "Control", "Reports", "Reviews", "Runs", "Store", "Traffic", "Trials", "open_store"]
+__all__ = [
+    "Adapters",
+    "Added",
+    "Control",
+    "Outbox",
+    "Reports",
+    "Reviews",
+    "Runs",
+    "Store",
+    "Traffic",
+    "Trials",
+    "open_store",
+]
 
 DEFAULT_ALIAS: str = ServingConfig.model_fields["alias"].default
 
@@ -36,6 +49,7 @@ class Store:
     control: Control
     traffic: Traffic
     trials: Trials
+    outbox: Outbox
 
     def ping(self) -> None:
         """Ask the database for one row.
@@ -76,6 +90,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         control=Control(engine),
         traffic=Traffic(engine),
         trials=Trials(engine),
+        outbox=Outbox(engine),
     )
     try:
         migrate(engine)

@@ -51,7 +51,8 @@ def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], d
     ]
     if events:
         connection.execute(
-            schema.outbox.insert(), [{"event_id": one.id, "event": one.model_dump(mode="json")} for one in events]
+            schema.outbox.insert(),
+            [{"event_id": one.id, "event": one.model_dump(mode="json"), "created_at": now} for one in events],
         )
 
 

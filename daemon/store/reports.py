@@ -302,7 +302,12 @@ def settle(connection: Connection, report_ids: Iterable[str], state: ReportState
         .scalars()
         .all()
     )
-    emit_all(connection, event, sorted(changed), {"generation": generation})
+    said = (
+        f"fixed in generation {generation}"
+        if event == EventType.REPORT_RESOLVED
+        else f"not fixed in generation {generation}"
+    )
+    emit_all(connection, event, sorted(changed), {"generation": generation, "said": said})
     return len(changed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import (
@@ -11,8 +10,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
-    Dialect,
     Float,
     ForeignKey,
     ForeignKeyConstraint,
@@ -23,7 +20,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
@@ -37,36 +33,7 @@ from daemon.records import (
     RunState,
     Split,
 )
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; SQLite has no time zones, so it stores naive UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone: what it means depends on the machine")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class AnyText(TypeDecorator[str]):
-    """Text from outside, such as a model's; what no database can store (NUL, lone surrogates) becomes U+FFFD or '?'."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
-        return None if value is None else value.replace("\0", "\ufffd").encode(errors="replace").decode()
+from daemon.store.columns import AnyText, UtcDateTime
 
 
 def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
@@ -347,9 +314,24 @@ outbox = Table(
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("event_id", String(200), nullable=False, unique=True),
     Column("event", JSON, nullable=False),
+    Column("created_at", UtcDateTime),
     Column("published_at", UtcDateTime),
     Index("ix_outbox_unpublished", "published_at", "sequence"),
 )
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event_id", String(200), ForeignKey("outbox.event_id"), nullable=False),
+    Column("sink", String(20), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime),
+    Column("error", AnyText),
+    Column("updated_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("event_id", "sink"),
+)
+"""What came of an event at a sink other than Kafka."""
 
 audit = Table(
     "audit",

@@ -145,7 +145,9 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
     after = client.get(url).json()
     assert (before["state"], before["fixed_in_generation"]) == ("lesson", None)
     assert (after["state"], after["fixed_in_generation"]) == ("resolved", 1)
-    assert set(after) == {"id", "state", "fixed_in_generation", "received_at", "updated_at"}
+    assert before["said"] == "understood; it waits for the next training"
+    assert after["said"] == "fixed in generation 1"
+    assert set(after) == {"id", "state", "said", "fixed_in_generation", "received_at", "updated_at"}
 
 
 def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:

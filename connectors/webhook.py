@@ -1,0 +1,82 @@
+"""Sends signed messages to one HTTP endpoint, after the Standard Webhooks convention (standardwebhooks.com, version 1).
+
+Headers: `webhook-id` (the same at every attempt), `webhook-timestamp` (seconds since 1970) and `webhook-signature`,
+"v1," and the base64 of HMAC-SHA256 over "id.timestamp.body" under the secret's bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from http import HTTPStatus
+
+import httpx
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - says how a secret is written
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
+
+
+class WebhookError(Exception):
+    """An attempt failed; `gone`: the endpoint says that it wants no messages any more."""
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
+def key_of(secret: str) -> bytes:
+    """The key in a written secret such as ``whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw``. Raises ValueError."""
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+        raise ValueError(
+            f"must be base64 of {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes, {SECRET_PREFIX} may precede; "
+            "make one with: openssl rand -base64 32"
+        )
+    return key
+
+
+def sign(key: bytes, *, message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of the header `webhook-signature`."""
+    signed = b".".join([message_id.encode(), str(timestamp).encode(), body])
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+class WebhookEndpoint:
+    """One endpoint; it never retries: callers know what may be sent again, and when."""
+
+    def __init__(self, url: str, *, secret: str, timeout_s: float) -> None:
+        self._url = url
+        self._key = key_of(secret)
+        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False)
+
+    def send(self, message_id: str, body: bytes) -> None:
+        """Return when the endpoint has taken the message (2xx).
+
+        Raises:
+            WebhookError: in every other case. Its text shows no URL, which may hold a token.
+        """
+        timestamp = int(time.time())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "erratad",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(self._key, message_id=message_id, timestamp=timestamp, body=body),
+        }
+        try:
+            # the body is not read: an endless one would hold the sender up
+            with self._client.stream("POST", self._url, content=body, headers=headers) as answer:
+                status = answer.status_code
+        except httpx.HTTPError as exc:
+            raise WebhookError(f"no answer ({type(exc).__name__})") from exc
+        if not 200 <= status < 300:
+            raise WebhookError(f"HTTP {status}", gone=status == HTTPStatus.GONE)
+
+    def close(self) -> None:
+        self._client.close()
