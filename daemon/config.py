@@ -264,6 +264,13 @@ class ServingConfig(Section):
         return self
 
 
+class StorageConfig(Section):
+    keep_adapters: Positive = 10
+    """Folders kept of retired adapters, and as many of failed, rejected and rolled-back ones; newest first."""
+    keep_runs_days: Annotated[float, Field(gt=0)] | None = 90.0
+    """Run folders (datasets) of runs that ended longer ago are removed; None: never."""
+
+
 class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
@@ -284,6 +291,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     outbox: OutboxConfig = OutboxConfig()
     webhook: WebhookConfig | None = None
+    storage: StorageConfig = StorageConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 

@@ -248,6 +248,11 @@ class PromotionStage:
             raise PromotionError("no generation was live before it, so there is nothing to roll back to")
         if target.generation == live.generation:
             raise PromotionError("it is the one asked for")
+        if target.files_removed_at is not None:
+            raise PromotionError(
+                f"the files of generation {target.generation} were removed on {target.files_removed_at:%Y-%m-%d} "
+                "(storage.keep_adapters); choose a newer one"
+            )
         if target.state != AdapterState.RETIRED:
             raise PromotionError(f"generation {target.generation} is {target.state}, not retired")
         return target

@@ -283,6 +283,8 @@ class Adapter:
     reason: str | None = None
     promoted_at: datetime | None = None
     retired_at: datetime | None = None
+    files_removed_at: datetime | None = None
+    """When `daemon.retention` took the folder from the disk; it cannot go live again then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from daemon.leader import Leader, LeaderOnly
 from daemon.outbox import OutboxStage
 from daemon.promotion import PromotionStage
 from daemon.reflection import ReflectionStage
+from daemon.retention import RetentionStage
 from daemon.schedule import ScheduleStage
 from daemon.serving import Fleet, open_serving
 from daemon.stage import Pulse, Stage, run_stage
@@ -152,6 +153,13 @@ def _stages(
         beat=partial(pulse.beat, EvaluationStage.name),
     )
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)
+    retention = RetentionStage(
+        store=store,
+        fleet=fleet,
+        storage=config.storage,
+        adapters_dir=config.adapters_dir,
+        runs_dir=config.runs_dir,
+    )
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
     kafka, webhook = config.intake.kafka is not None, config.webhook
@@ -160,7 +168,7 @@ def _stages(
     )
     traffic = TrafficStage(store=store, fleet=fleet)
     watch = WatchStage(store=store, config=config.rollout.watch)
-    led: list[Stage] = [schedule, dataset, finetune, evaluation, promotion, traffic, watch, outbox]
+    led: list[Stage] = [schedule, dataset, finetune, evaluation, promotion, traffic, watch, outbox, retention]
     led += _webhook(config, store, closing)
     return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
 

@@ -18,7 +18,7 @@ DAEMON_SILENT_S = 30.0
 """Stages write a heartbeat every 5 s; when all of them are older than this, no daemon seems to run."""
 STAGES = (
     "serving", "ingest", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
-    "evaluation", "promotion", "traffic", "watch", "gauges",
+    "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
 )  # fmt: skip
 """Every stage, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")

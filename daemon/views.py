@@ -103,6 +103,8 @@ class AdapterRow(View):
     updated_at: datetime
     promoted_at: datetime | None
     retired_at: datetime | None
+    files_removed_at: datetime | None = None
+    """When its folder was taken from the disk (`storage.keep_adapters`); it cannot go live again."""
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, or_, select, update
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
@@ -25,6 +25,9 @@ from daemon.store import rows, schema
 from daemon.store.control import emit, finish_intent, insert, record_audit
 from daemon.store.engine import Lock, reading, serialise, transaction
 from daemon.store.reports import settle
+
+REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)
+"""States in which an adapter's folder may be removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +80,40 @@ class Adapters:
         with reading(self._engine) as connection:
             return [rows.adapter(row) for row in connection.execute(query)]
 
+    def with_files(self) -> list[Adapter]:
+        """Those whose folder is on the disk; newest first."""
+        table = schema.adapters
+        return self._where(table.c.path.is_not(None), table.c.files_removed_at.is_(None))
+
+    def without_files(self) -> list[Adapter]:
+        """Those whose folder was taken from the disk; newest first."""
+        return self._where(schema.adapters.c.files_removed_at.is_not(None))
+
+    def _where(self, *conditions: ColumnElement[bool]) -> list[Adapter]:
+        query = select(schema.adapters).where(*conditions).order_by(schema.adapters.c.generation.desc())
+        with reading(self._engine) as connection:
+            return [rows.adapter(row) for row in connection.execute(query)]
+
+    def files_removed(self, generation: int, reason: str) -> bool:
+        """Mark, before the folder is removed, that this generation cannot go live again; False if it just did."""
+        table = schema.adapters
+        removable = (table.c.state.in_(REMOVABLE), table.c.files_removed_at.is_(None))
+        with transaction(self._engine) as connection:
+            serialise(connection, Lock.LIVE)
+            query = update(table).where(table.c.generation == generation, *removable)
+            if not connection.execute(query.values(files_removed_at=utcnow(), updated_at=utcnow())).rowcount:
+                return False
+            name = _row(connection, generation).name
+            record_audit(connection, actor="erratad", action="files_removed", subject=name, reason=reason)
+        return True
+
     def previous(self) -> Adapter | None:
         """The generation to roll back to: the one retired last among those older than the live one."""
         table = schema.adapters
         live = select(table.c.generation).where(table.c.state == AdapterState.LIVE).scalar_subquery()
         query = (
             select(table)
-            .where(table.c.state == AdapterState.RETIRED, table.c.generation < live)
+            .where(table.c.state == AdapterState.RETIRED, table.c.generation < live, table.c.files_removed_at.is_(None))
             .order_by(table.c.retired_at.desc(), table.c.generation.desc())
             .limit(1)
         )
@@ -182,6 +212,11 @@ class Adapters:
             )
         if AdapterState.LIVE not in ADAPTER_TRANSITIONS[AdapterState(target.state)]:
             raise IllegalTransitionError(f"generation {generation} is {target.state}: it cannot become live")
+        if target.files_removed_at is not None:
+            raise IllegalTransitionError(
+                f"the files of generation {generation} were removed on {target.files_removed_at:%Y-%m-%d} "
+                "(storage.keep_adapters): it cannot become live; choose a newer one"
+            )
         if generation != BASE_GENERATION and not target.evidence_accepted:
             raise IllegalTransitionError(f"generation {generation} has no accepting verdict: it cannot become live")
         connection.execute(

@@ -124,6 +124,7 @@ def adapter(row: Any) -> Adapter:
         reason=row.reason,
         promoted_at=row.promoted_at,
         retired_at=row.retired_at,
+        files_removed_at=row.files_removed_at,
     )
 
 

@@ -93,6 +93,13 @@ class Runs:
         with reading(self._engine) as connection:
             return [rows.run(row) for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))]
 
+    def ended(self, *, before: datetime) -> list[Run]:
+        """Runs that ended before a time, oldest first."""
+        table = schema.runs
+        query = select(table).where(table.c.finished_at < before).order_by(table.c.id)
+        with reading(self._engine) as connection:
+            return [rows.run(row) for row in connection.execute(query)]
+
     def last_ends(self) -> dict[RunState, datetime]:
         """When a run last ended so, for each state that a run has ended in."""
         table = schema.runs

@@ -208,6 +208,7 @@ adapters = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("promoted_at", UtcDateTime),
     Column("retired_at", UtcDateTime),
+    Column("files_removed_at", UtcDateTime),
     _one_of("state", AdapterState, "adapters"),
     CheckConstraint("generation = 0 OR run_id IS NOT NULL", name="ck_adapters_run"),
     # nothing goes live without an accepting verdict; generation 0 is the base model
