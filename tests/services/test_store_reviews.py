@@ -1,0 +1,153 @@
+"""What people decide about reports and analyses, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from daemon import steering
+from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.records import CorrectionSource, ReportState
+from daemon.store import Store
+from daemon.store.reviews import Waiting
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, learn, lesson, promote, run_to_verdict
+
+BY = {"actor": "ann", "reason": "looked at it"}
+
+
+def quarantined(store: Store) -> str:
+    add(store, flagged(reporter="loud"), flagged(reporter="loud"), reporter_cap=1)
+    [report] = store.reviews.quarantined(limit=5)
+    return report.id
+
+
+def audited(store: Store) -> list[tuple[str, str, str]]:
+    return [(entry.actor, entry.action, entry.subject) for entry in store.control.audit()]
+
+
+def test_an_accepted_report_is_analysed_like_any_other(store: Store) -> None:
+    report_id = quarantined(store)
+    assert store.reviews.waiting() == Waiting(quarantined=1, analyses=0)
+    assert store.reviews.accept(report_id, **BY) == ReportState.QUEUED
+    assert report_id in {claim.report.id for claim in store.reports.claim(owner="me", limit=5, lease_s=60)}
+    assert store.reviews.waiting().total == 0
+    assert audited(store) == [("ann", "accept", report_id)]
+
+
+def test_a_rejected_report_is_buried_and_can_come_back(store: Store) -> None:
+    report_id = quarantined(store)
+    store.reviews.reject(report_id, **BY)
+    report = store.reports.get(report_id)
+    assert (report.state, report.state_reason) == (ReportState.BURIED, "looked at it")
+    assert [event.type for event in store.control.unpublished()] == ["report.buried"]
+    store.reports.requeue(report_id, **BY)
+    assert store.reports.get(report_id).state == ReportState.QUEUED
+
+
+def test_an_accepted_analysis_waits_no_more(store: Store) -> None:
+    first, second = learn(store, flagged(), flagged())
+    assert store.reviews.waiting().analyses == 2
+    store.reviews.accept(first, **BY)
+    assert [report.id for report, _ in store.reviews.analyses(limit=5)] == [second]
+    reviewed = store.reports.lesson(first)
+    assert reviewed is not None
+    assert reviewed.reviewed_by == "ann"
+    assert reviewed.reviewed_at is not None
+    assert store.reports.get(first).state == ReportState.LESSON
+
+
+def test_a_rejected_analysis_is_not_learned_from(store: Store) -> None:
+    kept, wrong = learn(store, flagged(), flagged())
+    store.reviews.reject(wrong, **BY)
+    assert [report.id for report, _ in store.reports.trainable(limit=5)] == [kept]
+    assert store.reports.count_new_lessons() == 1
+    assert store.reviews.waiting().analyses == 1
+
+
+def test_a_correction_is_what_runs_learn_from(store: Store) -> None:
+    [report_id] = learn(store, flagged())
+    store.reviews.correct(report_id, analysis="Better words.", correction="Canberra.", **BY)
+    [(_, found)] = store.reports.trainable(limit=5)
+    assert (found.analysis, found.correction) == ("Better words.", "Canberra.")
+    assert found.correction_source == CorrectionSource.REVIEWER
+    store.reviews.correct(report_id, analysis="Even better.", correction=None, **BY)
+    again = store.reports.lesson(report_id)
+    assert again is not None
+    assert (again.correction, again.correction_source) == (None, None)
+    assert audited(store) == [("ann", "correct", report_id)] * 2
+
+
+def test_an_untouched_correction_keeps_its_source(store: Store) -> None:
+    add(store, flagged(id="a"))
+    [claim] = store.reports.claim(owner="me", limit=1, lease_s=60)
+    store.reports.complete(claim, lesson("a", correction="Canberra.", correction_source="user"))
+    store.reviews.correct("a", analysis="Better words.", correction="Canberra.", **BY)
+    found = store.reports.lesson("a")
+    assert found is not None
+    assert found.correction_source == CorrectionSource.USER
+
+
+def test_a_new_analysis_has_to_be_looked_at_again(store: Store) -> None:
+    [report_id] = learn(store, flagged())
+    store.reviews.accept(report_id, **BY)
+    store.reports.requeue(report_id, **BY)
+    [claim] = store.reports.claim(owner="me", limit=1, lease_s=60)
+    store.reports.complete(claim, lesson(report_id, analysis="Another one."))
+    [(_, found)] = store.reviews.analyses(limit=5)
+    assert (found.analysis, found.reviewed_by) == ("Another one.", None)
+
+
+def test_what_is_not_up_for_review_is_refused(store: Store) -> None:
+    add(store, flagged(id="queued"))
+    for act in (store.reviews.accept, store.reviews.reject):
+        with pytest.raises(IllegalTransitionError, match="report queued is queued"):
+            act("queued", **BY)
+        with pytest.raises(NotFoundError, match="nobody"):
+            act("nobody", **BY)
+    with pytest.raises(IllegalTransitionError, match="quarantined: accept it first"):
+        store.reviews.correct(quarantined(store), analysis="x", correction=None, **BY)
+    assert audited(store) == []
+
+
+def test_a_corrected_answer_that_would_teach_the_mistake_is_refused(sqlite_store: Store) -> None:
+    [report_id] = learn(sqlite_store, flagged(response="Town 9.", checks={"must_contain": ["Canberra"]}))
+    for correction, problem in (("Town  9.", "flagged one"), ("Sydney.", "fails a check")):
+        with pytest.raises(IllegalTransitionError, match=problem):
+            steering.correct_analysis(sqlite_store, report_id, analysis="x", correction=correction, **BY)
+    steering.correct_analysis(sqlite_store, report_id, analysis="x", correction="It is Canberra.", **BY)
+
+
+def test_an_operator_keeps_a_candidate_from_going_live(store: Store) -> None:
+    run = run_to_verdict(store)
+    steering.reject_candidate(store, run.generation, **BY)
+    assert store.runs.get(run.id).state == "rejected"
+    assert store.adapters.get(run.generation).state == "rejected"
+    assert audited(store) == [("ann", "rejected", "aligned-g000001")]
+    with pytest.raises(IllegalTransitionError, match="run 1 is rejected, not promoting"):
+        steering.reject_candidate(store, run.generation, **BY)
+    with pytest.raises(IllegalTransitionError, match="base model"):
+        steering.reject_candidate(store, 0, **BY)
+
+
+def test_a_live_generation_cannot_be_rejected(sqlite_store: Store) -> None:
+    run = promote(sqlite_store)
+    with pytest.raises(IllegalTransitionError):
+        steering.reject_candidate(sqlite_store, run.generation, **BY)
+    assert sqlite_store.adapters.live().generation == run.generation
+
+
+@pytest.mark.parametrize("search", ["Zürich", "zürich liegt", "r-1", "50%", "the reason"])
+def test_a_search_finds_words_of_the_message_in_any_case(store: Store, search: str) -> None:
+    add(
+        store,
+        flagged(id="R-1", response="Zürich liegt am Bodensee, zu 50%.", reason="The reason."),
+        flagged(id="other", response="nothing", reason="none"),
+    )
+    assert [report.id for report in store.reports.find(search=search)] == ["R-1"]
+    assert store.reports.find(search="5_%") == []
+
+
+def test_categories_and_reporters_narrow_a_listing(store: Store) -> None:
+    add(store, flagged(id="a", category="style", reporter="x"), flagged(id="b", category="format", reporter="y"))
+    assert store.reports.categories() == ["format", "style"]
+    assert [report.id for report in store.reports.find(reporter="y")] == ["b"]
