@@ -132,6 +132,12 @@ class PromotionStage:
         return f"no run is active: {rule}" if run is None else f"run {run.id} is still {run.state}: {rule}"
 
     def _promote(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None = None) -> Outcome:
+        try:
+            return self._attempt(run, live, fit, intent)
+        except IllegalTransitionError as exc:  # an operator rejected the candidate while it was tried
+            return Outcome(state=IntentState.REFUSED, sentence=f"somebody else decided meanwhile: {exc}")
+
+    def _attempt(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None) -> Outcome:
         candidate, verdict = self._store.adapters.get(run.generation), self._store.runs.verdict(run.id)
         measured = None if verdict is None else verdict.figures.get("live_generation")
         if verdict is None or measured != live.generation:

@@ -13,8 +13,10 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict
 from connectors.vllm_admin import ProbeResult
+from daemon.errors import PromotionError
 from daemon.promotion import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
 from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
+from daemon.steering import reject_candidate
 from tests.fixtures.config import flagged
 from tests.fixtures.serving import Bench, answer
 from tests.fixtures.stores import learn
@@ -70,6 +72,26 @@ def test_a_load_that_one_server_refuses_flips_none_and_fails_the_run(bench: Benc
     assert bench.live_names() == {BASE}
     bench.step()
     assert [bench.loaded(index) for index in range(3)] == [set(), set(), set()]
+
+
+@pytest.mark.parametrize("then", ["the swap would have worked", "the swap fails"])
+def test_an_operator_may_reject_a_candidate_while_it_is_swapped_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    run = bench.promoting()
+
+    def rejected_meanwhile(*_: object) -> None:
+        if bench.store.runs.get(run.id).state == RunState.PROMOTING:
+            reject_candidate(bench.store, run.generation, actor="ann", reason="not now")
+        if then == "the swap fails":
+            raise PromotionError("the probe fails")
+
+    monkeypatch.setattr("daemon.promotion.prepare", rejected_meanwhile)
+    bench.step()
+    bench.step()
+    assert bench.store.runs.get(run.id).state == RunState.REJECTED
+    assert bench.store.adapters.live().name == BASE
+    assert bench.live_names() == {BASE}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ const EVERY_MS = 5000;
 
 const inUse = (region) =>
   region.contains(document.activeElement) ||
-  [region, ...region.querySelectorAll(".scroll")].some((part) => part.scrollLeft > 0);
+  [region, ...region.querySelectorAll(".scroll")].some((part) => part.scrollLeft !== 0);
 
 async function refresh() {
   const regions = [...document.querySelectorAll("[data-live]")];
