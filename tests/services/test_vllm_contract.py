@@ -338,6 +338,7 @@ def test_the_guidance_reaches_the_model_under_the_alias_only(
 
 
 def test_a_server_is_ready_for_traffic_without_a_token_while_something_is_live(server: Server) -> None:
+    server.client.set_live(BASE_GENERATION, expected=None)
     answer = httpx.get(f"{server.url}/erratad/v1/ready")
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "live": BASE_GENERATION})
 
