@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -24,6 +25,9 @@ from connectors.vllm_admin import Admin, ProbeResult, install
 from connectors.vllm_alias import AliasSettings, AliasTable, Refusal, answering_as
 
 GUIDANCE = "Answer well."
+RECORDED = (Path(__file__).parent / "vllm_metrics.txt").read_text().splitlines()
+"""`/metrics` of vLLM 0.32, without the series that vLLM did not make itself and without the `_created` ones."""
+COUNTER = re.compile(r"^(vllm:\w+_(?:total|bucket|sum|count)(?:\{.*\})? )(\S+)$")
 ADMIN_TOKEN = "test-admin-token"
 Answer = Callable[[str, list[dict[str, Any]]], str]
 """(served model name, messages) -> answer."""
@@ -87,6 +91,7 @@ class FakeVllm:
         self.engine = FakeEngine(self)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._address = self._socket.getsockname()
+        self._scrapes = 0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -139,11 +144,20 @@ class FakeVllm:
         install(app, table)
         app.state.erratad = Admin(table, self.engine)
         app.get("/health")(_health)
+        app.get("/metrics")(self._metrics)
         app.get("/v1/models")(self._models)
         app.post("/tokenize")(self._tokenize)
         app.post("/v1/completions")(self._complete)
         app.post("/v1/chat/completions")(self._chat)
         return app
+
+    async def _metrics(self) -> Response:
+        """What a real server said after six requests; counters grow by as much with each scrape."""
+        self._scrapes += 1
+        grown = (
+            re.sub(COUNTER, lambda found: f"{found[1]}{float(found[2]) * self._scrapes}", line) for line in RECORDED
+        )
+        return Response("\n".join(grown) + "\n", media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> JSONResponse:
         live = request.app.state.erratad.table.live

@@ -1,0 +1,194 @@
+"""Dashboards, rules and metrics against a real Prometheus that watched a real daemon take reports to a fix and back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from connectors.kafka import OutboundRecord
+from connectors.vllm import VllmServer
+from daemon import metrics
+from daemon.embedded_broker import EmbeddedBroker
+from daemon.ports import free_port
+from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
+from tests.fixtures.broker import kafka_config, send, topics_of
+from tests.fixtures.config import flagged
+from tests.fixtures.daemons import RunningDaemon
+from tests.fixtures.prometheus import Prometheus, figures, run_tool, running_prometheus
+
+pytestmark = pytest.mark.timeout(600)  # the first test waits for the whole loop
+ROOT = Path(__file__).parents[2]
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+TOPICS = (
+    "rivers",
+    "taxes",
+    "chess openings",
+    "steam engines",
+    "bread",
+    "tides",
+    "sonnets",
+    "glaciers",
+    "copper",
+    "bees",
+)
+WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
+ASK = [{"role": "user", "content": "hello"}]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What was watched: the daemon's last `/metrics`, and everything Prometheus kept since `begun`."""
+
+    prometheus: Prometheus
+    exported: str
+    begun: float
+
+
+def answer(model: str, _messages: list[dict[str, Any]]) -> str:
+    """The base model errs (and analyses well enough); a trained generation gives the right answer."""
+    return "The right answer is Utopia." if model.startswith("aligned-g") else WRONG
+
+
+@pytest.fixture(scope="module")
+def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Reports over Kafka and HTTP, a promotion and a rollback, seen by Prometheus every second."""
+    folder, port, begun = tmp_path_factory.mktemp("watched"), free_port(), time.time()
+    with FakeVllm(answer=answer) as fake:
+        daemon = _daemon(folder, port, tiny_model, fake, broker)
+        targets = {"erratad": f"127.0.0.1:{port}", "vllm": fake.url.removeprefix("http://")}
+        with running_prometheus(folder / "prometheus", targets) as prometheus:
+            daemon.start()
+            try:
+                _play(daemon, fake)
+                exported = httpx.get(f"{daemon.url}/metrics").text
+                yield Watched(prometheus=prometheus, exported=exported, begun=begun)
+            finally:
+                daemon.kill()
+
+
+def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: EmbeddedBroker) -> RunningDaemon:
+    kafka = kafka_config(broker)
+    broker.create_topics(topics_of(kafka))
+    reports = [_report(topic) for topic in TOPICS]
+    records = [report.model_dump_json(exclude_none=True).encode() for report in reports] + [b"no JSON"]
+    send(kafka, *[OutboundRecord(topic=kafka.topic, key=None, value=record) for record in records])
+    config = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
+    config |= {"data_dir": str(folder / "var"), "model": {"path": str(model)}}
+    config["http"]["port"] = port
+    config["intake"] = {"kafka": kafka.model_dump(mode="json", exclude_none=True)}
+    config["schedule"]["cron"] = "0 3 * * *"
+    config["reflection"] |= {"analyst": "self", "max_tokens": 64}
+    config["training"]["epochs"] = 4
+    config["rollout"] = {"watch": {"min_requests": 20, "interval_s": 1}}
+    config["serving"] |= {"mode": "attached", "urls": [fake.url], "admin_token_env": "FAKE_TOKEN", "port": 8000}
+    path = folder / "erratad.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return RunningDaemon(path, port, {"FAKE_TOKEN": ADMIN_TOKEN})
+
+
+def _report(topic: str) -> Any:
+    prompt = [{"role": "user", "content": f"Which town leads the world in {topic}?"}]
+    return flagged(messages=prompt, checks={"must_contain": ["Utopia"]}, correction="It is Utopia.")
+
+
+def _play(daemon: RunningDaemon, fake: FakeVllm) -> None:
+    daemon.until(lambda: _exported(daemon, "erratad_reports", state="lesson") == len(TOPICS))
+    assert daemon.post("/v1/feedback", _report("music").model_dump(mode="json", exclude_none=True)).status_code == 202
+    daemon.until(lambda: _exported(daemon, "erratad_new_lessons") == len(TOPICS) + 1)
+    _ask(fake, 40)
+    daemon.post("/api/train", {"reason": "test"})
+    daemon.until(lambda: _exported(daemon, "erratad_live_generation") == 1)
+    _ask(fake, 40)
+    daemon.until(lambda: _exported(daemon, "erratad_watch_p_value", rate="flagged") is not None)
+    daemon.until(lambda: (_exported(daemon, "erratad_generation_requests", role="live") or 0) >= 40)
+    daemon.post("/api/rollback", {"reason": "test"})
+    daemon.until(lambda: _exported(daemon, "erratad_live_generation") == 0)
+    time.sleep(6)  # the gauges stage steps once more, and Prometheus sees it
+
+
+def _ask(fake: FakeVllm, times: int) -> None:
+    with closing(VllmServer(fake.url, api_key=None, admin_token=ADMIN_TOKEN)) as client:
+        for _ in range(times):
+            client.chat("aligned", ASK, max_tokens=4)
+
+
+def _exported(daemon: RunningDaemon, name: str, **labels: str) -> float | None:
+    families = text_string_to_metric_families(httpx.get(f"{daemon.url}/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    return next((one.value for one in samples if (one.name, one.labels) == (name, labels)), None)
+
+
+def test_promtool_finds_nothing_to_complain_about(watched: Watched) -> None:
+    checked = run_tool("promtool", "check", "metrics", given=watched.exported)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_every_label_value_is_of_its_closed_set(watched: Watched) -> None:
+    closed = {metric.describe()[0].name: sets for metric, sets in metrics.CLOSED_SETS.items()}
+    families = list(text_string_to_metric_families(watched.exported))
+    for family in families:
+        for sample in family.samples if family.name in closed else ():
+            labels = {name: value for name, value in sample.labels.items() if name != "le"}
+            for label, value in labels.items():
+                assert value in closed[family.name][label], sample
+    assert set(closed) <= {family.name for family in families}
+
+
+def test_every_rule_is_evaluated(watched: Watched) -> None:
+    rules = [rule for group in watched.prometheus.get("/api/v1/rules")["groups"] for rule in group["rules"]]
+    assert len(rules) > 30
+    assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
+
+
+def test_a_healthy_run_wakes_nobody(watched: Watched) -> None:
+    """The rollback is the one thing that happened; the others are pending at most."""
+    firing = {series["metric"]["alertname"] for series in watched.prometheus.ask('ALERTS{alertstate="firing"}')}
+    assert firing == {"ErratadRolledBack"}
+
+
+def queries(dashboard: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Panel title and query, of panels and annotations."""
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target
+    for annotation in dashboard["annotations"]["list"]:
+        yield annotation["name"], {"expr": annotation["expr"]}
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_query_of_a_dashboard_returns_data(watched: Watched, path: Path) -> None:
+    empty = []
+    for title, target in queries(json.loads(path.read_text())):
+        query = target["expr"].replace("$__rate_interval", "20s")
+        instant = target.get("instant", False)
+        series = watched.prometheus.ask(query) if instant else watched.prometheus.ask_since(query, watched.begun)
+        if not figures(series):
+            empty.append(f"{title}: {query}")
+    assert empty == []
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_legends_name_labels_that_the_query_returns(watched: Watched, path: Path) -> None:
+    for title, target in queries(json.loads(path.read_text())):
+        wanted = {part.partition("}}")[0] for part in target.get("legendFormat", "").split("{{")[1:]}
+        for series in watched.prometheus.ask_since(target["expr"].replace("$__rate_interval", "20s"), watched.begun):
+            assert wanted <= set(series["metric"]), title
+
+
+@pytest.mark.vllm
+def test_a_real_server_exports_what_the_recording_has(real_vllm: Any) -> None:
+    def names(text: str) -> set[str]:
+        return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE vllm:")}
+
+    recorded = (ROOT / "tests" / "fakes" / "vllm_metrics.txt").read_text()
+    assert names(recorded) <= names(httpx.get(f"{real_vllm.url}/metrics").text)
