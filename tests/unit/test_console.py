@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 
 from daemon.api import create_app
 from daemon.config import Config
@@ -172,3 +173,62 @@ def test_a_page_that_is_not_there_is_a_page(client: TestClient) -> None:
         answer = client.get(path)
         assert answer.status_code == 404, path
         assert Page(answer.text).all("h1"), path
+
+
+def send(client: TestClient, path: str, **fields: str) -> Response:
+    """What a form of the overview sends."""
+    csrf = next(field["value"] for field in Page(client.get("/").text).all("input") if field.get("name") == "csrf")
+    return client.post(path, data={"csrf": csrf or "", **fields})
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "words"),
+    [
+        ("/steer", {"wish": "promote", "reason": "x"}, 409, "no generation is named"),
+        ("/steer", {"wish": "promote", "reason": "x", "generation": "9"}, 404, "no generation 9"),
+        ("/steer", {"wish": "refuse", "reason": "x", "generation": "1"}, 409, "not promoting"),
+        ("/steer", {"wish": "pause", "reason": "x", "stage": "lunch"}, 404, "no stage"),
+        ("/steer", {"wish": "explode", "reason": "x"}, 422, "wish"),
+        ("/steer", {"wish": "train", "reason": ""}, 422, "reason"),
+        ("/review", {"report_id": "nobody", "decision": "accept"}, 404, "nobody"),
+        ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "needs words"),
+        ("/erase", {"report_id": "nobody", "reason": "x"}, 404, "nobody"),
+    ],
+)
+def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
+    learned: Learned, client: TestClient, path: str, fields: dict[str, str], status: int, words: str
+) -> None:
+    audited = len(learned.store.control.audit())
+    answer = send(client, path, **fields)
+    assert answer.status_code == status
+    assert words in Page(answer.text).text
+    assert len(learned.store.control.audit()) == audited
+
+
+def test_a_form_does_what_it_says_and_tells_so(learned: Learned, client: TestClient) -> None:
+    said = Page(send(client, "/steer", wish="pause", stage="finetune", reason="the GPU is needed").text).text
+    assert "Paused: running steps end" in said
+    assert "Paused: finetune" in said
+    assert "the GPU is needed" in said
+    send(client, "/steer", wish="resume", stage="finetune", reason="done")
+    assert learned.store.control.pauses() == []
+    send(client, "/review", report_id=learned.report_id, decision="reject", reason="nonsense")
+    assert learned.store.reports.get(learned.report_id).state == "buried"
+    send(client, "/erase", report_id=learned.report_id, reason="a person's wish")
+    assert learned.store.reports.get(learned.report_id).state == "erased"
+    entries = [(entry.actor, entry.action) for entry in learned.store.control.audit(limit=4)]
+    assert entries == [("local", "erase"), ("local", "reject"), ("local", "resume"), ("local", "pause")]
+
+
+def test_a_link_cannot_put_words_on_a_page(learned: Learned, client: TestClient) -> None:
+    assert "You won" not in client.get("/?did=You+won").text
+
+
+def test_listings_turn_their_pages_and_keep_their_filters(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, *(flagged(category="style") for _ in range(30)), flagged(id="other", category="format"))
+    first = Page(client.get("/reports?category=style&search=").text)
+    [older] = [link["href"] or "" for link in first.all("a") if link.get("rel") == "next"]
+    second = Page(client.get("/reports" + older).text)
+    assert len(first.all("tr")) == 26
+    assert len(second.all("tr")) == 6
+    assert "other" not in first.text + second.text
