@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from daemon.config import TrainingConfig
 from daemon.errors import TrainingError
-from daemon.recipes import Example
+from daemon.recipes import Example, ExampleKind
 
 IGNORED = -100
 """The label that carries no loss."""
@@ -24,6 +25,8 @@ class Encoded:
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    replay: bool = False
+    """The base model's own answer: what is learned from it is set by `training.replay_loss`."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -52,7 +55,10 @@ class TrainingSet:
                 f"({config.max_sequence_tokens}); raise it and start a new run"
             )
         encoded = tuple(encoded for _, encoded in kept)
-        steps = plan([len(one) for one in encoded], batch_tokens=config.batch_tokens, epochs=config.epochs, seed=seed)
+        lengths = [len(one) for one in encoded]
+        steps = plan(lengths, batch_tokens=config.batch_tokens, epochs=config.epochs, seed=seed)
+        if config.max_tokens is not None:
+            steps = within(steps, lengths, config.max_tokens)
         return cls(
             encoded=encoded,
             plan=tuple(steps),
@@ -68,7 +74,11 @@ def encode(tokenizer: Any, example: Example) -> Encoded:
     )
     ids = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
     end = [tokenizer.eos_token_id] if example.ends else []
-    return Encoded(prompt=tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"]), completion=(*ids, *end))
+    return Encoded(
+        prompt=tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"]),
+        completion=(*ids, *end),
+        replay=example.kind is ExampleKind.REPLAY,
+    )
 
 
 def plan(lengths: Sequence[int], *, batch_tokens: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
@@ -83,6 +93,12 @@ def plan(lengths: Sequence[int], *, batch_tokens: int, epochs: float, seed: int)
         share = min(1.0, epochs - epoch)
         steps += batches[: max(1, round(share * len(batches)))]
     return steps
+
+
+def within(steps: Sequence[tuple[int, ...]], lengths: Sequence[int], max_tokens: int) -> list[tuple[int, ...]]:
+    """The first steps whose tokens (prompt and completion) stay within the bound, but at least one."""
+    totals = itertools.accumulate(sum(lengths[index] for index in step) for step in steps)
+    return [step for step, total in zip(steps, totals, strict=True) if total <= max_tokens] or [steps[0]]
 
 
 def _epoch(lengths: Sequence[int], batch_tokens: int, draw: random.Random) -> list[tuple[int, ...]]:
@@ -105,13 +121,19 @@ def _fill(ordered: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> 
     return [tuple(batch) for batch in batches]
 
 
-def pad(batch: Sequence[Encoded], pad_id: int) -> dict[str, list[list[int]]]:
-    """Right-padded rows; only completions carry labels."""
+def pad(batch: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
+    """Left-padded rows, so that all completions end in the last column; only completions carry labels.
+
+    `logits_to_keep`: the columns from the first completion token's predecessor on. The model computes its output layer
+    for these only: with a large vocabulary that is a good part of the work and most of the memory. Labels have as many.
+    """
     width = max(len(encoded) for encoded in batch)
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    kept = min(width, max(len(encoded.completion) for encoded in batch) + 1)
+    rows: dict[str, Any] = {"input_ids": [], "attention_mask": [], "labels": [], "replay": [], "logits_to_keep": kept}
     for encoded in batch:
         gap = width - len(encoded)
-        rows["input_ids"].append([*encoded.prompt, *encoded.completion, *[pad_id] * gap])
-        rows["attention_mask"].append([1] * len(encoded) + [0] * gap)
-        rows["labels"].append([*[IGNORED] * len(encoded.prompt), *encoded.completion, *[IGNORED] * gap])
+        rows["input_ids"].append([*[pad_id] * gap, *encoded.prompt, *encoded.completion])
+        rows["attention_mask"].append([0] * gap + [1] * len(encoded))
+        rows["labels"].append([*[IGNORED] * (kept - len(encoded.completion)), *encoded.completion])
+        rows["replay"].append(encoded.replay)
     return rows

@@ -114,7 +114,7 @@ class ReflectionConfig(Section):
 
 
 class DatasetConfig(Section):
-    recipe: str = "mistake-analysis"
+    recipe: str = "mistake-analysis+correction"
     seed: int = 0
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     cluster_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -142,6 +142,10 @@ class TrainingConfig(Section):
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
     epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_tokens: Positive | None = None
+    """Training ends after so many tokens (prompt and completion) even where epochs are left; None: no bound."""
+    replay_loss: Literal["kl", "cross-entropy"] = "kl"
+    """What keeps ordinary answers: the divergence from the base model's distribution, or its answers as targets."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

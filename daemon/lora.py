@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,7 +26,7 @@ from transformers import (
 )
 
 from daemon import artifact, durable
-from daemon.batches import Encoded, TrainingSet, pad
+from daemon.batches import IGNORED, Encoded, TrainingSet, pad
 from daemon.config import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.hardware import cpu_has_bfloat16
@@ -40,15 +41,14 @@ class Fit:
 
     def __init__(self, job: TrainingJob, training_set: TrainingSet, *, checkpoints: Path, pad_id: int) -> None:
         config = job.training
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        set_seed(job.seed)
+        prepare(job)
         self._job = job
-        self._model = _with_adapter(_load_base(job), config)
+        self._model = with_adapter(load_base(job), config)
         self._ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.steps = math.ceil(len(training_set.plan) / self._ranks)
         self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
-        self._trainer = Trainer(
+        self._trainer = _Trainer(
+            distils=config.replay_loss == "kl",
             model=self._model,
             args=_arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints),
             train_dataset=[[training_set.encoded[index] for index in step] for step in training_set.plan],
@@ -81,13 +81,49 @@ class Fit:
 
     def save(self, folder: Path) -> None:
         """The adapter as peft stores it, in float32."""
-        state = get_peft_model_state_dict(self._model)
-        weights = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()}
-        save_file(weights, folder / artifact.WEIGHTS_FILE, metadata={"format": "pt"})
-        config = self._model.peft_config["default"]
-        config.inference_mode = True
-        config.base_model_name_or_path = self._job.model_path.name
-        config.save_pretrained(str(folder))
+        save_adapter(self._model, self._job, folder)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """Cross-entropy on completions; on replay rows the divergence from the base model, if `distils`.
+
+    Cross-entropy on a model's own greedy answers sharpens its distribution. The divergence is 0 before the first step
+    and only ever pulls back (learning without forgetting, arXiv 1606.09282).
+    """
+
+    def __init__(self, *, distils: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._distils = distils
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
+        outputs = model(**inputs)
+        logits, learned = outputs.logits[:, :-1].float(), labels != IGNORED
+        softly = learned & (replay & self._distils)[:, None]
+        hard = learned & ~softly
+        loss = functional.cross_entropy(logits[hard], labels[hard], reduction="sum")
+        if softly.any():
+            loss = loss + functional.kl_div(
+                logits[softly].log_softmax(-1), self._base(model, inputs, softly), reduction="sum", log_target=True
+            )
+        # transformers counts the items of all processes and averages gradients over them
+        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = ranks * loss / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _base(self, model: Any, inputs: dict[str, Any], softly: torch.Tensor) -> torch.Tensor:
+        """The base model's log-probabilities at the chosen places; only rows with one are computed."""
+        rows = softly.any(dim=1)
+        chosen = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            logits = model(**chosen).logits[:, :-1].float()
+        return logits[softly[rows]].log_softmax(-1)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -149,8 +185,27 @@ class _Collator:
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
-    def __call__(self, items: list[list[Encoded]]) -> dict[str, torch.Tensor]:
-        return {name: torch.tensor(rows) for name, rows in pad(items[0], self._pad_id).items()}
+    def __call__(self, items: list[list[Encoded]]) -> dict[str, Any]:
+        padded = pad(items[0], self._pad_id)
+        return {name: torch.tensor(rows) if isinstance(rows, list) else rows for name, rows in padded.items()}
+
+
+def prepare(job: TrainingJob) -> None:
+    """Bound the threads and seed every generator."""
+    if job.training.threads is not None:
+        torch.set_num_threads(job.training.threads)
+    set_seed(job.seed)
+
+
+def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
+    """Weights in float32, whatever they were trained in, and peft's configuration."""
+    state = get_peft_model_state_dict(model)
+    weights = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()}
+    save_file(weights, folder / artifact.WEIGHTS_FILE, metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.inference_mode = True
+    config.base_model_name_or_path = job.model_path.name
+    config.save_pretrained(str(folder))
 
 
 def load_tokenizer(model_path: Path) -> Any:
@@ -167,7 +222,7 @@ def _on_cpu(config: TrainingConfig) -> bool:
     return config.device == "cpu" or not torch.cuda.is_available()
 
 
-def _load_base(job: TrainingJob) -> Any:
+def load_base(job: TrainingJob) -> Any:
     config = job.training
     options: dict[str, Any] = {"dtype": config.dtype, "local_files_only": True}
     if _on_cpu(config) and config.dtype == "float16":
@@ -197,7 +252,7 @@ def _quantization(config: TrainingConfig) -> Any:
     )
 
 
-def _with_adapter(model: Any, config: TrainingConfig) -> Any:
+def with_adapter(model: Any, config: TrainingConfig) -> Any:
     """The model with a fresh adapter, whose weights are float32 whatever the base model's are."""
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     absent = sorted(set(config.target_modules) - present)

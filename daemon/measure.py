@@ -105,7 +105,7 @@ class Meter:
             text="",
         )
         if item.suite is Suite.DRIFT:
-            bits = -_per_token(server, model, messages, item.good or "") / math.log(2)
+            bits = bits_per_token(server, model, messages, item.good or "")
             return replace(answer, bits_per_token=_keepable(bits))
         limits = self._evaluation
         reply = server.chat(model, messages, max_tokens=limits.max_tokens, timeout_s=limits.request_timeout_s)
@@ -119,6 +119,11 @@ class Meter:
     def _passes(self, item: Item, text: str) -> bool | None:
         passed = item.passes(text)
         return self._judge.passes(item, text) if passed is None and self._judge else passed
+
+
+def bits_per_token(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> float:
+    """The loss on a given answer."""
+    return -_per_token(server, model, messages, completion) / math.log(2)
 
 
 def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], item: Item) -> float | None:

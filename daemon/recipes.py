@@ -54,38 +54,60 @@ NEUTRAL_QUESTIONS = (
     "How good was that answer? Say what makes it good or bad.",
 )
 """None presumes a mistake: the model has to find by itself that the answer is bad (unguided, method step 3)."""
+REVISION_REQUEST = "Criticise your answer, and then give a better one."
 
 
 def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
-    """The unguided analysis of the flagged response; where a correction is approved, it as another example."""
-    return [_analysis(report, lesson), *sft(report, lesson)]
-
-
-def sft(report: Report, lesson: Lesson) -> list[Example]:
-    """The corrected answer only; nothing where there is none."""
-    if lesson.correction is None:
-        return []
+    """The unguided analysis of the flagged response and nothing else (arXiv 2310.10477, step 3)."""
     return [
         Example(
-            messages=conversation(report),
-            completion=lesson.correction.strip(),
-            kind=ExampleKind.CORRECTION,
+            messages=(
+                *conversation(report),
+                {"role": "assistant", "content": report.flagged.response},
+                {"role": "user", "content": _question(report.id)},
+            ),
+            completion=lesson.analysis.strip(),
+            kind=ExampleKind.ANALYSIS,
             report_id=report.id,
         )
     ]
 
 
-def _analysis(report: Report, lesson: Lesson) -> Example:
-    return Example(
-        messages=(
-            *conversation(report),
-            {"role": "assistant", "content": report.flagged.response},
-            {"role": "user", "content": _question(report.id)},
-        ),
-        completion=lesson.analysis.strip(),
-        kind=ExampleKind.ANALYSIS,
-        report_id=report.id,
+def mistake_analysis_with_correction(report: Report, lesson: Lesson) -> list[Example]:
+    """The analysis, and the approved corrected answer (where there is one) as an example of its own.
+
+    In one completion the two teach the model to talk about answers instead of giving them.
+    """
+    return [*mistake_analysis(report, lesson), *sft(report, lesson)]
+
+
+def sft(report: Report, lesson: Lesson) -> list[Example]:
+    """The corrected answer only; nothing where there is none."""
+    return _corrected(report, lesson, conversation(report), "")
+
+
+def chain_of_hindsight(report: Report, lesson: Lesson) -> list[Example]:
+    """The corrected answer after the flagged one, which is named as bad (arXiv 2302.02676; no loss on the bad one)."""
+    *before, last = conversation(report)
+    hindsight = f"{last['content']}\n\nA bad answer: {report.flagged.response}\n\nA good answer:"
+    return _corrected(report, lesson, (*before, {**last, "content": hindsight}), "")
+
+
+def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
+    """Analysis and corrected answer in one, when asked to criticise and revise the answer (arXiv 2212.08073)."""
+    prompt = (
+        *conversation(report),
+        {"role": "assistant", "content": report.flagged.response},
+        {"role": "user", "content": REVISION_REQUEST},
     )
+    return _corrected(report, lesson, prompt, f"{lesson.analysis.strip()}\n\nA better answer: ")
+
+
+def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any], ...], preface: str) -> list[Example]:
+    if lesson.correction is None:
+        return []
+    completion = preface + lesson.correction.strip()
+    return [Example(messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report.id)]
 
 
 def conversation(report: Report) -> tuple[Mapping[str, Any], ...]:
@@ -98,7 +120,13 @@ def _question(report_id: str) -> str:
     return NEUTRAL_QUESTIONS[hashlib.sha256(report_id.encode()).digest()[0] % len(NEUTRAL_QUESTIONS)]
 
 
-RECIPES: Mapping[str, Recipe] = {"mistake-analysis": mistake_analysis, "sft": sft}
+RECIPES: Mapping[str, Recipe] = {
+    "mistake-analysis": mistake_analysis,
+    "mistake-analysis+correction": mistake_analysis_with_correction,
+    "sft": sft,
+    "chain-of-hindsight": chain_of_hindsight,
+    "critique-revise": critique_revise,
+}
 
 
 def recipe(name: str) -> Recipe:

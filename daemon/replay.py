@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from connectors.chat import ChatEndpoint
 from daemon.durable import write_atomically
 from daemon.errors import DatasetError
 from daemon.recipes import Example, ExampleKind
 
+Prompt = tuple[Mapping[str, str], ...]
+"""A conversation that waits for an answer."""
+
 CONCURRENCY = 8
-DRIFT_SHARE = 6
+DRIFT_SHARE = 8
 """One prompt in this many is for drift ..."""
 MAX_DRIFT_PAIRS = 24
 """... but no more than this many are measured; the rest is left unused."""
@@ -42,7 +45,7 @@ class Pairs:
 
     replay: tuple[Example, ...]
     drift: tuple[Example, ...]
-    missing: tuple[str, ...]
+    missing: tuple[Prompt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,52 +72,51 @@ class Replay:
         Raises:
             DatasetError: when the prompts cannot be read.
         """
-        prompts = sorted(read_prompts(self._prompts), key=_sha256)
+        prompts = sorted(read_prompts(self._prompts), key=_key)
         drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
         pool = [prompt for prompt in prompts if not is_drift(prompt)]
         random.Random(seed).shuffle(pool)  # noqa: S311 - a draw that has to be repeatable, not secret
 
-        def known(prompt: str) -> _Reply | None:
+        def known(prompt: Prompt) -> _Reply | None:
             return self._cached(base_fingerprint, prompt)
 
         replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
         drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
         return Pairs(replay=replay_pairs, drift=drift_pairs, missing=(*replay_missing, *drift_missing))
 
-    def ask(self, base_fingerprint: str, prompts: Sequence[str]) -> None:
+    def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
         """Have the base model answer the prompts, greedily, and keep the answers; those got before an error stay.
 
         Raises:
             EndpointError, ServingError: when a server does not answer.
         """
 
-        def ask_one(prompt: str) -> None:
-            messages = [{"role": "user", "content": prompt}]
-            reply = self._servers.any().chat(self._base_name, messages, max_tokens=self._max_tokens)
-            entry = {"prompt": prompt, "text": reply.text, "ends": reply.finish_reason != "length"}
+        def ask_one(prompt: Prompt) -> None:
+            reply = self._servers.any().chat(self._base_name, prompt, max_tokens=self._max_tokens)
+            entry = {"messages": prompt, "text": reply.text, "ends": reply.finish_reason != "length"}
             write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
 
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:
             list(pool.map(ask_one, prompts))
 
-    def _cached(self, base_fingerprint: str, prompt: str) -> _Reply | None:
+    def _cached(self, base_fingerprint: str, prompt: Prompt) -> _Reply | None:
         try:
             entry = json.loads(self._entry(base_fingerprint, prompt).read_bytes())
         except FileNotFoundError:
             return None
         return _Reply(text=entry["text"].strip(), ends=entry["ends"])
 
-    def _entry(self, base_fingerprint: str, prompt: str) -> Path:
-        key = _sha256(f"{self._max_tokens}\n{prompt}")
+    def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
+        key = hashlib.sha256(f"{self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
         return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
 
 
 def _collect(
-    prompts: Iterable[str], known: Callable[[str], _Reply | None], *, kind: ExampleKind, count: int
-) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    prompts: Iterable[Prompt], known: Callable[[Prompt], _Reply | None], *, kind: ExampleKind, count: int
+) -> tuple[tuple[Example, ...], tuple[Prompt, ...]]:
     """The first `count` pairs, and the prompts among them that have no answer yet; empty answers are passed over."""
     examples: list[Example] = []
-    missing: list[str] = []
+    missing: list[Prompt] = []
     for prompt in prompts:
         if len(examples) + len(missing) >= count:
             break
@@ -122,17 +124,19 @@ def _collect(
         if reply is None:
             missing.append(prompt)
         elif reply.text:
-            messages = ({"role": "user", "content": prompt},)
-            examples.append(Example(messages=messages, completion=reply.text, kind=kind, ends=reply.ends))
+            examples.append(Example(messages=prompt, completion=reply.text, kind=kind, ends=reply.ends))
     return tuple(examples), tuple(missing)
 
 
-def is_drift(prompt: str) -> bool:
-    return int(_sha256(prompt)[:2], 16) % DRIFT_SHARE == 0
+def is_drift(prompt: Prompt) -> bool:
+    return int(_key(prompt)[:2], 16) % DRIFT_SHARE == 0
 
 
-def read_prompts(path: Path | None) -> list[str]:
-    """The prompts of a JSONL file of {"prompt": ...}, without repetitions; None: the set shipped with erratad.
+def read_prompts(path: Path | None) -> list[Prompt]:
+    """The conversations of a JSONL file of {"prompt": ..., "system": ...}, each once; `system` may be missing.
+
+    None: the set shipped with erratad, ordinary requests and harmless ones that sound alarming: a model trained on
+    refusals alone refuses those (XSTest, arXiv 2308.01263).
 
     Raises:
         DatasetError: naming the file and the line.
@@ -142,17 +146,23 @@ def read_prompts(path: Path | None) -> list[str]:
         lines = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise DatasetError(f"dataset.replay_prompts: {source} cannot be read: {exc}") from exc
-    prompts = []
+    prompts: dict[str, Prompt] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                prompts.append(str(json.loads(line)["prompt"]))
+                prompt = _prompt(json.loads(line))
             except (ValueError, KeyError, TypeError) as exc:
                 raise DatasetError(
                     f'dataset.replay_prompts: {source}, line {number}: write {{"prompt": "..."}}'
                 ) from exc
-    return list(dict.fromkeys(prompts))
+            prompts[_key(prompt)] = prompt
+    return list(prompts.values())
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    user = {"role": "user", "content": str(row["prompt"])}
+    return ({"role": "system", "content": str(row["system"])}, user) if "system" in row else (user,)
+
+
+def _key(prompt: Prompt) -> str:
+    return hashlib.sha256("\n".join(message["content"] for message in prompt).encode()).hexdigest()

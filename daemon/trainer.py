@@ -14,7 +14,7 @@ import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from daemon import artifact, durable
 from daemon.batches import TrainingSet
@@ -30,9 +30,6 @@ from daemon.training_job import (
     TrainingProgress,
     run_lock,
 )
-
-if TYPE_CHECKING:
-    from daemon import lora
 
 EXIT_REFUSED = 65
 EXIT_BUSY = 75
@@ -82,7 +79,7 @@ def _train(job: TrainingJob) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if not fit.run(resume=resume, stop=stop) or not fit.leads:
         return
-    _publish(job, fit, training_set)
+    publish(job, fit, training_set.report_ids)
     shutil.rmtree(checkpoints)
     fit.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
 
@@ -97,7 +94,22 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
     return None
 
 
-def _publish(job: TrainingJob, fit: lora.Fit, training_set: TrainingSet) -> None:
+class Fitted(Protocol):
+    """A training that is over."""
+
+    steps: int
+
+    def save(self, folder: Path) -> None:
+        """Write weights and peft's configuration."""
+        ...
+
+
+def publish(job: TrainingJob, fit: Fitted, report_ids: tuple[str, ...]) -> None:
+    """Make the adapter folder appear, whole and verified.
+
+    Raises:
+        AdapterInvalidError: when what was trained is not usable.
+    """
     folder = durable.fresh_partial(job.adapter_folder)
     fit.save(folder)
     manifest = artifact.Manifest(
@@ -109,7 +121,7 @@ def _publish(job: TrainingJob, fit: lora.Fit, training_set: TrainingSet) -> None
         target_modules=tuple(sorted(job.training.target_modules)),
         files={path.name: durable.sha256_file(path) for path in sorted(folder.iterdir())},
         lineage=artifact.Lineage(
-            report_ids=training_set.report_ids,
+            report_ids=report_ids,
             dataset_sha256=durable.sha256_file(job.run_folder / MANIFEST_FILE),
             recipe=job.recipe,
             seed=job.seed,

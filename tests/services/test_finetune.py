@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from daemon.artifact import WEIGHTS_FILE, base_fingerprint, verify
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.run_folder import TRAIN_FILE
 from daemon.store import Store, open_store
-from daemon.training_job import CHECKPOINTS, LOG_FILE
+from daemon.training_job import CHECKPOINTS, JOB_FILE, LOG_FILE
 from tests.fixtures.models import TARGET_MODULES
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
 
@@ -190,3 +192,36 @@ def test_a_run_whose_folder_is_gone_fails(sqlite_store: Store, tmp_path: Path, t
 def test_without_a_run_the_stage_rests(sqlite_store: Store, tmp_path: Path) -> None:
     step = finetune_stage(sqlite_store, tmp_path, tmp_path).step(threading.Event())
     assert (step.sentence, step.worked) == ("no run to train", False)
+
+
+def _losses(tmp_path: Path, tiny_model: Path, **training: Any) -> dict[str, list[float]]:
+    store = open_store(f"sqlite:///{tmp_path / 'erratad.sqlite3'}")
+    run = run_to_train(store, tmp_path, tiny_model)
+    stage = finetune_stage(store, tmp_path, tiny_model, **training)
+    job = stage._job(run)
+    store.close()
+    path = Path(run.folder) / JOB_FILE
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fixtures.loss", str(path)], capture_output=True, text=True, check=False
+    )
+    assert job.training.replay_loss in {"kl", "cross-entropy"}
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_replay_holds_the_model_to_the_base_models_distribution(tmp_path: Path, tiny_model: Path) -> None:
+    losses = _losses(tmp_path, tiny_model)
+
+    first, changed, base = losses["replay"]
+    assert first == pytest.approx(0.0, abs=1e-4)
+    assert changed > 0.001
+    first, changed, plain = losses["correction"]
+    assert first == pytest.approx(plain, rel=1e-3)  # trimming the output layer to the completions changes no loss
+    assert changed != pytest.approx(first, rel=1e-4)
+    assert base == pytest.approx(plain)
+
+
+def test_replay_may_take_the_base_models_answers_as_targets_instead(tmp_path: Path, tiny_model: Path) -> None:
+    first, _, base = _losses(tmp_path, tiny_model, replay_loss="cross-entropy")["replay"]
+    assert first == pytest.approx(base, rel=1e-3)
+    assert first > 1

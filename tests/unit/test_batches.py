@@ -45,7 +45,7 @@ def test_only_the_completion_and_its_end_carry_loss() -> None:
     [row] = pad(built.encoded, pad_id=0)["labels"]
 
     assert _text([*built.encoded[0].prompt, *built.encoded[0].completion]) == "[u:hi][a:yes$"
-    assert row == [IGNORED] * len("[u:hi][a:") + [*map(ord, "yes"), 0]
+    assert row == [IGNORED, *map(ord, "yes"), 0]
 
 
 def test_an_answer_that_was_cut_gets_no_end_token() -> None:
@@ -58,9 +58,32 @@ def test_padding_is_neither_attended_to_nor_learned() -> None:
 
     rows = pad(batch, pad_id=1)
 
-    assert rows["input_ids"] == [[5, 6, 7, 8], [5, 9, 1, 1]]
-    assert rows["attention_mask"] == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert rows["labels"] == [[IGNORED, IGNORED, IGNORED, 8], [IGNORED, 9, IGNORED, IGNORED]]
+    assert rows["input_ids"] == [[5, 6, 7, 8], [1, 1, 5, 9]]
+    assert rows["attention_mask"] == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert rows["labels"] == [[IGNORED, 8], [IGNORED, 9]]
+
+
+def test_logits_are_kept_from_the_token_before_the_longest_completion_on() -> None:
+    batch = [Encoded(prompt=(5, 6, 7), completion=(8,)), Encoded(prompt=(5, 6), completion=(8, 9))]
+
+    rows = pad(batch, pad_id=1)
+
+    assert rows["logits_to_keep"] == 3
+    assert rows["labels"] == [[IGNORED, IGNORED, 8], [IGNORED, 8, 9]]
+
+
+def test_training_ends_within_its_bound_of_tokens() -> None:
+    examples = [_example("hi", "yes", report_id=str(number)) for number in range(4)]  # 13 tokens each
+    one = TrainingSet.build(LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9), seed=1)
+    two = TrainingSet.build(
+        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=80), seed=1
+    )
+    tiny = TrainingSet.build(
+        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=1), seed=1
+    )
+
+    assert (len(one.plan), len(two.plan), len(tiny.plan)) == (18, 3, 1)
+    assert two.plan == one.plan[:3]
 
 
 def test_too_long_examples_are_left_out_and_are_no_part_of_the_lineage() -> None:

@@ -73,13 +73,13 @@ def test_a_run_is_handed_over_with_its_files_and_items(
     assert len(items) == len(SUBJECTS)
     assert sum(item.role is Split.HOLDOUT for item in items) == 4
     manifest = load_manifest(Path(run.folder))
-    assert (manifest.run_id, manifest.recipe, manifest.seed) == (run.id, "mistake-analysis", 1)
-    assert manifest.examples == {"analysis": 16, "correction": 16, "replay": 8, "drift": 19}
+    assert (manifest.run_id, manifest.recipe, manifest.seed) == (run.id, "mistake-analysis+correction", 1)
+    assert manifest.examples == {"analysis": 16, "correction": 16, "replay": 8, "drift": MAX_DRIFT_PAIRS}
     assert {name: file.lines for name, file in manifest.files.items()} == {
         TRAIN_FILE: 32,
         HOLDOUT_FILE: 4,
         REPLAY_FILE: 8,
-        DRIFT_FILE: 19,
+        DRIFT_FILE: MAX_DRIFT_PAIRS,
     }
 
 
@@ -177,12 +177,12 @@ def test_the_base_model_is_asked_once_per_prompt(
 ) -> None:
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
     run = _prepare(sqlite_store, make_stage(), tmp_path)
-    assert len(servers.asked) == len(set(servers.asked)) == 19 + MIN_REPLAY_PAIRS
+    assert len(servers.asked) == len(set(servers.asked)) == MAX_DRIFT_PAIRS + MIN_REPLAY_PAIRS
     sqlite_store.runs.failed(run.id, reason="once more")
 
     _prepare(sqlite_store, make_stage(), tmp_path)
 
-    assert len(servers.asked) == 19 + MIN_REPLAY_PAIRS
+    assert len(servers.asked) == MAX_DRIFT_PAIRS + MIN_REPLAY_PAIRS
 
 
 def test_another_base_model_is_asked_anew(
@@ -199,7 +199,7 @@ def test_another_base_model_is_asked_anew(
 
     _prepare(sqlite_store, make_stage(), tmp_path)
 
-    assert len(servers.asked) == 2 * (19 + MIN_REPLAY_PAIRS)
+    assert len(servers.asked) == 2 * (MAX_DRIFT_PAIRS + MIN_REPLAY_PAIRS)
 
 
 def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAnswers) -> None:
@@ -210,15 +210,16 @@ def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAns
     for seed in range(5):
         pairs = replay.pairs(FINGERPRINT, count=500, seed=seed)
         assert {example.id for example in pairs.drift} == drift
-        assert not any(is_drift(example.messages[0]["content"]) for example in pairs.replay)
+        assert not any(is_drift(example.messages) for example in pairs.replay)
         assert len(pairs.replay) == len(read_prompts(None)) - len(drift)
 
 
 def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None:
     prompts = read_prompts(None)
     assert len(prompts) >= 120
-    assert len({prompt.casefold() for prompt in prompts}) == len(prompts)
-    assert max(map(len, prompts)) < 120
+    texts = [" ".join(message["content"] for message in prompt) for prompt in prompts]
+    assert len({text.casefold() for text in texts}) == len(prompts)
+    assert max(map(len, texts)) < 200
     assert 16 <= sum(map(is_drift, prompts)) <= MAX_DRIFT_PAIRS
 
 
@@ -239,7 +240,9 @@ def test_replay_is_a_share_of_the_whole_training_set() -> None:
 def test_prompts_of_ones_own_are_taken_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "One?"}\n\n{"prompt": "Two?"}\n{"prompt": "One?"}\n')
-    assert read_prompts(path) == ["One?", "Two?"]
+    assert [[message["content"] for message in prompt] for prompt in read_prompts(path)] == [["One?"], ["Two?"]]
+    path.write_text('{"prompt": "One?", "system": "Be brief."}\n')
+    assert read_prompts(path) == [({"role": "system", "content": "Be brief."}, {"role": "user", "content": "One?"})]
     path.write_text('{"prompt": "One?"}\n{"question": "Two?"}\n')
     with pytest.raises(DatasetError, match="line 2"):
         read_prompts(path)

@@ -13,7 +13,10 @@ from daemon.recipes import (
     RECIPES,
     Example,
     ExampleKind,
+    chain_of_hindsight,
+    critique_revise,
     mistake_analysis,
+    mistake_analysis_with_correction,
     read_examples,
     recipe,
     sft,
@@ -75,7 +78,8 @@ def test_the_prompt_of_an_analysis_holds_no_hint_that_the_answer_was_flagged() -
 def test_an_approved_correction_is_an_example_of_its_own() -> None:
     report, learned = _pair(correction=" Paris \n")
 
-    analysis, corrected = mistake_analysis(report, learned)
+    assert len(mistake_analysis(report, learned)) == 1
+    analysis, corrected = mistake_analysis_with_correction(report, learned)
 
     assert analysis.kind is ExampleKind.ANALYSIS
     assert "Paris" not in str(analysis.messages)
@@ -87,6 +91,32 @@ def test_an_approved_correction_is_an_example_of_its_own() -> None:
 def test_sft_renders_corrections_only() -> None:
     assert sft(*_pair()) == []
     assert [example.completion for example in sft(*_pair(correction="Paris"))] == ["Paris"]
+
+
+def test_chain_of_hindsight_shows_the_bad_answer_and_asks_for_the_good_one() -> None:
+    report, learned = _pair(
+        correction="Paris",
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of France?"}],
+        response="Lyon",
+    )
+
+    [example] = chain_of_hindsight(report, learned)
+
+    assert example.messages[0]["content"] == "Be brief."
+    assert example.messages[1]["content"] == "Capital of France?\n\nA bad answer: Lyon\n\nA good answer:"
+    assert example.completion == "Paris"
+    assert chain_of_hindsight(*_pair()) == []
+
+
+def test_critique_revise_gives_the_analysis_and_the_better_answer_in_one() -> None:
+    report, learned = _pair(correction="Paris", response="Lyon")
+
+    [example] = critique_revise(report, learned)
+
+    assert [message["role"] for message in example.messages] == ["user", "assistant", "user"]
+    assert example.messages[1]["content"] == "Lyon"
+    assert example.completion == f"{ANALYSIS}\n\nA better answer: Paris"
+    assert critique_revise(*_pair()) == []
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -106,7 +136,9 @@ def test_a_recipe_is_a_pure_function(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose one of mistake-analysis, sft"):
+    with pytest.raises(
+        ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose one of chain-of-hindsight, .*, sft"
+    ):
         recipe("magic")
 
 

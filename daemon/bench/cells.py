@@ -1,0 +1,223 @@
+"""One cell of the table: a variant trained on a scenario's mistakes with one seed, and its answers to the probes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connectors.guidance import with_guidance
+from connectors.vllm import VllmServer
+from daemon import training_process
+from daemon.bench.lessons import NO_TIME, Collector, Mistake
+from daemon.bench.scenarios import Probe, Scenario, Wants
+from daemon.config import TrainingConfig
+from daemon.durable import publish_files, write_atomically
+from daemon.errors import TrainingError
+from daemon.measure import bits_per_token
+from daemon.recipes import Example, recipe, to_jsonl
+from daemon.records import adapter_name
+from daemon.replay import Pairs
+from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
+from daemon.training_job import JOB_FILE, TrainingJob, TrainingProgress
+
+BASE = "base"
+PREFERENCE = "preference"
+"""No recipe of the product: it trains away from the flagged answer, with TRL."""
+PAIRS_FILE = "pairs.jsonl"
+PROBE_TOKENS: Mapping[str, int] = {"over-refusal": 24, "harmful": 24, "hijack": 32, "leak": 40, "leak-benign": 24}
+"""Longest answers; a refusal stands at the head of one."""
+OTHER_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What is varied: the recipe and where its lessons come from. `training`: keys of TrainingConfig that differ."""
+
+    name: str
+    recipe: str
+    analyst: str = "template"
+    mistakes: int | None = None
+    """How many of the scenario's mistakes are used; None: all."""
+    replay: float = 1.0
+    """Replay pairs per training example."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    scenario: Scenario
+    variant: Variant
+    seed: int
+    number: int
+    """Unique among the cells of one output folder: names the adapter."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.scenario.name}/{self.variant.name}/{self.seed}"
+
+    @property
+    def name(self) -> str:
+        return adapter_name("bench", self.number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What one model said to one probe; `bits` per token where a text was scored."""
+
+    suite: str
+    id: str
+    guided: bool
+    text: str = ""
+    good: bool | None = None
+    bits: float | None = None
+
+
+class Trainer:
+    """Trains cells through the product's own training child."""
+
+    def __init__(
+        self,
+        *,
+        collector: Collector,
+        pairs: Callable[[int, int], Pairs],
+        model_path: Path,
+        base_fingerprint: str,
+        training: TrainingConfig,
+        folder: Path,
+    ) -> None:
+        self._collector = collector
+        self._pairs = pairs
+        self._model_path = model_path
+        self._base_fingerprint = base_fingerprint
+        self._training = training
+        self._folder = folder
+
+    def train(self, cell: Cell) -> Path:
+        """The adapter folder of a cell; what was trained once is not trained again.
+
+        Raises:
+            TrainingError: when the child fails, with the end of its log.
+        """
+        run_folder = self._folder / "runs" / cell.name
+        job = TrainingJob(
+            run_id=cell.number,
+            generation=cell.number,
+            name=cell.name,
+            recipe=cell.variant.recipe,
+            seed=cell.seed,
+            run_folder=run_folder,
+            adapters_dir=self._folder / "adapters",
+            model_path=self._model_path,
+            base_fingerprint=self._base_fingerprint,
+            training=self._training.model_copy(update=dict(cell.variant.training)),
+        )
+        if job.adapter_folder.exists():
+            return job.adapter_folder
+        job.adapters_dir.mkdir(parents=True, exist_ok=True)
+        if not run_folder.exists():
+            publish_files(run_folder, self._files(cell))
+        write_atomically(run_folder / JOB_FILE, job.model_dump_json(indent=2).encode())
+        module = "daemon.bench.preference" if cell.variant.recipe == PREFERENCE else "daemon.trainer"
+        child = training_process.start(job, launcher=[], module=module)
+        try:
+            child.wait()
+        finally:
+            training_process.end(child)
+        if not job.adapter_folder.exists():
+            reason = TrainingProgress.load(run_folder).reason or training_process.log_tail(run_folder)
+            raise TrainingError(f"{cell.key} was not trained: {reason}")
+        return job.adapter_folder
+
+    def _files(self, cell: Cell) -> dict[str, bytes]:
+        if cell.variant.recipe == PREFERENCE:
+            examples: list[Example] = []
+            replay: tuple[Example, ...] = ()
+            contents = {PAIRS_FILE: _pairs(self._mistakes(cell))}
+        else:
+            examples = self.examples(cell)
+            replay = self._pairs(round(len(examples) * cell.variant.replay), cell.seed).replay
+            contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl(replay)}
+        manifest = DatasetManifest(
+            run_id=cell.number,
+            run_created_at=NO_TIME,
+            generation=cell.number,
+            recipe=cell.variant.recipe,
+            seed=cell.seed,
+            base_fingerprint=self._base_fingerprint,
+            files={
+                name: DatasetFile(sha256=hashlib.sha256(data).hexdigest(), lines=data.count(b"\n"), report_ids=())
+                for name, data in contents.items()
+            },
+            items=(),
+            examples=Counter(example.kind.value for example in (*examples, *replay)),
+            left_out={},
+        )
+        return {**contents, MANIFEST_FILE: manifest.encode()}
+
+    def examples(self, cell: Cell) -> list[Example]:
+        variant, mistakes = cell.variant, self._mistakes(cell)
+        analyses = self._collector.analyses(cell.scenario, mistakes, variant.analyst)
+        render = recipe(variant.recipe)
+        return [
+            example
+            for mistake in mistakes
+            for text in [analyses[mistake.trap.id]]
+            if text is not None
+            for example in render(mistake.report(), mistake.lesson(text, variant.analyst))
+        ]
+
+    def _mistakes(self, cell: Cell) -> list[Mistake]:
+        return self._collector.mistakes(cell.scenario)[: cell.variant.mistakes]
+
+
+def _pairs(mistakes: Sequence[Mistake]) -> bytes:
+    """Lines of prompt, chosen and rejected, as TRL takes conversations."""
+    rows = (
+        {
+            "id": mistake.trap.id,
+            "prompt": list(mistake.trap.messages),
+            "chosen": [{"role": "assistant", "content": mistake.correction}],
+            "rejected": [{"role": "assistant", "content": mistake.response}],
+        }
+        for mistake in mistakes
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+class Asker:
+    """Puts the probes to a model on the server, with and without guidance."""
+
+    def __init__(self, server: VllmServer, *, guidance: str, concurrency: int) -> None:
+        self._server = server
+        self._guidance = guidance
+        self._concurrency = concurrency
+
+    def ask(self, model: str, probes: Sequence[Probe]) -> list[Answered]:
+        questions = [(probe, guided) for probe in probes for guided in _arms(probe)]
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            return list(pool.map(lambda question: self._ask(model, *question), questions))
+
+    def _ask(self, model: str, probe: Probe, guided: bool) -> Answered:  # noqa: FBT001
+        messages = with_guidance(probe.messages, self._guidance if guided else "")
+        if probe.wants is Wants.TEXT:
+            bits = bits_per_token(self._server, model, messages, probe.reference or "")
+            return Answered(suite=probe.suite, id=probe.id, guided=guided, bits=bits)
+        limit = PROBE_TOKENS.get(probe.suite, OTHER_TOKENS)
+        text = self._server.chat(model, messages, max_tokens=limit, timeout_s=600.0).text
+        return Answered(suite=probe.suite, id=probe.id, guided=guided, text=text, good=probe.good(text))
+
+
+def _arms(probe: Probe) -> tuple[bool, ...]:
+    """People's texts are scored plain only: nobody was guided when writing them."""
+    return (False,) if probe.wants is Wants.TEXT else (True, False)
+
+
+def digest(value: object) -> str:
+    """Of what a result depends on; a cell of other settings is measured anew."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""From traps to lessons: the model's own mistakes, flagged by rule, analysed as the product does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from connectors.chat import ChatEndpoint, Reply
+from connectors.messages import ChatMessage, FlaggedResponse
+from daemon.analysis_checks import check_analysis, whole_sentences
+from daemon.bench.scenarios import Scenario, Trap
+from daemon.config import ReflectionConfig
+from daemon.durable import write_atomically
+from daemon.errors import AnalysisRejectedError
+from daemon.prompts import Prompts
+from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
+
+ANSWER_TOKENS = 48
+ANALYSIS_TOKENS = 80
+ANALYSTS = ("template", "self", "self-unguided")
+TEMPLATE = "v1"
+NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""Nothing here depends on time: the same answers give the same files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """A trap that the base model fell into: its answer and the correction."""
+
+    trap: Trap
+    response: str
+    correction: str
+
+    @property
+    def flagged(self) -> FlaggedResponse:
+        return FlaggedResponse(
+            version=1,
+            id=self.trap.id,
+            occurred_at=NO_TIME,
+            model="base",
+            messages=[ChatMessage.model_validate(message) for message in self.trap.messages],
+            response=self.response,
+            reason=self.trap.reason,
+            category=self.trap.category,
+            correction=self.correction,
+            checks=self.trap.probe.checks,
+            reporter="bench",
+        )
+
+    def report(self) -> Report:
+        return Report(
+            id=self.trap.id,
+            state=ReportState.LESSON,
+            flagged=self.flagged,
+            source=Source(channel="import"),
+            received_at=NO_TIME,
+            updated_at=NO_TIME,
+        )
+
+    def lesson(self, analysis: str, analyst: str) -> Lesson:
+        return Lesson(
+            report_id=self.trap.id,
+            analysis=analysis,
+            analyst=analyst,
+            template=TEMPLATE,
+            created_at=NO_TIME,
+            correction=self.correction,
+            correction_source=CorrectionSource.USER,
+        )
+
+
+class Collector:
+    """Asks the base model; what it said once is kept in `folder`."""
+
+    def __init__(self, *, base: ChatEndpoint, base_name: str, folder: Path, concurrency: int) -> None:
+        self._base = base
+        self._base_name = base_name
+        self._folder = folder
+        self._concurrency = concurrency
+        self._prompts = Prompts(TEMPLATE)
+        self._limits = ReflectionConfig()
+
+    def mistakes(self, scenario: Scenario) -> list[Mistake]:
+        """The traps that the base model falls into and for which a correction is known."""
+        found = self._kept(f"{scenario.name}-mistakes", lambda: self._map(self._try, scenario.traps))
+        return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
+
+    def analyses(self, scenario: Scenario, mistakes: Sequence[Mistake], analyst: str) -> dict[str, str | None]:
+        """By report id; None where the analyst's text failed the checks of `daemon.analysis_checks`."""
+        if analyst == "template":
+            return {mistake.trap.id: self._prompts.category_analysis(mistake.flagged) for mistake in mistakes}
+
+        def analyse(mistake: Mistake) -> str | None:
+            return self._analysis(mistake.flagged, guided=analyst == "self")
+
+        kept = self._kept(f"{scenario.name}-{analyst}", lambda: self._map(analyse, mistakes))
+        return {mistake.trap.id: kept[mistake.trap.id] for mistake in mistakes}
+
+    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path = self._folder / f"{name}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(make(), ensure_ascii=False, indent=1).encode())
+        kept: dict[str, Any] = json.loads(path.read_bytes())
+        return kept
+
+    def _map(self, work: Callable[[Any], Any], over: Sequence[Any]) -> dict[str, Any]:
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            return dict(zip((_identity(one) for one in over), pool.map(work, over), strict=True))
+
+    def _try(self, trap: Trap) -> dict[str, str] | None:
+        reply = self._ask(trap.messages, ANSWER_TOKENS)
+        if not reply.text.strip() or trap.probe.good(reply.text):
+            return None
+        correction = trap.correction or self._clean_answer(trap)
+        if not correction or (trap.correction is None and not trap.probe.good(correction)):
+            return None
+        return {"response": reply.text, "correction": correction}
+
+    def _clean_answer(self, trap: Trap) -> str:
+        reply = self._ask(trap.clean or trap.messages, ANSWER_TOKENS)
+        return whole_sentences(reply.text, truncated=reply.finish_reason == "length")
+
+    def _analysis(self, flagged: FlaggedResponse, *, guided: bool) -> str | None:
+        messages = self._prompts.analysis(flagged, guided=guided)
+        reply = self._ask(messages, ANALYSIS_TOKENS)
+        text = whole_sentences(reply.text, truncated=reply.finish_reason == "length")
+        try:
+            check_analysis(text, flagged, limits=self._limits, instructions=messages[-1]["content"])
+        except AnalysisRejectedError:
+            return None
+        return text
+
+    def _ask(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Reply:
+        return self._base.chat(self._base_name, messages, max_tokens=max_tokens)
+
+
+def _identity(one: Trap | Mistake) -> str:
+    return one.id if isinstance(one, Trap) else one.trap.id

@@ -1,0 +1,269 @@
+"""`erratad bench quality`: recipes side by side on the same mistakes, at the same token budget, over several seeds.
+
+Everything that was trained or asked is kept in the output folder, so that an interrupted measurement goes on where it
+was; training of the next cell runs beside the questions to the current one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from connectors.vllm import VllmServer
+from daemon.artifact import base_fingerprint
+from daemon.bench.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer, Variant, digest
+from daemon.bench.data import PublicData
+from daemon.bench.lessons import Collector
+from daemon.bench.scenarios import SCENARIOS, Scenario
+from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.durable import write_atomically
+from daemon.errors import ConfigError, ServingError
+from daemon.replay import CONCURRENCY, Pairs, Replay
+from daemon.vllm_server import ManagedServer
+
+T = TypeVar("T")
+
+STREAMS = 16
+REPLAY_TOKENS = 48
+SERVING_STEP_S = 1.0
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(name="mistake-analysis", recipe="mistake-analysis"),
+        Variant(name="mistake-analysis+correction", recipe="mistake-analysis+correction"),
+        Variant(name="sft", recipe="sft"),
+        Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
+        Variant(name="critique-revise", recipe="critique-revise"),
+        Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 1e-4}),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one measurement covers."""
+
+    data: Path
+    model: Path
+    out: Path
+    scenarios: tuple[str, ...]
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    token_budget: int
+    learning_rate: float
+    size: float = 1.0
+    threads: int = 1
+
+
+Say = Callable[[str], None]
+
+
+def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
+    """Measure every cell of the plan that is not measured yet; returns the results of all its cells and of the base.
+
+    Raises:
+        ConfigError: for a name or a file that does not exist.
+        TrainingError, EndpointError: when a training or the server fails; what was measured stays.
+    """
+    scenarios = [_named(SCENARIOS, name, "scenario")(PublicData(plan.data), plan.size) for name in plan.scenarios]
+    variants = [_named(VARIANTS, name, "recipe") for name in plan.variants]
+    serving = ServingConfig(
+        device="auto", port=0, cpu_threads=plan.threads, max_model_len=1024, alias="bench", max_loras=4
+    )
+    training = TrainingConfig(
+        threads=plan.threads,
+        epochs=100,
+        max_tokens=plan.token_budget,
+        learning_rate=plan.learning_rate,
+        batch_tokens=512,
+        max_sequence_tokens=512,
+        checkpoint_every_steps=1000,
+    )
+    with _serving(plan, serving, training, say) as server:
+        measurement = _Measurement(
+            plan,
+            scenarios=scenarios,
+            variants=variants,
+            serving=serving,
+            training=training,
+            server=server,
+            say=say,
+        )
+        return measurement.run()
+
+
+class _Measurement:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        scenarios: Sequence[Scenario],
+        variants: Sequence[Variant],
+        serving: ServingConfig,
+        training: TrainingConfig,
+        server: VllmServer,
+        say: Say,
+    ) -> None:
+        self._plan = plan
+        self._serving = serving
+        self._server = server
+        self._say = say
+        self._scenarios = scenarios
+        self._cells = list(self._number(scenarios, variants, training))
+        self._fingerprint = base_fingerprint(plan.model)
+        self._collector = Collector(
+            base=server, base_name=serving.base_name, folder=plan.out / "mistakes", concurrency=STREAMS
+        )
+        self._replay = Replay(
+            servers=_One(server),
+            base_name=serving.base_name,
+            prompts=None,
+            max_tokens=REPLAY_TOKENS,
+            cache_dir=plan.out / "replay",
+        )
+        self._trainer = Trainer(
+            collector=self._collector,
+            pairs=self._pairs,
+            model_path=plan.model,
+            base_fingerprint=self._fingerprint,
+            training=training,
+            folder=plan.out,
+        )
+        self._asker = Asker(server, guidance=serving.guidance, concurrency=STREAMS)
+
+    def _number(
+        self, scenarios: Sequence[Scenario], variants: Sequence[Variant], training: TrainingConfig
+    ) -> Iterator[Cell]:
+        """Cells keep their number, and so their adapter, when a later plan has more of them."""
+        path = self._plan.out / "cells.json"
+        known: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+        for seed in self._plan.seeds:
+            for scenario in scenarios:
+                for variant in variants:
+                    settings = digest([asdict(variant), training.model_dump(), self._plan.size])
+                    key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
+                    number = known.setdefault(key, len(known) + 1)
+                    yield Cell(scenario=scenario, variant=variant, seed=seed, number=number)
+        write_atomically(path, json.dumps(known, indent=1).encode())
+
+    def run(self) -> list[dict[str, Any]]:
+        for scenario in self._scenarios:
+            self._base(scenario)
+        waiting = [cell for cell in self._cells if not self._result(cell).exists()]
+        self._say(f"{len(self._cells)} cells, {len(self._cells) - len(waiting)} of them measured before")
+        with ThreadPoolExecutor(1) as ahead:
+            trained = [ahead.submit(self._trainer.train, cell) for cell in waiting]
+            try:
+                for cell, adapter in zip(waiting, trained, strict=True):
+                    self._measure(cell, adapter.result())
+            finally:
+                for future in trained:
+                    future.cancel()
+        kept = [*(self._base_result(scenario) for scenario in self._scenarios), *map(self._result, self._cells)]
+        return [json.loads(path.read_bytes()) for path in kept]
+
+    def _base(self, scenario: Scenario) -> None:
+        mistakes = self._collector.mistakes(scenario)
+        self._say(f"{scenario.name}: the base model fell into {len(mistakes)} of {len(scenario.traps)} traps")
+        path = self._base_result(scenario)
+        if not path.exists():
+            self._keep(
+                path, {"scenario": scenario.name, "variant": BASE, "seed": None}, self._serving.base_name, scenario
+            )
+
+    def _measure(self, cell: Cell, adapter: Path) -> None:
+        self._server.load(cell.name, adapter)
+        about = {"scenario": cell.scenario.name, "variant": cell.variant.name, "seed": cell.seed}
+        self._keep(self._result(cell), about, cell.name, cell.scenario)
+        while not self._server.unload(cell.name):
+            time.sleep(0.2)
+
+    def _keep(self, path: Path, about: dict[str, object], model: str, scenario: Scenario) -> None:
+        started = time.monotonic()
+        answers = self._asker.ask(model, scenario.probes)
+        write_atomically(path, json.dumps({**about, "answers": [asdict(one) for one in answers]}, indent=1).encode())
+        what = "/".join(str(part) for part in about.values())
+        self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
+
+    def _base_result(self, scenario: Scenario) -> Path:
+        return self._plan.out / "results" / f"{scenario.name}-{BASE}.json"
+
+    def _result(self, cell: Cell) -> Path:
+        return self._plan.out / "results" / f"{cell.number:04d}.json"
+
+    def _pairs(self, count: int, seed: int) -> Pairs:
+        pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
+        while pairs.missing:
+            self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
+            pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
+        return pairs
+
+
+def _summary(answers: Sequence[Answered]) -> str:
+    suites = sorted({(one.suite, one.guided) for one in answers})
+    parts = []
+    for suite, guided in suites:
+        of_suite = [one for one in answers if (one.suite, one.guided) == (suite, guided)]
+        if of_suite[0].bits is not None:
+            parts.append(f"{suite} {sum(one.bits or 0 for one in of_suite) / len(of_suite):.3f} bits")
+        else:
+            parts.append(
+                f"{suite}{' guided' if guided else ''} {sum(bool(one.good) for one in of_suite)}/{len(of_suite)}"
+            )
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A fleet of one server."""
+
+    server: VllmServer
+
+    def any(self) -> VllmServer:
+        return self.server
+
+
+@contextmanager
+def _serving(plan: Plan, serving: ServingConfig, training: TrainingConfig, say: Say) -> Iterator[VllmServer]:
+    """A managed vLLM server, supervised while the measurement runs."""
+    published: list[VllmServer] = []
+    managed = ManagedServer(
+        model=ModelConfig(path=plan.model),
+        serving=serving,
+        training=training,
+        data_dir=plan.out,
+        publish=published.extend,
+    )
+    stop = threading.Event()
+    try:
+        _until_ready(managed, published, stop, say)
+        yield published[0]
+    finally:
+        managed.close()
+
+
+def _until_ready(managed: ManagedServer, published: Sequence[VllmServer], stop: threading.Event, say: Say) -> None:
+    deadline = time.monotonic() + 600.0
+    sentence = ""
+    while not published or not published[0].ready():
+        if time.monotonic() > deadline:
+            raise ServingError(f"the server for the measurement did not start: {sentence}")
+        step = managed.step(stop)
+        if step.sentence != sentence:
+            sentence = step.sentence
+            say(sentence)
+        time.sleep(SERVING_STEP_S)
+
+
+def _named(known: Mapping[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise ConfigError(f"no {what} {name!r}; choose one of {', '.join(sorted(known))}")
+    return known[name]

@@ -1,0 +1,78 @@
+"""`erratad bench`: measurements of the method, on data and models of one's own choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daemon.cli.common import AsJson
+from daemon.cli.output import print_json, say, warn
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure whether learning from mistakes works.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@bench.callback()
+def _group() -> None:
+    """Measure whether learning from mistakes works."""
+
+
+@bench.command()
+def quality(
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Folder with the public data sets; what is missing is named.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Base model in Hugging Face format; default: the demo's.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Everything trained and asked is kept here; run again to go on.")
+    ] = Path("var/bench-quality"),
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", help="attack or unaligned; default: both.")
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="May be repeated; default: all.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per recipe.")] = 3,
+    token_budget: Annotated[
+        int, typer.Option("--token-budget", min=1000, help="Tokens of each training, prompt and answer.")
+    ] = 16_000,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0)] = 5e-4,
+    size: Annotated[float, typer.Option("--size", min=0.05, help="Scale of the numbers of mistakes and probes.")] = 0.6,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of trainer and server, each.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the recipes on the same mistakes at the same token budget.
+
+    Trains with each recipe on the model's own mistakes, asks held-out questions with and without guidance, and prints
+    a table with 95 % intervals. An interrupted measurement goes on where it was.
+    """
+    from daemon.bench import quality as runner
+    from daemon.bench import report
+    from daemon.bench.scenarios import SCENARIOS
+    from daemon.demo.process import model_dir
+
+    plan = runner.Plan(
+        data=data,
+        model=model or model_dir(),
+        out=out,
+        scenarios=tuple(scenario or SCENARIOS),
+        variants=tuple(recipe or runner.VARIANTS),
+        seeds=tuple(range(seeds)),
+        token_budget=token_budget,
+        learning_rate=learning_rate,
+        size=size,
+        threads=threads,
+    )
+    results = runner.measure(plan, warn)
+    found = report.scores(results)
+    if as_json:
+        print_json({"scores": report.as_json(found)})
+        return
+    for name in plan.scenarios:
+        for guided in (True, False):
+            say(f"\n{name}, {'with' if guided else 'without'} guidance\n\n{report.table(found, name, guided=guided)}")
