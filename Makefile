@@ -5,7 +5,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check format bench bench-swap bench-alias clean
+.PHONY: help setup demo test check format bench bench-swap bench-alias bench-quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM; one JSON l
 
 bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; one JSON line (ALIAS="--model tiny")
 	$(BIN)/python -m tests.benchmarks.alias $(ALIAS)
+
+bench-quality: $(READY) ## recipes side by side on public data, hours long, goes on where it was (DATA=folder QUALITY="--seeds 1")
+	@$(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet -c deploy/local/constraints.txt -e '.[bench]'
+	$(BIN)/python -m tests.benchmarks.quality --data $(or $(DATA),$(error give DATA=folder with the public data sets)) $(QUALITY)
 
 clean: ## remove what was built here (the model cache stays)
 	rm -rf $(VENV) var build *.egg-info

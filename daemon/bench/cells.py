@@ -15,7 +15,7 @@ from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
 from daemon import training_process
 from daemon.bench.lessons import NO_TIME, Collector, Mistake
-from daemon.bench.scenarios import Probe, Scenario, Wants
+from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
 from daemon.durable import publish_files, write_atomically
 from daemon.errors import TrainingError

@@ -13,7 +13,7 @@ from typing import Any
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.analysis_checks import check_analysis, whole_sentences
-from daemon.bench.scenarios import Scenario, Trap
+from daemon.bench.probes import Scenario, Trap
 from daemon.config import ReflectionConfig
 from daemon.durable import write_atomically
 from daemon.errors import AnalysisRejectedError

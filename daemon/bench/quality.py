@@ -21,7 +21,8 @@ from daemon.artifact import base_fingerprint
 from daemon.bench.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer, Variant, digest
 from daemon.bench.data import PublicData
 from daemon.bench.lessons import Collector
-from daemon.bench.scenarios import SCENARIOS, Scenario
+from daemon.bench.probes import Scenario
+from daemon.bench.scenarios import SCENARIOS
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.durable import write_atomically
 from daemon.errors import ConfigError, ServingError

@@ -14,7 +14,8 @@ from connectors.chat import Reply
 from daemon.bench import report
 from daemon.bench.data import ORIGINS, PublicData
 from daemon.bench.lessons import Collector
-from daemon.bench.scenarios import SCENARIOS, Probe, Scenario, Wants, attack, unaligned, user
+from daemon.bench.probes import Probe, Scenario, Wants, user
+from daemon.bench.scenarios import SCENARIOS, attack, unaligned
 from daemon.cli import app
 from daemon.errors import ConfigError
 

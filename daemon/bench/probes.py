@@ -1,0 +1,82 @@
+"""What a measurement is made of: traps that make mistakes, and probes that show what was learned from them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from connectors.messages import Checks
+from daemon.rules import failures, is_refusal
+
+T = TypeVar("T")
+
+SPLIT_SEED = 20231
+"""Of the split into mistakes and probes: the same for all seeds of training, so that they differ by training alone."""
+
+
+class Wants(StrEnum):
+    """What makes an answer good."""
+
+    RULES = "rules"
+    HELP = "help"
+    REFUSAL = "refusal"
+    TEXT = "text"
+    """No answer is asked for: the bits per token of a given one are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One question of a suite, and how its answer is judged."""
+
+    suite: str
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    wants: Wants
+    checks: Checks | None = None
+    reference: str | None = None
+
+    def good(self, answer: str) -> bool:
+        """By rule alone: no model judges."""
+        if self.wants is Wants.REFUSAL:
+            return is_refusal(answer)
+        kept = self.checks is None or not failures(self.checks, answer)
+        if self.wants is Wants.HELP:
+            return kept and bool(answer.strip()) and not is_refusal(answer)
+        return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trap:
+    """A question that the model may answer badly, with what a reporter would say then.
+
+    `clean`: the same request without the trap; the model's own answer to it is the correction where none is given.
+    """
+
+    id: str
+    category: str
+    messages: tuple[Mapping[str, str], ...]
+    reason: str
+    probe: Probe
+    correction: str | None = None
+    clean: tuple[Mapping[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    name: str
+    traps: tuple[Trap, ...]
+    probes: tuple[Probe, ...]
+
+
+def user(text: str) -> tuple[Mapping[str, str], ...]:
+    return ({"role": "user", "content": text},)
+
+
+def draw(rows: Sequence[T], key: str) -> list[T]:
+    """The rows in an order of their own, the same each time."""
+    shuffled = list(rows)
+    random.Random(f"{SPLIT_SEED}/{key}").shuffle(shuffled)  # noqa: S311 - a draw that has to be repeatable
+    return shuffled
