@@ -129,5 +129,15 @@ def _cell(score: Score) -> str:
     return f"{value} ({score.change * factor:+.{digits}f}; {low:+.{digits}f} to {high:+.{digits}f})"
 
 
+def page(found: Sequence[Score]) -> str:
+    """The tables of every scenario, as served and without guidance, in Markdown."""
+    return "\n\n".join(
+        f"**{scenario}, {'with' if guided else 'without'} guidance** (% of answers, bits apart; in brackets the change "
+        f"against the untouched model and its 95 % interval)\n\n{table(found, scenario, guided=guided)}"
+        for scenario in sorted({one.scenario for one in found})
+        for guided in (True, False)
+    )
+
+
 def as_json(found: Sequence[Score]) -> list[dict[str, Any]]:
     return [asdict(one) for one in found]

@@ -71,8 +71,6 @@ def quality(
     results = runner.measure(plan, warn)
     found = report.scores(results)
     if as_json:
-        print_json({"scores": report.as_json(found)})
-        return
-    for name in plan.scenarios:
-        for guided in (True, False):
-            say(f"\n{name}, {'with' if guided else 'without'} guidance\n\n{report.table(found, name, guided=guided)}")
+        print_json({"scores": report.as_json(found), "markdown": report.page(found)})
+    else:
+        say(report.page(found))
