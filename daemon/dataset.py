@@ -82,6 +82,7 @@ class DatasetStage:
         base_name: str,
         model_path: Path,
         cache_dir: Path,
+        guidance: str,
     ) -> None:
         self._reports = reports
         self._runs = runs
@@ -93,6 +94,7 @@ class DatasetStage:
             prompts=config.replay_prompts,
             max_tokens=config.replay_max_tokens,
             cache_dir=cache_dir,
+            guidance=guidance,
         )
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - every step is short

@@ -11,12 +11,13 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
 from connectors.chat import ChatEndpoint
+from connectors.guidance import with_guidance
 from daemon.durable import write_atomically
 from daemon.errors import DatasetError
 from daemon.recipes import Example, ExampleKind
@@ -55,16 +56,28 @@ class _Reply:
 
 
 class Replay:
-    """The ordinary prompts and the cache of answers."""
+    """The ordinary prompts and the cache of answers.
+
+    Every second replay pair stands under the guidance, as it is served: what is trained without guidance would
+    otherwise change guided answers to ordinary requests unchecked. It is no hint: an ordinary pair holds no mistake.
+    """
 
     def __init__(
-        self, *, servers: Servers, base_name: str, prompts: Path | None, max_tokens: int, cache_dir: Path
+        self,
+        *,
+        servers: Servers,
+        base_name: str,
+        prompts: Path | None,
+        max_tokens: int,
+        cache_dir: Path,
+        guidance: str,
     ) -> None:
         self._servers = servers
         self._base_name = base_name
         self._prompts = prompts
         self._max_tokens = max_tokens
         self._cache_dir = cache_dir
+        self._guidance = guidance
 
     def pairs(self, base_fingerprint: str, *, count: int, seed: int) -> Pairs:
         """`count` replay pairs (fewer where the prompts run out) drawn by `seed`, and the drift pairs.
@@ -82,6 +95,10 @@ class Replay:
 
         replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
         drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
+        replay_pairs = tuple(
+            replace(pair, messages=tuple(with_guidance(pair.messages, self._guidance))) if number % 2 else pair
+            for number, pair in enumerate(replay_pairs)
+        )
         return Pairs(replay=replay_pairs, drift=drift_pairs, missing=(*replay_missing, *drift_missing))
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:

@@ -135,6 +135,7 @@ def _stages(
         base_name=base_name,
         model_path=config.model.path,
         cache_dir=config.data_dir / "replay",
+        guidance=config.serving.guidance,
     )
     finetune = FinetuneStage(
         runs=store.runs,

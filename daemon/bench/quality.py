@@ -129,6 +129,7 @@ class _Measurement:
             prompts=None,
             max_tokens=REPLAY_TOKENS,
             cache_dir=plan.out / "replay",
+            guidance=serving.guidance,
         )
         self._trainer = Trainer(
             collector=self._collector,

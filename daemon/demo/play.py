@@ -197,6 +197,7 @@ class Demo:
         during = _during_swap(exchanges, generation, swap_s)
         fixed = sum(comparison.fixed for comparison in comparisons)
         failed = [exchange for exchange in exchanges if exchange.failed]
+        examples = {kind: count for kind, count in run.progress.get("examples", {}).items() if kind != "drift"}
         self._say(
             "swap", f"{swap_s:.2f} s; {len(exchanges)} requests, {len(during)} of them across it, {len(failed)} failed"
         )
@@ -206,7 +207,8 @@ class Demo:
             "lessons": sum(status["reports"][state] for state in ("lesson", "resolved", "recurring")),
             "trained_on": len(generation.trained_on),
             "held_out": len(generation.held_out),
-            "examples": {kind: count for kind, count in run.progress.get("examples", {}).items() if kind != "drift"},
+            "examples": sum(examples.values()),
+            "examples_by_kind": examples,
             "train_seconds": run.progress.get("train_seconds"),
             "gate": {"accepted": False, "reasons": [run.reason], "figures": {}}
             if verdict is None

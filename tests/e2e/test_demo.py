@@ -28,7 +28,9 @@ def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_req
     assert summary["live_adapter"] == "aligned-g000001"
     assert summary["lessons"] == summary["reports"] == summary["flagged"]
     assert summary["fixed"] >= 1
-    assert min(summary["examples"][kind] for kind in ("analysis", "correction", "replay")) > 0
+    by_kind = summary["examples_by_kind"]
+    assert min(by_kind[kind] for kind in ("analysis", "correction", "replay")) > 0
+    assert summary["examples"] == sum(by_kind.values())
     assert summary["train_seconds"] > 0
     _assert_clean_swap(summary)
     for item in summary["before_after"]:

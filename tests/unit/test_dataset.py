@@ -203,14 +203,17 @@ def test_another_base_model_is_asked_anew(
 
 
 def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAnswers) -> None:
-    replay = Replay(servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path)
+    replay = Replay(
+        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
+    )
     replay.ask(FINGERPRINT, read_prompts(None))
 
     drift = {example.id for example in replay.pairs(FINGERPRINT, count=0, seed=0).drift}
     for seed in range(5):
         pairs = replay.pairs(FINGERPRINT, count=500, seed=seed)
         assert {example.id for example in pairs.drift} == drift
-        assert not any(is_drift(example.messages) for example in pairs.replay)
+        texts = {str(example.messages[-1]["content"]) for example in pairs.replay}
+        assert not texts & {prompt[-1]["content"] for prompt in read_prompts(None) if is_drift(prompt)}
         assert len(pairs.replay) == len(read_prompts(None)) - len(drift)
 
 
@@ -225,9 +228,25 @@ def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None
 
 def test_an_answer_cut_at_the_token_limit_is_marked_as_unfinished(tmp_path: Path, servers: OrdinaryAnswers) -> None:
     servers.finish_reason = "length"
-    replay = Replay(servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path)
+    replay = Replay(
+        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
+    )
     replay.ask(FINGERPRINT, read_prompts(None)[:40])
     assert {example.ends for example in replay.pairs(FINGERPRINT, count=10, seed=1).drift} == {False}
+
+
+def test_every_second_replay_pair_stands_under_the_guidance_and_no_drift_pair_does(
+    tmp_path: Path, servers: OrdinaryAnswers
+) -> None:
+    replay = Replay(
+        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
+    )
+    replay.ask(FINGERPRINT, read_prompts(None))
+    pairs = replay.pairs(FINGERPRINT, count=20, seed=1)
+    heads = [str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.replay]
+    assert heads == [False, True] * 10
+    assert not any(str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.drift)
+    assert not any("Answer well." in prompt for prompt in servers.asked)
 
 
 def test_replay_is_a_share_of_the_whole_training_set() -> None:
