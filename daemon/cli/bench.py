@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +70,7 @@ def quality(
         size=size,
         threads=threads,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
     results = runner.measure(plan, warn)
     found = report.scores(results)
     if as_json:

@@ -30,14 +30,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- define "erratad.config" -}}
 {{- $name := include "erratad.name" . -}}
 {{- $keys := .Values.secrets.keys -}}
-{{- $urls := list -}}
-{{- range $number := until (int .Values.vllm.replicas) -}}
-{{- $urls = append $urls (printf "http://%s-vllm-%d.%s-vllm-replicas:8000" $name $number $name) -}}
-{{- end -}}
+{{- $replicas := printf "dns://%s-vllm-replicas:8000" $name -}}
 {{- $fixed := dict
       "data_dir" "/var/lib/erratad"
       "model" (dict "path" "/srv/models/base")
-      "serving" (dict "mode" "attached" "urls" $urls "admin_token_env" "ERRATAD_ADMIN_TOKEN")
+      "serving" (dict "mode" "attached" "discover" $replicas "admin_token_env" "ERRATAD_ADMIN_TOKEN")
       "http" (dict "host" "0.0.0.0" "port" 8077 "token_env" "ERRATAD_HTTP_TOKEN") -}}
 {{- if $keys.vllmApiKey -}}
 {{- $_ := set $fixed.serving "api_key_env" "ERRATAD_VLLM_API_KEY" -}}
@@ -51,11 +48,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) $fixed) -}}
 {{- end -}}
 
-{{/* What a server reads of it: changing the number of replicas must not restart them all. */}}
+{{/* What a server reads of it: other changes must not restart them all. */}}
 {{- define "erratad.serverConfig" -}}
-{{- $config := pick (fromYaml (include "erratad.config" .)) "model" "serving" "training" -}}
-{{- $_ := unset $config.serving "urls" -}}
-{{- toYaml $config -}}
+{{- toYaml (pick (fromYaml (include "erratad.config" .)) "model" "serving" "training") -}}
 {{- end -}}
 
 {{/* Variables from the Secret. Takes a dict of root and of the names that the container needs: variable to key. */}}
