@@ -48,6 +48,8 @@ from daemon.tryout import Tryout
 
 log = structlog.get_logger(__name__)
 
+LOOK_INTERVAL_S = 0.25
+"""How often the store is asked for wishes; servers are called only once per `serving.reconcile_interval_s`."""
 RETRY_MAX_S = 60.0
 DIRECT = RolloutConfig(mode="direct")
 GIVE_UP_AFTER_S = 1800.0
@@ -70,37 +72,56 @@ class PromotionStage:
     name = "promotion"
 
     def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet, rollout: RolloutConfig = DIRECT) -> None:
-        self.idle_s = serving.reconcile_interval_s
+        self._interval_s = serving.reconcile_interval_s
+        self.idle_s = min(LOOK_INTERVAL_S, self._interval_s)
         self._store = store
         self._fleet = fleet
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
         self._tryout = Tryout(rollout=rollout, store=store, fleet=fleet, reconciler=self._reconciler)
         self._attempts = (0, 0)
         self._not_before = 0.0
+        self._reconcile_at = 0.0
+        self._said = ""
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
-        rolled_back = self._roll_back_on_request()
-        if rolled_back is not None:
-            return rolled_back
+        return self._remembered(self._roll_back_on_request() or self._promote_on_request() or self._routine())
+
+    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+        """While paused: promotions wait, but rollbacks and the repair of servers go on."""
+        return self._remembered(self._roll_back_on_request() or self._repair())
+
+    def _remembered(self, step: Step) -> Step:
+        """What was changed is looked over at once: a generation may be left to unload."""
+        self._said = step.sentence
+        if step.worked:
+            self._reconcile_at = 0.0
+        return step
+
+    def _routine(self) -> Step:
+        """Bring the servers in line and try the run that waits for its promotion, once per interval."""
+        if time.monotonic() < self._reconcile_at:
+            return Step(sentence=self._said)
         live, fit = self._in_line()
-        wish = self._store.control.pending(IntentKind.PROMOTE)
-        if wish is not None:
-            return self._finish(wish, self._promote_on_request(wish, live, fit))
         run = self._store.runs.active()
         if run is not None and run.state == RunState.PROMOTING and time.monotonic() >= self._not_before:
             outcome = self._promote(run, live, fit)
             return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
         return Step(sentence=_standing(live, fit))
 
-    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
-        """While paused: promotions wait, but rollbacks and the repair of servers go on."""
-        return self._roll_back_on_request() or Step(sentence=_standing(*self._in_line()))
+    def _repair(self) -> Step:
+        due = time.monotonic() >= self._reconcile_at
+        return Step(sentence=_standing(*self._in_line()) if due else self._said)
 
     def _roll_back_on_request(self) -> Step | None:
         intent = self._store.control.pending(IntentKind.ROLLBACK)
         return None if intent is None else self._finish(intent, self._roll_back(intent))
 
+    def _promote_on_request(self) -> Step | None:
+        intent = self._store.control.pending(IntentKind.PROMOTE)
+        return None if intent is None else self._finish(intent, self._promote_now(intent, *self._in_line()))
+
     def _in_line(self) -> tuple[Adapter, Fit]:
+        self._reconcile_at = time.monotonic() + self._interval_s
         live = self._store.adapters.live()
         _show(live)
         return live, self._reconciler.repair(live)
@@ -113,7 +134,7 @@ class PromotionStage:
 
     # --- promotion ---
 
-    def _promote_on_request(self, intent: Intent, live: Adapter, fit: Fit) -> Outcome:
+    def _promote_now(self, intent: Intent, live: Adapter, fit: Fit) -> Outcome:
         run = self._store.runs.active()
         if run is None or run.state != RunState.PROMOTING or intent.target_generation not in {None, run.generation}:
             return Outcome(state=IntentState.REFUSED, sentence=self._why_not(intent.target_generation, run))
@@ -213,7 +234,7 @@ class PromotionStage:
             why = f"not promoted in {waited_s:.0f} s and {attempts} attempts; last: {problem}"
             self._store.runs.failed(run.id, reason=why)
             return _run_ended(RunState.FAILED, f"run {run.id}: {why}")
-        self._not_before = time.monotonic() + min(self.idle_s * 2.0 ** min(attempts, 10), RETRY_MAX_S)
+        self._not_before = time.monotonic() + min(self._interval_s * 2.0 ** min(attempts, 10), RETRY_MAX_S)
         metrics.SWAPS.labels(kind="promote", outcome="retried").inc()
         return Outcome(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
 

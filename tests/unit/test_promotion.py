@@ -13,9 +13,9 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict
 from connectors.vllm_admin import ProbeResult
-from daemon.errors import PromotionError
+from daemon.errors import IllegalTransitionError, PromotionError
 from daemon.promotion import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
-from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
 from daemon.steering import reject_candidate
 from tests.fixtures.config import flagged
 from tests.fixtures.serving import Bench, answer
@@ -332,6 +332,50 @@ def test_a_generation_that_was_rolled_back_never_goes_live_again(bench: Bench) -
     done = bench.store.control.intent(intent)
     assert (done.state, bench.live_names()) == (IntentState.REFUSED, {BASE})
     assert "rolled-back" in str(done.outcome)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_rollback_is_taken_up_at_the_next_look_without_waiting_for_a_reconcile(bench: Bench, *, paused: bool) -> None:
+    bench.stage = bench.new_stage(reconcile_interval_s=3600)
+    assert bench.stage.idle_s <= 0.25
+    look = bench.stage.tend if paused else bench.stage.step
+    bench.promoted()
+    assert look(threading.Event()).sentence == f"{FIRST} is live on 3 of 3 servers"
+    bench.clients[1].set_live(BASE, expected=FIRST)
+    assert look(threading.Event()).sentence == f"{FIRST} is live on 3 of 3 servers"
+    assert bench.live_names() == {BASE, FIRST}, "a reconcile came before its time"
+    intent = bench.ask_rollback()
+    step = look(threading.Event())
+    assert (step.worked, bench.store.control.intent(intent).state) == (True, IntentState.DONE)
+    assert bench.live_names() == {BASE}
+
+
+def test_a_promotion_that_cannot_work_is_tried_once_per_reconcile(bench: Bench) -> None:
+    bench.stage = bench.new_stage(reconcile_interval_s=3600)
+    bench.fakes[1].stop()
+    run = bench.promoting()
+    said = bench.step().sentence
+    assert bench.clients[1].url in said
+    assert [bench.step().sentence for _ in range(3)] == [said] * 3
+    assert bench.stage._attempts == (run.id, 1)
+
+
+def test_a_rolled_back_generation_is_refused_by_stage_and_store(bench: Bench) -> None:
+    run = bench.promoting()
+    bench.step()
+    bench.ask_rollback()
+    bench.step()
+    assert ADAPTER_TRANSITIONS[AdapterState.ROLLED_BACK] == frozenset()
+    wish = bench.store.control.request(
+        IntentKind.PROMOTE, actor="operator", reason="again", target_generation=run.generation
+    )
+    bench.step()
+    done = bench.store.control.intent(wish.id)
+    assert done.state == IntentState.REFUSED
+    assert "generation 1 is rolled-back" in str(done.outcome)
+    with pytest.raises(IllegalTransitionError, match="rolled-back"):
+        bench.store.adapters.promote(run.generation, expected_live=0, actor="operator", reason="again")
+    assert (bench.store.adapters.live().generation, bench.live_names()) == (0, {BASE})
 
 
 def test_a_candidate_cannot_slip_past_the_gate_as_a_rollback(bench: Bench) -> None:
