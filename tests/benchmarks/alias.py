@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +26,8 @@ import httpx
 from connectors.vllm import VllmServer
 from connectors.vllm_alias import AliasMiddleware, AliasSettings, AliasTable
 from tests.benchmarks.processes import cpu_seconds
-from tests.benchmarks.swap import MODEL, RESULTS
+from tests.benchmarks.report import keep
+from tests.benchmarks.swap import MODEL
 from tests.benchmarks.traffic import Sample, Traffic, percentile
 from tests.benchmarks.words import Speaker, real_speaker, tiny_speaker
 from tests.fixtures.servers import ADMIN_TOKEN, API_KEY, running_vllm
@@ -189,17 +188,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         speaker = real_speaker(MODEL) if options.model == "real" else tiny_speaker(MODEL, Path(name) / "tiny")
-        result = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "command": "make bench-alias",
+        figures = {
             **vars(options),
             "alias": alias_cost(speaker, options),
             "cpu_lora_tokens_per_s_by_streams": lora_cost(speaker, options),
         }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"alias-{options.model}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    asked_for = f'make bench-alias ALIAS="{" ".join(sys.argv[1:])}"'
+    print(json.dumps(keep(f"alias-{options.model}", command=asked_for, figures=figures)))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks.report import RESULTS, about_this_run
+from tests.benchmarks.report import keep
 
 PAGE = Path(__file__).parents[2] / "RESULTS.md"
 SECTION = re.compile(r"(?<=<!-- quality -->\n).*?(?=<!-- end of quality -->)", re.DOTALL)
@@ -21,9 +20,8 @@ SECTION = re.compile(r"(?<=<!-- quality -->\n).*?(?=<!-- end of quality -->)", r
 def main() -> None:
     command = [sys.executable, "-m", "daemon", "bench", "quality", "--json", *sys.argv[1:]]
     measured = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    result: dict[str, Any] = json.loads(measured.stdout)
-    result = {**about_this_run(f"make bench-quality {' '.join(sys.argv[1:])}"), **result}
-    (RESULTS / "quality.json").write_text(json.dumps(result, indent=1) + "\n")
+    asked_for = " ".join(sys.argv[1:])
+    result = keep("quality", command=f"erratad bench quality {asked_for}", figures=json.loads(measured.stdout))
     section = f"{result['date']}, {result['machine']}: `{result['command']}`\n\n{result['markdown']}\n"
     PAGE.write_text(SECTION.sub(lambda _: section, PAGE.read_text()))
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -19,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +26,11 @@ from daemon.records import Adapter
 from daemon.serving import Fleet, verifier
 from daemon.swap import flipped, prepare
 from tests.benchmarks.processes import cpu_seconds, memory_bytes
+from tests.benchmarks.report import keep
 from tests.benchmarks.traffic import Sample, Traffic, percentile
 from tests.benchmarks.words import Speaker, real_speaker, tiny_speaker
 from tests.fixtures.servers import ADMIN_TOKEN, API_KEY, running_vllm
 
-RESULTS = Path(__file__).parent / "results"
 MODEL = Path.home() / ".cache" / "erratad" / "smollm2-135m-instruct"
 BLOCK_SWAPS = 10
 WARM_S = 5.0
@@ -278,15 +275,11 @@ def main() -> int:
                 max_tokens=options.max_tokens,
             )
         )
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "command": f'make bench-swap SWAP="{" ".join(sys.argv[1:])}"',
-        **vars(options),
-        **measured,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"swap-{options.model}.json").write_text(json.dumps(result, indent=2) + "\n")
+    result = keep(
+        f"swap-{options.model}",
+        command=f'make bench-swap SWAP="{" ".join(sys.argv[1:])}"',
+        figures={**vars(options), **measured},
+    )
     print(json.dumps(result))
     return int(bool(measured["failed"] or measured["stale_or_mixed"]))
 
