@@ -32,7 +32,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] != TOKEN:
             self._send(401, {})
         else:
-            self._send(200, {"live": None, "epoch": EPOCH, "adapters": {}})
+            state = {"live": None, "epoch": EPOCH, "adapters": {}, "traffic": {}, "trial": None, "shadowed": {}}
+            self._send(200, state)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

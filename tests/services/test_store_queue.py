@@ -130,9 +130,10 @@ def test_a_quarantined_duplicate_or_relearned_report_goes_through_reflection_aga
 
 def test_an_illegal_move_says_what_state_the_report_is_in(store: Store) -> None:
     [report_id] = learn(store, flagged())
-    with pytest.raises(IllegalTransitionError, match=f"{report_id} is lesson: it cannot become queued"):
+    store.reports.erase(report_id, actor="op", reason="asked")
+    with pytest.raises(IllegalTransitionError, match=f"{report_id} is erased: it cannot become queued"):
         store.reports.requeue(report_id, actor="op", reason="why not")
-    assert store.control.audit() == []
+    assert [entry.action for entry in store.control.audit()] == ["erase"]
 
 
 def test_an_unknown_report_is_not_found(store: Store) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,13 +118,20 @@ def test_top_redraws_until_ctrl_c_and_leaves_the_daemon_alone(sqlite_store: Stor
     command, environment = command_line(sqlite_store, "top", "--interval", "0.3")
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     os.close(slave)
     seen = b""
     while seen.count(b"No daemon seems to run") < 3:
         seen += os.read(master, 65536)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     rest = b""
     try:
         while chunk := os.read(master, 65536):
