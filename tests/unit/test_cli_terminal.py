@@ -118,14 +118,13 @@ def test_top_redraws_until_ctrl_c_and_leaves_the_daemon_alone(sqlite_store: Stor
     command, environment = command_line(sqlite_store, "top", "--interval", "0.3")
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command,
+        ["env", "--default-signal=INT", *command],  # a shell's background job ignores it
         env=environment,
         cwd=ROOT,
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     os.close(slave)
     seen = b""
