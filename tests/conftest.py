@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
+# tests are not timed: a shared machine under load draws inputs slowly
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 pytest_plugins: list[str] = [
     "tests.fixtures.config",
     "tests.fixtures.stores",

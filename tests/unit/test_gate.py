@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -268,7 +268,7 @@ def test_the_exact_p_value_is_that_of_the_binomial_test(gained: int, lost: int) 
     assert exact_p(gained, lost) == pytest.approx(expected)
 
 
-PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=60)
 MARKS = st.sampled_from([True, False, None])
 PAIRS = st.lists(st.tuples(MARKS, MARKS), max_size=12)
 POLICIES = st.builds(

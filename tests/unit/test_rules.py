@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.messages import Checks
@@ -225,17 +225,14 @@ def test_an_answer_is_not_taken_for_a_refusal(text: str) -> None:
     assert not is_refusal(text)
 
 
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 
 
-@PROPERTY
 @given(TEXTS)
 def test_every_text_contains_itself(text: str) -> None:
     assert failures(Checks(must_contain=[text]), text) in ([], ["the answer is empty"])
 
 
-@PROPERTY
 @given(TEXTS)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
