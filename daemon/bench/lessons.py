@@ -22,7 +22,6 @@ from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
 
 ANSWER_TOKENS = 48
 ANALYSIS_TOKENS = 80
-ANALYSTS = ("template", "self", "self-unguided")
 TEMPLATE = "v1"
 NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Nothing here depends on time: the same answers give the same files."""

@@ -24,7 +24,7 @@ from daemon.records import AdapterState, Run, RunState
 from daemon.store import Store
 from daemon.vllm_process import ServerRecord, end_left_over, record_path
 from daemon.vllm_server import ManagedServer
-from tests.fixtures.models import unavailable
+from tests.fixtures.required import unavailable
 from tests.fixtures.serving import Bench
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.messages import decode
 from connectors.vllm import VllmServer
-from tests.fixtures.models import unavailable
+from tests.fixtures.required import unavailable
 from tests.fixtures.servers import API_KEY
 
 try:

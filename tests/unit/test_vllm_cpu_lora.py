@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from connectors import vllm_cpu_lora as ours
-from tests.fixtures.models import unavailable
+from tests.fixtures.required import unavailable
 
 TOKENS, NARROW, RANK, SLOTS = 7, 24, 4, 3
 WIDTHS = (16, 8)
