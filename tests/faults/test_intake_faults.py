@@ -133,6 +133,15 @@ def stored(store: Store) -> int:
     return sum(store.reports.counts().values())
 
 
+def until_taken_in(kafka: KafkaConfig, store: Store, *, reports: int, ends: int) -> None:
+    """Wait until the reports are stored and their offsets committed.
+
+    The store is asked first: Tansu starts the join of a group anew each time that another client asks for its offsets.
+    """
+    until(lambda: stored(store) == reports, timeout_s=90)
+    until(lambda: sum(committed(kafka).values()) == ends, timeout_s=30)
+
+
 @pytest.mark.slow
 def test_ten_thousand_mixed_messages_survive_three_kills(kafka, sqlite_store, ingest_process):
     rng = random.Random(20260131)
@@ -145,13 +154,14 @@ def test_ten_thousand_mixed_messages_survive_three_kills(kafka, sqlite_store, in
     for kill in range(1, KILLS + 1):
         process = ingest_process(sqlite_store)
         share = len(mixed.valid) * kill // (KILLS + 1)
-        until(lambda share=share: stored(sqlite_store) >= share, timeout_s=40)
+        until(lambda share=share: stored(sqlite_store) >= share, timeout_s=90)
         time.sleep(rng.uniform(0, 0.2))
         process.kill()
         assert share <= stored(sqlite_store) < len(mixed.valid), "the kill came too late to be one on the way"
     process = ingest_process(sqlite_store)
     ends = Counter(record.partition for record in sent)
-    until(lambda: committed(kafka) == dict(ends), timeout_s=60)
+    until_taken_in(kafka, sqlite_store, reports=len(mixed.valid), ends=MESSAGES)
+    assert committed(kafka) == dict(ends)
     process.stop()
 
     reports = sqlite_store.reports.find(limit=MESSAGES)
@@ -178,17 +188,17 @@ def test_a_member_that_slept_through_its_session_neither_loses_nor_doubles_nor_o
     # PostgreSQL: a process that is stopped inside of a transaction would lock SQLite for the other
     sleeper = ingest_process(postgres_store)
     send(kafka, *(_record(kafka, f"first-{n}") for n in range(100)))
-    until(lambda: sum(committed(kafka).values()) == 100, timeout_s=30)
+    until_taken_in(kafka, postgres_store, reports=100, ends=100)
     sleeper.signal(signal.SIGSTOP)
     try:
         send(kafka, *(_record(kafka, f"second-{n}") for n in range(100)))
         heir = ingest_process(postgres_store)
-        until(lambda: sum(committed(kafka).values()) == 200, timeout_s=40)
+        until_taken_in(kafka, postgres_store, reports=200, ends=200)
     finally:
         sleeper.signal(signal.SIGCONT)
-    until(lambda: _shared(kafka, postgres_store), timeout_s=40)
+    until(lambda: _shared(kafka, postgres_store), timeout_s=90)
     send(kafka, *(_record(kafka, f"third-{n}") for n in range(100)))
-    until(lambda: sum(committed(kafka).values()) == 300, timeout_s=30)
+    until_taken_in(kafka, postgres_store, reports=300, ends=300)
     for process in (sleeper, heir):
         process.stop()
     assert stored(postgres_store) == 300
