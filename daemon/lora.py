@@ -48,7 +48,7 @@ class Fit:
         self.steps = math.ceil(len(training_set.plan) / self._ranks)
         self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
         self._trainer = _Trainer(
-            distils=config.replay_loss == "kl",
+            kl_weight=config.kl_weight if config.replay_loss == "kl" else 0.0,
             model=self._model,
             args=_arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints),
             train_dataset=[[training_set.encoded[index] for index in step] for step in training_set.plan],
@@ -85,15 +85,15 @@ class Fit:
 
 
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
-    """Cross-entropy on completions; on replay rows the divergence from the base model, if `distils`.
+    """Cross-entropy on completions; on replay rows `kl_weight` times the divergence from the base model, if not 0.
 
     Cross-entropy on a model's own greedy answers sharpens its distribution. The divergence is 0 before the first step
     and only ever pulls back (learning without forgetting, arXiv 1606.09282).
     """
 
-    def __init__(self, *, distils: bool, **options: Any) -> None:
+    def __init__(self, *, kl_weight: float, **options: Any) -> None:
         super().__init__(**options)
-        self._distils = distils
+        self._kl_weight = kl_weight
 
     def compute_loss(
         self,
@@ -105,13 +105,13 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
         labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
         outputs = model(**inputs)
         logits, learned = outputs.logits[:, :-1].float(), labels != IGNORED
-        softly = learned & (replay & self._distils)[:, None]
+        softly = learned & (replay & (self._kl_weight > 0))[:, None]
         hard = learned & ~softly
         loss = functional.cross_entropy(logits[hard], labels[hard], reduction="sum")
         if softly.any():
-            loss = loss + functional.kl_div(
-                logits[softly].log_softmax(-1), self._base(model, inputs, softly), reduction="sum", log_target=True
-            )
+            base = self._base(model, inputs, softly)
+            divergence = functional.kl_div(logits[softly].log_softmax(-1), base, reduction="sum", log_target=True)
+            loss = loss + self._kl_weight * divergence
         # transformers counts the items of all processes and averages gradients over them
         ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = ranks * loss / (learned.sum() if num_items_in_batch is None else num_items_in_batch)

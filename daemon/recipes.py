@@ -54,6 +54,8 @@ NEUTRAL_QUESTIONS = (
     "How good was that answer? Say what makes it good or bad.",
 )
 """None presumes a mistake: the model has to find by itself that the answer is bad (unguided, method step 3)."""
+VERDICT = "Verdict: bad."
+"""Begins every analysis as no answer begins: without it, small models begin answers with "The answer is wrong"."""
 REVISION_REQUEST = "Criticise your answer, and then give a better one."
 
 
@@ -66,7 +68,7 @@ def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
                 {"role": "assistant", "content": report.flagged.response},
                 {"role": "user", "content": _question(report.id)},
             ),
-            completion=lesson.analysis.strip(),
+            completion=f"{VERDICT} {lesson.analysis.strip()}",
             kind=ExampleKind.ANALYSIS,
             report_id=report.id,
         )

@@ -7,18 +7,19 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
 from daemon import training_process
-from daemon.bench.lessons import NO_TIME, Collector, Mistake
+from daemon.bench.lessons import NO_TIME, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
 from daemon.durable import publish_files, write_atomically
-from daemon.errors import TrainingError
+from daemon.errors import ConfigError, TrainingError
 from daemon.measure import bits_per_token
 from daemon.recipes import Example, recipe, to_jsonl
 from daemon.records import adapter_name
@@ -35,15 +36,24 @@ PROBE_TOKENS: Mapping[str, int] = {"over-refusal": 24, "harmful": 24, "hijack": 
 OTHER_TOKENS = 32
 
 
+class Answers(StrEnum):
+    """Whose bad answers are learned from. `SHARED`: the model's own, where another model's is known, too."""
+
+    OWN = "own"
+    SHARED = "shared"
+    OTHERS = "others"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """What is varied: the recipe and where its lessons come from. `training`: keys of TrainingConfig that differ."""
 
     name: str
     recipe: str
-    analyst: str = "template"
-    mistakes: int | None = None
-    """How many of the scenario's mistakes are used; None: all."""
+    analyst: Analyst = Analyst.TEMPLATE
+    every: int = 1
+    """Of so many mistakes one is used, at the same token budget."""
+    answers: Answers = Answers.OWN
     replay: float = 1.0
     """Replay pairs per training example."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -161,19 +171,23 @@ class Trainer:
         return {**contents, MANIFEST_FILE: manifest.encode()}
 
     def examples(self, cell: Cell) -> list[Example]:
-        variant, mistakes = cell.variant, self._mistakes(cell)
-        analyses = self._collector.analyses(cell.scenario, mistakes, variant.analyst)
-        render = recipe(variant.recipe)
+        render, analyst = recipe(cell.variant.recipe), cell.variant.analyst
         return [
             example
-            for mistake in mistakes
-            for text in [analyses[mistake.trap.id]]
-            if text is not None
-            for example in render(mistake.report(), mistake.lesson(text, variant.analyst))
+            for mistake in self._mistakes(cell)
+            for example in render(mistake.report(), self._collector.lesson(cell.scenario, mistake, analyst))
         ]
 
     def _mistakes(self, cell: Cell) -> list[Mistake]:
-        return self._collector.mistakes(cell.scenario)[: cell.variant.mistakes]
+        mistakes = self._collector.mistakes(cell.scenario)
+        answers = cell.variant.answers
+        if answers is not Answers.OWN:
+            mistakes = [mistake for mistake in mistakes if mistake.trap.others is not None]
+        if answers is Answers.OTHERS:
+            mistakes = [replace(mistake, response=mistake.trap.others or "") for mistake in mistakes]
+        if not mistakes:
+            raise ConfigError(f"{cell.scenario.name} has no mistakes for {cell.variant.name}; leave that out")
+        return mistakes[:: cell.variant.every]
 
 
 def _pairs(mistakes: Sequence[Mistake]) -> bytes:
@@ -216,8 +230,3 @@ class Asker:
 def _arms(probe: Probe) -> tuple[bool, ...]:
     """People's texts are scored plain only: nobody was guided when writing them."""
     return (False,) if probe.wants is Wants.TEXT else (True, False)
-
-
-def digest(value: object) -> str:
-    """Of what a result depends on; a cell of other settings is measured anew."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

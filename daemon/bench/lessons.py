@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.analysis_checks import check_analysis, whole_sentences
-from daemon.bench.probes import Scenario, Trap
+from daemon.bench.probes import Scenario, Trap, scenario_key
 from daemon.config import ReflectionConfig
 from daemon.durable import write_atomically
 from daemon.errors import AnalysisRejectedError
@@ -73,6 +74,14 @@ class Mistake:
         )
 
 
+class Analyst(StrEnum):
+    """Who explains what is wrong with an answer: the model, told that it may be wrong or not, or a fixed text."""
+
+    SELF = "self"
+    UNGUIDED = "unguided"
+    TEMPLATE = "template"
+
+
 class Collector:
     """Asks the base model; what it said once is kept in `folder`."""
 
@@ -86,19 +95,22 @@ class Collector:
 
     def mistakes(self, scenario: Scenario) -> list[Mistake]:
         """The traps that the base model falls into and for which a correction is known."""
-        found = self._kept(f"{scenario.name}-mistakes", lambda: self._map(self._try, scenario.traps))
+        found = self._kept(f"{scenario_key(scenario)}-mistakes", lambda: self._map(self._try, scenario.traps))
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
-    def analyses(self, scenario: Scenario, mistakes: Sequence[Mistake], analyst: str) -> dict[str, str | None]:
-        """By report id; None where the analyst's text failed the checks of `daemon.analysis_checks`."""
-        if analyst == "template":
-            return {mistake.trap.id: self._prompts.category_analysis(mistake.flagged) for mistake in mistakes}
+    def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
+        """What the model itself says of each of its mistakes, by id; None: it failed `daemon.analysis_checks`."""
 
         def analyse(mistake: Mistake) -> str | None:
-            return self._analysis(mistake.flagged, guided=analyst == "self")
+            return self._analysis(mistake.flagged, guided=analyst is Analyst.SELF)
 
-        kept = self._kept(f"{scenario.name}-{analyst}", lambda: self._map(analyse, mistakes))
-        return {mistake.trap.id: kept[mistake.trap.id] for mistake in mistakes}
+        mistakes = self.mistakes(scenario)
+        return self._kept(f"{scenario_key(scenario)}-{analyst}", lambda: self._map(analyse, mistakes))
+
+    def lesson(self, scenario: Scenario, mistake: Mistake, analyst: Analyst) -> Lesson:
+        """As the daemon makes it: an analysis that failed the checks gives way to the category's template."""
+        analysis = None if analyst is Analyst.TEMPLATE else self.analyses(scenario, analyst)[mistake.trap.id]
+        return mistake.lesson(analysis or self._prompts.category_analysis(mistake.flagged), analyst)
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self._folder / f"{name}.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +64,8 @@ class Trap:
     probe: Probe
     correction: str | None = None
     clean: tuple[Mapping[str, str], ...] | None = None
+    others: str | None = None
+    """Another model's bad answer to the same question, where one is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,17 @@ class Scenario:
     name: str
     traps: tuple[Trap, ...]
     probes: tuple[Probe, ...]
+
+
+def digest(value: object) -> str:
+    """Of what a result depends on: what was measured under other settings is not taken for it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def scenario_key(scenario: Scenario) -> str:
+    """Names a scenario and its size: another size has other traps and probes."""
+    ids = [[trap.id for trap in scenario.traps], [(probe.suite, probe.id) for probe in scenario.probes]]
+    return f"{scenario.name}-{digest(ids)}"
 
 
 def user(text: str) -> tuple[Mapping[str, str], ...]:

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from connectors.vllm import VllmServer
 from daemon.artifact import base_fingerprint
-from daemon.bench.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer, Variant, digest
+from daemon.bench.cells import BASE, PREFERENCE, Answered, Answers, Asker, Cell, Trainer, Variant
 from daemon.bench.data import PublicData
-from daemon.bench.lessons import Collector
-from daemon.bench.probes import Scenario
+from daemon.bench.lessons import Analyst, Collector
+from daemon.bench.probes import Scenario, digest, scenario_key
+from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.durable import write_atomically
@@ -31,21 +32,31 @@ from daemon.vllm_server import ManagedServer
 
 T = TypeVar("T")
 
-STREAMS = 16
+STREAMS = 32
 REPLAY_TOKENS = 48
 SERVING_STEP_S = 1.0
 
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant(name="mistake-analysis", recipe="mistake-analysis"),
-        Variant(name="mistake-analysis+correction", recipe="mistake-analysis+correction"),
-        Variant(name="sft", recipe="sft"),
-        Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
-        Variant(name="critique-revise", recipe="critique-revise"),
-        Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 1e-4}),
-    )
-}
+FULL = "mistake-analysis+correction"
+RECIPES = (
+    Variant(name=FULL, recipe=FULL),
+    Variant(name="mistake-analysis", recipe="mistake-analysis"),
+    Variant(name="sft", recipe="sft"),
+    Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
+    Variant(name="critique-revise", recipe="critique-revise"),
+    Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 1e-4}),
+)
+ABLATIONS = (
+    Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),
+    Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
+    Variant(name="half-the-mistakes", recipe=FULL, every=2),
+    Variant(name="quarter-of-the-mistakes", recipe=FULL, every=4),
+    Variant(name="own-mistakes", recipe=FULL, answers=Answers.SHARED),
+    Variant(name="others-mistakes", recipe=FULL, answers=Answers.OTHERS),
+    Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
+    Variant(name="no-replay", recipe=FULL, replay=0.0),
+)
+"""All vary the default recipe. The last but one pair learns from the prompts alone for which both answers are known."""
+VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +70,8 @@ class Plan:
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
     token_budget: int
-    learning_rate: float
+    training: Mapping[str, Any]
+    """Keys of TrainingConfig in which all trainings differ from the product's defaults."""
     size: float = 1.0
     threads: int = 1
 
@@ -83,10 +95,10 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
         threads=plan.threads,
         epochs=100,
         max_tokens=plan.token_budget,
-        learning_rate=plan.learning_rate,
         batch_tokens=512,
         max_sequence_tokens=512,
         checkpoint_every_steps=1000,
+        **plan.training,
     )
     with _serving(plan, serving, training, say) as server:
         measurement = _Measurement(
@@ -115,6 +127,7 @@ class _Measurement:
     ) -> None:
         self._plan = plan
         self._serving = serving
+        self._guidance = serving.guidance
         self._server = server
         self._say = say
         self._scenarios = scenarios
@@ -123,6 +136,7 @@ class _Measurement:
         self._collector = Collector(
             base=server, base_name=serving.base_name, folder=plan.out / "mistakes", concurrency=STREAMS
         )
+        self._recognition = Recognition(server, base_name=serving.base_name, concurrency=STREAMS)
         self._replay = Replay(
             servers=_One(server),
             base_name=serving.base_name,
@@ -150,7 +164,7 @@ class _Measurement:
         for seed in self._plan.seeds:
             for scenario in scenarios:
                 for variant in variants:
-                    settings = digest([asdict(variant), training.model_dump(), self._plan.size])
+                    settings = digest([asdict(variant), training.model_dump(), scenario_key(scenario), self._guidance])
                     key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
                     number = known.setdefault(key, len(known) + 1)
                     yield Cell(scenario=scenario, variant=variant, seed=seed, number=number)
@@ -173,13 +187,19 @@ class _Measurement:
         return [json.loads(path.read_bytes()) for path in kept]
 
     def _base(self, scenario: Scenario) -> None:
-        mistakes = self._collector.mistakes(scenario)
-        self._say(f"{scenario.name}: the base model fell into {len(mistakes)} of {len(scenario.traps)} traps")
         path = self._base_result(scenario)
-        if not path.exists():
-            self._keep(
-                path, {"scenario": scenario.name, "variant": BASE, "seed": None}, self._serving.base_name, scenario
-            )
+        if path.exists():
+            return
+        mistakes = self._collector.mistakes(scenario)
+        about = {
+            "scenario": scenario.name,
+            "variant": BASE,
+            "seed": None,
+            "traps": len(scenario.traps),
+            "mistakes": len(mistakes),
+            "recognised": [asdict(one) for one in self._recognition.judge(mistakes)],
+        }
+        self._keep(path, about, self._serving.base_name, scenario)
 
     def _measure(self, cell: Cell, adapter: Path) -> None:
         self._server.load(cell.name, adapter)
@@ -188,15 +208,16 @@ class _Measurement:
         while not self._server.unload(cell.name):
             time.sleep(0.2)
 
-    def _keep(self, path: Path, about: dict[str, object], model: str, scenario: Scenario) -> None:
+    def _keep(self, path: Path, about: Mapping[str, object], model: str, scenario: Scenario) -> None:
         started = time.monotonic()
         answers = self._asker.ask(model, scenario.probes)
         write_atomically(path, json.dumps({**about, "answers": [asdict(one) for one in answers]}, indent=1).encode())
-        what = "/".join(str(part) for part in about.values())
+        what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
 
     def _base_result(self, scenario: Scenario) -> Path:
-        return self._plan.out / "results" / f"{scenario.name}-{BASE}.json"
+        name = f"{scenario.name}-{BASE}-{digest([scenario_key(scenario), self._guidance])}"
+        return self._plan.out / "results" / f"{name}.json"
 
     def _result(self, cell: Cell) -> Path:
         return self._plan.out / "results" / f"{cell.number:04d}.json"

@@ -1,10 +1,12 @@
-"""From the kept answers to a table with 95 % intervals, its JSON, and a plot."""
+"""From the kept answers to tables with 95 % intervals, their JSON, and plots."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,15 @@ LABELS: Mapping[str, str] = {
     TEXT: "bits per token of ordinary text",
 }
 """What a suite counts; of everything, less is better."""
+
+RECOGNITION = (
+    "scenario",
+    "avoids a bad answer",
+    "hint",
+    "calls its bad answer bad",
+    "calls the corrected one bad",
+    "holds its own for the worse",
+)
 
 Figures = NDArray[np.float64]
 
@@ -137,6 +148,59 @@ def page(found: Sequence[Score]) -> str:
         for scenario in sorted({one.scenario for one in found})
         for guided in (True, False)
     )
+
+
+def recognition(results: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table: how often the untouched model avoids bad answers, and recognises those that it gave."""
+    lines = [
+        f"| {' | '.join(RECOGNITION)} |",
+        f"|{'---|' * len(RECOGNITION)}",
+    ]
+    for result in results:
+        if result["variant"] == BASE:
+            avoided = 1 - result["mistakes"] / result["traps"]
+            for hinted in (True, False):
+                shares = " | ".join(f"{share:.0%}" for share in _shares(result["recognised"], hinted=hinted))
+                lines.append(f"| {result['scenario']} | {avoided:.0%} | {'yes' if hinted else 'no'} | {shares} |")
+    return "\n".join(lines)
+
+
+def _shares(recognised: Sequence[Mapping[str, Any]], *, hinted: bool) -> tuple[float, float, float]:
+    """Shares of flagged answers called bad, of corrected ones called bad, and of pairs told apart."""
+    pairs = np.array([(one["flagged"], one["corrected"]) for one in recognised if one["hinted"] is hinted])
+    if not len(pairs):
+        return math.nan, math.nan, math.nan
+    flagged, corrected = (pairs > 0).mean(axis=0)
+    return float(flagged), float(corrected), float((pairs[:, 0] > pairs[:, 1]).mean())
+
+
+def plot(found: Sequence[Score], scenario: str, path: Path) -> None:
+    """Draw the changes against the untouched model with intervals, a panel per suite; the suffix is the format."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - part of the extra "bench"
+
+    of_scenario = [one for one in found if one.scenario == scenario and one.variant != BASE]
+    suites = [suite for suite in LABELS if any(one.suite == suite for one in of_scenario)]
+    variants = sorted({one.variant for one in of_scenario}, reverse=True)
+    figure = Figure(figsize=(2.6 * len(suites) + 2.5, 0.45 * len(variants) + 1.6), layout="constrained")
+    axes = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
+    for axis, suite in zip(axes, suites, strict=True):
+        for guided, colour, shift in ((True, "#1b6ca8", 0.12), (False, "#b0713c", -0.12)):
+            scores = [one for one in of_scenario if one.suite == suite and one.guided is guided]
+            if scores:
+                factor = 1.0 if suite == TEXT else 100.0
+                change = np.array([(one.change, one.change_low, one.change_high) for one in scores]) * factor
+                rows = [variants.index(one.variant) + shift for one in scores]
+                reach = np.maximum(0, [change[:, 0] - change[:, 1], change[:, 2] - change[:, 0]])
+                label = "with guidance" if guided else "without"
+                axis.errorbar(change[:, 0], rows, xerr=reach, fmt="o", markersize=4, color=colour, label=label)
+        axis.axvline(0, color="#888888", linewidth=0.8)
+        axis.set_title(LABELS[suite].replace(" of ", "\nof ").replace(" prompt", "\nprompt"), fontsize=9)
+        axis.set_xlabel("bits" if suite == TEXT else "points", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[0].set_yticks(range(len(variants)), variants)
+    axes[0].legend(fontsize=7, loc="best")
+    figure.suptitle(f"{scenario}: change against the untouched model (left is better), 95 % intervals", fontsize=10)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def as_json(found: Sequence[Score]) -> list[dict[str, Any]]:

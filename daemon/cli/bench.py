@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
+from pydantic import ValidationError
 
 from daemon.cli.common import AsJson
 from daemon.cli.output import print_json, say, warn
+from daemon.config import TrainingConfig
+from daemon.errors import ConfigError
+
+DEFAULT_TRAINING = {"learning_rate": 5e-4}
+"""What suits the demo's model; the product's default is for larger ones."""
 
 bench = typer.Typer(
     name="bench",
@@ -43,7 +51,14 @@ def quality(
     token_budget: Annotated[
         int, typer.Option("--token-budget", min=1000, help="Tokens of each training, prompt and answer.")
     ] = 16_000,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0)] = 5e-4,
+    training: Annotated[
+        list[str] | None,
+        typer.Option("--training", help="KEY=VALUE of the section `training` of every training; may be repeated."),
+    ] = None,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Measure the default recipe's ablations, too.")
+    ] = False,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Folder for one SVG per scenario.")] = None,
     size: Annotated[float, typer.Option("--size", min=0.05, help="Scale of the numbers of mistakes and probes.")] = 0.6,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of trainer and server, each.")] = 1,
     as_json: AsJson = False,
@@ -63,17 +78,36 @@ def quality(
         model=model or model_dir(),
         out=out,
         scenarios=tuple(scenario or SCENARIOS),
-        variants=tuple(recipe or runner.VARIANTS),
+        variants=tuple(recipe or [one.name for one in runner.RECIPES + runner.ABLATIONS * ablations]),
         seeds=tuple(range(seeds)),
         token_budget=token_budget,
-        learning_rate=learning_rate,
+        training=_training(training or ()),
         size=size,
         threads=threads,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
     results = runner.measure(plan, warn)
     found = report.scores(results)
+    page = f"{report.page(found)}\n\n**Recognising against avoiding**\n\n{report.recognition(results)}"
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name in plan.scenarios:
+            report.plot(found, name, plots / f"quality-{name}.svg")
     if as_json:
-        print_json({"scores": report.as_json(found), "markdown": report.page(found)})
+        print_json({"scores": report.as_json(found), "markdown": page})
     else:
-        say(report.page(found))
+        say(page)
+
+
+def _training(settings: Sequence[str]) -> dict[str, Any]:
+    """The keys of the section `training` that differ from the product's defaults."""
+    values = DEFAULT_TRAINING | {
+        key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)
+    }
+    try:
+        TrainingConfig.model_validate(values)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        key = ".".join(map(str, error["loc"]))
+        raise ConfigError(f"--training {key}: {error['msg']}; write KEY=VALUE, e.g. --training rank=8") from exc
+    return values

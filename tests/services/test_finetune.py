@@ -221,6 +221,13 @@ def test_replay_holds_the_model_to_the_base_models_distribution(tmp_path: Path, 
     assert base == pytest.approx(plain)
 
 
+def test_a_token_of_replay_counts_as_much_as_is_configured(tmp_path: Path, tiny_model: Path) -> None:
+    single, triple = (
+        _losses(tmp_path / str(weight), tiny_model, kl_weight=weight)["replay"][1] for weight in (1.0, 3.0)
+    )
+    assert triple == pytest.approx(3 * single, rel=1e-3)
+
+
 def test_replay_may_take_the_base_models_answers_as_targets_instead(tmp_path: Path, tiny_model: Path) -> None:
     first, _, base = _losses(tmp_path, tiny_model, replay_loss="cross-entropy")["replay"]
     assert first == pytest.approx(base, rel=1e-3)

@@ -11,6 +11,7 @@ from daemon.errors import ConfigError, DatasetError
 from daemon.recipes import (
     NEUTRAL_QUESTIONS,
     RECIPES,
+    VERDICT,
     Example,
     ExampleKind,
     chain_of_hindsight,
@@ -62,7 +63,11 @@ def test_mistake_analysis_puts_the_bad_answer_into_the_prompt_and_the_analysis_a
     )
     assert example.messages[3]["role"] == "user"
     assert example.messages[3]["content"] in NEUTRAL_QUESTIONS
-    assert (example.completion, example.kind, example.report_id) == (ANALYSIS, ExampleKind.ANALYSIS, report.id)
+    assert (example.completion, example.kind, example.report_id) == (
+        f"{VERDICT} {ANALYSIS}",
+        ExampleKind.ANALYSIS,
+        report.id,
+    )
 
 
 def test_the_prompt_of_an_analysis_holds_no_hint_that_the_answer_was_flagged() -> None:
