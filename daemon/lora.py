@@ -87,6 +87,9 @@ class Fit:
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Cross-entropy on completions; on replay rows `kl_weight` times the divergence from the base model, if not 0.
 
+    Every example weighs the same, however long: an analysis is some four times as long as a corrected answer, which
+    would otherwise hardly be learned beside it.
+
     Cross-entropy on a model's own greedy answers sharpens its distribution. The divergence is 0 before the first step
     and only ever pulls back (learning without forgetting, arXiv 1606.09282).
     """
@@ -100,21 +103,20 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
         model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
-        num_items_in_batch: Any = None,
+        num_items_in_batch: Any = None,  # noqa: ARG002 - examples are counted here, not tokens
     ) -> Any:
         labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
         outputs = model(**inputs)
         logits, learned = outputs.logits[:, :-1].float(), labels != IGNORED
+        share = learned / learned.sum(dim=1, keepdim=True)
         softly = learned & (replay & (self._kl_weight > 0))[:, None]
         hard = learned & ~softly
-        loss = functional.cross_entropy(logits[hard], labels[hard], reduction="sum")
+        loss = functional.cross_entropy(logits[hard], labels[hard], reduction="none") @ share[hard]
         if softly.any():
             base = self._base(model, inputs, softly)
-            divergence = functional.kl_div(logits[softly].log_softmax(-1), base, reduction="sum", log_target=True)
-            loss = loss + self._kl_weight * divergence
-        # transformers counts the items of all processes and averages gradients over them
-        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
-        loss = ranks * loss / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+            divergence = functional.kl_div(logits[softly].log_softmax(-1), base, reduction="none", log_target=True)
+            loss = loss + self._kl_weight * (divergence.sum(-1) @ share[softly])
+        loss = loss / len(labels)
         return (loss, outputs) if return_outputs else loss
 
     def _base(self, model: Any, inputs: dict[str, Any], softly: torch.Tensor) -> torch.Tensor:
