@@ -207,6 +207,11 @@ def _steering(store: Store, access: Access) -> APIRouter:
         """Start a training run now, whatever the schedule says."""
         return IntentView.of(steering.request_training(store, actor=actor, reason=ask.reason))
 
+    @router.post("/induce", status_code=202)
+    def induce(ask: Ask, actor: str = operator) -> IntentView:
+        """Lead the model into mistakes now and report them; refused where induction is off."""
+        return IntentView.of(steering.request_induction(store, actor=actor, reason=ask.reason))
+
     @router.post("/promote", status_code=202)
     def promote(ask: Generation, actor: str = operator) -> IntentView:
         intent = steering.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)

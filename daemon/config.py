@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import MAX_MESSAGE_BYTES
 from daemon.config_http import HttpConfig
+from daemon.config_induction import InductionConfig
 from daemon.config_outward import OutboxConfig, WebhookConfig
 from daemon.config_rollout import RolloutConfig
 from daemon.config_section import Fraction, Positive, Seconds, Section
@@ -287,6 +288,7 @@ class Config(Section):
     model: ModelConfig
     store: StoreConfig = StoreConfig()
     intake: IntakeConfig = IntakeConfig()
+    induction: InductionConfig = InductionConfig()
     reflection: ReflectionConfig = ReflectionConfig()
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()

@@ -29,6 +29,7 @@ class GaugesStage:
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
         reports = self._show_queue()
         self._show_runs()
+        self._show_induction()
         self._show_pauses()
         disk = shutil.disk_usage(self._data_dir)
         metrics.DATA_DIR_FREE.set(disk.free)
@@ -53,6 +54,10 @@ class GaugesStage:
         for state in ACTIVE_RUN_STATES:
             metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))
         self._show_ends(runs)
+
+    def _show_induction(self) -> None:
+        last = self._store.inductions.last()
+        metrics.INDUCED_LAST_START.set(0 if last is None else last.created_at.timestamp())
 
     def _show_ends(self, latest: list[Run]) -> None:
         ended = [run.state for run in latest if run.state not in ACTIVE_RUN_STATES]

@@ -111,7 +111,7 @@ class Meter:
         reply = server.chat(model, messages, max_tokens=limits.max_tokens, timeout_s=limits.request_timeout_s)
         return replace(
             answer,
-            text=_storable(reply.text),
+            text=storable(reply.text),
             passed=self._passes(item, reply.text),
             margin=_margin(server, model, messages, item) if question.guided else None,
         )
@@ -147,6 +147,6 @@ def _keepable(figure: float) -> float:
     return math.inf if math.isnan(figure) else figure
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Without what PostgreSQL cannot store: NUL and lone surrogates."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

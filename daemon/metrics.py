@@ -19,6 +19,7 @@ from daemon.comparison import Suite
 from daemon.gate import Criterion
 from daemon.prompts.kinds import Kind
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
+from daemon.sift import Drop
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 
@@ -72,6 +73,19 @@ WEBHOOK_DELIVERIES = _closed(
 WEBHOOK_WAITING = Gauge("erratad_webhook_events_waiting", "Events that the webhook's endpoint has not taken yet.")
 WEBHOOK_DEAD = Gauge("erratad_webhook_events_dead", "Events that were given up after the last attempt.")
 EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox that no broker has acknowledged yet.")
+
+# mistakes that erratad induces by itself; a time of 0: never
+INDUCED_ASKED = _closed(
+    Counter("erratad_induced_asked_total", "Questions that asked for a mistake, by its kind.", ["kind"]), kind=Kind
+)
+INDUCED_KEPT = _closed(
+    Counter("erratad_induced_kept_total", "Bad answers that became reports, by kind of mistake.", ["kind"]), kind=Kind
+)
+INDUCED_DROPPED = _closed(
+    Counter("erratad_induced_dropped_total", "Answers that became no new report, by reason.", ["reason"]), reason=Drop
+)
+INDUCED_LAST_START = Gauge("erratad_induced_last_start_timestamp_seconds", "When an induction was last started.")
+INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cron time of the induction.")
 
 # queue and reflection
 REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), state=ReportState)

@@ -23,7 +23,8 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 def problems(config: Config) -> list[str]:
     """Everything wrong at once, each as `key: what; what to do`; empty when the daemon can start."""
     checks = (
-        _variables, _model, _folders, _files, _recipe, _template, _server, _schedule, _store_url, _http_urls, _brokers,
+        _variables, _model, _folders, _files, _recipe, _template, _server, _schedule, _induction, _store_url,
+        _http_urls, _brokers,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
@@ -183,12 +184,23 @@ def _schedule(config: Config) -> Iterator[str]:
         ZoneInfo(schedule.timezone)
     except (KeyError, ValueError, OSError):
         yield f"schedule.timezone: {schedule.timezone!r} is no time zone; write a name such as Europe/Berlin or UTC"
-    if schedule.cron is None:
+    for key, cron in (("schedule.cron", schedule.cron), ("induction.cron", config.induction.cron)):
+        try:
+            if cron is not None:
+                CronTrigger.from_crontab(cron, timezone="UTC")
+        except (ValueError, KeyError) as exc:
+            yield f"{key}: {cron!r}: {exc}; write five fields, e.g. '0 3 * * *'"
+
+
+def _induction(config: Config) -> Iterator[str]:
+    from daemon.seeds import configured_questions  # noqa: PLC0415
+
+    if not config.induction.enabled:
         return
     try:
-        CronTrigger.from_crontab(schedule.cron, timezone="UTC")
-    except (ValueError, KeyError) as exc:
-        yield f"schedule.cron: {schedule.cron!r}: {exc}; write five fields, e.g. '0 3 * * *'"
+        configured_questions(config)
+    except ConfigError as exc:
+        yield str(exc)
 
 
 def _store_url(config: Config) -> Iterator[str]:

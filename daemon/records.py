@@ -18,6 +18,8 @@ ACTOR = "erratad"
 """Who acts in intents and audit where the daemon itself decides."""
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
+INDUCED = "induced"
+"""Channel and reporter of the reports that `daemon.induction` files."""
 
 
 def utcnow() -> datetime:
@@ -136,7 +138,7 @@ ACTIVE_RUN_STATES = (RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING,
 
 
 class Trigger(StrEnum):
-    """What started a training run."""
+    """What started a training run, or an induction (never by a threshold)."""
 
     CRON = "cron"
     THRESHOLD = "threshold"
@@ -149,6 +151,7 @@ class IntentKind(StrEnum):
     TRAIN = "train"
     PROMOTE = "promote"
     ROLLBACK = "rollback"
+    INDUCE = "induce"
 
 
 class Split(StrEnum):
@@ -167,7 +170,7 @@ class CorrectionSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a report came in: a Kafka record's coordinates, or 'http' / 'import' with no partition and offset."""
+    """Where a report came in: a Kafka record's coordinates, or 'http', 'import', 'induced' with neither."""
 
     channel: str
     partition: int | None = None
@@ -302,6 +305,25 @@ class TrialRun:
 def served_name(adapter: Adapter, base_name: str) -> str:
     """The model name that reaches this generation in a server, without guidance."""
     return base_name if adapter.generation == BASE_GENERATION else adapter.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Induction:
+    """One run of questions that ask for mistakes.
+
+    `position` is the next question in the list of all, where the following run goes on; `kept` answers became reports.
+    """
+
+    id: int
+    trigger: Trigger
+    requested_by: str
+    position: int
+    asked: int
+    kept: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

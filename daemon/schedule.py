@@ -1,20 +1,18 @@
 """When a training run starts: by hand, at the cron time, or when enough new lessons wait.
 
-APScheduler owns the cron time (time zone, coalesced misfires); the database owns "one run at a time".
+`daemon.cron` owns the cron time; the database owns "one run at a time".
 """
 
 from __future__ import annotations
 
 import threading
-from datetime import datetime, time, timedelta
+from datetime import datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
-
 from daemon import metrics
 from daemon.config import BlackoutWindow, DatasetConfig, ScheduleConfig
+from daemon.cron import CronClock
 from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
 from daemon.stage import Step
 from daemon.store import Store
@@ -39,12 +37,6 @@ def in_blackout(now: datetime, windows: list[BlackoutWindow], timezone: str) -> 
     return None
 
 
-def missed_since(trigger: CronTrigger, since: datetime, now: datetime) -> datetime | None:
-    """The first cron time after `since` that is already past, or None."""
-    first: datetime | None = trigger.get_next_fire_time(None, since + timedelta(microseconds=1))
-    return first if first is not None and first <= now else None
-
-
 class ScheduleStage:
     """Decides, step by step, whether a run starts; `close` stops the cron clock."""
 
@@ -59,43 +51,22 @@ class ScheduleStage:
         self._dataset = dataset
         self._alias = alias
         self._runs_dir = runs_dir
-        self._cron_due = threading.Event()
         metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.THRESHOLD).set(schedule.min_lessons)
         metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.CRON).set(schedule.min_lessons_on_cron)
-        self._clock = BackgroundScheduler(timezone=ZoneInfo(schedule.timezone))
-        if schedule.cron is not None:
-            self._add_cron(schedule.cron)
-        self._clock.start()
-
-    def _add_cron(self, cron: str) -> None:
-        trigger = CronTrigger.from_crontab(cron, timezone=ZoneInfo(self._schedule.timezone))
-        now = utcnow()
-        # a cron time that passed while no daemon ran counts once, unless a run was started since
-        since = now - timedelta(seconds=self._schedule.misfire_grace_s)
-        last = self._store.runs.find(limit=1)
-        if last:
-            since = max(since, last[0].created_at)
-        self._clock.add_job(
-            self._cron_due.set,
-            trigger,
-            id="cron",
-            next_run_time=missed_since(trigger, since, now) or trigger.get_next_fire_time(None, now),
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=int(self._schedule.misfire_grace_s) + 1,
+        last = store.runs.find(limit=1)
+        self._clock = CronClock(
+            schedule.cron,
+            timezone=schedule.timezone,
+            misfire_grace_s=schedule.misfire_grace_s,
+            last=last[0].created_at if last else None,
         )
 
     def close(self) -> None:
-        self._clock.shutdown(wait=False)
-
-    @property
-    def next_cron(self) -> datetime | None:
-        job = self._clock.get_job("cron")
-        return None if job is None else job.next_run_time
+        self._clock.close()
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
-        if self.next_cron is not None:
-            metrics.SCHEDULE_NEXT_RUN.set(self.next_cron.timestamp())
+        if self._clock.next is not None:
+            metrics.SCHEDULE_NEXT_RUN.set(self._clock.next.timestamp())
         lessons = self._store.reports.count_new_lessons()
         active = self._store.runs.active()
         if active is not None:
@@ -117,19 +88,23 @@ class ScheduleStage:
 
     def _start_by_rule(self, lessons: int) -> Step:
         failed = self._failed_lately()
-        if failed is not None and not self._cron_due.is_set():
-            return Step(sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._when()}")
+        if failed is not None and not self._clock.due:
+            return Step(
+                sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._clock.words()}"
+            )
         if lessons >= self._schedule.min_lessons:
             trigger, needed = Trigger.THRESHOLD, self._schedule.min_lessons
-        elif self._cron_due.is_set():
+        elif self._clock.due:
             trigger, needed = Trigger.CRON, self._schedule.min_lessons_on_cron
         else:
-            return Step(sentence=f"not training: {lessons} of {self._schedule.min_lessons} new lessons{self._when()}")
+            return Step(
+                sentence=f"not training: {lessons} of {self._schedule.min_lessons} new lessons{self._clock.words()}"
+            )
         window = in_blackout(utcnow(), self._schedule.blackout, self._schedule.timezone)
         if window is not None:
             metrics.SCHEDULE_DECISIONS.labels(decision="blackout").inc()
             return Step(sentence=f"not training: blackout until {window.end}; the {trigger} run waits")
-        self._cron_due.clear()
+        self._clock.taken()
         if lessons < needed:
             metrics.SCHEDULE_DECISIONS.labels(decision="too_few_lessons").inc()
             return Step(sentence=f"cron time passed without a run: {lessons} of {needed} new lessons", worked=True)
@@ -158,6 +133,3 @@ class ScheduleStage:
             sentence=f"started run {run.id} for generation {run.generation} ({trigger}, {lessons} new lessons)",
             worked=True,
         )
-
-    def _when(self) -> str:
-        return "" if self.next_cron is None else f"; next cron time {self.next_cron:%Y-%m-%d %H:%M %Z}"

@@ -1,8 +1,8 @@
 """Read this first: the one page that wires every part, and the order in which they start and stop.
 
-One report walks: connectors.kafka -> ingest -> reflection -> (schedule) -> dataset -> finetune -> evaluation, gate ->
-promotion -> live adapter. Each is a stage: a thread that makes small steps. They share nothing but the store; no part
-imports this module or knows the others.
+One report walks: connectors.kafka -> ingest (or induction) -> reflection -> (schedule) -> dataset -> finetune ->
+evaluation, gate -> promotion -> live adapter. Each is a stage: a thread that makes small steps. They share nothing but
+the store; no part imports this module or knows the others.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from daemon.events import EventsStage
 from daemon.finetune import FinetuneStage
 from daemon.gauges import GaugesStage
 from daemon.health import Health
+from daemon.induction import InductionStage
 from daemon.ingest import FeedbackDoor, IngestStage
 from daemon.leader import Leader, LeaderOnly
 from daemon.outbox import OutboxStage
@@ -112,6 +113,7 @@ def _stages(
 ) -> list[Stage]:
     """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
     serving, base_name = config.serving, config.serving.base_name
+    induction = InductionStage(store=store, servers=fleet, config=config, beat=partial(pulse.beat, InductionStage.name))
     reflection = ReflectionStage(
         reports=store.reports,
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
@@ -161,6 +163,7 @@ def _stages(
         adapters_dir=config.adapters_dir,
         runs_dir=config.runs_dir,
     )
+    closing.callback(induction.close)
     closing.callback(schedule.close)
     closing.callback(evaluation.close)
     kafka, webhook = config.intake.kafka is not None, config.webhook
@@ -169,7 +172,18 @@ def _stages(
     )
     traffic = TrafficStage(store=store, fleet=fleet)
     watch = WatchStage(store=store, config=config.rollout.watch)
-    led: list[Stage] = [schedule, dataset, finetune, evaluation, promotion, traffic, watch, outbox, retention]
+    led: list[Stage] = [
+        induction,
+        schedule,
+        dataset,
+        finetune,
+        evaluation,
+        promotion,
+        traffic,
+        watch,
+        outbox,
+        retention,
+    ]
     led += _webhook(config, store, closing)
     return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
 

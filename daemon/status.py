@@ -8,16 +8,16 @@ from zoneinfo import ZoneInfo
 from pydantic import Field
 
 from daemon import __version__
-from daemon.config import Config, ScheduleConfig
+from daemon.config import Config
 from daemon.records import ReportState, utcnow
 from daemon.store import Store
 from daemon.store.control import Heartbeat
-from daemon.views import AdapterRow, RunRow, View
+from daemon.views import AdapterRow, InductionRow, RunRow, View
 
 DAEMON_SILENT_S = 30.0
 """Stages write a heartbeat every 5 s; when all of them are older than this, no daemon seems to run."""
 STAGES = (
-    "serving", "ingest", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
+    "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
     "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
 )  # fmt: skip
 """Every stage, in pipeline order."""
@@ -50,6 +50,13 @@ class PauseView(View):
     at: datetime
 
 
+class InductionView(View):
+    """The latest run that asked the model for mistakes, and when the next one starts by itself."""
+
+    last: InductionRow | None
+    next_cron: datetime | None
+
+
 class StatusView(View):
     version: str
     at: datetime
@@ -72,6 +79,8 @@ class StatusView(View):
     last_run: RunRow | None
     """The run that ended last."""
     next_cron: datetime | None
+    induction: InductionView | None
+    """None where it is off."""
 
 
 def status(store: Store, config: Config) -> StatusView:
@@ -96,23 +105,32 @@ def status(store: Store, config: Config) -> StatusView:
         previous=None if previous is None else AdapterRow.of(previous),
         active_run=None if active is None else RunRow.of(active),
         last_run=RunRow.of(ended[0]) if ended else None,
-        next_cron=next_cron_time(config.schedule, now),
+        next_cron=next_cron_time(config.schedule.cron, config.schedule.timezone, now),
+        induction=_induction_view(store, config, now) if config.induction.enabled else None,
     )
     return view.model_copy(update={"summary": sentences(view)})
 
 
-def next_cron_time(schedule: ScheduleConfig, now: datetime) -> datetime | None:
-    """The next time that the cron expression names, in the schedule's time zone; None without a cron expression.
+def _induction_view(store: Store, config: Config, now: datetime) -> InductionView:
+    last = store.inductions.last()
+    return InductionView(
+        last=None if last is None else InductionRow.model_validate(last),
+        next_cron=next_cron_time(config.induction.cron, config.schedule.timezone, now),
+    )
+
+
+def next_cron_time(cron: str | None, timezone: str, now: datetime) -> datetime | None:
+    """The next time that the cron expression names, in that time zone; None without a cron expression.
 
     Raises:
         ValueError, KeyError: the expression or the time zone is not one (`check-config` explains it).
     """
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - only here
 
-    if schedule.cron is None:
+    if cron is None:
         return None
-    zone = ZoneInfo(schedule.timezone)
-    found: datetime | None = CronTrigger.from_crontab(schedule.cron, timezone=zone).get_next_fire_time(None, now)
+    zone = ZoneInfo(timezone)
+    found: datetime | None = CronTrigger.from_crontab(cron, timezone=zone).get_next_fire_time(None, now)
     return found
 
 
@@ -130,6 +148,7 @@ def sentences(view: StatusView) -> list[str]:
         _reports(view),
         *_runs(view),
         _schedule(view),
+        *_induction(view),
     ]
 
 
@@ -207,3 +226,18 @@ def _schedule(view: StatusView) -> str:
         f"Schedule: {threshold}; next cron time {view.next_cron:%Y-%m-%d %H:%M %Z} (in {wait}), "
         f"which needs {view.min_lessons_on_cron}."
     )
+
+
+def _induction(view: StatusView) -> list[str]:
+    if view.induction is None:
+        return []
+    last, following = view.induction.last, view.induction.next_cron
+    if last is None:
+        words = "Induction: no mistakes were asked for yet"
+    else:
+        when = "under way" if last.finished_at is None else f"{span((view.at - last.finished_at).total_seconds())} ago"
+        words = f"Induction {last.id} ({when}): {last.kept} of {last.asked} answers kept{_because(last.reason)}"
+    if following is None:
+        return [f"{words}; no cron time is set."]
+    wait = span((following - view.at).total_seconds())
+    return [f"{words}; next cron time {following:%Y-%m-%d %H:%M %Z} (in {wait})."]

@@ -14,6 +14,11 @@ def request_training(store: Store, *, actor: str, reason: str) -> Intent:
     return store.control.request(IntentKind.TRAIN, actor=actor, reason=reason)
 
 
+def request_induction(store: Store, *, actor: str, reason: str) -> Intent:
+    """Ask the model for mistakes now; refused by the daemon where induction is off."""
+    return store.control.request(IntentKind.INDUCE, actor=actor, reason=reason)
+
+
 def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
     """Raises NotFoundError, or IllegalTransitionError when the generation can never go live from where it is."""
     _may_go_live(store, generation)

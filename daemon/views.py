@@ -195,6 +195,19 @@ class GenerationView(View):
     measured: list[MeasuredView]
 
 
+class InductionRow(View):
+    """One run that asked the model for mistakes."""
+
+    id: int
+    trigger: Trigger
+    requested_by: str
+    asked: int
+    kept: int
+    created_at: datetime
+    finished_at: datetime | None
+    reason: str | None
+
+
 class IntentView(View):
     id: int
     kind: IntentKind

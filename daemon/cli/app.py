@@ -61,6 +61,7 @@ for command in (
     feed.submit,
     feed.import_file,
     steer.train,
+    steer.induce,
     steer.promote,
     steer.rollback,
     steer.pause,

@@ -1,4 +1,4 @@
-"""Commands that steer: train, promote, rollback, pause, resume, requeue, erase."""
+"""Commands that steer: train, induce, promote, rollback, pause, resume, requeue, erase."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 POLL_INTERVAL_S = 0.3
 NO_REASON = "no reason given"
-_STAGE_OF = {"train": "schedule", "promote": "promotion", "rollback": "promotion"}
+_STAGE_OF = {"train": "schedule", "induce": "induction", "promote": "promotion", "rollback": "promotion"}
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the daemon has done or refused it.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How long to wait, in seconds.")]
@@ -45,6 +45,17 @@ def train(store: Store, *, reason: Reason = NO_REASON) -> Intent:
     from daemon.steering import request_training
 
     return request_training(store, actor=operator(), reason=reason)
+
+
+@asked_of_the_daemon
+def induce(store: Store, *, reason: Reason = NO_REASON) -> Intent:
+    """Lead the model into mistakes now and report them.
+
+    Needs induction.enabled; `erratad status` shows how it goes.
+    """
+    from daemon.steering import request_induction
+
+    return request_induction(store, actor=operator(), reason=reason)
 
 
 @asked_of_the_daemon

@@ -20,7 +20,7 @@ from daemon.store import Store
 from daemon.store.control import ALL_STAGES
 
 Decision = Literal["accept", "correct", "reject", "requeue"]
-Wish = Literal["train", "promote", "rollback", "refuse", "pause", "resume"]
+Wish = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
 Why = Annotated[Text, Form(min_length=1, max_length=1000)]
 Back = Annotated[str, Form(max_length=2000)]
 Words = Annotated[Text | None, Form(max_length=100_000)]
@@ -86,6 +86,8 @@ def _steer(store: Store, wish: Wish, *, generation: int | None, stage: str, acto
     match wish:
         case "train":
             steering.request_training(store, actor=actor, reason=reason)
+        case "induce":
+            steering.request_induction(store, actor=actor, reason=reason)
         case "promote":
             steering.request_promotion(store, generation or 0, actor=actor, reason=reason)
         case "refuse":

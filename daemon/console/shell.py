@@ -50,6 +50,7 @@ NOTICES = {
     "requeue": "Queued: it is analysed anew.",
     "erase": "Erased: the content is gone for good.",
     "train": "Asked for a training run; the schedule takes it up.",
+    "induce": "Asked for an induction; the daemon takes it up.",
     "promote": "Asked for the promotion; it is carried out in a moment.",
     "rollback": "Asked for the rollback; it is carried out in a moment.",
     "refuse": "The candidate is rejected and will not go live.",

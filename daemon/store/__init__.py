@@ -11,6 +11,7 @@ from daemon.errors import ErratadError
 from daemon.store.adapters import Adapters
 from daemon.store.control import Control
 from daemon.store.engine import connect, reading
+from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.migrate import migrate
 from daemon.store.outbox import Outbox
@@ -24,6 +25,7 @@ __all__ = [
     "Adapters",
     "Added",
     "Control",
+    "Inductions",
     "Outbox",
     "Reports",
     "Reviews",
@@ -42,6 +44,7 @@ class Store:
     """All tables of one database."""
 
     engine: Engine
+    inductions: Inductions
     reports: Reports
     reviews: Reviews
     runs: Runs
@@ -83,6 +86,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         alias = source.serving.alias
     store = Store(
         engine=engine,
+        inductions=Inductions(engine),
         reports=Reports(engine),
         reviews=Reviews(engine),
         runs=Runs(engine),

@@ -11,6 +11,7 @@ from daemon.records import (
     Answer,
     Cluster,
     CorrectionSource,
+    Induction,
     Intent,
     IntentKind,
     IntentState,
@@ -138,4 +139,19 @@ def intent(row: Any) -> Intent:
         created_at=row.created_at,
         target_generation=row.target_generation,
         outcome=row.outcome,
+    )
+
+
+def induction(row: Any) -> Induction:
+    return Induction(
+        id=row.id,
+        trigger=Trigger(row.trigger),
+        requested_by=row.requested_by,
+        position=row.position,
+        asked=row.asked,
+        kept=row.kept,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        finished_at=row.finished_at,
+        reason=row.reason,
     )

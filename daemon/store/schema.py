@@ -309,6 +309,30 @@ intents = Table(
     _one_of("state", IntentState, "intents"),
 )
 
+inductions = Table(
+    "inductions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("trigger", String(20), nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("kept", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("reason", AnyText),
+)
+"""Runs that asked for mistakes, and how far they came."""
+Index(
+    "uq_inductions_one_active",
+    text("(1)"),
+    unique=True,
+    sqlite_where=text("finished_at IS NULL"),
+    postgresql_where=text("finished_at IS NULL"),
+    _table=inductions,
+)
+
 outbox = Table(
     "outbox",
     metadata,

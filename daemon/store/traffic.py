@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, select
 
-from daemon.records import ReportState, utcnow
+from daemon.records import INDUCED, ReportState, utcnow
 from daemon.store import schema
 from daemon.store.control import insert, upsert
 from daemon.store.engine import Lock, reading, serialise, transaction
@@ -88,7 +88,7 @@ class Traffic:
             .join(schema.adapters, schema.adapters.c.name == reports.c.model)
             .where(
                 schema.adapters.c.generation == generation,
-                reports.c.state.not_in(UNTRUSTED),
+                *_counts(),
                 *_from(reports.c.received_at, since),
             )
             .group_by(reports.c.reporter)
@@ -130,7 +130,7 @@ class Traffic:
             .where(
                 adapters.c.generation.in_(generations),
                 reports.c.received_at >= since,
-                reports.c.state.not_in(UNTRUSTED),
+                *_counts(),
             )
             .subquery()
         )
@@ -138,6 +138,12 @@ class Traffic:
         with reading(self._engine) as connection:
             counted = {row[0]: row[1] for row in connection.execute(query)}
         return {generation: counted.get(generation, 0) for generation in generations}
+
+
+def _counts() -> list[ColumnElement[bool]]:
+    """Reports that say something of a generation's traffic: no user ever saw an induced answer."""
+    reports = schema.reports
+    return [reports.c.state.not_in(UNTRUSTED), reports.c.channel != INDUCED]
 
 
 def _from(column: Any, since: datetime | None) -> list[ColumnElement[bool]]:

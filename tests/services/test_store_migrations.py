@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Callable
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, select, text
 
 from daemon.errors import StoreVersionError
-from daemon.records import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS
+from daemon.records import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS, utcnow
 from daemon.store import schema
 from daemon.store.engine import connect
-from daemon.store.migrate import migrate
+from daemon.store.migrate import MIGRATIONS, migrate
 
 POSTGRES_CATALOGUE = """
     SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -85,6 +87,26 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
     before = catalogue(engine)
     migrate(engine)
     assert catalogue(engine) == before
+
+
+def test_wishes_survive_the_revision_that_allows_a_new_kind(database_url: str) -> None:
+    engine, config = connect(database_url), Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    now = utcnow()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0007")
+        connection.execute(
+            text(
+                "INSERT INTO intents (kind, state, actor, reason, created_at) VALUES ('train', 'done', 'op', 'x', :now)"
+            ),
+            {"now": now},
+        )
+    migrate(engine)
+    with engine.connect() as connection:
+        kept = connection.execute(select(schema.intents)).one()
+    engine.dispose()
+    assert (kept.kind, kept.state, kept.actor, kept.created_at) == ("train", "done", "op", now)
 
 
 def test_daemons_that_start_at_once_migrate_once(database_url: str) -> None:

@@ -85,6 +85,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/api/correct", {"report_id": "nobody", "analysis": "Words."}, Role.REVIEWER),
     ("GET", "/api/audit", None, Role.OPERATOR),
     ("POST", "/api/train", {}, Role.OPERATOR),
+    ("POST", "/api/induce", {}, Role.OPERATOR),
     ("POST", "/api/promote", {"generation": 0}, Role.OPERATOR),
     ("POST", "/api/reject", {"generation": 0}, Role.OPERATOR),
     ("POST", "/api/rollback", {}, Role.OPERATOR),

@@ -31,7 +31,20 @@ from tests.fixtures.stores import add, learn, run_to_verdict, url_of
 Command = Callable[..., Result]
 COMMANDS = (
     *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
-    *("promote", "rollback", "pause", "resume", "requeue", "erase", "top", "vllm", "schema", "demo", "version"),
+    *(
+        "induce",
+        "promote",
+        "rollback",
+        "pause",
+        "resume",
+        "requeue",
+        "erase",
+        "top",
+        "vllm",
+        "schema",
+        "demo",
+        "version",
+    ),
 )
 
 

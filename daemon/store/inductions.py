@@ -1,0 +1,94 @@
+"""Runs that ask the model for mistakes: one at a time, and how far each came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy.exc import IntegrityError
+
+from connectors.messages import FlaggedResponse
+from daemon.errors import LeaseLostError
+from daemon.records import INDUCED, Induction, Source, Trigger, utcnow
+from daemon.store import rows, schema
+from daemon.store.engine import reading, transaction
+from daemon.store.intake import Added, Arrival, store_batch
+
+
+class Inductions:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def start(self, *, trigger: Trigger, requested_by: str) -> Induction | None:
+        """Open a run that goes on where the one before it ended; None when another one is active."""
+        table, now = schema.inductions, utcnow()
+        try:
+            with transaction(self._engine) as connection:
+                last = _latest(connection)
+                values = {
+                    "trigger": trigger,
+                    "requested_by": requested_by,
+                    "position": 0 if last is None else last.position,
+                    "asked": 0,
+                    "kept": 0,
+                    "created_at": now,
+                    "updated_at": now,
+                }
+                row = connection.execute(table.insert().values(**values).returning(table)).one()
+        except IntegrityError:
+            return None
+        return rows.induction(row)
+
+    def active(self) -> Induction | None:
+        last = self.last()
+        return last if last is not None and last.finished_at is None else None
+
+    def last(self) -> Induction | None:
+        """The one that was started last."""
+        with reading(self._engine) as connection:
+            return _latest(connection)
+
+    def file(
+        self, run: Induction, found: Sequence[FlaggedResponse], *, asked: int, position: int, reporter_cap: int
+    ) -> tuple[Induction, list[Added]]:
+        """Store what was found and how far the run came, in one transaction: a crash asks nothing twice.
+
+        The reports come in by the same way as everybody's (`daemon.store.intake`).
+
+        Raises:
+            LeaseLostError: when another daemon has gone on with this run; nothing is stored.
+        """
+        table = schema.inductions
+        arrivals = [Arrival.of(flagged, Source(channel=INDUCED)) for flagged in found]
+        with transaction(self._engine) as connection:
+            added = store_batch(connection, arrivals, reporter_cap=reporter_cap)
+            row = connection.execute(
+                update(table)
+                .where(table.c.id == run.id, table.c.asked == run.asked, table.c.finished_at.is_(None))
+                .values(
+                    position=position,
+                    asked=table.c.asked + asked,
+                    kept=table.c.kept + added.count(Added.STORED),
+                    updated_at=utcnow(),
+                )
+                .returning(table)
+            ).one_or_none()
+            if row is None:
+                raise LeaseLostError(f"induction {run.id}: another daemon goes on with it; these answers are dropped")
+        return rows.induction(row), added
+
+    def finish(self, run: Induction, *, reason: str, at: datetime | None = None) -> None:
+        table, now = schema.inductions, at or utcnow()
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.id == run.id, table.c.finished_at.is_(None))
+                .values(finished_at=now, updated_at=now, reason=reason)
+            )
+
+
+def _latest(connection: Connection) -> Induction | None:
+    query = select(schema.inductions).order_by(schema.inductions.c.id.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else rows.induction(row)
