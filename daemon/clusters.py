@@ -111,11 +111,17 @@ def straddling(train: Sequence[Report], holdout: Sequence[Report], *, similarity
 
     Clusters bound the distance to a leader only, so members of two clusters may still be near-duplicates.
     """
-    if not train or not holdout:
-        return set()
-    cosines = vectors(report.prompt_text for report in train) @ vectors(report.prompt_text for report in holdout).T
-    nearest = cosines.max(axis=1).toarray().ravel()
-    return {report.id for report, cosine in zip(train, nearest, strict=True) if reaches(cosine, similarity)}
+    texts, others = ([report.prompt_text for report in side] for side in (train, holdout))
+    near = resembling(texts, others, similarity=similarity)
+    return {report.id for report, leaks in zip(train, near, strict=True) if leaks}
+
+
+def resembling(texts: Sequence[str], others: Sequence[str], *, similarity: float) -> list[bool]:
+    """For each text, whether one of the others is as similar."""
+    if not texts or not others:
+        return [False] * len(texts)
+    nearest = (vectors(texts) @ vectors(others).T).max(axis=1).toarray().ravel()
+    return [reaches(cosine, similarity) for cosine in nearest]
 
 
 def reaches(cosine: float, similarity: float) -> bool:

@@ -22,10 +22,16 @@ class Suite(StrEnum):
     """Ordinary tasks: is what the model could do still there?"""
     DRIFT = "drift"
     """Ordinary answers of the base model: how much less likely have they become?"""
+    OVER_REFUSAL = "over-refusal"
+    """Harmless prompts that only look harmful: are they still answered?"""
+    ATTACKS = "attacks"
+    """Attacks that nothing was trained on: are they still resisted?"""
 
 
 FIX_SUITES = (Suite.FLAGGED, Suite.HOLDOUT)
 PASS_SUITES = (*FIX_SUITES, Suite.GOLDEN)
+PROBE_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS)
+"""Nothing of them may be trained on; each has a bound of its own, so they do not count among the negative flips."""
 MARGIN_NOISE = 0.01
 """Nats per token. Batched bfloat16 sums are not repeatable to the last bit; less than this is no change."""
 BITS_NOISE = 0.01

@@ -17,7 +17,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
-from daemon.comparison import PASS_SUITES, ArmScores, Comparison, Suite, arm_scores, mean
+from daemon.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, Suite, arm_scores, mean
 from daemon.config import EvaluationConfig, GatePolicy, ServingConfig
 from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionError, ServingError
 from daemon.gate import Criterion, Decision, decide
@@ -26,7 +26,7 @@ from daemon.measure import Meter, Question, Servers, key_of, questions
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.stage import Step
 from daemon.store import Runs, Store
-from daemon.suites import build_items, golden_items
+from daemon.suites import build_items, golden_items, probe_items, without_trained
 
 log = structlog.get_logger(__name__)
 
@@ -52,19 +52,22 @@ class EvaluationStage:
         evaluation: EvaluationConfig,
         policy: GatePolicy,
         serving: ServingConfig,
+        similarity: float,
         beat: Callable[[], None],
     ) -> None:
-        """`beat` is called while a step lasts.
+        """`beat` is called while a step lasts; probes as similar (cosine) to what a run trained on are not asked.
 
         Raises:
-            ConfigError: when the golden set is unusable or the judge's API key is not set.
+            ConfigError: when the golden set or the probes are unusable or the judge's API key is not set.
         """
         self._store = store
         self._fleet = fleet
         self._evaluation = evaluation
         self._policy = policy
         self._beat = beat
+        self._similarity = similarity
         self._golden = golden_items(evaluation.golden)
+        self._probes = probe_items(evaluation)
         self._judge = open_judge(evaluation)
         self._meter = Meter(fleet, evaluation, serving, judge=self._judge)
         self._outage: tuple[int, float] | None = None
@@ -96,14 +99,16 @@ class EvaluationStage:
         live, candidate = self._store.adapters.live(), self._store.adapters.get(run.generation)
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
-        items = build_items(self._store, run, golden=self._golden, limit=self._evaluation.max_items_per_suite)
+        probes = without_trained(self._probes, self._store, run, similarity=self._similarity)
+        items = build_items(self._store, run, golden=self._golden, probes=probes, limits=self._evaluation)
         asked = questions(items, (candidate, live))
         self._measure(run, asked, stop)
         if stop.is_set():
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
-        return self._decide(run, candidate, live, asked)
+        trained = sorted({probe.id for probe in self._probes} - {probe.id for probe in probes})
+        return self._decide(run, candidate, live, asked, trained)
 
     def _measure(self, run: Run, asked: Sequence[Question], stop: threading.Event) -> None:
         """Ask what was not asked yet.
@@ -138,7 +143,9 @@ class EvaluationStage:
             self._outage = None
             progress.advance(len(answers))
 
-    def _decide(self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question]) -> Step:
+    def _decide(
+        self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question], trained_probes: Sequence[str]
+    ) -> Step:
         wanted = {question.key for question in asked}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
@@ -149,7 +156,11 @@ class EvaluationStage:
                 generation=run.generation,
                 accepted=decision.accepted,
                 reasons=decision.reasons,
-                figures={**decision.figures, "unanswered": len(wanted) - len(answers)},
+                figures={
+                    **decision.figures,
+                    "unanswered": len(wanted) - len(answers),
+                    "probes_like_trained_ones": list(trained_probes),
+                },
                 decided_at=utcnow(),
             )
         )
@@ -221,7 +232,7 @@ def _publish(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
     if not decision.accepted:
         metrics.RUNS.labels(outcome="rejected").inc()
     comparison = Comparison(candidate, live)
-    for suite in PASS_SUITES:
+    for suite in (*PASS_SUITES, *PROBE_SUITES):
         for guided in (True, False):
             counts = comparison.tally(suite, guided=guided)
             for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):

@@ -12,7 +12,7 @@ import structlog
 from connectors.chat import EndpointError
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
-from daemon.comparison import Key, Suite
+from daemon.comparison import PROBE_SUITES, Key, Suite
 from daemon.config import EvaluationConfig, ServingConfig
 from daemon.judge import Judge
 from daemon.records import Adapter, Answer, served_name
@@ -108,7 +108,8 @@ class Meter:
             bits = bits_per_token(server, model, messages, item.good or "")
             return replace(answer, bits_per_token=_keepable(bits))
         limits = self._evaluation
-        reply = server.chat(model, messages, max_tokens=limits.max_tokens, timeout_s=limits.request_timeout_s)
+        max_tokens = limits.probe_max_tokens if item.suite in PROBE_SUITES else limits.max_tokens
+        reply = server.chat(model, messages, max_tokens=max_tokens, timeout_s=limits.request_timeout_s)
         return replace(
             answer,
             text=storable(reply.text),

@@ -132,6 +132,8 @@ def _files(config: Config) -> Iterator[str]:
     named: dict[str, Path | None] = {
         "dataset.replay_prompts": config.dataset.replay_prompts,
         "evaluation.golden": config.evaluation.golden,
+        "evaluation.over_refusal": config.evaluation.over_refusal or None,
+        "evaluation.attacks": config.evaluation.attacks or None,
     }
     named |= {f"http.tokens.{index}.token_file": one.token_file for index, one in enumerate(config.http.tokens)}
     if (kafka := config.intake.kafka) is not None:

@@ -153,6 +153,7 @@ def _stages(
         evaluation=config.evaluation,
         policy=config.gate,
         serving=serving,
+        similarity=config.dataset.cluster_similarity,
         beat=partial(pulse.beat, EvaluationStage.name),
     )
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)

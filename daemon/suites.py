@@ -1,4 +1,4 @@
-"""What a candidate is measured on: reports of its run, the golden set of ordinary tasks, and drift pairs."""
+"""What a candidate is measured on: reports of its run, ordinary tasks, drift pairs, and probes never trained on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import Checks, Identifier, Text, Wire
-from daemon.comparison import Suite
+from daemon.clusters import resembling
+from daemon.comparison import PROBE_SUITES, Suite
+from daemon.config import EvaluationConfig
 from daemon.errors import ConfigError
 from daemon.recipes import conversation, read_examples
 from daemon.records import Lesson, Report, ReportState, Run, Split
 from daemon.rules import failures, is_refusal
-from daemon.run_folder import DRIFT_FILE
+from daemon.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
 from daemon.store import Store
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
@@ -45,11 +47,30 @@ class Item:
         return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
 
 
-class GoldenItem(Wire):
-    """One line of the golden file: an ordinary task and the rule of a right answer."""
+class _Line(Wire):
+    """One line of a file of items."""
 
     id: Identifier
+    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
     prompt: Text = Field(min_length=1)
+
+    def item(self) -> Item:
+        raise NotImplementedError
+
+    def _item(self, suite: Suite, checks: Checks, *, refusal_is_wrong: bool = False) -> Item:
+        system = () if self.system is None else ({"role": "system", "content": self.system},)
+        return Item(
+            suite=suite,
+            id=self.id,
+            messages=(*system, {"role": "user", "content": self.prompt}),
+            checks=checks,
+            refusal_is_wrong=refusal_is_wrong,
+        )
+
+
+class GoldenLine(_Line):
+    """An ordinary task and the rule of a right answer."""
+
     checks: Checks | None = None
     answer: Text | None = Field(default=None, min_length=1, description="Short for checks.must_contain with one text.")
     no_refusal: bool = Field(default=False, description="The prompt only looks harmful: a refusal is wrong.")
@@ -64,13 +85,29 @@ class GoldenItem(Wire):
         checks = self.checks or Checks()
         if self.answer is not None:
             checks = checks.model_copy(update={"must_contain": [*checks.must_contain, self.answer]})
-        return Item(
-            suite=Suite.GOLDEN,
-            id=self.id,
-            messages=({"role": "user", "content": self.prompt},),
-            checks=checks,
-            refusal_is_wrong=self.no_refusal,
-        )
+        return self._item(Suite.GOLDEN, checks, refusal_is_wrong=self.no_refusal)
+
+
+class OverRefusalLine(_Line):
+    """A harmless prompt that only looks harmful: any answer that is no refusal (and not empty) is right."""
+
+    def item(self) -> Item:
+        return self._item(Suite.OVER_REFUSAL, Checks(), refusal_is_wrong=True)
+
+
+class AttackLine(_Line):
+    """An attack, and the rules that an answer meets when the attack failed."""
+
+    checks: Checks
+
+    @model_validator(mode="after")
+    def _has_a_rule(self) -> Self:
+        if self.checks == Checks():
+            raise ValueError("checks must say what an answer meets when the attack failed, e.g. must_not_contain")
+        return self
+
+    def item(self) -> Item:
+        return self._item(Suite.ATTACKS, self.checks)
 
 
 def golden_items(path: Path | None) -> list[Item]:
@@ -79,33 +116,74 @@ def golden_items(path: Path | None) -> list[Item]:
     Raises:
         ConfigError: naming the file and the line.
     """
-    source = resources.files("daemon") / "data" / "golden.jsonl" if path is None else path
+    return _read("evaluation.golden", path, GoldenLine, shipped="golden.jsonl")
+
+
+def probe_items(config: EvaluationConfig) -> list[Item]:
+    """The probes for over-refusal and the attacks that are switched on.
+
+    Raises:
+        ConfigError: naming the file and the line.
+    """
+    probes: list[Item] = []
+    if config.over_refusal is not False:
+        key = "evaluation.over_refusal"
+        probes += _read(key, config.over_refusal, OverRefusalLine, shipped="over_refusal.jsonl")
+    if config.attacks is not False:
+        probes += _read("evaluation.attacks", config.attacks, AttackLine, shipped="attacks.jsonl")
+    return probes
+
+
+def _read(key: str, path: Path | None, line_type: type[_Line], *, shipped: str) -> list[Item]:
+    source = resources.files("daemon") / "data" / shipped if path is None else path
     items: dict[str, Item] = {}
     try:
         lines = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"evaluation.golden: {source} cannot be read: {exc}; give a JSONL file") from exc
+        raise ConfigError(f"{key}: {source} cannot be read: {exc}; give a JSONL file") from exc
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            item = GoldenItem.model_validate_json(line).item()
+            item = line_type.model_validate_json(line).item()
         except ValidationError as exc:
             error = exc.errors()[0]
             field = ".".join(map(str, error["loc"])) or "item"
-            raise ConfigError(f"evaluation.golden: {source}, line {number}: {field}: {error['msg']}") from exc
+            raise ConfigError(f"{key}: {source}, line {number}: {field}: {error['msg']}") from exc
         if item.id in items:
-            raise ConfigError(
-                f"evaluation.golden: {source}, line {number}: id {item.id!r} stands twice; make it unique"
-            )
+            raise ConfigError(f"{key}: {source}, line {number}: id {item.id!r} stands twice; make it unique")
         items[item.id] = item
     if not items:
-        raise ConfigError(f"evaluation.golden: {source} holds no items, so nothing would show what training breaks")
+        raise ConfigError(f"{key}: {source} holds no items, so nothing would show what training breaks")
     return list(items.values())
 
 
-def build_items(store: Store, run: Run, *, golden: Sequence[Item], limit: int) -> list[Item]:
-    """Every item of one run, at most `limit` of each suite; the same ones whenever it is called.
+def without_trained(probes: Sequence[Item], store: Store, run: Run, *, similarity: float) -> list[Item]:
+    """The probes that resemble no prompt of the run's training set: of the others, "not trained on" would be untrue.
+
+    Compared by words, as reports are clustered: a probe in other words of an attack that was trained on stays.
+
+    Raises:
+        DatasetError: when the run folder's examples cannot be read.
+    """
+    # an analysis is trained under a longer prompt, so that the report's own is compared as well
+    reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
+    examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
+    trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
+    near = resembling([_asked(probe.messages) for probe in probes], sorted(trained), similarity=similarity)
+    return [probe for probe, leaks in zip(probes, near, strict=True) if not leaks]
+
+
+def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The last user message, as `Report.prompt_text`."""
+    asked = (message for message in reversed(messages) if message["role"] == "user")
+    return str(next(asked, messages[-1])["content"])
+
+
+def build_items(
+    store: Store, run: Run, *, golden: Sequence[Item], probes: Sequence[Item], limits: EvaluationConfig
+) -> list[Item]:
+    """Every item of one run, within the limits of each suite; the same ones whenever it is called.
 
     Raises:
         DatasetError: when the run folder's drift pairs cannot be read.
@@ -120,7 +198,10 @@ def build_items(store: Store, run: Run, *, golden: Sequence[Item], limit: int) -
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)
     ]
-    chosen = (sample(items, limit, seed=run.seed) for items in (*sides.values(), golden, drift))
+    limit = limits.max_items_per_suite
+    probe_limit = min(limit, limits.max_probes_per_suite or limit)
+    chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), golden, drift)]
+    chosen += [sample((p for p in probes if p.suite is suite), probe_limit, seed=run.seed) for suite in PROBE_SUITES]
     return [item for items in chosen for item in items]
 
 

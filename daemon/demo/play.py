@@ -15,6 +15,7 @@ from rich.table import Table
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
+from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import KafkaConfig
 from daemon.demo.process import DaemonProcess, DemoError
 from daemon.demo.scenario import Question
@@ -201,6 +202,10 @@ class Demo:
         self._say(
             "swap", f"{swap_s:.2f} s; {len(exchanges)} requests, {len(during)} of them across it, {len(failed)} failed"
         )
+        probes = {} if verdict is None else probe_counts(verdict.figures)
+        for suite, counts in probes.items():
+            passed = "answered" if suite == Suite.OVER_REFUSAL else "resisted"
+            self._say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
         self._say("result", f"{fixed} of {len(comparisons)} flagged answers fixed; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
@@ -213,6 +218,7 @@ class Demo:
             "gate": {"accepted": False, "reasons": [run.reason], "figures": {}}
             if verdict is None
             else {"accepted": verdict.accepted, "reasons": verdict.reasons, "figures": verdict.figures},
+            "probes": probes,
             "live_adapter": status["live"]["name"],
             "swap_seconds": swap_s,
             "requests": {
@@ -228,6 +234,12 @@ class Demo:
             "console": f"{self._daemon.url}/",
             "metrics": f"{self._daemon.url}/metrics",
         }
+
+
+def probe_counts(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the gate counted of each suite of probes that was asked, with the guidance as served."""
+    counted = {suite.value: figures["suites"][suite.value]["guided"] for suite in PROBE_SUITES}
+    return {suite: counts for suite, counts in counted.items() if counts["items"]}
 
 
 def _progress(run: RunRow) -> str:

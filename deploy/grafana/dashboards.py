@@ -84,6 +84,7 @@ def overview() -> Dashboard:
 
 
 def training() -> Dashboard:
+    tasks = 'suite!~"drift|over-refusal|attacks"'
     rows = {
         "Schedule": [
             figure(
@@ -136,13 +137,25 @@ def training() -> Dashboard:
         "Gate": [
             graph(
                 "Scores, with guidance",
-                ('max by (suite, arm) (erratad_evaluation_score{suite!="drift",guided="true"})', "{{suite}} {{arm}}"),
+                (f'max by (suite, arm) (erratad_evaluation_score{{{tasks},guided="true"}})', "{{suite}} {{arm}}"),
                 unit="percentunit",
             ),
             graph(
                 "Scores, without guidance",
-                ('max by (suite, arm) (erratad_evaluation_score{suite!="drift",guided="false"})', "{{suite}} {{arm}}"),
+                (f'max by (suite, arm) (erratad_evaluation_score{{{tasks},guided="false"}})', "{{suite}} {{arm}}"),
                 unit="percentunit",
+            ),
+            graph(
+                "Harmless prompts answered",
+                ('max by (arm, guided) (erratad_evaluation_score{suite="over-refusal"})', "{{arm}}, guided {{guided}}"),
+                unit="percentunit",
+                about="Prompts that only look harmful; the guided candidate is what the gate decides by.",
+            ),
+            graph(
+                "Untrained attacks resisted",
+                ('max by (arm, guided) (erratad_evaluation_score{suite="attacks"})', "{{arm}}, guided {{guided}}"),
+                unit="percentunit",
+                about="Attacks of kinds that nothing was trained on; the guided candidate is what the gate decides by.",
             ),
             graph(
                 "Drift",

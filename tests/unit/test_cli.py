@@ -25,7 +25,7 @@ from daemon.records import IntentKind, IntentState, ReportState
 from daemon.store import Store
 from daemon.submit import LineProblem, Submission
 from tests.fixtures.config import flagged
-from tests.fixtures.learned import Learned
+from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, learn, run_to_verdict, url_of
 
 Command = Callable[..., Result]
@@ -317,6 +317,13 @@ def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command
         assert f"Trained on 1 reports\n    {learned.report_id}" in told
         assert "Verdict: accepted\n    a reason" in told
         assert told.rstrip().splitlines()[-1].split() == ["flagged", "with", "1", "0", "1"]
+
+
+def test_a_generation_is_told_with_what_it_did_to_probes(erratad: Command, learned: Learned) -> None:
+    probed(learned)
+    told = [line.split() for line in erratad("adapters", "1").stdout.splitlines()]
+    assert ["over-refusal", "with", "1", "1", "0"] in told
+    assert ["attacks", "with", "1", "0", "1"] in told
 
 
 @pytest.mark.parametrize("arguments", [("reports", "nobody"), ("runs", "7"), ("adapters", "7")])

@@ -101,6 +101,13 @@ def test_a_wrong_override_is_quoted(override: str, written: Callable[[str], Path
     assert override in str(caught.value)
 
 
+def test_suites_of_probes_are_switched_off_by_false_and_by_nothing_else(written: Callable[[str], Path]) -> None:
+    config = load_config(written(f"{MINIMAL}\nevaluation: {{attacks: false}}\n"), ["evaluation.over_refusal=false"])
+    assert (config.evaluation.over_refusal, config.evaluation.attacks) == (False, False)
+    with pytest.raises(ConfigError, match=r"evaluation\.attacks"):
+        load_config(written(MINIMAL), ["evaluation.attacks=true"])
+
+
 def test_an_unset_secret_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ERRATAD_TEST_SECRET", raising=False)
     assert secret(None) is None
@@ -122,6 +129,8 @@ def test_a_usable_configuration_has_no_problems(usable: Callable[..., Config]) -
         ({"data_dir": "/dev/null/x"}, "data_dir: /dev/null is a file"),
         ({"dataset": {"recipe": "magic"}}, "dataset.recipe: 'magic'"),
         ({"dataset": {"replay_prompts": "/nonexistent.jsonl"}}, "dataset.replay_prompts"),
+        ({"evaluation": {"over_refusal": "/nonexistent.jsonl"}}, "evaluation.over_refusal: /nonexistent.jsonl"),
+        ({"evaluation": {"attacks": "/nonexistent.jsonl"}}, "evaluation.attacks: /nonexistent.jsonl"),
         ({"reflection": {"template": "v999"}}, "reflection.template"),
         ({"schedule": {"cron": "every day"}}, "schedule.cron: 'every day'"),
         ({"schedule": {"cron": "99 3 * * *"}}, "schedule.cron: '99 3 * * *'"),

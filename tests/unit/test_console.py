@@ -17,7 +17,7 @@ from daemon.ingest import FeedbackDoor
 from daemon.stage import Pulse
 from daemon.store import Store
 from tests.fixtures.config import flagged
-from tests.fixtures.learned import Learned
+from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, run_to_verdict
 
 VOID = {"meta", "link", "br", "input"}
@@ -160,6 +160,15 @@ def test_a_rejected_generation_says_why(client: TestClient, sqlite_store: Store)
     assert "rejected" in text
     assert "a reason" in text
     assert "live generation" in text
+
+
+def test_a_generation_shows_what_it_did_to_probes(learned: Learned, client: TestClient) -> None:
+    probed(learned)
+    page = client.get("/adapters/1?show=all").text
+    assert "over-refusal, with guidance: 1 before, 0 after, of 1" in page
+    assert "attacks, with guidance: 0 before, 1 after, of 1" in page
+    assert "probe-over-refusal" in page
+    assert "/reports/probe-over-refusal" not in page
 
 
 def test_a_run_leads_to_its_generation(learned: Learned, client: TestClient) -> None:

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from connectors.vllm import VllmServer
+from daemon.comparison import ArmScores
+from daemon.config import GatePolicy
 from daemon.demo import _empty
+from daemon.demo.play import probe_counts
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.demo.traffic import Exchange, Traffic
 from daemon.errors import ConfigError
+from daemon.gate import decide
+from daemon.records import Answer
 from daemon.rules import failures
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.config import flagged
@@ -33,6 +38,26 @@ def test_an_earlier_demo_is_replaced(tmp_path: Path) -> None:
     (folder / "old").touch()
     _empty(folder)
     assert not (folder / "old").exists()
+
+
+def test_the_summary_counts_the_suites_of_probes_that_were_asked() -> None:
+    arms = [
+        ArmScores(
+            generation=generation,
+            name=f"aligned-g{generation:06d}",
+            answers={
+                ("attacks", item, True): Answer(
+                    run_id=1, suite="attacks", item_id=item, arm="", guided=True, text="", passed=passed
+                )
+                for item, passed in marks.items()
+            },
+        )
+        for generation, marks in ((1, {"a": True, "b": True}), (0, {"a": False, "b": True}))
+    ]
+    counts = probe_counts(dict(decide(*arms, GatePolicy()).figures))
+    assert counts == {
+        "attacks": {"items": 2, "candidate": 2, "live": 1, "candidate_rate": 1.0, "live_rate": 0.5},
+    }
 
 
 def test_every_correction_of_the_shipped_scenario_meets_its_rule() -> None:

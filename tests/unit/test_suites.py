@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from connectors.messages import Checks
 from daemon.comparison import Suite
+from daemon.config import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.records import CorrectionSource, Run
 from daemon.store import Store
-from daemon.suites import Item, build_items, golden_items, sample
+from daemon.suites import Item, build_items, golden_items, probe_items, sample
 from tests.fixtures.config import flagged
 from tests.fixtures.measured import DRIFT, open_run, use
 from tests.fixtures.stores import add, learn, lesson
@@ -78,6 +80,10 @@ def test_a_missing_golden_file_is_refused(tmp_path: Path) -> None:
         golden_items(tmp_path / "missing.jsonl")
 
 
+def limits(items: int, **more: Any) -> EvaluationConfig:
+    return EvaluationConfig(max_items_per_suite=items, **more)
+
+
 def items(count: int) -> list[Item]:
     return [Item(suite=Suite.FLAGGED, id=f"report-{number}", messages=()) for number in range(count)]
 
@@ -107,7 +113,7 @@ def test_reports_of_both_sides_the_golden_set_and_the_drift_pairs_are_measured(s
     )
     use(sqlite_store, run, train=["train"], holdout=["held"])
     golden = [Item(suite=Suite.GOLDEN, id="g", messages=())]
-    found = {item.id: item for item in build_items(sqlite_store, run, golden=golden, limit=10)}
+    found = {item.id: item for item in build_items(sqlite_store, run, golden=golden, probes=[], limits=limits(10))}
     assert {(item.suite, item.id) for item in found.values()} == {
         (Suite.FLAGGED, "train"),
         (Suite.HOLDOUT, "held"),
@@ -126,7 +132,7 @@ def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run
     corrected = lesson("train", correction="Rome.", correction_source=CorrectionSource.GUIDED)
     sqlite_store.reports.complete(claim, corrected)
     use(sqlite_store, run, train=["train"])
-    [item] = build_items(sqlite_store, run, golden=[], limit=1)[:1]
+    [item] = build_items(sqlite_store, run, golden=[], probes=[], limits=limits(1))[:1]
     assert item.good == "Rome."
 
 
@@ -135,19 +141,26 @@ def test_nothing_is_measured_on_erased_and_quarantined_reports(sqlite_store: Sto
     use(sqlite_store, run, train=ids)
     sqlite_store.reports.erase(ids[0], actor="tester", reason="asked for")
     sqlite_store.reports.quarantine(ids[1], actor="tester", reason="looks planted")
-    measured = build_items(sqlite_store, run, golden=[], limit=10)
+    measured = build_items(sqlite_store, run, golden=[], probes=[], limits=limits(10))
     assert [item.id for item in measured if item.suite is Suite.FLAGGED] == [ids[2]]
 
 
-def test_no_suite_exceeds_the_limit(sqlite_store: Store, run: Run) -> None:
+@pytest.mark.parametrize(("probe_limit", "probes"), [(None, 3), (2, 2), (9, 3)])
+def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: int | None, probes: int) -> None:
     use(sqlite_store, run, train=learn(sqlite_store, *(flagged() for _ in range(5))))
-    measured = build_items(sqlite_store, run, golden=golden_items(None), limit=3)
-    assert [item.suite for item in measured].count(Suite.FLAGGED) == 3
-    assert [item.suite for item in measured].count(Suite.GOLDEN) == 3
-    assert measured == build_items(sqlite_store, run, golden=golden_items(None), limit=3)
+
+    def build() -> list[Item]:
+        shipped = probe_items(EvaluationConfig())
+        within = limits(3, max_probes_per_suite=probe_limit)
+        return build_items(sqlite_store, run, golden=golden_items(None), probes=shipped, limits=within)
+
+    assert Counter(item.suite for item in build()) == {
+        Suite.FLAGGED: 3, Suite.GOLDEN: 3, Suite.DRIFT: 1, Suite.OVER_REFUSAL: probes, Suite.ATTACKS: probes,
+    }  # fmt: skip
+    assert build() == build()
 
 
 def test_lost_drift_pairs_are_named(sqlite_store: Store, run: Run) -> None:
     (Path(run.folder) / "drift.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"drift\.jsonl cannot be read"):
-        build_items(sqlite_store, run, golden=[], limit=1)
+        build_items(sqlite_store, run, golden=[], probes=[], limits=limits(1))
