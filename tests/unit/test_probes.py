@@ -7,6 +7,7 @@ import os
 from base64 import b64decode
 from codecs import decode
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def known_elsewhere() -> Iterator[str]:
     """Prompts that are trained on somewhere, or measured with under another name."""
     yield from (str(prompt[-1]["content"]) for prompt in read_prompts(None))
     yield from (asked(item) for item in golden_items(None))
+    seeds = resources.files("daemon") / "data" / "induction_seeds.jsonl"
+    yield from (json.loads(line)["prompt"] for line in seeds.read_text(encoding="utf-8").splitlines() if line)
     yield from (question.messages[-1].content for question in load_scenario(SCENARIO))
     traps, probes = leaking(traps=400, probes=400)
     yield from (str(one.messages[-1]["content"]) for one in (*traps, *probes))
