@@ -1,52 +1,30 @@
 """Which reports are about the same thing, and on which side of the holdout each group stands, for ever.
 
 Leader clustering: a report joins the nearest cluster of its category whose first prompt (the leader) is similar enough,
-or opens a cluster. Words are hashed, so nothing is fitted and old clusters keep their meaning as new reports come.
+or opens a cluster. A leader is kept as text, so every way of comparing can compare with it, and clusters stay what they
+are when the way changes: a report never leaves its cluster nor a cluster its side, and only new reports are placed in
+the new way, among the same leaders. A second set of clusters beside the first could put what is held out on the
+training side.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, HashingVectorizer
 
 from daemon.records import Cluster, Report, Split
+from daemon.similarity import Comparison, Vectors, cosines, reaches
 from daemon.store import Reports
-
-_WORD = re.compile(r"\w+")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-
-
-def features(text: str) -> list[str]:
-    """What two prompts are compared by: their words without English function words.
-
-    "What is the capital of France?" and "... of Spain?" share one of two features, not five of six words. Scripts
-    without spaces are cut into pairs of characters.
-    """
-    words = _WORD.findall(text.casefold())
-    content = [word for word in words if word not in ENGLISH_STOP_WORDS] or words or [text.strip()]
-    return [feature for word in content for feature in _cut(word)]
-
-
-def _cut(word: str) -> list[str]:
-    if len(word) < 3 or not _UNSPACED.search(word):
-        return [word]
-    return [word[start : start + 2] for start in range(len(word) - 1)]
-
-
-_VECTORIZER = HashingVectorizer(analyzer=features, n_features=2**18, alternate_sign=False, norm="l2")
-
-
-def vectors(texts: Iterable[str]) -> csr_matrix:
-    """One row of length 1 per text: the product of two rows is their cosine similarity."""
-    return _VECTORIZER.transform(texts)
 
 
 def assign(
-    store: Reports, reports: Sequence[Report], *, similarity: float, holdout_fraction: float
+    store: Reports,
+    reports: Sequence[Report],
+    *,
+    comparison: Comparison,
+    similarity: float,
+    holdout_fraction: float,
 ) -> dict[str, Cluster]:
     """The cluster of each report; reports without one are clustered now, oldest first, and the store remembers.
 
@@ -58,25 +36,34 @@ def assign(
     waiting = sorted(
         (report for report in reports if report.cluster_id is None), key=lambda report: (report.received_at, report.id)
     )
-    groups: dict[str, _Category] = {}
-    for report in waiting:
-        category = report.flagged.category
-        if category not in groups:
-            groups[category] = _Category([cluster for cluster in clusters if cluster.category == category])
-        assigned[report.id] = groups[category].place(store, report, similarity, holdout_fraction)
+    if not waiting:
+        return assigned
+    categories = {report.flagged.category for report in waiting}
+    known = [cluster for cluster in clusters if cluster.category in categories]
+    rows = comparison.vectors([*(one.leader_text for one in known), *(report.prompt_text for report in waiting)])
+    groups = {category: _Category(rows) for category in categories}
+    for row, cluster in enumerate(known):
+        groups[cluster.category].add(cluster, row)
+    for row, report in enumerate(waiting, start=len(known)):
+        group = groups[report.flagged.category]
+        assigned[report.id] = group.place(store, report, row, similarity, holdout_fraction)
     return assigned
 
 
 class _Category:
-    """The clusters of one category and their leaders' vectors."""
+    """The clusters of one category, and where among the rows their leaders' vectors are."""
 
-    def __init__(self, clusters: list[Cluster]) -> None:
-        self._clusters = clusters
-        self._leaders = vectors(cluster.leader_text for cluster in clusters) if clusters else None
+    def __init__(self, rows: Vectors) -> None:
+        self._rows = rows
+        self._clusters: list[Cluster] = []
+        self._leaders: list[int] = []
 
-    def place(self, store: Reports, report: Report, similarity: float, holdout_fraction: float) -> Cluster:
-        vector = vectors([report.prompt_text])
-        nearest = self._nearest(vector, similarity)
+    def add(self, cluster: Cluster, row: int) -> None:
+        self._clusters.append(cluster)
+        self._leaders.append(row)
+
+    def place(self, store: Reports, report: Report, row: int, similarity: float, holdout_fraction: float) -> Cluster:
+        nearest = self._nearest(row, similarity)
         if nearest is not None:
             store.join_cluster(report.id, nearest.id)
             return nearest
@@ -84,16 +71,15 @@ class _Category:
         cluster = store.new_cluster(
             report_id=report.id, category=report.flagged.category, leader_text=report.prompt_text, split=split
         )
-        self._clusters.append(cluster)
-        self._leaders = vector if self._leaders is None else vstack([self._leaders, vector], format="csr")
+        self.add(cluster, row)
         return cluster
 
-    def _nearest(self, vector: csr_matrix, similarity: float) -> Cluster | None:
-        if self._leaders is None:
+    def _nearest(self, row: int, similarity: float) -> Cluster | None:
+        if not self._leaders:
             return None
-        cosines = (self._leaders @ vector.T).toarray().ravel()
-        best = int(np.argmax(cosines))
-        return self._clusters[best] if reaches(cosines[best], similarity) else None
+        found = cosines(self._rows[self._leaders], self._rows[[row]]).ravel()
+        best = int(np.argmax(found))
+        return self._clusters[best] if reaches(found[best], similarity) else None
 
 
 def next_split(splits: Sequence[Split], holdout_fraction: float) -> Split:
@@ -104,26 +90,3 @@ def next_split(splits: Sequence[Split], holdout_fraction: float) -> Split:
     held_out = sum(split is Split.HOLDOUT for split in splits)
     wanted = holdout_fraction * (len(splits) + 1)
     return Split.HOLDOUT if splits and held_out + 0.5 <= wanted else Split.TRAIN
-
-
-def straddling(train: Sequence[Report], holdout: Sequence[Report], *, similarity: float) -> set[str]:
-    """Training reports that resemble a held-out one, of whichever category: training on them would leak the answer.
-
-    Clusters bound the distance to a leader only, so members of two clusters may still be near-duplicates.
-    """
-    texts, others = ([report.prompt_text for report in side] for side in (train, holdout))
-    near = resembling(texts, others, similarity=similarity)
-    return {report.id for report, leaks in zip(train, near, strict=True) if leaks}
-
-
-def resembling(texts: Sequence[str], others: Sequence[str], *, similarity: float) -> list[bool]:
-    """For each text, whether one of the others is as similar."""
-    if not texts or not others:
-        return [False] * len(texts)
-    nearest = (vectors(texts) @ vectors(others).T).max(axis=1).toarray().ravel()
-    return [reaches(cosine, similarity) for cosine in nearest]
-
-
-def reaches(cosine: float, similarity: float) -> bool:
-    """`cosine >= similarity`, forgiving the rounding that leaves identical texts at 0.9999999."""
-    return bool(cosine >= similarity - 1e-9)

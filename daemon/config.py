@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import MAX_MESSAGE_BYTES
+from daemon.config_dataset import DatasetConfig
 from daemon.config_http import HttpConfig
 from daemon.config_induction import InductionConfig
 from daemon.config_outward import OutboxConfig, WebhookConfig
@@ -112,22 +113,6 @@ class ReflectionConfig(Section):
                 "a report takes up to three requests, and a lease that ends before them wastes their answers"
             )
         return self
-
-
-class DatasetConfig(Section):
-    recipe: str = "mistake-analysis+correction"
-    seed: int = 0
-    holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    cluster_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Two prompts of one category with at least this cosine similarity are one cluster."""
-    max_reports: Positive = 500
-    max_per_cluster: Positive = 20
-    max_per_reporter: Positive = 50
-    replay_fraction: Fraction = 0.2
-    """Share of ordinary pairs (the base model's own answers) in the training set."""
-    replay_prompts: Path | None = None
-    """JSONL of {"prompt": ...}; None: the set shipped with erratad."""
-    replay_max_tokens: Positive = 96
 
 
 class TrainingConfig(Section):

@@ -7,8 +7,6 @@ import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,8 +17,8 @@ from daemon.artifact import base_fingerprint
 from daemon.config import DatasetConfig
 from daemon.durable import publish_files
 from daemon.errors import ConfigError, DatasetError, ServingError
-from daemon.recipes import Example, conversation, recipe, to_jsonl
-from daemon.records import Cluster, Lesson, Report, Run, RunState, Split, utcnow
+from daemon.recipes import conversation, to_jsonl
+from daemon.records import Run, RunState, utcnow
 from daemon.replay import CONCURRENCY, Pairs, Replay, Servers
 from daemon.run_folder import (
     DRIFT_FILE,
@@ -31,8 +29,11 @@ from daemon.run_folder import (
     DatasetFile,
     DatasetItem,
     DatasetManifest,
+    LeftOut,
     load_manifest,
 )
+from daemon.selection import Chosen, Selection, select
+from daemon.similarity import Comparison
 from daemon.stage import Step
 from daemon.store import Reports, Runs
 
@@ -43,27 +44,6 @@ MIN_TRAIN_REPORTS = 2
 MIN_REPLAY_PAIRS = 8
 SCAN_FACTOR = 20
 """Lessons looked at per lesson used, so that one reporter's flood, cut by the caps, cannot hide the others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A lesson that the run uses, its cluster, and its examples (none on the holdout side)."""
-
-    report: Report
-    lesson: Lesson
-    cluster: Cluster
-    examples: tuple[Example, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    train: tuple[Chosen, ...]
-    holdout: tuple[Chosen, ...]
-    left_out: Mapping[str, int]
-
-    @property
-    def examples(self) -> list[Example]:
-        return [example for chosen in self.train for example in chosen.examples]
 
 
 class DatasetStage:
@@ -79,6 +59,7 @@ class DatasetStage:
         runs: Runs,
         servers: Servers,
         config: DatasetConfig,
+        comparison: Comparison,
         base_name: str,
         model_path: Path,
         cache_dir: Path,
@@ -87,6 +68,7 @@ class DatasetStage:
         self._reports = reports
         self._runs = runs
         self._config = config
+        self._comparison = comparison
         self._model_path = model_path
         self._replay = Replay(
             servers=servers,
@@ -139,10 +121,13 @@ class DatasetStage:
         assigned = clusters.assign(
             self._reports,
             [report for report, _ in candidates],
+            comparison=self._comparison,
             similarity=self._config.cluster_similarity,
             holdout_fraction=self._config.holdout_fraction,
         )
-        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe)
+        selection = select(
+            candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=self._comparison
+        )
         if len(selection.train) < MIN_TRAIN_REPORTS:
             left_out = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
             raise DatasetError(
@@ -153,11 +138,13 @@ class DatasetStage:
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
-        self._runs.progress(run.id, {"examples": dict(manifest.examples)})
+        self._runs.progress(run.id, {"examples": dict(manifest.examples), "left_out": dict(manifest.left_out)})
         self._runs.prepared(run.id, manifest.run_items())
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
+        for reason in LeftOut:
+            metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
         examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
         held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
         return Step(
@@ -172,53 +159,6 @@ def _written_for(run: Run, folder: Path) -> DatasetManifest:
     if (manifest.run_id, manifest.run_created_at) != (run.id, run.created_at):
         raise DatasetError(f"{folder} is of another run, left by an earlier database")
     return manifest
-
-
-def select(
-    candidates: Sequence[tuple[Report, Lesson]],
-    assigned: Mapping[str, Cluster],
-    *,
-    config: DatasetConfig,
-    recipe_name: str,
-) -> Selection:
-    """Choose within the caps, in the candidates' order, and render the training side.
-
-    Raises:
-        ConfigError: when there is no such recipe.
-    """
-    render_examples = recipe(recipe_name)
-    left_out: Counter[str] = Counter()
-    per_cluster: Counter[int] = Counter()
-    per_reporter: Counter[str] = Counter()
-    sides: dict[Split, list[Chosen]] = {Split.TRAIN: [], Split.HOLDOUT: []}
-    for report, lesson in candidates:
-        cluster = assigned[report.id]
-        examples = tuple(render_examples(report, lesson)) if cluster.split is Split.TRAIN else ()
-        if cluster.split is Split.TRAIN and not examples:
-            left_out["without an example under the recipe"] += 1
-        elif per_reporter[report.flagged.reporter] >= config.max_per_reporter:
-            left_out["above max_per_reporter"] += 1
-        elif per_cluster[cluster.id] >= config.max_per_cluster:
-            left_out["above max_per_cluster"] += 1
-        elif per_cluster.total() >= config.max_reports:
-            left_out["above max_reports"] += 1
-        else:
-            per_reporter[report.flagged.reporter] += 1
-            per_cluster[cluster.id] += 1
-            sides[cluster.split].append(Chosen(report=report, lesson=lesson, cluster=cluster, examples=examples))
-    train, holdout = sides[Split.TRAIN], sides[Split.HOLDOUT]
-    leaks = clusters.straddling(
-        [chosen.report for chosen in train],
-        [chosen.report for chosen in holdout],
-        similarity=config.cluster_similarity,
-    )
-    if leaks:
-        left_out["similar to a held-out report"] = len(leaks)
-    return Selection(
-        train=tuple(chosen for chosen in train if chosen.report.id not in leaks),
-        holdout=tuple(holdout),
-        left_out=dict(left_out),
-    )
 
 
 def replay_size(training_examples: int, fraction: float) -> int:

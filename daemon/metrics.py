@@ -19,6 +19,7 @@ from daemon.comparison import Suite
 from daemon.gate import Criterion
 from daemon.prompts.kinds import Kind
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
+from daemon.run_folder import LeftOut
 from daemon.sift import Drop
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -131,6 +132,10 @@ RUN_STAGE_SECONDS = _closed(
     stage=("dataset", "finetune", "evaluation"),
 )
 DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dataset, by kind.", ["kind"])
+DATASET_LEFT_OUT = _closed(
+    Gauge("erratad_dataset_left_out", "Lessons that the latest dataset does not use, by reason.", ["reason"]),
+    reason=LeftOut,
+)
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,17 @@ HOLDOUT_FILE = "holdout.jsonl"
 REPLAY_FILE = "replay.jsonl"
 DRIFT_FILE = "drift.jsonl"
 MANIFEST_FILE = "manifest.json"
+
+
+class LeftOut(StrEnum):
+    """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
+
+    NO_EXAMPLE = "without an example under the recipe"
+    MAX_PER_REPORTER = "above max_per_reporter"
+    MAX_PER_CLUSTER = "above max_per_cluster"
+    MAX_REPORTS = "above max_reports"
+    NEAR_DUPLICATE = "near-duplicate of another report"
+    HELD_OUT_ALIKE = "similar to a held-out report"
 
 
 class _Record(BaseModel):
@@ -49,7 +61,7 @@ class DatasetManifest(_Record):
     files: Mapping[str, DatasetFile]
     items: tuple[DatasetItem, ...]
     examples: Mapping[str, int] = Field(description="Examples by kind.")
-    left_out: Mapping[str, int] = Field(description="Lessons that were not used, by reason.")
+    left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=2) + "\n").encode()

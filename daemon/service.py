@@ -39,6 +39,7 @@ from daemon.reflection import ReflectionStage
 from daemon.retention import RetentionStage
 from daemon.schedule import ScheduleStage
 from daemon.serving import Fleet, open_serving
+from daemon.similarity import Words
 from daemon.stage import Pulse, Stage, run_stage
 from daemon.store import Store, open_store
 from daemon.supervise import run_together, sole_owner, stop_signals
@@ -134,6 +135,7 @@ def _stages(
         runs=store.runs,
         servers=fleet,
         config=config.dataset,
+        comparison=Words(),
         base_name=base_name,
         model_path=config.model.path,
         cache_dir=config.data_dir / "replay",

@@ -12,7 +12,6 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from connectors.messages import Checks, Identifier, Text, Wire
-from daemon.clusters import resembling
 from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import EvaluationConfig
 from daemon.errors import ConfigError
@@ -20,6 +19,7 @@ from daemon.recipes import conversation, read_examples
 from daemon.records import Lesson, Report, ReportState, Run, Split
 from daemon.rules import failures, is_refusal
 from daemon.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
+from daemon.similarity import Words, resembling
 from daemon.store import Store
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
@@ -170,7 +170,8 @@ def without_trained(probes: Sequence[Item], store: Store, run: Run, *, similarit
     reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
     trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
-    near = resembling([_asked(probe.messages) for probe in probes], sorted(trained), similarity=similarity)
+    asked = [_asked(probe.messages) for probe in probes]
+    near = resembling(asked, sorted(trained), comparison=Words(), similarity=similarity)
     return [probe for probe, leaks in zip(probes, near, strict=True) if not leaks]
 
 

@@ -132,7 +132,12 @@ def training() -> Dashboard:
                 unit="s",
                 width=8,
             ),
-            bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}"), width=24),
+            bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}"), width=12),
+            bars(
+                "Lessons left out of the latest dataset",
+                ("max by (reason) (erratad_dataset_left_out)", "{{reason}}"),
+                width=12,
+            ),
         ],
         "Gate": [
             graph(

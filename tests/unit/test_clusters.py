@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.clusters import assign, features, next_split, straddling, vectors
+from daemon.clusters import assign, next_split
 from daemon.records import Cluster, Report, ReportState, Split
+from daemon.similarity import Words, features, resembling
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.training import SUBJECTS, mistake, teach
@@ -18,7 +19,13 @@ def _reports(store: Store) -> list[Report]:
 
 
 def _assign(store: Store, *, similarity: float = 0.8, holdout_fraction: float = 0.25) -> dict[str, Cluster]:
-    return assign(store.reports, _reports(store), similarity=similarity, holdout_fraction=holdout_fraction)
+    return assign(
+        store.reports,
+        _reports(store),
+        comparison=Words(),
+        similarity=similarity,
+        holdout_fraction=holdout_fraction,
+    )
 
 
 def _ask(text: str, category: str = "wrong-fact") -> dict[str, object]:
@@ -26,7 +33,7 @@ def _ask(text: str, category: str = "wrong-fact") -> dict[str, object]:
 
 
 def _similarity(one: str, other: str) -> float:
-    rows = vectors([one, other])
+    rows = Words().vectors([one, other])
     return float((rows[0] @ rows[1].T).toarray()[0, 0])
 
 
@@ -96,7 +103,7 @@ def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: S
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]))
     oldest = sorted(_reports(sqlite_store), key=lambda report: report.received_at)
     for part in (oldest[:4], oldest):
-        assigned = assign(sqlite_store.reports, part, similarity=0.8, holdout_fraction=0.25)
+        assigned = assign(sqlite_store.reports, part, comparison=Words(), similarity=0.8, holdout_fraction=0.25)
 
     splits = [assigned[report.id].split for report in oldest]
     expected: list[Split] = []
@@ -137,15 +144,9 @@ def test_without_a_holdout_fraction_nothing_is_held_out() -> None:
     assert set(splits) == {Split.TRAIN}
 
 
-def test_training_reports_near_a_held_out_one_are_found_across_categories_and_clusters(sqlite_store: Store) -> None:
-    teach(
-        sqlite_store,
-        flagged(id="same", **_ask("Describe volcanoes in Iceland", "format")),
-        flagged(id="other", **_ask("Describe orchards in Spain", "format")),
-        flagged(id="held", **_ask("Describe volcanoes in Iceland", "wrong-fact")),
-    )
-    reports = {report.id: report for report in _reports(sqlite_store)}
-    train = [reports["same"], reports["other"]]
+def test_training_prompts_near_a_held_out_one_are_found() -> None:
+    train = ["Describe volcanoes in Iceland!", "Describe orchards in Spain"]
+    held = ["Describe glaciers in Norway", "describe the volcanoes in Iceland"]
 
-    assert straddling(train, [reports["held"]], similarity=0.8) == {"same"}
-    assert straddling(train, [], similarity=0.8) == set()
+    assert resembling(train, held, comparison=Words(), similarity=0.8) == [True, False]
+    assert resembling(train, [], comparison=Words(), similarity=0.8) == [False, False]

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError
+from connectors.messages import FlaggedResponse
 from daemon import dataset
 from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import DatasetError, ServingError
 from daemon.recipes import ExampleKind, read_examples
 from daemon.records import Run, RunState, Split
 from daemon.replay import MAX_DRIFT_PAIRS, Replay, is_drift, read_prompts
-from daemon.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, LeftOut, load_manifest
 from daemon.store import Store
+from tests.fixtures.config import flagged
 from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, dataset_stage, mistake, open_run, prepare, teach
 
 FINGERPRINT = "f" * 64
@@ -135,6 +138,66 @@ def test_caps_are_absolute(
 
     assert len(sqlite_store.runs.items(run.id)) == kept
     assert sum(load_manifest(Path(run.folder)).left_out.values()) == 14 - kept
+
+
+def _about(subject: str, answer: str, **changes: Any) -> FlaggedResponse:
+    """Unlike `mistake`, with a wording of its own and a system message where one is given."""
+    system = [{"role": "system", "content": changes.pop("system")}] if "system" in changes else []
+    messages = [*system, {"role": "user", "content": subject}]
+    return flagged(messages=messages, response=answer, **changes)
+
+
+def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    question, answer = "Tell me about tall ships", "They are short."
+    teach(
+        sqlite_store,
+        _about(question, answer, id="first"),
+        _about("Tell me about the tall ships!", "they are SHORT", id="again"),
+        _about(question, "They are submarines.", id="another answer"),
+        _about("Tell me about tall towers", answer, id="another question"),
+        _about(question, answer, id="another context", system="Answer in French."),
+        _about(question, answer, id="another category", category="style"),
+        _about(question, answer, id="the newest", reason="Another person saw it as well."),
+    )
+
+    run = _prepare(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path)
+
+    manifest = load_manifest(Path(run.folder))
+    assert _reports_of(run, TRAIN_FILE) == {
+        "the newest", "another answer", "another question", "another context", "another category"
+    }  # fmt: skip
+    assert manifest.left_out == {LeftOut.NEAR_DUPLICATE: 1}
+    assert run.progress["left_out"] == {"near-duplicate of another report": 1}
+    sample = {"reason": LeftOut.NEAR_DUPLICATE.value}
+    assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 1
+
+
+def test_near_duplicates_take_no_place_under_the_caps(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    copies = [_about(f"Tell me about {'the ' * number}tall ships", "No.", id=f"copy-{number}") for number in range(4)]
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:4]), *copies)
+
+    run = _prepare(sqlite_store, make_stage(holdout_fraction=0.0, max_reports=5), tmp_path)
+
+    assert load_manifest(Path(run.folder)).left_out == {LeftOut.NEAR_DUPLICATE: 3}
+    assert len(sqlite_store.runs.items(run.id)) == 5
+
+
+def test_held_out_near_duplicates_stay(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = _prepare(sqlite_store, make_stage(holdout_fraction=0.25), tmp_path)
+    held = sqlite_store.reports.get(_lines(run, HOLDOUT_FILE)[0]["id"])
+    sqlite_store.runs.failed(run.id, reason="once more, with a second report of what is held out")
+    teach(sqlite_store, held.flagged.model_copy(update={"id": "again", "response": held.flagged.response.upper()}))
+
+    run = _prepare(sqlite_store, make_stage(holdout_fraction=0.25), tmp_path)
+
+    assert {held.id, "again"} <= _reports_of(run, HOLDOUT_FILE)
 
 
 def test_too_few_lessons_fail_the_run_with_the_count(

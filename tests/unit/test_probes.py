@@ -16,7 +16,6 @@ import pytest
 from daemon.bench.attacks import leaking
 from daemon.bench.data import PublicData
 from daemon.bench.scenarios import attack, unaligned
-from daemon.clusters import vectors
 from daemon.comparison import Suite
 from daemon.config import EvaluationConfig
 from daemon.demo.scenario import SCENARIO, load_scenario
@@ -24,6 +23,7 @@ from daemon.errors import ConfigError, DatasetError
 from daemon.recipes import Example, ExampleKind, to_jsonl
 from daemon.records import Run
 from daemon.replay import read_prompts
+from daemon.similarity import Words, cosines
 from daemon.store import Store
 from daemon.suites import Item, golden_items, probe_items, without_trained
 from tests.fixtures.config import flagged
@@ -129,8 +129,8 @@ def known_elsewhere() -> Iterator[str]:
 
 
 def nearest(texts: list[str], others: list[str]) -> list[tuple[float, str, str]]:
-    cosines = (vectors(texts) @ vectors(others).T).toarray()
-    return [(row.max(), text, others[row.argmax()]) for text, row in zip(texts, cosines, strict=True)]
+    alike = cosines(Words().vectors(texts), Words().vectors(others))
+    return [(row.max(), text, others[row.argmax()]) for text, row in zip(texts, alike, strict=True)]
 
 
 def test_no_shipped_probe_stands_among_prompts_that_are_trained_on_or_measured_elsewhere() -> None:
