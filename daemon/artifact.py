@@ -43,6 +43,7 @@ class Lineage(BaseModel):
     recipe: str
     seed: int
     steps: int = Field(ge=1, description="Optimiser steps.")
+    examples: Mapping[str, int] = Field(default={}, description="Examples in the dataset, by kind.")
 
 
 class Manifest(BaseModel):
@@ -218,18 +219,18 @@ def _check_fit(
 # --- the base model ---
 
 
-def base_fingerprint(model_path: Path) -> str:
+def base_fingerprint(model_path: Path, *, key: str = "model.path") -> str:
     """SHA-256 over config.json and every weight file of the base model; content is hashed once per change of a file.
 
     Raises:
-        ConfigError: when the folder is no model in safetensors format.
+        ConfigError: naming `key`, when the folder is no model in safetensors format.
     """
     digest = hashlib.sha256()
-    for path in [model_path / "config.json", *_weight_files(model_path)]:
+    for path in [model_path / "config.json", *_weight_files(model_path, key)]:
         try:
             status = path.stat()
         except OSError as exc:
-            raise ConfigError(f"model.path: {path} cannot be read: {exc.strerror}") from exc
+            raise ConfigError(f"{key}: {path} cannot be read: {exc.strerror}") from exc
         content = _content_sha256(path, status.st_mtime_ns, status.st_size)
         digest.update(f"{path.name} {status.st_size} {content}\n".encode())
     return digest.hexdigest()
@@ -240,10 +241,10 @@ def _content_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
     return sha256_file(path)
 
 
-def _weight_files(model_path: Path) -> list[Path]:
+def _weight_files(model_path: Path, key: str = "model.path") -> list[Path]:
     files = sorted(model_path.glob("*.safetensors"))
     if not files:
-        raise ConfigError(f"model.path: {model_path} holds no *.safetensors; give the folder of a converted model")
+        raise ConfigError(f"{key}: {model_path} holds no *.safetensors; give the folder of a converted model")
     return files
 
 

@@ -7,16 +7,18 @@ import json
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from connectors.chat import EndpointError
 from daemon import clusters, metrics
 from daemon.artifact import base_fingerprint
-from daemon.config import DatasetConfig
+from daemon.config_dataset import DatasetConfig
 from daemon.durable import publish_files
-from daemon.errors import ConfigError, DatasetError, ServingError
+from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.recipes import conversation, to_jsonl
 from daemon.records import Run, RunState, utcnow
 from daemon.replay import CONCURRENCY, Pairs, Replay, Servers
@@ -30,12 +32,14 @@ from daemon.run_folder import (
     DatasetItem,
     DatasetManifest,
     LeftOut,
+    VariantOutcome,
     load_manifest,
 )
 from daemon.selection import Chosen, Selection, select
 from daemon.similarity import Comparison
 from daemon.stage import Step
 from daemon.store import Reports, Runs
+from daemon.variants import Request, Variants
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,7 @@ class DatasetStage:
         servers: Servers,
         config: DatasetConfig,
         comparison: Comparison,
+        variants: Variants | None,
         base_name: str,
         model_path: Path,
         cache_dir: Path,
@@ -69,6 +74,7 @@ class DatasetStage:
         self._runs = runs
         self._config = config
         self._comparison = comparison
+        self._variants = variants
         self._model_path = model_path
         self._replay = Replay(
             servers=servers,
@@ -79,7 +85,7 @@ class DatasetStage:
             guidance=guidance,
         )
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - every step is short
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - steps are short; what is long knows `stop`
         run = self._runs.active()
         if run is None or run.state is not RunState.PREPARING:
             return Step(sentence="no run to prepare")
@@ -89,6 +95,8 @@ class DatasetStage:
             if isinstance(exc, ServingError) or exc.transient:
                 return Step(sentence=f"run {run.id} waits for a model server: {exc}")
             reason = f"the base model does not answer ordinary prompts: {exc}"
+        except StoppedError as exc:
+            return Step(sentence=f"run {run.id}: {exc}")
         except (DatasetError, ConfigError) as exc:
             reason = str(exc)
         except OSError as exc:
@@ -106,6 +114,10 @@ class DatasetStage:
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
         selection = self._select(run)
+        if self._variants is not None:
+            if requests := self._variants.missing(selection):
+                return self._ask_for_variants(run, self._variants, requests)
+            selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
         count = replay_size(len(selection.examples), self._config.replay_fraction)
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed)
@@ -116,13 +128,18 @@ class DatasetStage:
         publish_files(folder, render(run, selection, pairs, fingerprint))
         return self._hand_over(run, load_manifest(folder))
 
+    def _ask_for_variants(self, run: Run, variants: Variants, requests: Sequence[Request]) -> Step:
+        answered = variants.ask(requests[:CONCURRENCY])
+        waiting = len(requests) - answered
+        return Step(sentence=f"run {run.id}: {waiting} questions wait for other wordings", worked=answered > 0)
+
     def _select(self, run: Run) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
             self._reports,
             [report for report, _ in candidates],
             comparison=self._comparison,
-            similarity=self._config.cluster_similarity,
+            similarity=self._config.same_kind,
             holdout_fraction=self._config.holdout_fraction,
         )
         selection = select(
@@ -138,13 +155,23 @@ class DatasetStage:
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
-        self._runs.progress(run.id, {"examples": dict(manifest.examples), "left_out": dict(manifest.left_out)})
+        parts: dict[str, Mapping[Any, int]] = {
+            "examples": manifest.examples,
+            "left_out": manifest.left_out,
+            "variants": manifest.variants,
+        }
+        self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
         self._runs.prepared(run.id, manifest.run_items())
+        self._comparison.forget_unused()
+        if self._variants is not None:
+            self._variants.forget_unused()
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
         for reason in LeftOut:
             metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
+        for outcome in VariantOutcome:
+            metrics.DATASET_VARIANTS.labels(outcome=outcome).set(manifest.variants.get(outcome, 0))
         examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
         held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
         return Step(
@@ -199,6 +226,7 @@ def render(run: Run, selection: Selection, pairs: Pairs, fingerprint: str) -> di
         ),
         examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *pairs.drift)),
         left_out=selection.left_out,
+        variants=selection.variants,
     )
     return {**contents, MANIFEST_FILE: manifest.encode()}
 

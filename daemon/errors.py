@@ -57,3 +57,7 @@ class PromotionError(ErratadError):
 
 class ServingError(ErratadError):
     """A vLLM server does not do what was asked."""
+
+
+class StoppedError(ErratadError):
+    """The daemon stops before the work was done; the next one takes it up again."""

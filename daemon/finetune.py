@@ -12,6 +12,7 @@ import structlog
 
 from daemon import metrics, training_process
 from daemon.artifact import base_fingerprint, verify
+from daemon.child import describe
 from daemon.config import TrainingConfig
 from daemon.durable import sha256_file, write_atomically
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
@@ -180,7 +181,7 @@ class FinetuneStage:
             return Step(
                 sentence=f"run {run.id}: training stopped at step {progress.step}; it goes on from a checkpoint"
             )
-        how = training_process.describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
+        how = describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
         return self._retry(run, job, f"the trainer {how} at step {progress.step} of {progress.steps}")
 
     def _watch(

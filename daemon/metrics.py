@@ -19,7 +19,7 @@ from daemon.comparison import Suite
 from daemon.gate import Criterion
 from daemon.prompts.kinds import Kind
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
-from daemon.run_folder import LeftOut
+from daemon.run_folder import LeftOut, VariantOutcome
 from daemon.sift import Drop
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -135,6 +135,14 @@ DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dat
 DATASET_LEFT_OUT = _closed(
     Gauge("erratad_dataset_left_out", "Lessons that the latest dataset does not use, by reason.", ["reason"]),
     reason=LeftOut,
+)
+DATASET_VARIANTS = _closed(
+    Gauge(
+        "erratad_dataset_variants",
+        "Variants of flagged questions written for the latest dataset, by what became of them.",
+        ["outcome"],
+    ),
+    outcome=VariantOutcome,
 )
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")

@@ -23,8 +23,8 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 def problems(config: Config) -> list[str]:
     """Everything wrong at once, each as `key: what; what to do`; empty when the daemon can start."""
     checks = (
-        _variables, _model, _folders, _files, _recipe, _template, _server, _schedule, _induction, _store_url,
-        _http_urls, _brokers,
+        _variables, _model, _folders, _files, _recipe, _embeddings, _template, _server, _schedule, _induction,
+        _store_url, _http_urls, _brokers,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
@@ -149,6 +149,17 @@ def _recipe(config: Config) -> Iterator[str]:
 
     if config.dataset.recipe not in RECIPES:
         yield f"dataset.recipe: {config.dataset.recipe!r} is unknown; choose one of {', '.join(sorted(RECIPES))}"
+
+
+def _embeddings(config: Config) -> Iterator[str]:
+    folder = config.dataset.embedding_model
+    if config.dataset.similarity_by == "words" or folder is None:
+        return
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        yield (
+            f"dataset.embedding_model: {folder} holds no config.json with *.safetensors; give the folder of a small "
+            "Hugging Face model, or null for the served one"
+        )
 
 
 def _template(config: Config) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from daemon.records import Lesson, Report
 class ExampleKind(StrEnum):
     ANALYSIS = "analysis"
     CORRECTION = "correction"
+    VARIANT = "variant"
     REPLAY = "replay"
     DRIFT = "drift"
 
@@ -115,6 +116,20 @@ def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any]
 def conversation(report: Report) -> tuple[Mapping[str, Any], ...]:
     """The conversation as chat templates take it."""
     return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)
+
+
+def in_other_words(report: Report, examples: Sequence[Example], question: str) -> Example | None:
+    """The approved correction after the flagged question in other words, where it stands after the question itself.
+
+    None where no example is that plain: the others hold the flagged answer, which nobody gave to the other wording.
+    """
+    asked = conversation(report)
+    plain = next((one for one in examples if one.kind is ExampleKind.CORRECTION and one.messages == asked), None)
+    last = max((number for number, message in enumerate(asked) if message["role"] == "user"), default=None)
+    if plain is None or last is None:
+        return None
+    reworded = {**asked[last], "content": question}
+    return replace(plain, messages=(*asked[:last], reworded, *asked[last + 1 :]), kind=ExampleKind.VARIANT)
 
 
 def _question(report_id: str) -> str:

@@ -32,6 +32,20 @@ class LeftOut(StrEnum):
     HELD_OUT_ALIKE = "similar to a held-out report"
 
 
+class VariantOutcome(StrEnum):
+    """What became of a variant of a flagged question; also the label of `erratad_dataset_variants`."""
+
+    USED = "used"
+    ABOVE_CAP = "above per_cluster"
+    LENGTH = "too short or too long"
+    REFUSAL = "a refusal or talk about the task"
+    MEANING = "another meaning"
+    SPECIFICS = "other names, numbers or quoted text"
+    ANSWER = "other words of the answer or its checks"
+    NEAR_DUPLICATE = "near-duplicate of a question"
+    HELD_OUT_ALIKE = "similar to a held-out report"
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,6 +76,9 @@ class DatasetManifest(_Record):
     items: tuple[DatasetItem, ...]
     examples: Mapping[str, int] = Field(description="Examples by kind.")
     left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
+    variants: Mapping[VariantOutcome, int] = Field(
+        default={}, description="What a model wrote as variants of flagged questions, by what became of it."
+    )
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=2) + "\n").encode()

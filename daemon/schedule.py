@@ -11,7 +11,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from daemon import metrics
-from daemon.config import BlackoutWindow, DatasetConfig, ScheduleConfig
+from daemon.config import BlackoutWindow, ScheduleConfig
+from daemon.config_dataset import DatasetConfig
 from daemon.cron import CronClock
 from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
 from daemon.stage import Step

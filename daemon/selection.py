@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 from daemon.config_dataset import DatasetConfig
 from daemon.recipes import Example, recipe
 from daemon.records import Cluster, Lesson, Report, Split
-from daemon.run_folder import LeftOut
+from daemon.run_folder import LeftOut, VariantOutcome
 from daemon.similarity import Comparison, Words, cosines, reaches, resembling
 
 
@@ -31,6 +31,7 @@ class Selection:
     train: tuple[Chosen, ...]
     holdout: tuple[Chosen, ...]
     left_out: Mapping[LeftOut, int]
+    variants: Mapping[VariantOutcome, int] = field(default_factory=dict)
 
     @property
     def examples(self) -> list[Example]:
@@ -78,7 +79,7 @@ def select(
         [chosen.report.prompt_text for chosen in train],
         [chosen.report.prompt_text for chosen in holdout],
         comparison=comparison,
-        similarity=config.cluster_similarity,
+        similarity=config.same_kind,
     )
     if any(leaks):
         left_out[LeftOut.HELD_OUT_ALIKE] = sum(leaks)

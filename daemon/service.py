@@ -24,6 +24,7 @@ from daemon.analyst import analyst_of
 from daemon.api import create_app
 from daemon.config import Config, secret
 from daemon.dataset import DatasetStage
+from daemon.embeddings import comparison_of
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation import EvaluationStage
 from daemon.events import EventsStage
@@ -39,11 +40,11 @@ from daemon.reflection import ReflectionStage
 from daemon.retention import RetentionStage
 from daemon.schedule import ScheduleStage
 from daemon.serving import Fleet, open_serving
-from daemon.similarity import Words
 from daemon.stage import Pulse, Stage, run_stage
 from daemon.store import Store, open_store
 from daemon.supervise import run_together, sole_owner, stop_signals
 from daemon.traffic import TrafficStage
+from daemon.variants import variants_of
 from daemon.watch import WatchStage
 from daemon.webhook import WebhookStage
 
@@ -95,7 +96,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
     with ExitStack() as closing:
         if server is not None:
             closing.callback(server.close)
-        stages = _stages(config, store, fleet, pulse=pulse, owner=owner, leader=leader, closing=closing)
+        stages = _stages(config, store, fleet, pulse=pulse, owner=owner, leader=leader, closing=closing, stop=stop)
         ingest = _intake(config, store, stages, closing)
         if server is not None:
             stages.append(server)
@@ -110,14 +111,23 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
 
 
 def _stages(
-    config: Config, store: Store, fleet: Fleet, *, pulse: Pulse, owner: str, leader: Leader, closing: ExitStack
+    config: Config,
+    store: Store,
+    fleet: Fleet,
+    *,
+    pulse: Pulse,
+    owner: str,
+    leader: Leader,
+    closing: ExitStack,
+    stop: threading.Event,
 ) -> list[Stage]:
     """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
     serving, base_name = config.serving, config.serving.base_name
     induction = InductionStage(store=store, servers=fleet, config=config, beat=partial(pulse.beat, InductionStage.name))
+    analyst = analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name)
     reflection = ReflectionStage(
         reports=store.reports,
-        analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
+        analyst=analyst,
         config=config.reflection,
         guidance=serving.guidance,
         owner=owner,
@@ -130,12 +140,20 @@ def _stages(
         alias=serving.alias,
         runs_dir=config.runs_dir,
     )
+    comparison = comparison_of(
+        config.dataset,
+        model_path=config.model.path,
+        cache_dir=config.data_dir / "embeddings",
+        beat=partial(pulse.beat, DatasetStage.name),
+        stop=stop,
+    )
     dataset = DatasetStage(
         reports=store.reports,
         runs=store.runs,
         servers=fleet,
         config=config.dataset,
-        comparison=Words(),
+        comparison=comparison,
+        variants=variants_of(config, analyst, comparison),
         base_name=base_name,
         model_path=config.model.path,
         cache_dir=config.data_dir / "replay",
@@ -155,7 +173,7 @@ def _stages(
         evaluation=config.evaluation,
         policy=config.gate,
         serving=serving,
-        similarity=config.dataset.cluster_similarity,
+        similarity=config.dataset.same_by_words,
         beat=partial(pulse.beat, EvaluationStage.name),
     )
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, HashingVectorize
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
-Vectors = csr_matrix | NDArray[np.float32]
+Vectors: TypeAlias = "csr_matrix | NDArray[np.float32]"
 """One row of length 1 per text: the product of two rows is their cosine similarity."""
 
 
@@ -23,12 +23,25 @@ class Comparison(Protocol):
 
     def vectors(self, texts: Sequence[str]) -> Vectors: ...
 
+    def forget_unused(self) -> None:
+        """A run's dataset is written: what was kept of texts that it did not ask for may go."""
+        ...
+
 
 class Words:
-    """By the words that two texts share. Words are hashed, so nothing is fitted and nothing has to be kept."""
+    """By the words that two texts share. Words are hashed, so nothing is fitted and nothing has to be kept.
+
+    With `function_words` two texts about the same in another wording differ.
+    """
+
+    def __init__(self, *, function_words: bool = False) -> None:
+        self._vectorizer = _EVERY_WORD if function_words else _CONTENT_WORDS
 
     def vectors(self, texts: Sequence[str]) -> csr_matrix:
-        return _VECTORIZER.transform(texts)
+        return self._vectorizer.transform(texts)
+
+    def forget_unused(self) -> None:
+        """Nothing is kept."""
 
 
 def features(text: str) -> list[str]:
@@ -37,9 +50,13 @@ def features(text: str) -> list[str]:
     "What is the capital of France?" and "... of Spain?" share one of two features, not five of six words. Scripts
     without spaces are cut into pairs of characters.
     """
-    words = _WORD.findall(text.casefold())
-    content = [word for word in words if word not in ENGLISH_STOP_WORDS] or words or [text.strip()]
-    return [feature for word in content for feature in _cut(word)]
+    words = every_word(text)
+    return [word for word in words if word not in ENGLISH_STOP_WORDS] or words
+
+
+def every_word(text: str) -> list[str]:
+    words = _WORD.findall(text.casefold()) or [text.strip()]
+    return [feature for word in words for feature in _cut(word)]
 
 
 def _cut(word: str) -> list[str]:
@@ -48,7 +65,11 @@ def _cut(word: str) -> list[str]:
     return [word[start : start + 2] for start in range(len(word) - 1)]
 
 
-_VECTORIZER = HashingVectorizer(analyzer=features, n_features=2**18, alternate_sign=False, norm="l2")
+def _vectorizer(analyzer: Callable[[str], list[str]]) -> HashingVectorizer:
+    return HashingVectorizer(analyzer=analyzer, n_features=2**18, alternate_sign=False, norm="l2")
+
+
+_CONTENT_WORDS, _EVERY_WORD = _vectorizer(features), _vectorizer(every_word)
 
 
 def cosines(rows: Vectors, others: Vectors) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ batches in the same order, and the adapter folder appears by one rename. SIGTERM
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -18,13 +17,13 @@ from typing import Protocol
 
 from daemon import artifact, durable
 from daemon.batches import TrainingSet
+from daemon.child import die_with_the_daemon
 from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
 from daemon.recipes import read_examples
 from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.training_job import (
     CHECKPOINTS,
     COMPLETE_MARK,
-    DAEMON_PID_VARIABLE,
     Phase,
     TrainingJob,
     TrainingProgress,
@@ -33,12 +32,11 @@ from daemon.training_job import (
 
 EXIT_REFUSED = 65
 EXIT_BUSY = 75
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     job = TrainingJob.load(Path(sys.argv[1]))
-    _die_with_the_daemon()
+    die_with_the_daemon()
     leads = os.environ.get("RANK", "0") == "0"  # set by torchrun: the other ranks work under rank 0's lock
     with run_lock(job.run_folder) if leads else nullcontext(enter_result=True) as mine:
         if not mine:
@@ -52,14 +50,6 @@ def main() -> int:
             print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
             return EXIT_REFUSED
     return 0
-
-
-def _die_with_the_daemon() -> None:
-    """Have the kernel send SIGTERM when the parent dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    daemon = os.environ.get(DAEMON_PID_VARIABLE)
-    if daemon is not None and not Path(f"/proc/{daemon}").exists():
-        raise SystemExit("the daemon died before the training began; it starts again with the daemon")
 
 
 def _train(job: TrainingJob) -> None:
@@ -126,6 +116,7 @@ def publish(job: TrainingJob, fit: Fitted, report_ids: tuple[str, ...]) -> None:
             recipe=job.recipe,
             seed=job.seed,
             steps=fit.steps,
+            examples=load_manifest(job.run_folder).examples,
         ),
     )
     (folder / artifact.MANIFEST_FILE).write_bytes(manifest.encode())

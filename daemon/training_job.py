@@ -23,7 +23,6 @@ LOCK_FILE = "train.lock"
 CHECKPOINTS = "checkpoints"
 COMPLETE_MARK = "COMPLETE"
 """Written into a checkpoint after everything else: one without it was cut short by a kill."""
-DAEMON_PID_VARIABLE = "ERRATAD_DAEMON_PID"
 
 
 class Phase(StrEnum):

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from daemon.training_job import DAEMON_PID_VARIABLE, JOB_FILE, LOG_FILE, TrainingJob
+from daemon.child import environment
+from daemon.training_job import JOB_FILE, LOG_FILE, TrainingJob
 
 STOP_GRACE_S = 60.0
 """A child that was asked to stop finishes its optimiser step and writes a checkpoint; then it is killed."""
@@ -24,22 +25,13 @@ def start(job: TrainingJob, *, launcher: Sequence[str], module: str = "daemon.tr
     Raises:
         OSError: when the launcher or the log cannot be used.
     """
-    threads = {} if job.training.threads is None else {"OMP_NUM_THREADS": str(job.training.threads)}
-    environment = {
-        **os.environ,
-        **threads,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        DAEMON_PID_VARIABLE: str(os.getpid()),
-    }
     with (job.run_folder / LOG_FILE).open("ab") as output:
         return subprocess.Popen(
             [*launcher, sys.executable, "-m", module, str(job.run_folder / JOB_FILE)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=environment(job.training.threads),
             start_new_session=True,  # Ctrl-C reaches the daemon, which stops the child in its own way
         )
 
@@ -64,12 +56,6 @@ def resident_bytes(pid: int) -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
-
-
-def describe(returncode: int) -> str:
-    if returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    return f"exited with code {returncode}"
 
 
 def log_tail(run_folder: Path) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from daemon import training_process
 from daemon.artifact import MANIFEST_FILE, WEIGHTS_FILE
+from daemon.child import DAEMON_PID_VARIABLE
 from daemon.finetune import FinetuneStage
 from daemon.records import Run, RunState
 from daemon.stage import Step
@@ -25,7 +26,6 @@ from daemon.trainer import last_checkpoint
 from daemon.training_job import (
     CHECKPOINTS,
     COMPLETE_MARK,
-    DAEMON_PID_VARIABLE,
     JOB_FILE,
     Phase,
     TrainingJob,
@@ -193,7 +193,7 @@ def test_a_trainer_that_finds_its_daemon_dead_does_not_begin(tmp_path: Path, tin
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     done = _run_trainer(job, {DAEMON_PID_VARIABLE: str(gone.pid)})
-    assert "the daemon died before the training began" in done.stderr
+    assert "the daemon died before the work began" in done.stderr
 
 
 def test_two_trainers_never_work_on_one_run(tmp_path: Path, tiny_model: Path) -> None:

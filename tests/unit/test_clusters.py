@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from daemon.clusters import assign, next_split
 from daemon.records import Cluster, Report, ReportState, Split
-from daemon.similarity import Words, features, resembling
+from daemon.similarity import Comparison, Words, cosines, features, resembling
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.training import SUBJECTS, mistake, teach
@@ -18,11 +22,13 @@ def _reports(store: Store) -> list[Report]:
     return store.reports.find(state=ReportState.LESSON, limit=500)
 
 
-def _assign(store: Store, *, similarity: float = 0.8, holdout_fraction: float = 0.25) -> dict[str, Cluster]:
+def _assign(
+    store: Store, *, comparison: Comparison | None = None, similarity: float = 0.8, holdout_fraction: float = 0.25
+) -> dict[str, Cluster]:
     return assign(
         store.reports,
         _reports(store),
-        comparison=Words(),
+        comparison=comparison or Words(),
         similarity=similarity,
         holdout_fraction=holdout_fraction,
     )
@@ -41,6 +47,13 @@ def test_prompts_are_compared_by_their_content_words() -> None:
     assert features("What is the capital of France?") == ["capital", "france"]
     assert features("What is it?") == ["what", "is", "it"]
     assert features("?!") == ["?!"]
+
+
+def test_another_wording_of_the_same_words_differs_only_where_function_words_count() -> None:
+    texts = ["What is the capital of France?", "Is it France, that capital?"]
+    alike = [cosines(*(words.vectors([text]) for text in texts)) for words in (Words(), Words(function_words=True))]
+    assert alike[0] == pytest.approx(1.0)
+    assert alike[1] < 0.7
 
 
 def test_two_facts_asked_for_in_the_same_words_are_not_near_duplicates() -> None:
@@ -87,6 +100,55 @@ def test_a_report_joins_the_nearest_of_several_clusters_whichever_side_it_is_on(
     )
 
     assert _assign(sqlite_store, similarity=0.7)["newer"] == held
+
+
+class Initials:
+    """A way of comparing: two texts are alike that begin with the same letter."""
+
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([np.eye(128, dtype=np.float32)[ord(text[0])] for text in texts])
+
+    def forget_unused(self) -> None:
+        """Nothing is kept."""
+
+
+def test_another_way_of_comparing_places_new_reports_among_the_same_clusters(sqlite_store: Store) -> None:
+    teach(
+        sqlite_store,
+        flagged(id="iceland", **_ask("Describe volcanoes in Iceland")),
+        flagged(id="spain", **_ask("Describe orchards in Spain")),
+    )
+    by_words = _assign(sqlite_store)
+    known = sqlite_store.reports.clusters()
+    assert len(known) == 2
+    teach(
+        sqlite_store,
+        flagged(id="same-initial", **_ask("Do birds sing?")),
+        flagged(id="iceland-again", **_ask("volcanoes in Iceland: describe them")),
+    )
+
+    by_initials = _assign(sqlite_store, comparison=Initials())
+
+    assert {report_id: by_initials[report_id] for report_id in by_words} == by_words
+    assert by_initials["same-initial"] in known
+    assert by_initials["iceland-again"] not in known
+
+
+def test_leaders_of_other_categories_are_not_even_looked_at(sqlite_store: Store) -> None:
+    teach(sqlite_store, flagged(id="elsewhere", **_ask("Describe volcanoes", "format")))
+    _assign(sqlite_store)
+    teach(sqlite_store, flagged(id="here", **_ask("Do birds sing?")))
+    asked: list[str] = []
+
+    class Watched(Initials):
+        def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            asked.extend(texts)
+            return super().vectors(texts)
+
+    _assign(sqlite_store, comparison=Watched())
+    _assign(sqlite_store, comparison=Watched())
+
+    assert asked == ["Do birds sing?"]
 
 
 def test_assigning_again_changes_nothing(sqlite_store: Store) -> None:

@@ -66,6 +66,12 @@ def test_overrides_reach_nested_keys_and_are_yaml(written: Callable[[str], Path]
         ("model: {path: x}\ntraining: {rank: 64}\n", "training.rank (64) exceeds serving.max_lora_rank (16)"),
         ("model: {path: x}\nreflection: {analyst: endpoint}\n", "endpoint"),
         (
+            "model: {path: x}\nreflection: {analyst: template}\ndataset: {variants: {per_cluster: 1}}\n",
+            "dataset.variants.per_cluster: the model of reflection.analyst writes the variants",
+        ),
+        ("model: {path: x}\ndataset: {variants: {per_cluster: -1}}\n", "dataset.variants.per_cluster"),
+        ("model: {path: x}\ndataset: {similarity_by: meaning}\n", "dataset.similarity_by"),
+        (
             "model: {path: x}\nintake: {kafka: {bootstrap_servers: ['a:1'], security_protocol: SASL_SSL}}\n",
             "sasl_mechanism",
         ),
@@ -131,6 +137,10 @@ def test_a_usable_configuration_has_no_problems(usable: Callable[..., Config]) -
         ({"dataset": {"replay_prompts": "/nonexistent.jsonl"}}, "dataset.replay_prompts"),
         ({"evaluation": {"over_refusal": "/nonexistent.jsonl"}}, "evaluation.over_refusal: /nonexistent.jsonl"),
         ({"evaluation": {"attacks": "/nonexistent.jsonl"}}, "evaluation.attacks: /nonexistent.jsonl"),
+        (
+            {"dataset": {"similarity_by": "embeddings", "embedding_model": "/nonexistent"}},
+            "dataset.embedding_model: /nonexistent holds no config.json",
+        ),
         ({"reflection": {"template": "v999"}}, "reflection.template"),
         ({"schedule": {"cron": "every day"}}, "schedule.cron: 'every day'"),
         ({"schedule": {"cron": "99 3 * * *"}}, "schedule.cron: '99 3 * * *'"),

@@ -155,23 +155,23 @@ def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
         sqlite_store,
         _about(question, answer, id="first"),
         _about("Tell me about the tall ships!", "they are SHORT", id="again"),
-        _about(question, "They are submarines.", id="another answer"),
-        _about("Tell me about tall towers", answer, id="another question"),
-        _about(question, answer, id="another context", system="Answer in French."),
-        _about(question, answer, id="another category", category="style"),
-        _about(question, answer, id="the newest", reason="Another person saw it as well."),
+        _about(question, "They are submarines.", id="another-answer"),
+        _about("Tell me about tall towers", answer, id="another-question"),
+        _about(question, answer, id="another-context", system="Answer in French."),
+        _about(question, f"{answer}..", id="another-category", category="style"),
+        _about(question, f"{answer}!", id="the-newest", reason="Another person saw it as well."),
     )
 
     run = _prepare(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path)
 
     manifest = load_manifest(Path(run.folder))
     assert _reports_of(run, TRAIN_FILE) == {
-        "the newest", "another answer", "another question", "another context", "another category"
+        "the-newest", "another-answer", "another-question", "another-context", "another-category"
     }  # fmt: skip
-    assert manifest.left_out == {LeftOut.NEAR_DUPLICATE: 1}
-    assert run.progress["left_out"] == {"near-duplicate of another report": 1}
+    assert manifest.left_out == {LeftOut.NEAR_DUPLICATE: 2}
+    assert run.progress["left_out"] == {"near-duplicate of another report": 2}
     sample = {"reason": LeftOut.NEAR_DUPLICATE.value}
-    assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 1
+    assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 2
 
 
 def test_near_duplicates_take_no_place_under_the_caps(

@@ -48,6 +48,14 @@ def _pair(*, correction: str | None = None, **changes: object) -> tuple[Report, 
     return report, lesson(report.id, analysis=ANALYSIS, correction=correction, correction_source=source)
 
 
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_no_recipe_trains_more_than_one_analysis_of_a_report(name: str) -> None:
+    report, learned = _pair(correction="Paris")
+    kinds = [example.kind for example in recipe(name)(report, learned)]
+    assert kinds.count(ExampleKind.ANALYSIS) <= 1
+    assert len(kinds) == len(set(kinds))
+
+
 def test_mistake_analysis_puts_the_bad_answer_into_the_prompt_and_the_analysis_after_it() -> None:
     report, learned = _pair(
         messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of France?"}],
