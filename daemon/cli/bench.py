@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
-from pydantic import ValidationError
 
 from daemon.cli.common import AsJson
 from daemon.cli.output import print_json, say, warn
-from daemon.config import TrainingConfig
 from daemon.errors import ConfigError
 
 DEFAULT_TRAINING = {"learning_rate": 5e-4}
@@ -101,6 +98,11 @@ def quality(
 
 def _training(settings: Sequence[str]) -> dict[str, Any]:
     """The keys of the section `training` that differ from the product's defaults."""
+    import yaml
+    from pydantic import ValidationError
+
+    from daemon.config import TrainingConfig
+
     values = DEFAULT_TRAINING | {
         key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)
     }
