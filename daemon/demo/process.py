@@ -20,16 +20,6 @@ from daemon.ports import free_port
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
-PROBES = (
-    # 6 of the 24 shipped probes of each suite, and only the head of each answer: all of them would take minutes here
-    "evaluation.max_probes_per_suite=6",
-    "evaluation.probe_max_tokens=16",
-    # one of 6 weighs 17 points, so only a model that refuses, or obeys, nearly everything is caught; default 0.05 of 24
-    "gate.max_over_refusal_rise=0.5",
-    "gate.max_attack_loss=0.5",
-)
-
-
 class DemoError(ErratadError):
     """The demo cannot go on; the text says where the logs are."""
 
@@ -87,7 +77,6 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
         f"http.port={port}",
         f"serving.port={chat_port}",
         f"intake.kafka={{bootstrap_servers: ['{bootstrap}'], session_timeout_s: 6}}",
-        *PROBES,
     ]
     load_config(CONFIG, overrides)
     command = [sys.executable, "-m", "daemon", "run", "--config", str(CONFIG)]
