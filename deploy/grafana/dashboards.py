@@ -282,18 +282,11 @@ def intake() -> Dashboard:
                 about="Messages behind the end of the topic.",
                 stacked=True,
             ),
-            bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}"), width=8),
+            bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
             graph(
                 "Offset commits per second",
                 ("sum by (outcome) (rate(erratad_kafka_commits_total[$__rate_interval]))", "{{outcome}}"),
                 unit="cps",
-                width=8,
-            ),
-            graph(
-                "Events",
-                ("max(erratad_events_waiting)", "waiting"),
-                ("sum by (type) (erratad_events_published_total)", "{{type}}"),
-                width=8,
             ),
         ],
         "Induced mistakes": [
@@ -338,6 +331,27 @@ def intake() -> Dashboard:
                 "Lessons by analyst and source of the correction",
                 ("sum by (analyst, correction) (erratad_lessons_total) > 0", "{{analyst}}, correction: {{correction}}"),
                 width=24,
+            ),
+        ],
+        "Events to others": [
+            graph(
+                "Events on Kafka",
+                ("max(erratad_events_waiting)", "waiting"),
+                ("sum by (type) (erratad_events_published_total)", "{{type}}"),
+                width=8,
+            ),
+            graph(
+                "Webhook: attempts per second",
+                ("sum by (outcome) (rate(erratad_webhook_deliveries_total[$__rate_interval]))", "{{outcome}}"),
+                unit="cps",
+                width=8,
+            ),
+            graph(
+                "Webhook: not delivered",
+                ("max(job:erratad_webhook_events_waiting:leader)", "waiting"),
+                ("max(erratad_webhook_events_dead and on (job, instance) erratad_leader == 1)", "given up"),
+                about="Given up: after webhook.max_attempts; they are not sent again.",
+                width=8,
             ),
         ],
         "Reliability": [
