@@ -52,11 +52,16 @@ def correct_analysis(
 ) -> None:
     """A reviewer's words in place of the analysis and of the corrected answer; what a run learns from next.
 
+    An empty correction is none.
+
     Raises:
         NotFoundError: for an unknown report.
-        IllegalTransitionError: when the report has no analysis to correct, or the corrected answer is a bad one by
-            the report's own rules: training would teach the mistake.
+        IllegalTransitionError: when the report has no analysis to correct, the new one is empty, or the corrected
+            answer is a bad one by the report's own rules: training would teach the mistake.
     """
+    analysis, correction = _plain(analysis), _plain(correction or "") or None
+    if not analysis:
+        raise IllegalTransitionError("an analysis needs words; to give it up, reject it")
     report = store.reports.get(report_id)
     if correction is not None:
         if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
@@ -75,6 +80,11 @@ def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
 def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
     """False when nothing was paused; raises NotFoundError for an unknown stage."""
     return store.control.resume(_known(stage), actor=actor, reason=reason)
+
+
+def _plain(text: str) -> str:
+    """As typed into a form or an editor."""
+    return text.replace("\r\n", "\n").strip()
 
 
 def _may_go_live(store: Store, generation: int) -> None:

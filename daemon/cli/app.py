@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import bench, feed, inspect_store, service, steer, top
+from daemon.cli import bench, feed, inspect_store, review, service, steer, top
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -73,4 +73,5 @@ for command in (
     service.version,
 ):
     app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)
+app.add_typer(review.review)
 app.add_typer(bench.bench)

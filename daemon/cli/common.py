@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVa
 
 import typer
 
-from daemon.errors import ConfigError, StoreUnavailableError
+from daemon.cli.output import say, warn
+from daemon.errors import ConfigError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -136,3 +137,17 @@ def operator() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # Python 3.12 raises the former where 3.11 raises the latter: a user id without a name
         return "unknown"
+
+
+def for_each(report_ids: list[str], act: Callable[[str], object], done: str) -> None:
+    """Every id gets its try; one that fails does not keep the others from theirs."""
+    failed = False
+    for report_id in report_ids:
+        try:
+            act(report_id)
+            say(f"{done} {report_id}")
+        except (NotFoundError, IllegalTransitionError) as exc:
+            warn(str(exc))
+            failed = True
+    if failed:
+        raise typer.Exit(1)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
-from daemon.cli.common import AsJson, Own, Reason, configured, opened, operator, with_options
+from daemon.cli.common import AsJson, Own, Reason, configured, for_each, opened, operator, with_options
 from daemon.cli.output import print_json, say, warn
-from daemon.errors import ConfigError, IllegalTransitionError, NotFoundError
+from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -125,7 +125,7 @@ def requeue(
     Revives buried reports and releases quarantined ones.
     """
     with opened(config) as store:
-        _for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
+        for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
 
 
 @configured
@@ -145,21 +145,7 @@ def erase(
             raise ConfigError("erasing cannot be undone; add --yes where nobody can be asked")
         typer.confirm(f"Erase the content of {len(report_ids)} reports for good?", abort=True)
     with opened(config) as store:
-        _for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
-
-
-def _for_each(report_ids: list[str], act: Callable[[str], None], done: str) -> None:
-    """Every id gets its try; one that fails does not keep the others from theirs."""
-    failed = False
-    for report_id in report_ids:
-        try:
-            act(report_id)
-            say(f"{done} {report_id}")
-        except (NotFoundError, IllegalTransitionError) as exc:
-            warn(str(exc))
-            failed = True
-    if failed:
-        raise typer.Exit(1)
+        for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
 
 
 def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool) -> None:

@@ -45,12 +45,8 @@ def forms_router(shell: Shell) -> APIRouter:
         who: Identity = reviewer,
     ) -> RedirectResponse:
         if decision == "correct":
-            if analysis is None or not analysis.strip():
-                raise IllegalTransitionError("an analysis needs words; to give it up, reject it")
-            better = (correction or "").replace("\r\n", "\n").strip() or None
-            words = analysis.replace("\r\n", "\n").strip()
             steering.correct_analysis(
-                store, report_id, analysis=words, correction=better, actor=who.name, reason=reason
+                store, report_id, analysis=analysis or "", correction=correction, actor=who.name, reason=reason
             )
         else:
             act = {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}

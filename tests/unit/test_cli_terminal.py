@@ -150,21 +150,22 @@ def test_long_work_shows_a_bar_on_a_terminal_and_nothing_in_a_pipe(sqlite_store:
     assert piped(sqlite_store, "import", str(rows)).stderr == ""
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("erratad ro", "rollback"), ("erratad review rej", "reject")])
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shell_completes_commands_and_options(shell: str) -> None:
+def test_the_shell_completes_commands_and_options(shell: str, typed: str, meant: str) -> None:
     environment: dict[str, Any] = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "_ERRATAD_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": "erratad ro",
-        "COMP_CWORD": "1",
-        "_TYPER_COMPLETE_ARGS": "erratad ro",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+        "_TYPER_COMPLETE_ARGS": typed,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
     done = subprocess.run(
         [sys.executable, "-m", "daemon"], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
     )
-    assert "rollback" in done.stdout, done.stderr
+    assert meant in done.stdout, done.stderr
     assert "resume" not in done.stdout
 
 
