@@ -9,9 +9,13 @@ from pydantic import Field
 
 from daemon import __version__
 from daemon.config import Config
-from daemon.records import ReportState, utcnow
+from daemon.config_rollout import RolloutConfig
+from daemon.records import AdapterState, ReportState, utcnow
+from daemon.sequential import rise
 from daemon.store import Store
 from daemon.store.control import Heartbeat
+from daemon.trial import Course, level_of_each
+from daemon.trial_figures import Standing, standing
 from daemon.views import AdapterRow, InductionRow, RunRow, View
 
 DAEMON_SILENT_S = 30.0
@@ -57,6 +61,63 @@ class InductionView(View):
     next_cron: datetime | None
 
 
+class RateView(View):
+    """One rate of the candidate on trial beside the live generation's."""
+
+    name: str
+    candidate_events: int
+    candidate_requests: int
+    live_events: int
+    live_requests: int
+    p_value: float
+    """Of a rise, always valid: it may be looked at any time. Below `level` the candidate is withdrawn."""
+    level: float
+
+
+class TrialView(View):
+    """A candidate that is tried out beside the live generation, and what follows from the figures now."""
+
+    generation: int
+    name: str
+    mode: AdapterState
+    share: float
+    started_at: datetime
+    age_s: float
+    min_requests: int
+    """Nothing is decided before both have answered so many."""
+    max_duration_s: float
+    rates: list[RateView]
+    course: Course
+    reason: str
+
+    @classmethod
+    def of(cls, now: Standing, config: RolloutConfig) -> TrialView:
+        return cls(
+            generation=now.trial.generation,
+            name=now.trial.name,
+            mode=now.trial.mode,
+            share=now.trial.share,
+            started_at=now.trial.started_at,
+            age_s=now.age_s,
+            min_requests=config.min_requests,
+            max_duration_s=config.max_duration_s,
+            rates=[
+                RateView(
+                    name=name,
+                    candidate_events=pair.candidate.events,
+                    candidate_requests=pair.candidate.requests,
+                    live_events=pair.live.events,
+                    live_requests=pair.live.requests,
+                    p_value=rise(pair.candidate, pair.live, tolerance=config.tolerance).p_value,
+                    level=level_of_each(now.pairs, config),
+                )
+                for name, pair in now.pairs.items()
+            ],
+            course=now.ruling.course,
+            reason=now.ruling.reason,
+        )
+
+
 class StatusView(View):
     version: str
     at: datetime
@@ -76,6 +137,7 @@ class StatusView(View):
     previous: AdapterRow | None
     """What a rollback goes back to."""
     active_run: RunRow | None
+    trial: TrialView | None
     last_run: RunRow | None
     """The run that ended last."""
     next_cron: datetime | None
@@ -104,11 +166,20 @@ def status(store: Store, config: Config) -> StatusView:
         live=AdapterRow.of(store.adapters.live()),
         previous=None if previous is None else AdapterRow.of(previous),
         active_run=None if active is None else RunRow.of(active),
+        trial=trial_view(store, config.rollout),
         last_run=RunRow.of(ended[0]) if ended else None,
         next_cron=next_cron_time(config.schedule.cron, config.schedule.timezone, now),
         induction=_induction_view(store, config, now) if config.induction.enabled else None,
     )
     return view.model_copy(update={"summary": sentences(view)})
+
+
+def trial_view(store: Store, config: RolloutConfig) -> TrialView | None:
+    """The trial under way; None where no candidate is on trial."""
+    current = store.trials.current()
+    if current is None:
+        return None
+    return TrialView.of(standing(store, current, live=store.adapters.live().generation, config=config), config)
 
 
 def _induction_view(store: Store, config: Config, now: datetime) -> InductionView:
@@ -147,6 +218,7 @@ def sentences(view: StatusView) -> list[str]:
         _live(view),
         _reports(view),
         *_runs(view),
+        *_trial(view),
         _schedule(view),
         *_induction(view),
     ]
@@ -211,6 +283,15 @@ def _runs(view: StatusView) -> list[str]:
         ended = "" if last.finished_at is None else f" {span((view.at - last.finished_at).total_seconds())} ago"
         words.append(f"Last run: {last.id} (generation {last.generation}), {last.state}{ended}{_because(last.reason)}.")
     return words
+
+
+def _trial(view: StatusView) -> list[str]:
+    if (trial := view.trial) is None:
+        return []
+    course = {Course.WAIT: "no decision yet", Course.PROMOTE: "goes live", Course.REJECT: "is withdrawn"}[trial.course]
+    return [
+        f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
+    ]
 
 
 def _because(reason: str | None) -> str:

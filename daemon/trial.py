@@ -40,6 +40,11 @@ class Pair:
         return f"{self.candidate} against {self.live}"
 
 
+def level_of_each(pairs: Collection[object], config: RolloutConfig) -> float:
+    """What the p-value of one rate must fall below: `alpha`, shared evenly."""
+    return config.alpha / len(pairs)
+
+
 def rule(pairs: Mapping[str, Pair], config: RolloutConfig, *, age_s: float, too_slow: str | None = None) -> Ruling:
     """Decide on the rates by name; `too_slow` says why where the candidate takes too long.
 
@@ -47,7 +52,7 @@ def rule(pairs: Mapping[str, Pair], config: RolloutConfig, *, age_s: float, too_
     harmful promotes (each kind alone may be too rare to tell), but not before `min_duration_s`: users flag later than
     they ask.
     """
-    level = config.alpha / len(pairs)
+    level = level_of_each(pairs, config)
     said = "; ".join(f"{name}: {pair}" for name, pair in pairs.items())
     if any(min(pair.candidate.requests, pair.live.requests) < config.min_requests for pair in pairs.values()):
         return _unclear(config, age_s, f"fewer than {config.min_requests} requests each; {said}")
@@ -83,15 +88,22 @@ def _unclear(config: RolloutConfig, age_s: float, said: str) -> Ruling:
     )
 
 
+def shadow_pairs(figures: ShadowFigures) -> dict[str, Pair]:
+    """The one rate that copies which nobody sees can show."""
+    return {
+        "unsound answers": Pair(
+            candidate=Rate(events=figures.errors, requests=figures.pairs),
+            live=Rate(events=figures.live_errors, requests=figures.pairs),
+        )
+    }
+
+
 def rule_on_shadow(figures: ShadowFigures, config: RolloutConfig, *, age_s: float) -> Ruling:
-    errors = Pair(
-        candidate=Rate(events=figures.errors, requests=figures.pairs),
-        live=Rate(events=figures.live_errors, requests=figures.pairs),
-    )
-    slow = figures.live_seconds > 0 and figures.seconds > config.max_slowdown * figures.live_seconds
-    too_slow = (
-        f"{figures.seconds / figures.pairs:.2f} s per answer against {figures.live_seconds / figures.pairs:.2f} s"
-        if slow and figures.pairs
-        else None
-    )
-    return rule({"unsound answers": errors}, config, age_s=age_s, too_slow=too_slow)
+    return rule(shadow_pairs(figures), config, age_s=age_s, too_slow=_too_slow(figures, config))
+
+
+def _too_slow(figures: ShadowFigures, config: RolloutConfig) -> str | None:
+    """Why the candidate takes too long; None where it does not."""
+    if not figures.pairs or not 0 < config.max_slowdown * figures.live_seconds < figures.seconds:
+        return None
+    return f"{figures.seconds / figures.pairs:.2f} s per answer against {figures.live_seconds / figures.pairs:.2f} s"

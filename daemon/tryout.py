@@ -6,16 +6,13 @@ a server that restarts, goes on where the store is.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from daemon.config_rollout import RolloutConfig
-from daemon.records import ACTOR, Adapter, AdapterState, utcnow
-from daemon.sequential import Rate
+from daemon.records import ACTOR, Adapter, AdapterState
 from daemon.serving import Fleet
 from daemon.store import Store
-from daemon.store.traffic import step_of
 from daemon.swap import Fit, Reconciler, prepare
-from daemon.trial import Course, Pair, Ruling, rule, rule_on_shadow
+from daemon.trial import Course, Ruling
+from daemon.trial_figures import standing
 
 
 class Tryout:
@@ -37,11 +34,7 @@ class Tryout:
             if self._rollout.mode == "direct":
                 return Ruling(course=Course.PROMOTE, reason="passed the gate")
             return self._begin(candidate, live, fit)
-        age_s = (utcnow() - current.started_at).total_seconds()
-        if current.mode == AdapterState.SHADOW:
-            ruling = rule_on_shadow(self._store.trials.shadowed(candidate.generation), self._rollout, age_s=age_s)
-        else:
-            ruling = rule(self._beside(candidate, live, current.started_at), self._rollout, age_s=age_s)
+        ruling = standing(self._store, current, live=live.generation, config=self._rollout).ruling
         return Ruling(course=ruling.course, reason=f"{current.mode} on {current.share:.0%}: {ruling.reason}")
 
     def _begin(self, candidate: Adapter, live: Adapter, fit: Fit) -> Ruling:
@@ -59,19 +52,3 @@ class Tryout:
         return Ruling(
             course=Course.WAIT, reason=f"{candidate.name} begins its {self._rollout.mode} on {self._rollout.share:.0%}"
         )
-
-    def _beside(self, candidate: Adapter, live: Adapter, since: datetime) -> dict[str, Pair]:
-        """Both generations' flagged and failed answers since the trial began; each reporter counts once in all."""
-        flags = self._store.traffic.first_flags([candidate.generation, live.generation], since=step_of(since))
-        ours = self._store.traffic.tally(candidate.generation, since=since)
-        theirs = self._store.traffic.tally(live.generation, since=since)
-        counted = {
-            "flagged": (flags[candidate.generation], flags[live.generation]),
-            "errors": (ours.errors, theirs.errors),
-        }
-        return {
-            name: Pair(
-                candidate=Rate(events=new, requests=ours.requests), live=Rate(events=old, requests=theirs.requests)
-            )
-            for name, (new, old) in counted.items()
-        }

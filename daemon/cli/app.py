@@ -63,6 +63,7 @@ for command in (
     steer.train,
     steer.induce,
     steer.promote,
+    steer.reject,
     steer.rollback,
     steer.pause,
     steer.resume,

@@ -23,7 +23,9 @@ CELL = 160
 """Characters of a text in a table's cell."""
 _STATE_STYLE = {
     **dict.fromkeys(("live", "resolved", "promoted"), "green"),
-    **dict.fromkeys(("candidate", "training", "evaluating", "promoting", "reflecting", "preparing"), "cyan"),
+    **dict.fromkeys(
+        ("candidate", "canary", "shadow", "training", "evaluating", "promoting", "reflecting", "preparing"), "cyan"
+    ),
     **dict.fromkeys(("quarantined", "recurring", "rejected"), "yellow"),
     **dict.fromkeys(("buried", "failed", "rolled-back"), "red"),
 }

@@ -1,4 +1,4 @@
-"""Commands that steer: train, induce, promote, rollback, pause, resume, requeue, erase."""
+"""Commands that steer: train, induce, promote, reject, rollback, pause, resume, requeue, erase."""
 
 from __future__ import annotations
 
@@ -88,6 +88,24 @@ def rollback(
     from daemon.steering import request_rollback
 
     return request_rollback(store, generation, actor=operator(), reason=reason)
+
+
+@configured
+def reject(
+    config: Config,
+    generation: Annotated[int, typer.Argument(min=0, help="A candidate that passed the gate.")],
+    *,
+    reason: Reason = NO_REASON,
+) -> None:
+    """Keep a candidate from going live.
+
+    Ends its canary or shadow, too; its run ends as rejected.
+    """
+    from daemon.steering import reject_candidate
+
+    with opened(config) as store:
+        reject_candidate(store, generation, actor=operator(), reason=reason)
+    say(f"rejected generation {generation}")
 
 
 @configured

@@ -77,7 +77,8 @@ def screen(view: StatusView, verdict: VerdictView | None) -> Group:
     """Everything, from what matters most to the details."""
     from rich.console import Group
 
-    return Group(*_headline(view), "", _funnel(view), "", *_run(view), *_verdict(verdict), "", _stages(view))
+    running = (*_run(view), *_trial(view), *_verdict(verdict))
+    return Group(*_headline(view), "", _funnel(view), "", *running, "", _stages(view))
 
 
 def _headline(view: StatusView) -> Iterator[RenderableType]:
@@ -131,6 +132,24 @@ def progress_share(run: RunRow) -> float | None:
         if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
             return min(1.0, done / total)
     return None
+
+
+def _trial(view: StatusView) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    if (trial := view.trial) is None:
+        return
+    yield Text(f"{trial.name} on trial: {trial.mode} on {trial.share:.0%}", style=style_of(trial.mode))
+    table = Table("  RATE", "CANDIDATE", "LIVE", "P OF A RISE", box=None, pad_edge=False)
+    for rate in trial.rates:
+        table.add_row(
+            f"  {rate.name}",
+            f"{rate.candidate_events} of {rate.candidate_requests}",
+            f"{rate.live_events} of {rate.live_requests}",
+            f"{rate.p_value:.2g} (withdrawn below {rate.level:.2g})",
+        )
+    yield table
 
 
 def _verdict(verdict: VerdictView | None) -> Iterator[RenderableType]:

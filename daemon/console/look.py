@@ -19,7 +19,7 @@ from daemon.http_access import looks
 from daemon.preflight import masked
 from daemon.recipes import Example, recipe
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, ReportState, RunState
-from daemon.status import PAUSABLE, status
+from daemon.status import PAUSABLE, status, trial_view
 from daemon.store import Store
 from daemon.store.reviews import WITH_ANALYSIS
 from daemon.views import (
@@ -72,7 +72,7 @@ class Milestone:
 def pages_router(shell: Shell, config: Config) -> APIRouter:
     router = APIRouter(route_class=PageRoute, default_response_class=HTMLResponse)
     _add_reports(router, shell, config)
-    _add_generations(router, shell)
+    _add_generations(router, shell, config)
     _add_house(router, shell, config)
     return router
 
@@ -128,7 +128,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
         return shell.page(request, who, "review.html", queue=review_queue(store, limit=REVIEWS_PER_PAGE))
 
 
-def _add_generations(router: APIRouter, shell: Shell) -> None:
+def _add_generations(router: APIRouter, shell: Shell, config: Config) -> None:
     store = shell.store
     viewer = Depends(looks(shell.access, Role.REVIEWER))
 
@@ -145,6 +145,7 @@ def _add_generations(router: APIRouter, shell: Shell) -> None:
             lineage=lineage(rows, runs),
             live=AdapterRow.of(store.adapters.live()),
             previous=None if previous is None else AdapterRow.of(previous),
+            trial=trial_view(store, config.rollout),
             intents=_intents(store),
         )
 
@@ -157,6 +158,7 @@ def _add_generations(router: APIRouter, shell: Shell) -> None:
         who: Identity = viewer,
     ) -> HTMLResponse:
         view = generation_view(store, generation)
+        trial = trial_view(store, config.rollout)
         shown = [item for item in view.measured if _is_shown(item, show)]
         start = (number - 1) * ANSWERS_PER_PAGE
         return shell.page(
@@ -165,6 +167,7 @@ def _add_generations(router: APIRouter, shell: Shell) -> None:
             "generation.html",
             view=view,
             live=AdapterRow.of(store.adapters.live()),
+            trial=trial if trial is not None and trial.generation == generation else None,
             margins=margin_plot(view.measured),
             losses=loss_plot((view.run.progress.get("losses") or []) if view.run is not None else []),
             answers=shown[start : start + ANSWERS_PER_PAGE],

@@ -16,10 +16,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 from daemon.api import create_app
 from daemon.config import Config
 from daemon.ingest import FeedbackDoor
-from daemon.records import IntentKind, ReportState
+from daemon.records import AdapterState, IntentKind, ReportState
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from tests.fixtures.browser import DESKTOP, PHONE, Browser
+from tests.fixtures.history import try_out
+from tests.fixtures.traffic import answered
 
 TOKEN = "a-good-token"
 SERIOUS = {"serious", "critical"}
@@ -148,6 +150,31 @@ def _faults(console: Console, path: str) -> list[str]:
     script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     wider = console.driver.execute_script(script)
     return [*faults, f"{path}: {wider} px wider than the screen"] if wider > 0 else faults
+
+
+@pytest.mark.parametrize(("size", "scheme"), [DAY, NIGHT])
+def test_an_operator_watches_a_trial_and_ends_it(
+    browser: Browser, console: Console, history: Store, size: tuple[int, int], scheme: str
+) -> None:
+    try_out(history)
+    browser.look_like(size, scheme)
+    console.sign_in()
+    for path in ("/", "/adapters/4", "/adapters"):
+        console.open(path)
+        assert "2 of 420" in console.text("#trial")
+        assert _faults(console, path) == []
+    answered(history, 4, 80)
+    console.until(lambda: "2 of 500" in console.text("#trial"))  # without a reload
+    asks = console.driver.find_elements(By.CSS_SELECTOR, "details.ask")
+    [end] = [one for one in asks if one.text.startswith("End the trial")]
+    end.find_element(By.TAG_NAME, "summary").click()
+    end.find_element(By.NAME, "reason").send_keys("users complain")
+    end.find_element(By.TAG_NAME, "button").click()
+    console.until(lambda: "On trial" not in console.text("main"))
+    assert history.adapters.get(4).state == AdapterState.REJECTED
+    entry = history.control.audit(limit=1)[0]
+    assert (entry.actor, entry.subject, entry.reason) == ("ann", "aligned-g000004", "users complain")
+    assert browser.complaints() == []
 
 
 def test_a_reviewers_words_replace_the_analysis(console: Console, history: Store) -> None:

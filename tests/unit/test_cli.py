@@ -23,12 +23,13 @@ from daemon import __version__
 from daemon.cli import app
 from daemon.cli.common import operator
 from daemon.config import Config
-from daemon.records import IntentKind, IntentState, ReportState
+from daemon.records import AdapterState, IntentKind, IntentState, ReportState
 from daemon.store import Store
 from daemon.submit import LineProblem, Submission
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, learn, run_to_verdict, url_of
+from tests.fixtures.traffic import answered
 
 Command = Callable[..., Result]
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
     *(
         "induce",
         "promote",
+        "reject",
         "rollback",
         "pause",
         "resume",
@@ -413,6 +415,19 @@ def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: S
     assert sqlite_store.reports.get(report_id).state is ReportState.LESSON
     assert erratad("erase", report_id, "--yes").exit_code == 0
     assert sqlite_store.reports.get(report_id).state is ReportState.ERASED
+
+
+def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> None:
+    run = run_to_verdict(sqlite_store)
+    sqlite_store.trials.begin(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=2, actor="erratad")
+    answered(sqlite_store, run.generation, 50, flags=1)
+    assert "On trial: aligned-g000001, canary on 10%" in erratad("status").stdout
+    assert re.search(r"flagged +1 of 50 +\d of 0 ", erratad("top", "--once").stdout), erratad("top", "--once").stdout
+    assert erratad("reject", str(run.generation), "-m", "users complain").stdout == "rejected generation 1\n"
+    assert sqlite_store.trials.current() is None
+    entry = sqlite_store.control.audit(limit=1)[0]
+    assert (entry.actor, entry.reason) == (operator(), "users complain")
+    assert erratad("reject", str(run.generation)).exit_code == 1
 
 
 # --- reviewing ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
@@ -14,11 +15,13 @@ from daemon.api import create_app
 from daemon.config import Config
 from daemon.health import Health
 from daemon.ingest import FeedbackDoor
+from daemon.records import AdapterState, utcnow
 from daemon.stage import Pulse
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, run_to_verdict
+from tests.fixtures.traffic import answered
 
 VOID = {"meta", "link", "br", "input"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -241,3 +244,27 @@ def test_listings_turn_their_pages_and_keep_their_filters(client: TestClient, sq
     assert len(first.all("tr")) == 26
     assert len(second.all("tr")) == 6
     assert "other" not in first.text + second.text
+
+
+def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store, client: TestClient) -> None:
+    run = run_to_verdict(sqlite_store)
+    for path in ("/", "/adapters", f"/adapters/{run.generation}"):
+        assert "On trial" not in client.get(path).text
+    sqlite_store.trials.begin(
+        run.generation,
+        mode=AdapterState.CANARY,
+        share=0.1,
+        concurrency=2,
+        actor="erratad",
+        at=utcnow() - timedelta(hours=5),
+    )
+    answered(sqlite_store, run.generation, 50, flags=1)
+    answered(sqlite_store, 0, 450, flags=2)  # besides the report that the run learned from
+    for path in ("/", "/adapters", f"/adapters/{run.generation}"):
+        page = Page(client.get(path).text)
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for said in ("It answers 10 % of the conversations", "1 of 50", "3 of 450", "No decision yet"):
+            assert said in page.text, path
+    assert "On trial" not in client.get("/adapters/0").text
+    assert "End the trial" in client.get("/adapters").text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 
 from connectors.messages import EventType
 from connectors.vllm_trial import CONVERSATION_HEADER, ShadowFigures, Trial
+from daemon.config import Config
 from daemon.config_rollout import RolloutConfig
 from daemon.errors import IllegalTransitionError
 from daemon.records import AdapterState, IntentKind, IntentState, RunState, utcnow
+from daemon.sequential import Rate, rise
+from daemon.status import status
 from daemon.traffic import TrafficStage
 from daemon.trial import Course, rule_on_shadow
 from tests.fixtures.config import flagged
@@ -64,6 +68,39 @@ def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:
     entry = bench.store.control.audit(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "canary", SECOND)
     assert "canary on 30%: fewer than 100 requests each" in bench.step().sentence
+
+
+def test_the_status_shows_what_the_stage_rules_on(bench: Bench, make_config: Callable[..., Config]) -> None:
+    on_trial(bench)
+    answered(bench.store, 2, 120, flags=3)
+    answered(bench.store, 1, 300, flags=4)
+    now = status(bench.store, make_config(rollout=bench.rollout.model_dump()))
+    assert now.trial is not None
+    [flagged_rate, errors] = now.trial.rates
+    assert (flagged_rate.candidate_events, flagged_rate.candidate_requests) == (3, 120)
+    assert (flagged_rate.live_events, flagged_rate.live_requests) == (4, 300)
+    evidence = rise(Rate(events=3, requests=120), Rate(events=4, requests=300), tolerance=bench.rollout.tolerance)
+    assert (flagged_rate.p_value, flagged_rate.level) == (evidence.p_value, bench.rollout.alpha / 2)
+    assert (errors.name, errors.candidate_events) == ("errors", 0)
+    assert now.trial.course == Course.WAIT
+    assert now.trial.reason in bench.step().sentence
+    [sentence] = [one for one in now.summary if one.startswith("On trial: ")]
+    assert sentence.startswith(f"On trial: {SECOND}, canary on 30% for ")
+    assert "3 of 120" in sentence
+
+
+def test_the_status_shows_a_shadow_and_nothing_without_a_trial(
+    bench: Bench, make_config: Callable[..., Config]
+) -> None:
+    config = make_config(rollout={"mode": "shadow", "min_requests": 10})
+    assert status(bench.store, config).trial is None
+    on_trial(bench, mode="shadow", min_requests=10)
+    bench.store.trials.saw_shadows("epoch", {2: ShadowFigures(pairs=40, errors=1, seconds=90.0, live_seconds=40.0)})
+    trial = status(bench.store, config).trial
+    assert trial is not None
+    [rate] = trial.rates
+    assert (rate.name, rate.candidate_events, rate.candidate_requests) == ("unsound answers", 1, 40)
+    assert (trial.course, trial.reason) == (Course.REJECT, "2.25 s per answer against 1.00 s")
 
 
 def test_users_get_the_canary_and_their_reports_withdraw_it(bench: Bench) -> None:
