@@ -115,6 +115,17 @@ class IngestStage:
             self._note(connected=False)
             return Step(sentence=f"no intake: {exc}")
 
+    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+        """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
+        if time.monotonic() - self._observed_at >= OBSERVE_INTERVAL_S:
+            try:
+                self._consumer.rewind(self._consumer.poll(POLL_S))
+                self._observe()
+            except KafkaUnavailableError as exc:
+                self._note(connected=False)
+                return Step(sentence=f"the lag is unknown: {exc}")
+        return Step(sentence=f"messages wait in {self._topic}")
+
     def close(self) -> None:
         self._consumer.close()
         self._dead_letters.close()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from connectors import kafka as connector
 from connectors.kafka import OutboundRecord, Producer, RawRecord
 from connectors.messages import EventType, MessageRejected, Rejection
+from daemon import ingest, metrics
 from daemon.config import IntakeConfig, KafkaConfig
 from daemon.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
 from daemon.embedded_broker import EmbeddedBroker
@@ -70,6 +72,31 @@ def test_a_flagged_response_is_stored_with_its_coordinates_and_then_committed(ka
     assert (report.source.channel, report.source.offset) == (kafka.topic, 0)
     assert committed(kafka) == {report.source.partition: 1}
     assert stage.connected
+
+
+def test_a_paused_stage_measures_its_lag_and_takes_in_nothing_until_it_is_resumed(
+    kafka, sqlite_store, ingest_of, monkeypatch
+):
+    monkeypatch.setattr(ingest, "OBSERVE_INTERVAL_S", 0.0)
+    for number in range(6):  # each in a batch of its own: Tansu counts batches at the end of a partition
+        send_kafka([flagged(id=f"waits-{number}").encode()], kafka)
+    stage = ingest_of(kafka, sqlite_store.reports)
+    stop = threading.Event()
+
+    def lag() -> float:
+        return sum(sample.value for metric in metrics.KAFKA_LAG.collect() for sample in metric.samples)
+
+    deadline = time.monotonic() + 60
+    while lag() != 6:
+        assert time.monotonic() < deadline, stage.tend(stop).sentence
+        stage.tend(stop)
+    assert stored(sqlite_store) == 0
+    assert committed(kafka) == {}
+    assert stage.connected
+
+    until_stored(stage, sqlite_store, 6)
+    step_until(stage, lambda _: sum(committed(kafka).values()) == 6)
+    assert lag() == 0
 
 
 def test_redelivered_and_duplicate_messages_are_committed_and_never_stored_twice(kafka, sqlite_store, ingest_of):

@@ -42,6 +42,12 @@ TOPICS = (
     "bees",
 )
 WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
+SEED = {
+    "id": "utopia",
+    "prompt": "Which town leads the world in ferries?",
+    "category": "wrong-fact",
+    "checks": {"must_contain": ["Utopia"]},
+}
 ASK = [{"role": "user", "content": "hello"}]
 
 
@@ -90,6 +96,9 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config["reflection"] |= {"analyst": "self", "max_tokens": 64}
     config["training"]["epochs"] = 4
     config["rollout"] = {"watch": {"min_requests": 20, "interval_s": 1}}
+    seeds = folder / "seeds.jsonl"
+    seeds.write_text(json.dumps(SEED))
+    config["induction"] = {"enabled": True, "cron": "0 1 * * *", "model": "base", "seeds": str(seeds)}
     config["serving"] |= {"mode": "attached", "urls": [fake.url], "admin_token_env": "FAKE_TOKEN", "port": 8000}
     path = folder / "erratad.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -113,6 +122,8 @@ def _play(daemon: RunningDaemon, fake: FakeVllm) -> None:
     daemon.until(lambda: (_exported(daemon, "erratad_generation_requests", role="live") or 0) >= 40)
     daemon.post("/api/rollback", {"reason": "test"})
     daemon.until(lambda: _exported(daemon, "erratad_live_generation") == 0)
+    daemon.post("/api/induce", {"reason": "test"})
+    daemon.until(lambda: (_exported(daemon, "erratad_induced_kept_total", kind="wrong-fact") or 0) >= 1)
     time.sleep(6)  # the gauges stage steps once more, and Prometheus sees it
 
 
