@@ -117,7 +117,7 @@ class IngestStage:
 
     def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
         """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
-        if time.monotonic() - self._observed_at >= OBSERVE_INTERVAL_S:
+        if self._observation_is_due:
             try:
                 self._consumer.rewind(self._consumer.poll(POLL_S))
                 self._observe()
@@ -173,12 +173,15 @@ class IngestStage:
         owned = ", ".join(map(str, partitions))
         return Step(sentence=f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}")
 
+    @property
+    def _observation_is_due(self) -> bool:
+        return time.monotonic() - self._observed_at >= OBSERVE_INTERVAL_S
+
     def _observe(self) -> None:
-        now = time.monotonic()
-        if now - self._observed_at < OBSERVE_INTERVAL_S:
+        if not self._observation_is_due:
             return
         lags = self._consumer.lag()
-        self._observed_at = now
+        self._observed_at = time.monotonic()
         self._note(connected=True)
         metrics.KAFKA_LAG.clear()
         for partition, lag in lags.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -54,8 +55,9 @@ class _Line(Wire):
     system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
     prompt: Text = Field(min_length=1)
 
+    @abstractmethod
     def item(self) -> Item:
-        raise NotImplementedError
+        """What is asked and how the answer is judged."""
 
     def _item(self, suite: Suite, checks: Checks, *, refusal_is_wrong: bool = False) -> Item:
         system = () if self.system is None else ({"role": "system", "content": self.system},)

@@ -171,11 +171,12 @@ class Trainer:
         return {**contents, MANIFEST_FILE: manifest.encode()}
 
     def examples(self, cell: Cell) -> list[Example]:
-        render, analyst = recipe(cell.variant.recipe), cell.variant.analyst
+        render, mistakes = recipe(cell.variant.recipe), self._mistakes(cell)
+        lessons = self._collector.lessons(cell.scenario, mistakes, cell.variant.analyst)
         return [
             example
-            for mistake in self._mistakes(cell)
-            for example in render(mistake.report(), self._collector.lesson(cell.scenario, mistake, analyst))
+            for mistake, lesson in zip(mistakes, lessons, strict=True)
+            for example in render(mistake.report(), lesson)
         ]
 
     def _mistakes(self, cell: Cell) -> list[Mistake]:

@@ -104,13 +104,16 @@ class Collector:
         def analyse(mistake: Mistake) -> str | None:
             return self._analysis(mistake.flagged, guided=analyst is Analyst.SELF)
 
-        mistakes = self.mistakes(scenario)
-        return self._kept(f"{scenario_key(scenario)}-{analyst}", lambda: self._map(analyse, mistakes))
+        name = f"{scenario_key(scenario)}-{analyst}"
+        return self._kept(name, lambda: self._map(analyse, self.mistakes(scenario)))
 
-    def lesson(self, scenario: Scenario, mistake: Mistake, analyst: Analyst) -> Lesson:
-        """As the daemon makes it: an analysis that failed the checks gives way to the category's template."""
-        analysis = None if analyst is Analyst.TEMPLATE else self.analyses(scenario, analyst)[mistake.trap.id]
-        return mistake.lesson(analysis or self._prompts.category_analysis(mistake.flagged), analyst)
+    def lessons(self, scenario: Scenario, mistakes: Sequence[Mistake], analyst: Analyst) -> list[Lesson]:
+        """As the daemon makes them: an analysis that failed the checks gives way to the category's template."""
+        analyses = {} if analyst is Analyst.TEMPLATE else self.analyses(scenario, analyst)
+        return [
+            mistake.lesson(analyses.get(mistake.trap.id) or self._prompts.category_analysis(mistake.flagged), analyst)
+            for mistake in mistakes
+        ]
 
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self._folder / f"{name}.json"

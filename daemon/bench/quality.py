@@ -55,7 +55,7 @@ ABLATIONS = (
     Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
     Variant(name="no-replay", recipe=FULL, replay=0.0),
 )
-"""All vary the default recipe. The last but one pair learns from the prompts alone for which both answers are known."""
+"""All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
 
 
@@ -127,7 +127,6 @@ class _Measurement:
     ) -> None:
         self._plan = plan
         self._serving = serving
-        self._guidance = serving.guidance
         self._server = server
         self._say = say
         self._scenarios = scenarios
@@ -164,7 +163,9 @@ class _Measurement:
         for seed in self._plan.seeds:
             for scenario in scenarios:
                 for variant in variants:
-                    settings = digest([asdict(variant), training.model_dump(), scenario_key(scenario), self._guidance])
+                    settings = digest(
+                        [asdict(variant), training.model_dump(), scenario_key(scenario), self._serving.guidance]
+                    )
                     key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
                     number = known.setdefault(key, len(known) + 1)
                     yield Cell(scenario=scenario, variant=variant, seed=seed, number=number)
@@ -216,7 +217,7 @@ class _Measurement:
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
 
     def _base_result(self, scenario: Scenario) -> Path:
-        name = f"{scenario.name}-{BASE}-{digest([scenario_key(scenario), self._guidance])}"
+        name = f"{scenario.name}-{BASE}-{digest([scenario_key(scenario), self._serving.guidance])}"
         return self._plan.out / "results" / f"{name}.json"
 
     def _result(self, cell: Cell) -> Path:

@@ -175,7 +175,7 @@ def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked
     assert all(mistake.trap.probe.good(mistake.correction) for mistake in mistakes)
     assert collector.mistakes(scenario) == mistakes
     assert server.asked == asked
-    lessons = [collector.lesson(scenario, mistake, Analyst.TEMPLATE) for mistake in mistakes]
+    lessons = collector.lessons(scenario, mistakes, Analyst.TEMPLATE)
     assert all(lesson.analysis.startswith("This response is wrong") for lesson in lessons)
 
 
