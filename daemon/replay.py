@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from connectors.chat import ChatEndpoint
 from connectors.guidance import with_guidance
 from daemon.durable import write_atomically
 from daemon.errors import DatasetError
+from daemon.jsonl import source_of
 from daemon.recipes import Example, ExampleKind
 
 Prompt = tuple[Mapping[str, str], ...]
@@ -158,7 +158,7 @@ def read_prompts(path: Path | None) -> list[Prompt]:
     Raises:
         DatasetError: naming the file and the line.
     """
-    source = resources.files("daemon") / "data" / "replay_prompts.jsonl" if path is None else path
+    source = source_of(path, "replay_prompts.jsonl")
     try:
         lines = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as exc:

@@ -8,21 +8,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from connectors.messages import ChatMessage, Checks, Identifier, Text, Wire
 from daemon.config import Config
 from daemon.errors import ConfigError
+from daemon.jsonl import Line, read_lines, source_of
 from daemon.prompts.kinds import Kind, kind_of
 from daemon.rules import DECLINES
 
 Category = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-_Line = TypeVar("_Line", bound=Wire)
 
 
 class Seed(Wire):
@@ -100,8 +98,8 @@ def configured_questions(config: Config) -> list[Question]:
         ConfigError: naming the key, the file, the line, the field and what to do.
     """
     induction = config.induction
-    hints = [hint for _, hint in _lines("induction.hints", _source(induction.hints, "induction_hints"), Hint)]
-    seeds = _source(induction.seeds, "induction_seeds")
+    hints = [hint for _, hint in _lines("induction.hints", source_of(induction.hints, "induction_hints.jsonl"), Hint)]
+    seeds = source_of(induction.seeds, "induction_seeds.jsonl")
     judged = config.evaluation.judge is not None
     return questions(_lines("induction.seeds", seeds, Seed), hints, judged=judged, source=str(seeds))
 
@@ -140,32 +138,8 @@ def _of(seed: Seed, hints: Sequence[Hint], *, judged: bool) -> Iterator[Question
             yield Question(seed=seed, hint=hint, checks=checks)
 
 
-def _source(path: Path | None, shipped: str) -> Traversable:
-    return resources.files("daemon") / "data" / f"{shipped}.jsonl" if path is None else path
-
-
-def _lines(key: str, source: Traversable, model: type[_Line]) -> list[tuple[int, _Line]]:
-    """Line numbers and records of a JSONL file that must hold some."""
-    try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(
-            f"{key}: {source} cannot be read: {exc}; give a JSONL file, or null for the shipped set"
-        ) from exc
-    found: list[tuple[int, _Line]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append((number, model.model_validate_json(line)))
-        except ValidationError as exc:
-            error = exc.errors()[0]
-            field = ".".join(map(str, error["loc"])) or model.__name__.lower()
-            needed = ", ".join(name for name, one in model.model_fields.items() if one.is_required())
-            raise ConfigError(
-                f"{key}: {source}, line {number}: {field}: {error['msg']}; each line is a JSON object with {needed} "
-                f"(daemon/data/ has examples)"
-            ) from exc
+def _lines(key: str, source: Traversable, model: type[Line]) -> list[tuple[int, Line]]:
+    found = read_lines(key, source, model, what=model.__name__.lower())
     if not found:
         raise ConfigError(f"{key}: {source} holds no lines; leave the key out for the set shipped with erratad")
     return found

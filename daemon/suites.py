@@ -6,16 +6,16 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from connectors.messages import Checks, Identifier, Text, Wire
 from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import EvaluationConfig
 from daemon.errors import ConfigError
+from daemon.jsonl import read_lines, source_of
 from daemon.recipes import conversation, read_examples
 from daemon.records import Lesson, Report, ReportState, Run, Split
 from daemon.rules import failures, is_refusal
@@ -137,24 +137,12 @@ def probe_items(config: EvaluationConfig) -> list[Item]:
 
 
 def _read(key: str, path: Path | None, line_type: type[_Line], *, shipped: str) -> list[Item]:
-    source = resources.files("daemon") / "data" / shipped if path is None else path
+    source = source_of(path, shipped)
     items: dict[str, Item] = {}
-    try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{key}: {source} cannot be read: {exc}; give a JSONL file") from exc
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            item = line_type.model_validate_json(line).item()
-        except ValidationError as exc:
-            error = exc.errors()[0]
-            field = ".".join(map(str, error["loc"])) or "item"
-            raise ConfigError(f"{key}: {source}, line {number}: {field}: {error['msg']}") from exc
-        if item.id in items:
-            raise ConfigError(f"{key}: {source}, line {number}: id {item.id!r} stands twice; make it unique")
-        items[item.id] = item
+    for number, line in read_lines(key, source, line_type, what="item"):
+        if line.id in items:
+            raise ConfigError(f"{key}: {source}, line {number}: id {line.id!r} stands twice; make it unique")
+        items[line.id] = line.item()
     if not items:
         raise ConfigError(f"{key}: {source} holds no items, so nothing would show what training breaks")
     return list(items.values())

@@ -1,0 +1,50 @@
+"""Files of JSON lines that configuration names: the shipped ones, and errors that name key, line and field."""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from daemon.errors import ConfigError
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def source_of(path: Path | None, shipped: str) -> Traversable:
+    """The configured file; None: the one of that name that is shipped with erratad."""
+    return resources.files("daemon") / "data" / shipped if path is None else path
+
+
+def read_lines(key: str, source: Traversable, model: type[Line], *, what: str) -> list[tuple[int, Line]]:
+    """Line numbers and records; lines without text are passed over. `what`: the name of a record.
+
+    Raises:
+        ConfigError: naming the configuration's `key`, the file, the line and the field.
+    """
+    try:
+        lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may hold U+2028
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"{key}: {source} cannot be read: {exc}; give a JSONL file, or null for the shipped set"
+        ) from exc
+    return [
+        (number, _record(f"{key}: {source}, line {number}", line, model, what))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _record(where: str, line: str, model: type[Line], what: str) -> Line:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        field = ".".join(map(str, error["loc"])) or what
+        needed = ", ".join(name for name, one in model.model_fields.items() if one.is_required())
+        raise ConfigError(
+            f"{where}: {field}: {error['msg']}; each line is a JSON object with {needed} (daemon/data/ has examples)"
+        ) from exc
