@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydantic import Field
@@ -233,16 +235,31 @@ def span(seconds: float) -> str:
 
 
 def progress_words(run: RunRow) -> str:
-    """The progress figures of a run, e.g. ``step 12, steps 40``."""
-    return ", ".join(
-        f"{key.replace('_', ' ')} {_short(value)}" for key, value in run.progress.items() if not isinstance(value, list)
-    )
+    """What a run has done so far, e.g. ``training: step 12 of 40, loss 0.831, 2 min left``."""
+    return "; ".join(_progress_parts(run.progress))
 
 
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return f"({', '.join(f'{key} {_short(part)}' for key, part in value.items())})"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("examples", "left_out", "variants"):
+        if counts := progress.get(name):
+            counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
+            yield f"{name.replace('_', ' ')}: {counted}"
+    if progress.get("steps"):
+        loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))
+        yield ", ".join(
+            (
+                f"training: step {progress['step']} of {progress['steps']}",
+                *([] if loss is None else [f"loss {loss:.3f}"]),
+                *([] if speed is None else [f"{speed:.0f} tokens/s"]),
+                *([f"{span(left)} left"] if left else []),
+            )
+        )
+    if skipped := progress.get("skipped_examples"):
+        yield f"{skipped} examples too long"
+    if failed := progress.get("failed_attempts"):
+        yield f"failed attempts: {failed}"
+    if evaluation := progress.get("evaluation"):
+        yield f"measured: {evaluation['done']} of {evaluation['total']} answers"
 
 
 def _in_pipeline_order(stage: StageView) -> tuple[int, str, str]:
@@ -277,7 +294,8 @@ def _reports(view: StatusView) -> str:
 def _runs(view: StatusView) -> list[str]:
     words = []
     if (run := view.active_run) is not None:
-        figures = f" ({progress_words(run)})" if run.progress else ""
+        done = progress_words(run)
+        figures = f" ({done})" if done else ""
         words.append(f"Run {run.id} for generation {run.generation} is {run.state}{figures}.")
     if (last := view.last_run) is not None:
         ended = "" if last.finished_at is None else f" {span((view.at - last.finished_at).total_seconds())} ago"

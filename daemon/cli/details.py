@@ -41,8 +41,8 @@ def show_generation(view: GenerationView) -> None:
         return
     say(f"run {run.id}: {run.state}, started {run.created_at:%Y-%m-%d %H:%M:%S} UTC by {run.requested_by}")
     say(f"recipe {run.recipe}, seed {run.seed}; generation {run.base_generation} was live when it started")
-    if run.progress:
-        say(progress_words(run))
+    if done := progress_words(run):
+        say(done)
     if adapter.path is not None:
         say(f"weights in {adapter.path}, sha256 {adapter.sha256}")
     _section(f"Trained on {len(view.trained_on)} reports", ", ".join(view.trained_on))
