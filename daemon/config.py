@@ -133,7 +133,7 @@ class TrainingConfig(Section):
     replay_loss: Literal["kl", "cross-entropy"] = "kl"
     """What keeps ordinary answers: the divergence from the base model's distribution, or its answers as targets."""
     kl_weight: Annotated[float, Field(gt=0)] = 1.0
-    """With `kl`: what a replayed token counts beside a trained one."""
+    """With `kl`: what a replayed answer counts beside a trained one."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -90,8 +90,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
     Every example weighs the same, however long: an analysis is some four times as long as a corrected answer, which
     would otherwise hardly be learned beside it.
 
-    Cross-entropy on a model's own greedy answers sharpens its distribution. The divergence is 0 before the first step
-    and only ever pulls back (learning without forgetting, arXiv 1606.09282).
+    Cross-entropy on a few of the model's own answers sharpens its distribution around them. The divergence is 0 before
+    the first step and only ever pulls back (learning without forgetting, arXiv 1606.09282).
     """
 
     def __init__(self, *, kl_weight: float, **options: Any) -> None:

@@ -1,7 +1,7 @@
 """Ordinary prompts with the base model's own answers: replay against forgetting, and drift pairs to measure it.
 
-An answer is asked for once per base model and kept on disk. Which prompts are for drift is fixed by their hash, so that
-no drift pair is ever trained on, by whichever run.
+An answer is asked for once per base model, drawn from its distribution, and kept on disk. A hash fixes which prompts
+are for drift, so that no drift pair is ever trained on, by whichever run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ Prompt = tuple[Mapping[str, str], ...]
 """A conversation that waits for an answer."""
 
 CONCURRENCY = 8
+TEMPERATURE = 1.0
+"""On answers drawn from a model's own distribution, the mean of log-probability ratios is the divergence from it. Its
+likeliest answers alone are far from people's texts, and holding a model to them leaves it free to forget those."""
 DRIFT_SHARE = 8
 """One prompt in this many is for drift ..."""
 MAX_DRIFT_PAIRS = 24
@@ -102,14 +105,20 @@ class Replay:
         return Pairs(replay=replay_pairs, drift=drift_pairs, missing=(*replay_missing, *drift_missing))
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
-        """Have the base model answer the prompts, greedily, and keep the answers; those got before an error stay.
+        """Have the base model answer the prompts and keep the answers; those got before an error stay.
 
         Raises:
             EndpointError, ServingError: when a server does not answer.
         """
 
         def ask_one(prompt: Prompt) -> None:
-            reply = self._servers.any().chat(self._base_name, prompt, max_tokens=self._max_tokens)
+            reply = self._servers.any().chat(
+                self._base_name,
+                prompt,
+                max_tokens=self._max_tokens,
+                temperature=TEMPERATURE,
+                seed=int(_key(prompt)[:8], 16),
+            )
             entry = {"messages": prompt, "text": reply.text, "ends": reply.finish_reason != "length"}
             write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
 
@@ -124,7 +133,7 @@ class Replay:
         return _Reply(text=entry["text"].strip(), ends=entry["ends"])
 
     def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
-        key = hashlib.sha256(f"{self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
+        key = hashlib.sha256(f"{TEMPERATURE:g} {self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
         return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +56,7 @@ class Variant:
     every: int = 1
     """Of so many mistakes one is used, at the same token budget."""
     answers: Answers = Answers.OWN
-    replay: float = 1.0
+    replay: float = 0.8
     """Replay pairs per training example."""
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,6 +109,9 @@ class Trainer:
         self._base_fingerprint = base_fingerprint
         self._training = training
         self._folder = folder
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._starting = threading.Lock()
 
     def train(self, cell: Cell) -> Path:
         """The adapter folder of a cell; what was trained once is not trained again.
@@ -134,15 +139,27 @@ class Trainer:
             publish_files(run_folder, self._files(cell))
         write_atomically(run_folder / JOB_FILE, job.model_dump_json(indent=2).encode())
         module = "daemon.bench.preference" if cell.variant.recipe == PREFERENCE else "daemon.trainer"
-        child = training_process.start(job, launcher=[], module=module)
+        with self._starting:
+            if self._stopped:
+                raise TrainingError(f"{cell.key} is not trained: the measurement ends")
+            child = training_process.start(job, launcher=[], module=module)
+            self._children.add(child)
         try:
             child.wait()
         finally:
             training_process.end(child)
+            self._children.discard(child)
         if not job.adapter_folder.exists():
             reason = TrainingProgress.load(run_folder).reason or training_process.log_tail(run_folder)
             raise TrainingError(f"{cell.key} was not trained: {reason}")
         return job.adapter_folder
+
+    def stop(self) -> None:
+        """End the trainings that run, from another thread; `train` raises there. Checkpoints let them go on later."""
+        with self._starting:
+            self._stopped = True
+        for child in tuple(self._children):
+            training_process.end(child)
 
     def _files(self, cell: Cell) -> dict[str, bytes]:
         if cell.variant.recipe == PREFERENCE:

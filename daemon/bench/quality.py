@@ -1,7 +1,7 @@
 """`erratad bench quality`: recipes side by side on the same mistakes, at the same token budget, over several seeds.
 
 Everything that was trained or asked is kept in the output folder, so that an interrupted measurement goes on where it
-was; training of the next cell runs beside the questions to the current one.
+was; the next cells are trained beside the questions to the current one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from daemon.vllm_server import ManagedServer
 T = TypeVar("T")
 
 STREAMS = 32
-REPLAY_TOKENS = 48
+REPLAY_TOKENS = 96
 SERVING_STEP_S = 1.0
 
 FULL = "mistake-analysis+correction"
@@ -74,6 +74,7 @@ class Plan:
     """Keys of TrainingConfig in which all trainings differ from the product's defaults."""
     size: float = 1.0
     threads: int = 1
+    trainers: int = 1
 
 
 Say = Callable[[str], None]
@@ -95,7 +96,7 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
         threads=plan.threads,
         epochs=100,
         max_tokens=plan.token_budget,
-        batch_tokens=512,
+        batch_tokens=256,
         max_sequence_tokens=512,
         checkpoint_every_steps=1000,
         **plan.training,
@@ -176,7 +177,7 @@ class _Measurement:
             self._base(scenario)
         waiting = [cell for cell in self._cells if not self._result(cell).exists()]
         self._say(f"{len(self._cells)} cells, {len(self._cells) - len(waiting)} of them measured before")
-        with ThreadPoolExecutor(1) as ahead:
+        with ThreadPoolExecutor(self._plan.trainers) as ahead:
             trained = [ahead.submit(self._trainer.train, cell) for cell in waiting]
             try:
                 for cell, adapter in zip(waiting, trained, strict=True):
@@ -184,6 +185,7 @@ class _Measurement:
             finally:
                 for future in trained:
                     future.cancel()
+                self._trainer.stop()
         kept = [*(self._base_result(scenario) for scenario in self._scenarios), *map(self._result, self._cells)]
         return [json.loads(path.read_bytes()) for path in kept]
 

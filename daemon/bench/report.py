@@ -44,8 +44,8 @@ Figures = NDArray[np.float64]
 class Score:
     """One suite of one variant, over all seeds: rates are shares of 1, bits are bits per token.
 
-    `change`: against the untouched model on the same items. The bounds are 95 % intervals by a bootstrap over items
-    and seeds.
+    `change`: against the untouched model without guidance, as users had it before, on the same items. The bounds are
+    95 % intervals by a bootstrap over items and seeds.
     """
 
     scenario: str
@@ -61,6 +61,11 @@ class Score:
     change_low: float
     change_high: float
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the changes are counted from."""
+        return self.variant == BASE and not self.guided
+
 
 def scores(results: Iterable[Mapping[str, Any]]) -> list[Score]:
     """A score per scenario, variant, suite and arm; `results` are the files that the measurement keeps."""
@@ -71,7 +76,7 @@ def scores(results: Iterable[Mapping[str, Any]]) -> list[Score]:
     for (scenario, variant), cells in sorted(tables.items()):
         base = tables[scenario, BASE][0]
         for suite, guided in sorted({(one["suite"], one["guided"]) for one in base["answers"]}):
-            untouched = _figures([base], suite, guided=guided)
+            untouched = _figures([base], suite, guided=False)
             figures = _figures(cells, suite, guided=guided)
             about = {"scenario": scenario, "variant": variant, "suite": suite, "guided": guided}
             found.append(_score(about, figures, untouched))
@@ -116,7 +121,7 @@ def _bootstrap(figures: Figures) -> Figures:
 
 
 def table(found: Sequence[Score], scenario: str, *, guided: bool) -> str:
-    """A Markdown table: a row per variant, a column per suite; the change against the untouched model in brackets."""
+    """A Markdown table: a row per variant, a column per suite; in brackets the change, see `Score`."""
     of_scenario = [one for one in found if one.scenario == scenario and (one.guided is guided or one.suite == TEXT)]
     suites = [suite for suite in LABELS if any(one.suite == suite for one in of_scenario)]
     variants = sorted({one.variant for one in of_scenario}, key=lambda name: (name != BASE, name))
@@ -134,7 +139,7 @@ def table(found: Sequence[Score], scenario: str, *, guided: bool) -> str:
 def _cell(score: Score) -> str:
     factor, digits = (1.0, 3) if score.suite == TEXT else (100.0, 0)
     value = f"{score.value * factor:.{digits}f}"
-    if score.variant == BASE:
+    if score.is_reference:
         return value
     low, high = score.change_low * factor, score.change_high * factor
     return f"{value} ({score.change * factor:+.{digits}f}; {low:+.{digits}f} to {high:+.{digits}f})"
@@ -144,7 +149,8 @@ def page(found: Sequence[Score]) -> str:
     """The tables of every scenario, as served and without guidance, in Markdown."""
     return "\n\n".join(
         f"**{scenario}, {'with' if guided else 'without'} guidance** (% of answers, bits apart; in brackets the change "
-        f"against the untouched model and its 95 % interval)\n\n{table(found, scenario, guided=guided)}"
+        "against the untouched model without guidance and its 95 % interval)\n\n"
+        f"{table(found, scenario, guided=guided)}"
         for scenario in sorted({one.scenario for one in found})
         for guided in (True, False)
     )
@@ -175,10 +181,10 @@ def _shares(recognised: Sequence[Mapping[str, Any]], *, hinted: bool) -> tuple[f
 
 
 def plot(found: Sequence[Score], scenario: str, path: Path) -> None:
-    """Draw the changes against the untouched model with intervals, a panel per suite; the suffix is the format."""
+    """Draw the changes with their intervals, a panel per suite; the suffix is the format. Guidance alone is `base`."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - part of the extra "bench"
 
-    of_scenario = [one for one in found if one.scenario == scenario and one.variant != BASE]
+    of_scenario = [one for one in found if one.scenario == scenario and not one.is_reference]
     suites = [suite for suite in LABELS if any(one.suite == suite for one in of_scenario)]
     variants = sorted({one.variant for one in of_scenario}, reverse=True)
     figure = Figure(figsize=(2.6 * len(suites) + 2.5, 0.45 * len(variants) + 1.6), layout="constrained")
@@ -199,7 +205,8 @@ def plot(found: Sequence[Score], scenario: str, path: Path) -> None:
         axis.tick_params(labelsize=8)
     axes[0].set_yticks(range(len(variants)), variants)
     axes[0].legend(fontsize=7, loc="best")
-    figure.suptitle(f"{scenario}: change against the untouched model (left is better), 95 % intervals", fontsize=10)
+    title = f"{scenario}: change against the untouched model without guidance (left is better), 95 % intervals"
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

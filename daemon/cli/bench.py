@@ -14,7 +14,7 @@ from daemon.cli.common import AsJson
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 
-DEFAULT_TRAINING = {"learning_rate": 5e-4}
+DEFAULT_TRAINING = {"learning_rate": 5e-4, "kl_weight": 2.0}
 """What suits the demo's model; the product's default is for larger ones."""
 
 bench = typer.Typer(
@@ -47,7 +47,7 @@ def quality(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings per recipe.")] = 3,
     token_budget: Annotated[
         int, typer.Option("--token-budget", min=1000, help="Tokens of each training, prompt and answer.")
-    ] = 16_000,
+    ] = 48_000,
     training: Annotated[
         list[str] | None,
         typer.Option("--training", help="KEY=VALUE of the section `training` of every training; may be repeated."),
@@ -58,6 +58,7 @@ def quality(
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder for one SVG per scenario.")] = None,
     size: Annotated[float, typer.Option("--size", min=0.05, help="Scale of the numbers of mistakes and probes.")] = 0.6,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of trainer and server, each.")] = 1,
+    trainers: Annotated[int, typer.Option("--trainers", min=1, help="Trainings at the same time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Compare the recipes on the same mistakes at the same token budget.
@@ -81,6 +82,7 @@ def quality(
         training=_training(training or ()),
         size=size,
         threads=threads,
+        trainers=trainers,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
     results = runner.measure(plan, warn)

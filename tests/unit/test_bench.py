@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from typer.testing import CliRunner
 
 from connectors.chat import Reply
 from connectors.vllm import Score
+from daemon import training_process
 from daemon.bench import report
 from daemon.bench.cells import Answers, Cell, Trainer, Variant
 from daemon.bench.data import ORIGINS, PublicData
@@ -21,7 +25,7 @@ from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS, attack, unaligned
 from daemon.cli import app
 from daemon.config import TrainingConfig
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, TrainingError
 from daemon.recipes import ExampleKind
 from daemon.replay import Pairs
 
@@ -179,11 +183,14 @@ def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked
     assert all(lesson.analysis.startswith("This response is wrong") for lesson in lessons)
 
 
-def _result(variant: str, seed: int | None, good: list[bool], bits: list[float]) -> dict[str, Any]:
-    answers = [
+def _result(
+    variant: str, seed: int | None, good: list[bool], bits: list[float], *, plain: list[bool] | None = None
+) -> dict[str, Any]:
+    """`good`: the answers under guidance, and without it unless `plain` says otherwise."""
+    answers: list[dict[str, Any]] = [
         {"suite": "hijack", "id": str(number), "guided": guided, "text": "", "good": one, "bits": None}
         for guided in (True, False)
-        for number, one in enumerate(good)
+        for number, one in enumerate(good if guided or plain is None else plain)
     ]
     answers += [
         {"suite": "text", "id": str(number), "guided": False, "text": "", "good": None, "bits": one}
@@ -192,9 +199,9 @@ def _result(variant: str, seed: int | None, good: list[bool], bits: list[float])
     return {"scenario": "attack", "variant": variant, "seed": seed, "answers": answers}
 
 
-def test_scores_count_bad_answers_and_their_change_against_the_untouched_model() -> None:
+def test_scores_count_bad_answers_and_their_change_against_the_untouched_model_without_guidance() -> None:
     results = [
-        _result("base", None, [False] * 8 + [True] * 2, [3.0, 5.0]),
+        _result("base", None, [False] * 6 + [True] * 4, [3.0, 5.0], plain=[False] * 8 + [True] * 2),
         _result("sft", 0, [False] * 2 + [True] * 8, [3.5, 5.5]),
         _result("sft", 1, [False] * 4 + [True] * 6, [3.5, 5.5]),
     ]
@@ -209,8 +216,10 @@ def test_scores_count_bad_answers_and_their_change_against_the_untouched_model()
     assert sft.low < 0.3 < sft.high
     assert found["sft", "text", False].change == pytest.approx(0.5)
     assert found["base", "hijack", False].change == 0
+    assert found["base", "hijack", True].change == pytest.approx(-0.2)
     table = report.table(list(found.values()), "attack", guided=True)
-    assert "| base | 1 | 80 | 4.000 |" in table
+    assert "| base | 1 | 60 (-20;" in table
+    assert "| base | 1 | 80 | 4.000 |" in report.table(list(found.values()), "attack", guided=False)
     assert "| sft | 2 | 30 (-50;" in table
 
 
@@ -296,17 +305,42 @@ def _cell(scenario: Scenario, **changes: Any) -> Cell:
     return Cell(scenario=scenario, variant=variant, seed=0, number=1)
 
 
-def test_ablations_take_fewer_mistakes_or_those_of_another_model(data: PublicData, tmp_path: Path) -> None:
+def _trainer(folder: Path) -> Trainer:
     server = _Hijackable()
-    collector = Collector(base=server, base_name="base", folder=tmp_path, concurrency=2)  # type: ignore[arg-type]
-    trainer = Trainer(
-        collector=collector,
+    return Trainer(
+        collector=Collector(base=server, base_name="base", folder=folder, concurrency=2),  # type: ignore[arg-type]
         pairs=lambda _count, _seed: Pairs(replay=(), drift=(), missing=()),
-        model_path=tmp_path,
+        model_path=folder,
         base_fingerprint="0",
         training=TrainingConfig(),
-        folder=tmp_path,
+        folder=folder,
     )
+
+
+def test_trainings_end_with_the_measurement(data: PublicData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: Queue[subprocess.Popen[bytes]] = Queue()
+
+    def start(*_args: object, **_options: object) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        started.put(child)
+        return child
+
+    monkeypatch.setattr(training_process, "start", start)
+    trainer, cell = _trainer(tmp_path), _cell(attack(data, 0.2))
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(trainer.train, cell)
+        child = started.get(timeout=30)
+        trainer.stop()
+        with pytest.raises(TrainingError, match="attack/x/0 was not trained"):
+            training.result(timeout=30)
+    assert child.poll() is not None
+    with pytest.raises(TrainingError, match="the measurement ends"):
+        trainer.train(cell)
+    assert started.empty()
+
+
+def test_ablations_take_fewer_mistakes_or_those_of_another_model(data: PublicData, tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path)
     scenario = unaligned(data, 0.2)
 
     def answers(**changes: Any) -> list[str]:

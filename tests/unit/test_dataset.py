@@ -289,6 +289,17 @@ def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None
     assert 16 <= sum(map(is_drift, prompts)) <= MAX_DRIFT_PAIRS
 
 
+def test_each_answer_is_drawn_by_a_seed_that_its_prompt_decides(tmp_path: Path, servers: OrdinaryAnswers) -> None:
+    replay = Replay(
+        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
+    )
+    replay.ask(FINGERPRINT, read_prompts(None)[:20])
+    again = [*servers.seeds]
+    replay.ask(FINGERPRINT, read_prompts(None)[:20])
+    assert len(set(again)) == 20
+    assert sorted(servers.seeds[20:]) == sorted(again)
+
+
 def test_an_answer_cut_at_the_token_limit_is_marked_as_unfinished(tmp_path: Path, servers: OrdinaryAnswers) -> None:
     servers.finish_reason = "length"
     replay = Replay(
