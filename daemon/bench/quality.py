@@ -145,6 +145,7 @@ class _Measurement:
             cache_dir=plan.out / "replay",
             guidance=serving.guidance,
         )
+        self._replaying = threading.Lock()
         self._trainer = Trainer(
             collector=self._collector,
             pairs=self._pairs,
@@ -226,11 +227,12 @@ class _Measurement:
         return self._plan.out / "results" / f"{cell.number:04d}.json"
 
     def _pairs(self, count: int, seed: int) -> Pairs:
-        pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
-        while pairs.missing:
-            self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
+        with self._replaying:  # trainings side by side want the same answers
             pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
-        return pairs
+            while pairs.missing:
+                self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
+                pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
+            return pairs
 
 
 def _summary(answers: Sequence[Answered]) -> str:
