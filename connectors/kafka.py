@@ -5,6 +5,8 @@ kafka-python is pinned to 3.0.12. What is worked around here, each with a test, 
 - its default idempotent producer hangs for ever after an outage longer than the delivery timeout: idempotence is off,
   and consumers drop duplicates by id;
 - pausing and resuming one partition silences it: nothing is paused, a batch that cannot be handled is rewound;
+- it forgets an entry into the group that the broker answers between two polls, and begins again: until the member is
+  `settled`, polls follow each other at once;
 - an exception inside `poll()` makes the next one spin: values stay bytes, and a consumer that raised is replaced;
 - its cooperative assignor lets a member that lost its session claim its old partitions, and one is then nobody's
   (`tests/faults/test_intake_faults.py`): partitions are assigned by range;
@@ -107,17 +109,19 @@ class Commit(StrEnum):
     """Membership is lost: who owns the partitions now gets the records again."""
 
 
-class _Revoked(ConsumerRebalanceListener):  # type: ignore[misc]
+class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     """Forgets handled offsets of partitions that went to another member; runs on the client's I/O thread."""
 
     def __init__(self, forget: Callable[[Iterable[TopicPartition]], None]) -> None:
         self._forget = forget
+        self.settled = False
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self.settled = False
         self._forget(revoked)
 
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        pass
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:  # noqa: ARG002
+        self.settled = True
 
 
 class Consumer:
@@ -150,6 +154,7 @@ class Consumer:
             "request_timeout_ms": ms(max(REQUEST_TIMEOUT_S, session_timeout_s + 5)),
         }
         self._consumer: Any = None
+        self._membership = _Membership(self._forget)
         self._handled: dict[TopicPartition, OffsetAndMetadata] = {}
         self._lock = threading.Lock()
 
@@ -157,6 +162,11 @@ class Consumer:
     def partitions(self) -> frozenset[int]:
         """The partitions that this member owns now."""
         return frozenset(tp.partition for tp in self._assignment())
+
+    @property
+    def settled(self) -> bool:
+        """Whether the group has said which partitions this member owns; until it has, poll without a pause."""
+        return self._membership.settled
 
     def poll(self, timeout_s: float) -> list[RawRecord]:
         """The next records, in order per partition; empty when none came in `timeout_s`.
@@ -237,7 +247,8 @@ class Consumer:
             except TopicMissingError:
                 self._drop()
                 raise
-            self._consumer.subscribe([self._topic], listener=_Revoked(self._forget))
+            self._membership.settled = False
+            self._consumer.subscribe([self._topic], listener=self._membership)
         return self._consumer
 
     def _assignment(self) -> set[TopicPartition]:

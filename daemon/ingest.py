@@ -117,14 +117,14 @@ class IngestStage:
 
     def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
         """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
-        if self._observation_is_due:
+        if self._observation_is_due or not self._consumer.settled:
             try:
                 self._consumer.rewind(self._consumer.poll(POLL_S))
                 self._observe()
             except KafkaUnavailableError as exc:
                 self._note(connected=False)
                 return Step(sentence=f"the lag is unknown: {exc}")
-        return Step(sentence=f"messages wait in {self._topic}")
+        return Step(sentence=f"messages wait in {self._topic}", worked=not self._consumer.settled)
 
     def close(self) -> None:
         self._consumer.close()
@@ -168,10 +168,12 @@ class IngestStage:
         late = self._consumer.commit([])
         self._observe()
         partitions = sorted(self._consumer.partitions)
+        joins = not self._consumer.settled
         if not partitions:
-            return Step(sentence=f"waits for partitions of {self._topic}: none is assigned to this member")
+            sentence = f"waits for partitions of {self._topic}: none is assigned to this member"
+            return Step(sentence=sentence, worked=joins)
         owned = ", ".join(map(str, partitions))
-        return Step(sentence=f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}")
+        return Step(sentence=f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}", worked=joins)
 
     @property
     def _observation_is_due(self) -> bool:

@@ -77,7 +77,10 @@ def _step(stage: Stage, control: Control, stop: threading.Event) -> Step:
     if pause is None:
         return stage.step(stop)
     said = f"paused by {pause.actor}: {pause.reason}"
-    return Step(sentence=f"{said}; {stage.tend(stop).sentence}" if isinstance(stage, Tends) else said)
+    if not isinstance(stage, Tends):
+        return Step(sentence=said)
+    tended = stage.tend(stop)
+    return Step(sentence=f"{said}; {tended.sentence}", worked=tended.worked)
 
 
 def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop: threading.Event) -> None:

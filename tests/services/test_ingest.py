@@ -25,7 +25,7 @@ from daemon.errors import ErratadError, StoreUnavailableError
 from daemon.events import EventsStage
 from daemon.ingest import FeedbackDoor, FeedbackResult, IngestStage
 from daemon.records import ReportState
-from daemon.stage import Step
+from daemon.stage import Pulse, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
 from daemon.store.control import emit
 from daemon.store.engine import transaction
@@ -97,6 +97,26 @@ def test_a_paused_stage_measures_its_lag_and_takes_in_nothing_until_it_is_resume
     until_stored(stage, sqlite_store, 6)
     step_until(stage, lambda _: sum(committed(kafka).values()) == 6)
     assert lag() == 0
+
+
+def test_a_stage_that_is_paused_from_its_start_gets_its_partitions(kafka, sqlite_store, ingest_of):
+    metrics.KAFKA_LAG.clear()
+    stage = ingest_of(kafka, sqlite_store.reports)
+    sqlite_store.control.pause("ingest", actor="test", reason="from the start")
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run_stage,
+        kwargs={"stage": stage, "control": sqlite_store.control, "pulse": Pulse(), "owner": "test", "stop": stop},
+    )
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not any(metric.samples for metric in metrics.KAFKA_LAG.collect()):
+            assert time.monotonic() < deadline, "the group gave it no partition"
+            time.sleep(0.2)
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_redelivered_and_duplicate_messages_are_committed_and_never_stored_twice(kafka, sqlite_store, ingest_of):
