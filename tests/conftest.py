@@ -22,4 +22,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.serving",
     "tests.fixtures.measured",
     "tests.fixtures.image",
+    "tests.fixtures.receiver",
 ]
