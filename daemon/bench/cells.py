@@ -68,6 +68,8 @@ class Cell:
     seed: int
     number: int
     """Unique among the cells of one output folder: names the adapter."""
+    settings: str
+    """Digest of all that the cell's answers depend on."""
 
     @property
     def key(self) -> str:

@@ -35,6 +35,8 @@ T = TypeVar("T")
 STREAMS = 32
 REPLAY_TOKENS = 96
 SERVING_STEP_S = 1.0
+RESULTS = "results"
+"""Folder of the answers, a file per cell; what lies there already is not measured again."""
 
 FULL = "mistake-analysis+correction"
 RECIPES = (
@@ -170,7 +172,7 @@ class _Measurement:
                     )
                     key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
                     number = known.setdefault(key, len(known) + 1)
-                    yield Cell(scenario=scenario, variant=variant, seed=seed, number=number)
+                    yield Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
         write_atomically(path, json.dumps(known, indent=1).encode())
 
     def run(self) -> list[dict[str, Any]]:
@@ -215,16 +217,17 @@ class _Measurement:
     def _keep(self, path: Path, about: Mapping[str, object], model: str, scenario: Scenario) -> None:
         started = time.monotonic()
         answers = self._asker.ask(model, scenario.probes)
-        write_atomically(path, json.dumps({**about, "answers": [asdict(one) for one in answers]}, indent=1).encode())
+        kept = {**about, "answers": [asdict(one) for one in answers]}
+        write_atomically(path, json.dumps(kept, ensure_ascii=False).encode())
         what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
 
     def _base_result(self, scenario: Scenario) -> Path:
         name = f"{scenario.name}-{BASE}-{digest([scenario_key(scenario), self._serving.guidance])}"
-        return self._plan.out / "results" / f"{name}.json"
+        return self._plan.out / RESULTS / f"{name}.json"
 
     def _result(self, cell: Cell) -> Path:
-        return self._plan.out / "results" / f"{cell.number:04d}.json"
+        return self._plan.out / RESULTS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
 
     def _pairs(self, count: int, seed: int) -> Pairs:
         with self._replaying:  # trainings side by side want the same answers

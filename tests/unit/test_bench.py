@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -28,6 +29,8 @@ from daemon.config import TrainingConfig
 from daemon.errors import ConfigError, TrainingError
 from daemon.recipes import ExampleKind
 from daemon.replay import Pairs
+from tests.benchmarks import quality as quality_benchmark
+from tests.benchmarks import report as benchmark_report
 
 
 def _write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -300,9 +303,36 @@ def test_a_plot_shows_every_variant_and_suite(tmp_path: Path) -> None:
     assert "sft" in drawn
 
 
+def test_the_answers_behind_the_table_are_published_and_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, page, out = tmp_path / "published", tmp_path / "RESULTS.md", tmp_path / "out"
+    published.mkdir()
+    (published / "measured-before.json").write_text("{}")
+    page.write_text("above\n<!-- quality -->\nold\n<!-- end of quality -->\nbelow\n")
+    monkeypatch.setattr(quality_benchmark, "PUBLISHED", published)
+    monkeypatch.setattr(quality_benchmark, "PAGE", page)
+    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["quality", "--out", str(out), "--seeds", "1"])
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[-3:] == [f"--out={out}", "--seeds", "1"]
+        assert (out / "results" / "measured-before.json").exists()
+        (out / "results" / "new.json").write_text("{}")
+        return subprocess.CompletedProcess(command, 0, json.dumps({"markdown": "the table", "scores": []}))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    quality_benchmark.main()
+    assert {path.name for path in published.iterdir()} == {"measured-before.json", "new.json"}
+    text = page.read_text()
+    assert text.startswith("above\n<!-- quality -->\n")
+    assert "`erratad bench quality --seeds 1`\n\nthe table\n<!-- end of quality -->\nbelow" in text
+    assert json.loads((tmp_path / "quality.json").read_text())["scores"] == []
+
+
 def _cell(scenario: Scenario, **changes: Any) -> Cell:
     variant = Variant(name="x", recipe="mistake-analysis+correction", **changes)
-    return Cell(scenario=scenario, variant=variant, seed=0, number=1)
+    return Cell(scenario=scenario, variant=variant, seed=0, number=1, settings="d")
 
 
 def _trainer(folder: Path) -> Trainer:
