@@ -15,13 +15,11 @@ from daemon.config_rollout import RolloutConfig
 from daemon.records import AdapterState, ReportState, utcnow
 from daemon.sequential import rise
 from daemon.store import Store
-from daemon.store.control import Heartbeat
+from daemon.store.control import DAEMON_SILENT_S, Heartbeat
 from daemon.trial import Course, level_of_each
 from daemon.trial_figures import Standing, standing
 from daemon.views import AdapterRow, InductionRow, RunRow, View
 
-DAEMON_SILENT_S = 30.0
-"""Stages write a heartbeat every 5 s; when all of them are older than this, no daemon seems to run."""
 STAGES = (
     "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
     "evaluation", "promotion", "traffic", "watch", "retention", "gauges",

@@ -22,6 +22,8 @@ _PHASES = (
 """Lines of vLLM 0.32's log, latest first; a version with other lines shows only 'importing modules'."""
 _ERROR = re.compile(r"(?:\w*(?:Error|Exception)\b|erratad-vllm: ).*")
 """A Python error, or what the shell says of a command that it cannot start (see `daemon.vllm_process`)."""
+_REMARK = re.compile(r"(?:\(.*?\) )?(?:DEBUG|INFO|WARNING) ")
+"""A line that tells of no failure, though it may name errors that could come."""
 
 
 class ServerLog:
@@ -48,7 +50,7 @@ class ServerLog:
     def last_words(self) -> str:
         """The first error in the log (vLLM's later ones only repeat that its engine died), else the last line."""
         lines = [line.strip() for line in self._tail().splitlines() if line.strip()]
-        errors = (match[0] for line in lines if (match := _ERROR.search(line)))
+        errors = (match[0] for line in lines if not _REMARK.match(line) and (match := _ERROR.search(line)))
         return next(errors, lines[-1] if lines else "it logged nothing")[:SENTENCE_CHARS]
 
     def _tail(self) -> str:

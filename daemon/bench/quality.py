@@ -45,7 +45,7 @@ RECIPES = (
     Variant(name="sft", recipe="sft"),
     Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
     Variant(name="critique-revise", recipe="critique-revise"),
-    Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 1e-4}),
+    Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 2e-5}),
 )
 ABLATIONS = (
     Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),

@@ -167,7 +167,8 @@ def _stages(view: StatusView) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from daemon.status import DAEMON_SILENT_S, span
+    from daemon.status import span
+    from daemon.store.control import DAEMON_SILENT_S
 
     table = Table("STAGE", "LAST STEP", "WHAT IT DID", box=None, pad_edge=False)
     for stage in view.stages:

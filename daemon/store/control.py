@@ -18,6 +18,8 @@ from daemon.store import rows, schema
 from daemon.store.engine import database_time, reading, transaction
 
 ALL_STAGES = "all"
+DAEMON_SILENT_S = 30.0
+"""Stages write a heartbeat every 5 s; when all of a daemon's are older than this, it seems to run no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +227,7 @@ class Control:
             )
 
     def heartbeats(self, *, max_age_s: float = 3600.0) -> list[Heartbeat]:
+        """What each stage did last, but for those of daemons that have been silent since another one spoke."""
         table = schema.stages
         query = (
             select(table)
@@ -233,9 +236,14 @@ class Control:
         )
         with reading(self._engine) as connection:
             found = connection.execute(query).all()
+        spoke: dict[str, datetime] = {}
+        for row in found:
+            spoke[row.owner] = max(row.last_step_at, spoke.get(row.owner, row.last_step_at))
+        since = max(spoke.values(), default=utcnow()) - timedelta(seconds=DAEMON_SILENT_S)
         return [
             Heartbeat(name=row.name, owner=row.owner, last_step_at=row.last_step_at, sentence=row.sentence)
             for row in found
+            if spoke[row.owner] >= since
         ]
 
     # --- outbox and audit ---

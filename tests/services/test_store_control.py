@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
@@ -12,9 +13,9 @@ from sqlalchemy.exc import IntegrityError
 
 from connectors.messages import EventType
 from daemon.errors import NotFoundError
-from daemon.records import IntentKind, IntentState
+from daemon.records import IntentKind, IntentState, utcnow
 from daemon.store import Store, schema
-from daemon.store.control import emit
+from daemon.store.control import DAEMON_SILENT_S, emit
 from daemon.store.engine import transaction
 from tests.fixtures.stores import url_of
 
@@ -103,6 +104,16 @@ def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store:
         ("b", "waiting"),
     ]
     assert store.control.heartbeats(max_age_s=-1) == []
+
+
+def test_a_daemon_that_ended_says_nothing_once_another_one_speaks(store: Store) -> None:
+    store.control.beat("serving", owner="old", sentence="vLLM exited")
+    long_ago = utcnow() - timedelta(seconds=DAEMON_SILENT_S + 5)
+    with transaction(store.engine) as connection:
+        connection.execute(update(schema.stages).values(last_step_at=long_ago))
+    assert [beat.owner for beat in store.control.heartbeats()] == ["old"]
+    store.control.beat("serving", owner="new", sentence="vLLM serves")
+    assert [beat.owner for beat in store.control.heartbeats()] == ["new"]
 
 
 def test_events_leave_the_outbox_in_order_once_they_are_acknowledged(store: Store) -> None:

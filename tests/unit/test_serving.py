@@ -263,6 +263,10 @@ def test_the_first_error_is_the_cause(tmp_path: Path) -> None:
     log = ServerLog(tmp_path / "vllm.log")
     log.path.write_text("INFO fine\n(Engine) OSError: no such model\nRuntimeError: Engine core failed\n  bye\n")
     assert log.last_words() == "OSError: no such model"
+    log.path.write_text(
+        "(API pid=7) WARNING 11-24 [utils.py:2] can cause `OSError: [Errno 24]`\nOSError: no such model\n"
+    )
+    assert log.last_words() == "OSError: no such model"
     log.path.write_text("INFO fine\nkilled\n")
     assert log.last_words() == "killed"
 
