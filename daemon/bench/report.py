@@ -204,7 +204,7 @@ def plot(found: Sequence[Score], scenario: str, path: Path) -> None:
         axis.set_xlabel("bits" if suite == TEXT else "points", fontsize=8)
         axis.tick_params(labelsize=8)
     axes[0].set_yticks(range(len(variants)), variants)
-    axes[0].legend(fontsize=7, loc="best")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)
     title = f"{scenario}: change against the untouched model without guidance (left is better), 95 % intervals"
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -66,9 +66,11 @@ def quality(
     Trains with each recipe on the model's own mistakes, asks held-out questions with and without guidance, and prints
     a table with 95 % intervals. An interrupted measurement goes on where it was.
     """
+    from daemon import log
     from daemon.bench import quality as runner
     from daemon.bench import report
     from daemon.bench.scenarios import SCENARIOS
+    from daemon.config import LogConfig
     from daemon.demo.process import model_dir
 
     plan = runner.Plan(
@@ -84,6 +86,7 @@ def quality(
         threads=threads,
         trainers=trainers,
     )
+    log.configure(LogConfig(level="warning", format="text"))  # to stderr: stdout is the result's
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
     results = runner.measure(plan, warn)
     found = report.scores(results)
