@@ -58,6 +58,7 @@ for command in (
     inspect_store.lessons,
     inspect_store.runs,
     inspect_store.adapters,
+    inspect_store.audit,
     feed.submit,
     feed.import_file,
     steer.train,

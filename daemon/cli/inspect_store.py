@@ -1,4 +1,4 @@
-"""Commands that look: status, reports, lessons, runs, adapters."""
+"""Commands that look: status, reports, lessons, runs, adapters, audit."""
 
 from __future__ import annotations
 
@@ -179,6 +179,21 @@ def adapters(
             "REASON": "reason",
         },
         empty="No adapters in that state.",
+        as_json=as_json,
+    )
+
+
+@configured
+def audit(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List who did what and why, latest first."""
+    from daemon.views import AuditView
+
+    with opened(config) as store:
+        rows = [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit)]
+    listing(
+        rows,
+        {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},
+        empty="Nobody has done anything yet.",
         as_json=as_json,
     )
 

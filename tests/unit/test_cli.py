@@ -43,6 +43,7 @@ COMMANDS = (
         "resume",
         "requeue",
         "erase",
+        "audit",
         "review",
         "top",
         "vllm",
@@ -393,6 +394,17 @@ def test_pause_and_resume_one_stage(erratad: Command, sqlite_store: Store) -> No
     wrong = erratad("pause", "fine-tune")
     assert wrong.exit_code == 1
     assert "finetune" in wrong.stderr
+
+
+def test_the_audit_log_tells_who_did_what_and_why(erratad: Command) -> None:
+    assert erratad("audit").stdout == "Nobody has done anything yet.\n"
+    erratad("pause", "finetune", "-m", "GPU is needed")
+    erratad("resume", "finetune")
+    latest, first = json.loads(erratad("audit", "--json").stdout)
+    assert (first["action"], first["subject"], first["reason"]) == ("pause", "finetune", "GPU is needed")
+    assert latest["action"] == "resume"
+    assert first["actor"] == latest["actor"] != ""
+    assert "GPU is needed" in erratad("audit").stdout
 
 
 def test_requeue_revives_each_report_that_it_can(erratad: Command, sqlite_store: Store) -> None:
