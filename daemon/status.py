@@ -277,7 +277,7 @@ def _daemon(view: StatusView) -> str:
 def _live(view: StatusView) -> str:
     live = view.live
     if live.generation == 0:
-        return "Live: the base model; no adapter has been promoted yet."
+        return "Live: the base model, without an adapter."
     since = "" if live.promoted_at is None else f" since {live.promoted_at:%Y-%m-%d %H:%M} UTC"
     back = "" if view.previous is None else f"; a rollback goes to {view.previous.name}"
     return f"Live: {live.name}{since}{back}."
