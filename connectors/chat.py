@@ -10,6 +10,9 @@ from typing import Any
 import httpx
 
 CONNECT_TIMEOUT_S = 5.0
+KEEPALIVE_S = 2.0
+"""vLLM's server closes a connection that was idle for 5 s. httpx keeps one as long: a request that crosses with the
+closing is lost."""
 GENERATION_HEADER = "x-erratad-generation"
 
 
@@ -42,6 +45,7 @@ class ChatEndpoint:
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=_timeout(timeout_s),
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEPALIVE_S),
         )
 
     def chat(

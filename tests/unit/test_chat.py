@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 
-from connectors.chat import ChatEndpoint, EndpointError, Reply
+from connectors.chat import KEEPALIVE_S, ChatEndpoint, EndpointError, Reply
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER: dict[str, Any] = {
@@ -91,3 +95,36 @@ def test_an_address_that_is_none_is_not_transient() -> None:
 
 def test_an_error_never_shows_the_key() -> None:
     assert "key" not in str(_failure(lambda _request: httpx.Response(401, text="who are you")))
+
+
+class _Dropping(BaseHTTPRequestHandler):
+    """Drops what comes on a connection that was idle for long, as a server does that closes it at that moment."""
+
+    protocol_version = "HTTP/1.1"
+    idle_since = float("inf")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if time.monotonic() - self.idle_since > KEEPALIVE_S:
+            self.close_connection = True
+            return
+        body = json.dumps(ANSWER).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.idle_since = time.monotonic()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_no_request_is_lost_on_a_connection_that_the_server_is_about_to_close() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Dropping) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = ChatEndpoint(f"http://127.0.0.1:{server.server_port}")
+        for idle_s in (0.0, KEEPALIVE_S + 0.5):
+            time.sleep(idle_s)
+            assert endpoint.chat("someone", MESSAGES, max_tokens=4).text == "Hi"
+        endpoint.close()
+        server.shutdown()
