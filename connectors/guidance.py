@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+SYSTEM_ROLES = frozenset({"system", "developer"})
+
 
 def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[dict[str, Any]]:
     """The messages with `guidance` at the head of the system message (one is made where there is none).
@@ -15,7 +17,7 @@ def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[
     copies = [dict(message) for message in messages]
     if not guidance:
         return copies
-    if copies and copies[0].get("role") in {"system", "developer"}:
+    if copies and copies[0].get("role") in SYSTEM_ROLES:
         content = copies[0].get("content") or ""
         if isinstance(content, str):
             copies[0]["content"] = f"{guidance}\n\n{content}" if content else guidance

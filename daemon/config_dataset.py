@@ -46,6 +46,9 @@ class DatasetConfig(Section):
     variants: VariantsConfig = VariantsConfig()
     replay_fraction: Fraction = 0.2
     """Share of ordinary pairs (the base model's own answers) in the training set."""
+    replay_in_context: Fraction = 0.5
+    """Share of ordinary pairs that stand under the system messages of flagged conversations; smaller where fewer of
+    these have one."""
     replay_prompts: Path | None = None
     """JSONL of {"prompt": ...}; None: the set shipped with erratad."""
     replay_max_tokens: Positive = 96

@@ -21,7 +21,7 @@ from daemon.durable import publish_files
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.recipes import conversation, to_jsonl
 from daemon.records import Run, RunState, utcnow
-from daemon.replay import CONCURRENCY, Pairs, Replay, Servers
+from daemon.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.run_folder import (
     DRIFT_FILE,
     HOLDOUT_FILE,
@@ -83,6 +83,7 @@ class DatasetStage:
             max_tokens=config.replay_max_tokens,
             cache_dir=cache_dir,
             guidance=guidance,
+            in_context=config.replay_in_context,
         )
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - steps are short; what is long knows `stop`
@@ -120,11 +121,13 @@ class DatasetStage:
             selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
         count = replay_size(len(selection.examples), self._config.replay_fraction)
-        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed)
+        contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
+        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:
             self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
+        self._replay.forget_unused()
         publish_files(folder, render(run, selection, pairs, fingerprint))
         return self._hand_over(run, load_manifest(folder))
 

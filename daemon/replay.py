@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from connectors.chat import ChatEndpoint
-from connectors.guidance import with_guidance
+from connectors.guidance import SYSTEM_ROLES, with_guidance
+from connectors.messages import Checks, FlaggedResponse
 from daemon.durable import write_atomically
 from daemon.errors import DatasetError
 from daemon.jsonl import source_of
 from daemon.recipes import Example, ExampleKind
+from daemon.rules import failures
 
 Prompt = tuple[Mapping[str, str], ...]
 """A conversation that waits for an answer."""
@@ -44,6 +46,23 @@ class Servers(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The system message of a flagged conversation ("": it has none), and what no answer may say under it."""
+
+    system: str
+    forbidden: Checks
+
+    @classmethod
+    def of(cls, flagged: FlaggedResponse) -> Self:
+        """Of its rules, only forbidden words hold for other questions, too: a secret in the system message."""
+        first = flagged.messages[0]
+        return cls(
+            system=first.content if first.role in SYSTEM_ROLES else "",
+            forbidden=Checks(must_not_contain=flagged.checks.must_not_contain if flagged.checks else []),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
     """The ordinary pairs of one run; complete once `missing` (prompts without an answer yet) is empty."""
 
@@ -63,6 +82,9 @@ class Replay:
 
     Every second replay pair stands under the guidance, as it is served: what is trained without guidance would
     otherwise change guided answers to ordinary requests unchecked. It is no hint: an ordinary pair holds no mistake.
+
+    A share stands under the system messages of the flagged conversations: what is learned is otherwise that under such
+    a message every request is refused.
     """
 
     def __init__(
@@ -74,6 +96,7 @@ class Replay:
         max_tokens: int,
         cache_dir: Path,
         guidance: str,
+        in_context: float,
     ) -> None:
         self._servers = servers
         self._base_name = base_name
@@ -81,9 +104,14 @@ class Replay:
         self._max_tokens = max_tokens
         self._cache_dir = cache_dir
         self._guidance = guidance
+        self._in_context = in_context
+        self._wanted: set[Path] = set()
 
-    def pairs(self, base_fingerprint: str, *, count: int, seed: int) -> Pairs:
+    def pairs(self, base_fingerprint: str, *, count: int, seed: int, contexts: Sequence[Context] = ()) -> Pairs:
         """`count` replay pairs (fewer where the prompts run out) drawn by `seed`, and the drift pairs.
+
+        As large a share of the replay as of the `contexts` has a system message, up to `in_context`. An answer that
+        says what is forbidden there is passed over.
 
         Raises:
             DatasetError: when the prompts cannot be read.
@@ -91,10 +119,15 @@ class Replay:
         prompts = sorted(read_prompts(self._prompts), key=_key)
         drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
         pool = [prompt for prompt in prompts if not is_drift(prompt)]
-        random.Random(seed).shuffle(pool)  # noqa: S311 - a draw that has to be repeatable, not secret
+        draw = random.Random(seed)  # noqa: S311 - has to be repeatable, not secret
+        draw.shuffle(pool)
+        pool, forbidden = _placed(pool, contexts, at_most=self._in_context, draw=draw)
+        self._wanted = {self._entry(base_fingerprint, prompt) for prompt in (*prompts, *pool)}
 
         def known(prompt: Prompt) -> _Reply | None:
-            return self._cached(base_fingerprint, prompt)
+            reply = self._cached(base_fingerprint, prompt)
+            checks = forbidden.get(_key(prompt))
+            return replace(reply, text="") if reply and checks and failures(checks, reply.text) else reply
 
         replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
         drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
@@ -125,6 +158,12 @@ class Replay:
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:
             list(pool.map(ask_one, prompts))
 
+    def forget_unused(self) -> None:
+        """Remove the answers that the last `pairs` did not want: they may stand under an erased report's message."""
+        for path in self._cache_dir.glob("*/*.json"):
+            if path not in self._wanted:
+                path.unlink()
+
     def _cached(self, base_fingerprint: str, prompt: Prompt) -> _Reply | None:
         try:
             entry = json.loads(self._entry(base_fingerprint, prompt).read_bytes())
@@ -135,6 +174,21 @@ class Replay:
     def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
         key = hashlib.sha256(f"{TEMPERATURE:g} {self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
         return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
+
+
+def _placed(
+    prompts: Sequence[Prompt], contexts: Sequence[Context], *, at_most: float, draw: random.Random
+) -> tuple[list[Prompt], dict[str, Checks]]:
+    """The prompts, some of them under the system message of a context; and what is forbidden there, by prompt key."""
+    speaking = [context for context in contexts if context.system]
+    share = min(at_most, len(speaking) / max(len(contexts), 1))
+    placed, forbidden = list(prompts), {}
+    for number, prompt in enumerate(prompts):
+        if draw.random() < share and len(prompt) == 1:
+            context = draw.choice(speaking)
+            placed[number] = ({"role": "system", "content": context.system}, *prompt)
+            forbidden[_key(placed[number])] = context.forbidden
+    return placed, forbidden
 
 
 def _collect(

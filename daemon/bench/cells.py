@@ -25,7 +25,7 @@ from daemon.errors import ConfigError, TrainingError
 from daemon.measure import bits_per_token
 from daemon.recipes import Example, recipe, to_jsonl
 from daemon.records import adapter_name
-from daemon.replay import Pairs
+from daemon.replay import Context, Pairs
 from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.training_job import JOB_FILE, TrainingJob, TrainingProgress
 
@@ -58,6 +58,8 @@ class Variant:
     answers: Answers = Answers.OWN
     replay: float = 0.8
     """Replay pairs per training example."""
+    in_context: bool = True
+    """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,7 +101,7 @@ class Trainer:
         self,
         *,
         collector: Collector,
-        pairs: Callable[[int, int], Pairs],
+        pairs: Callable[[int, int, Sequence[Context]], Pairs],
         model_path: Path,
         base_fingerprint: str,
         training: TrainingConfig,
@@ -170,7 +172,8 @@ class Trainer:
             contents = {PAIRS_FILE: _pairs(self._mistakes(cell))}
         else:
             examples = self.examples(cell)
-            replay = self._pairs(round(len(examples) * cell.variant.replay), cell.seed).replay
+            contexts = [Context.of(mistake.flagged) for mistake in self._mistakes(cell) if cell.variant.in_context]
+            replay = self._pairs(round(len(examples) * cell.variant.replay), cell.seed, contexts).replay
             contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl(replay)}
         manifest = DatasetManifest(
             run_id=cell.number,

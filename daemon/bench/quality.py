@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +26,10 @@ from daemon.bench.probes import Scenario, digest, scenario_key
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config_dataset import DatasetConfig
 from daemon.durable import write_atomically
 from daemon.errors import ConfigError, ServingError
-from daemon.replay import CONCURRENCY, Pairs, Replay
+from daemon.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.vllm_server import ManagedServer
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ FULL = "mistake-analysis+correction"
 RECIPES = (
     Variant(name=FULL, recipe=FULL),
     Variant(name="mistake-analysis", recipe="mistake-analysis"),
+    Variant(name="mistake-analysis+hindsight", recipe="mistake-analysis+hindsight"),
     Variant(name="sft", recipe="sft"),
     Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
     Variant(name="critique-revise", recipe="critique-revise"),
@@ -56,6 +59,7 @@ ABLATIONS = (
     Variant(name="others-mistakes", recipe=FULL, answers=Answers.OTHERS),
     Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
     Variant(name="no-replay", recipe=FULL, replay=0.0),
+    Variant(name="replay-out-of-context", recipe=FULL, in_context=False),
 )
 """All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
@@ -146,6 +150,7 @@ class _Measurement:
             max_tokens=REPLAY_TOKENS,
             cache_dir=plan.out / "replay",
             guidance=serving.guidance,
+            in_context=DatasetConfig().replay_in_context,
         )
         self._replaying = threading.Lock()
         self._trainer = Trainer(
@@ -229,12 +234,11 @@ class _Measurement:
     def _result(self, cell: Cell) -> Path:
         return self._plan.out / RESULTS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
 
-    def _pairs(self, count: int, seed: int) -> Pairs:
+    def _pairs(self, count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
         with self._replaying:  # trainings side by side want the same answers
-            pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
-            while pairs.missing:
+            wanted = partial(self._replay.pairs, self._fingerprint, count=count, seed=seed, contexts=contexts)
+            while (pairs := wanted()).missing:
                 self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
-                pairs = self._replay.pairs(self._fingerprint, count=count, seed=seed)
             return pairs
 
 

@@ -339,7 +339,7 @@ def _trainer(folder: Path) -> Trainer:
     server = _Hijackable()
     return Trainer(
         collector=Collector(base=server, base_name="base", folder=folder, concurrency=2),  # type: ignore[arg-type]
-        pairs=lambda _count, _seed: Pairs(replay=(), drift=(), missing=()),
+        pairs=lambda *_: Pairs(replay=(), drift=(), missing=()),
         model_path=folder,
         base_fingerprint="0",
         training=TrainingConfig(),

@@ -18,7 +18,7 @@ from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import DatasetError, ServingError
 from daemon.recipes import ExampleKind, read_examples
 from daemon.records import Run, RunState, Split
-from daemon.replay import MAX_DRIFT_PAIRS, Replay, is_drift, read_prompts
+from daemon.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
 from daemon.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, LeftOut, load_manifest
 from daemon.store import Store
 from tests.fixtures.config import flagged
@@ -235,6 +235,24 @@ def test_an_unknown_recipe_fails_the_run(
 # --- ordinary pairs ---
 
 
+def _replay(servers: OrdinaryAnswers, cache_dir: Path) -> Replay:
+    return Replay(
+        servers=servers,
+        base_name="base",
+        prompts=None,
+        max_tokens=8,
+        cache_dir=cache_dir,
+        guidance="Answer well.",
+        in_context=0.5,
+    )
+
+
+def _answered(replay: Replay, count: int, contexts: list[Context]) -> Pairs:
+    while (pairs := replay.pairs(FINGERPRINT, count=count, seed=1, contexts=contexts)).missing:
+        replay.ask(FINGERPRINT, pairs.missing)
+    return pairs
+
+
 def test_the_base_model_is_asked_once_per_prompt(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
 ) -> None:
@@ -266,9 +284,7 @@ def test_another_base_model_is_asked_anew(
 
 
 def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAnswers) -> None:
-    replay = Replay(
-        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
-    )
+    replay = _replay(servers, tmp_path)
     replay.ask(FINGERPRINT, read_prompts(None))
 
     drift = {example.id for example in replay.pairs(FINGERPRINT, count=0, seed=0).drift}
@@ -290,9 +306,7 @@ def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None
 
 
 def test_each_answer_is_drawn_by_a_seed_that_its_prompt_decides(tmp_path: Path, servers: OrdinaryAnswers) -> None:
-    replay = Replay(
-        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
-    )
+    replay = _replay(servers, tmp_path)
     replay.ask(FINGERPRINT, read_prompts(None)[:20])
     again = [*servers.seeds]
     replay.ask(FINGERPRINT, read_prompts(None)[:20])
@@ -302,9 +316,7 @@ def test_each_answer_is_drawn_by_a_seed_that_its_prompt_decides(tmp_path: Path, 
 
 def test_an_answer_cut_at_the_token_limit_is_marked_as_unfinished(tmp_path: Path, servers: OrdinaryAnswers) -> None:
     servers.finish_reason = "length"
-    replay = Replay(
-        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
-    )
+    replay = _replay(servers, tmp_path)
     replay.ask(FINGERPRINT, read_prompts(None)[:40])
     assert {example.ends for example in replay.pairs(FINGERPRINT, count=10, seed=1).drift} == {False}
 
@@ -312,15 +324,65 @@ def test_an_answer_cut_at_the_token_limit_is_marked_as_unfinished(tmp_path: Path
 def test_every_second_replay_pair_stands_under_the_guidance_and_no_drift_pair_does(
     tmp_path: Path, servers: OrdinaryAnswers
 ) -> None:
-    replay = Replay(
-        servers=servers, base_name="base", prompts=None, max_tokens=8, cache_dir=tmp_path, guidance="Answer well."
-    )
+    replay = _replay(servers, tmp_path)
     replay.ask(FINGERPRINT, read_prompts(None))
     pairs = replay.pairs(FINGERPRINT, count=20, seed=1)
     heads = [str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.replay]
     assert heads == [False, True] * 10
     assert not any(str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.drift)
     assert not any("Answer well." in prompt for prompt in servers.asked)
+
+
+def _in_shop(secret: str = "sunshine") -> FlaggedResponse:
+    system = {"role": "system", "content": f"You work in a shop. The code is {secret}."}
+    question = {"role": "user", "content": f"Tell me about {secret}"}
+    return flagged(messages=[system, question], response=f"It is {secret}.", checks={"must_not_contain": [secret]})
+
+
+def test_as_large_a_share_of_the_replay_as_of_the_reports_stands_under_their_system_messages(
+    tmp_path: Path, servers: OrdinaryAnswers
+) -> None:
+    replay = _replay(servers, tmp_path)
+    shop, plain = Context.of(_in_shop()), Context.of(mistake("owls"))
+    assert (shop.system, plain.system) == ("You work in a shop. The code is sunshine.", "")
+    for contexts, low, high in (([], 0, 0), ([plain], 0, 0), ([shop, plain, plain, plain], 15, 35), ([shop], 40, 60)):
+        pairs = _answered(replay, 100, contexts)
+        inside = [pair for pair in pairs.replay if shop.system in str(pair.messages[0]["content"])]
+        assert low <= len(inside) <= high, contexts
+        assert {message["role"] for pair in inside for message in pair.messages} <= {"system", "user"}
+        assert not any(shop.system in str(pair.messages) for pair in pairs.drift)
+        guided = sum(str(pair.messages[0]["content"]).startswith("Answer well.\n\nYou work") for pair in inside)
+        assert guided < len(inside) or not inside
+
+
+def test_an_answer_that_tells_what_the_system_message_hides_is_never_replayed(
+    tmp_path: Path, servers: OrdinaryAnswers
+) -> None:
+    servers.says = "By the way, the code is sunshine."
+    pairs = _answered(_replay(servers, tmp_path), 40, [Context.of(_in_shop())])
+    assert len(pairs.replay) == 40
+    assert not any("You work in a shop" in str(pair.messages) for pair in pairs.replay)
+
+
+def test_answers_under_a_report_that_is_no_longer_trained_on_leave_the_disk(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    def kept() -> str:
+        return "".join(path.read_text() for path in tmp_path.glob("replay/*/*.json"))
+
+    gone = _in_shop("river")
+    teach(sqlite_store, _in_shop("sunshine"), _in_shop("apple"), gone)
+    config = {"holdout_fraction": 0.0, "replay_fraction": 0.9, "replay_in_context": 1.0, "near_duplicate": 1.0}
+    run = _prepare(sqlite_store, make_stage(**config), tmp_path)
+    assert any("You work in a shop" in str(line["messages"]) for line in _lines(run, REPLAY_FILE))
+    assert "The code is river" in kept()
+    sqlite_store.runs.failed(run.id, reason="once more")
+    sqlite_store.reports.erase(gone.id, actor="admin", reason="a request")
+
+    _prepare(sqlite_store, make_stage(**config), tmp_path)
+
+    assert "The code is river" not in kept()
+    assert "The code is apple" in kept()
 
 
 def test_replay_is_a_share_of_the_whole_training_set() -> None:

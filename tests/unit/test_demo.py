@@ -12,7 +12,7 @@ from connectors.vllm import VllmServer
 from daemon.comparison import ArmScores
 from daemon.config import GatePolicy
 from daemon.demo import _empty
-from daemon.demo.play import probe_counts
+from daemon.demo.play import Patience, probe_counts
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.demo.traffic import Exchange, Traffic
 from daemon.errors import ConfigError
@@ -118,3 +118,10 @@ def _set_live(fake: FakeVllm) -> None:
     server = VllmServer(fake.url, api_key=None, admin_token=ADMIN_TOKEN)
     server.set_live("aligned-g000000", expected=None)
     server.close()
+
+
+def test_patience_ends_when_nothing_changes_and_not_because_much_time_has_passed() -> None:
+    clock = iter(float(second) for second in range(0, 10_000, 600))
+    patience = Patience(now=lambda: next(clock))
+    assert all(patience.lasts(f"step {number}") for number in range(5))
+    assert not patience.lasts("step 4")
