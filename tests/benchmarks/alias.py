@@ -17,6 +17,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,7 @@ PLAIN = {"VLLM_PLUGINS": "none"}
 STOCK_LORA = {**NO_GUIDANCE, "VLLM_PLUGINS": "erratad"}
 STREAMS = (1, 4, 16)
 MICRO_REQUESTS = 3000
+STREAMED_TOKENS = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,23 +79,35 @@ async def _ask(arm: Arm, *, clients: int, max_tokens: int, round_s: float) -> tu
     return traffic.samples, time.monotonic() - begun
 
 
-def middleware_seconds() -> float:
-    """Processor time of the middleware per request, without a server: far below what two servers' noise can show."""
+def middleware_cost(plain_cpu_s_per_token: float) -> dict[str, Any]:
+    """What the middleware adds to one request, without a server: far below what the noise of two servers can show.
+
+    Processor seconds of a request with it less the median of those without, for an answer in one piece and for one in
+    `STREAMED_TOKENS` chunks; `share`: the latter's median of what plain vLLM spends on as many tokens.
+    """
     settings = AliasSettings(alias="aligned", base_name="base", guidance="Answer well.", admin_token="t")
     table = AliasTable(settings)
     table.set_live("aligned-g000000", expected=None)
-    body = json.dumps({"model": "aligned", "messages": [{"role": "user", "content": "Why? " * 100}]}).encode()
-    bare, wrapped = _serve_nothing, AliasMiddleware(_serve_nothing, table=table)
-    return max(0.0, asyncio.run(_cpu_seconds(wrapped, body)) - asyncio.run(_cpu_seconds(bare, body)))
+    found: dict[str, Any] = {}
+    for kind, chunks in (("whole", 1), ("streamed", STREAMED_TOKENS)):
+        bare = partial(_serve_nothing, chunks=chunks)
+        without = percentile(asyncio.run(_cpu_seconds_each(bare)), 0.5)
+        added = [one - without for one in asyncio.run(_cpu_seconds_each(AliasMiddleware(bare, table=table)))]
+        found[kind] = {f"p{share * 100:.0f}": round(percentile(added, share), 7) for share in (0.5, 0.99)}
+    found["share"] = round(found["streamed"]["p50"] / (plain_cpu_s_per_token * STREAMED_TOKENS), 6)
+    return found
 
 
-async def _serve_nothing(_scope: Any, receive: Any, send: Any) -> None:
+async def _serve_nothing(_scope: Any, receive: Any, send: Any, *, chunks: int) -> None:
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+    for number in range(chunks):
+        await send({"type": "http.response.body", "body": b"data: {}", "more_body": number < chunks - 1})
 
 
-async def _cpu_seconds(app: Any, body: bytes) -> float:
+async def _cpu_seconds_each(app: Any) -> list[float]:
+    body = json.dumps({"model": "aligned", "messages": [{"role": "user", "content": "Why? " * 100}]}).encode()
+
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -101,10 +115,12 @@ async def _cpu_seconds(app: Any, body: bytes) -> float:
         pass
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
-    begun = time.process_time()
+    spent = []
     for _ in range(MICRO_REQUESTS):
+        begun = time.process_time()
         await app(scope, receive, send)
-    return (time.process_time() - begun) / MICRO_REQUESTS
+        spent.append(time.process_time() - begun)
+    return spent
 
 
 def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
@@ -126,16 +142,15 @@ def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
         take_turns(arms, rounds=options.rounds, round_s=options.round, clients=4, max_tokens=options.max_tokens)
     latency = {name: [sample.seconds for sample in arm.samples] for name, arm in arms.items()}
     lost = [1 - ours / plain for ours, plain in zip(arms["alias"].rates, arms["plain"].rates, strict=True)]
-    micro = middleware_seconds()
+    cpu_s = {name: arm.cpu_s / len(arm.samples) for name, arm in arms.items()}
     return {
         "tokens_per_s": {name: round(median(arm.rates), 1) for name, arm in arms.items()},
         "throughput_lost_share": {"median": round(median(lost), 4), "rounds": [round(share, 3) for share in lost]},
-        "server_cpu_seconds_per_request": {name: round(arm.cpu_s / len(arm.samples), 5) for name, arm in arms.items()},
+        "server_cpu_seconds_per_request": {name: round(seconds, 5) for name, seconds in cpu_s.items()},
         "request_seconds_p50": {name: round(percentile(values, 0.5), 4) for name, values in latency.items()},
         "request_seconds_p99": {name: round(percentile(values, 0.99), 4) for name, values in latency.items()},
         "requests": {name: len(values) for name, values in latency.items()},
-        "middleware_cpu_seconds_per_request": round(micro, 7),
-        "middleware_share_of_plain_p50": round(micro / percentile(latency["plain"], 0.5), 6),
+        "middleware_cpu_seconds_added": middleware_cost(cpu_s["plain"] / options.max_tokens),
     }
 
 
