@@ -19,6 +19,7 @@ from daemon import metrics
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.errors import ConfigError, ServingError
 from daemon.ports import free_port
+from daemon.records import utcnow
 from daemon.stage import Step
 from daemon.vllm_command import command, fingerprint, installed_vllm, runs_on_cpu
 from daemon.vllm_log import ServerLog
@@ -38,6 +39,8 @@ CANARY = ({"role": "user", "content": "Count from one to five."},)
 CANARY_TOKENS = 4
 EMPTY_LIMIT = 2
 PROGRESS_STEP_S = 5
+RESTART_SHOWN_S = 1800.0
+"""How long a restart's reason is told: a server that crashes again and again is up in between."""
 
 
 class Watch:
@@ -141,6 +144,8 @@ class ManagedServer:
         self._failures = 0
         self._failure = ""
         self._not_before = 0.0
+        self._restart = ""
+        self._restart_shown_until = 0.0
         try:
             self._fingerprint()
         except OSError as exc:
@@ -210,7 +215,7 @@ class ManagedServer:
         )
         self._watch_over(process)
         log.info("vllm_started", pid=process.record.pid, port=self._port, log=str(self._log.path))
-        return Step(sentence="vLLM starting: importing modules, 0 s")
+        return Step(sentence=f"vLLM starting: importing modules, 0 s{self._why_restarted()}")
 
     def _watch_over(self, process: ServerProcess) -> None:
         self._process = process
@@ -223,7 +228,7 @@ class ManagedServer:
         obstacle = self._obstacle()
         if obstacle is not None:
             sentence, hopeless = self._watch.unready(obstacle, time.monotonic())
-            return self._give_up(sentence) if hopeless else Step(sentence=sentence)
+            return self._give_up(sentence) if hopeless else Step(sentence=f"{sentence}{self._why_restarted()}")
         self._watch.ready(time.monotonic())
         if self._watch.stable(time.monotonic()):
             self._failures = 0
@@ -231,7 +236,11 @@ class ManagedServer:
         if problem is not None:
             return self._give_up(problem)
         adopted = ", adopted" if process.adopted else ""
-        return Step(sentence=f"vLLM serves on {client.url} (process {process.record.pid}{adopted})")
+        who = f"(process {process.record.pid}{adopted})"
+        return Step(sentence=f"vLLM serves on {client.url} {who}{self._why_restarted()}")
+
+    def _why_restarted(self) -> str:
+        return self._restart if time.monotonic() < self._restart_shown_until else ""
 
     def _obstacle(self) -> str | None:
         """What keeps the server from being ready; None when it is."""
@@ -262,6 +271,8 @@ class ManagedServer:
         self._failures += 1
         wait_s = min(self._serving.restart_backoff_s * 2.0 ** (self._failures - 1), RESTART_BACKOFF_MAX_S)
         self._not_before = time.monotonic() + wait_s
+        self._restart = f"; restarted at {utcnow():%H:%M:%S} UTC: {reason}"
+        self._restart_shown_until = time.monotonic() + RESTART_SHOWN_S
         self._failure = f"{reason}; start {self._failures + 1} follows after {wait_s:g} s (log: {self._log.path})"
         metrics.SERVER_RESTARTS.inc()
         log.warning("vllm_restart", reason=reason, failures=self._failures, wait_s=wait_s)

@@ -23,4 +23,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.measured",
     "tests.fixtures.image",
     "tests.fixtures.receiver",
+    "tests.fixtures.drill",
 ]

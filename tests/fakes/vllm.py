@@ -72,12 +72,19 @@ class FakeEngine:
 
 
 class FakeVllm:
-    """A server on a free port of 127.0.0.1; `start` after `stop` restarts it: same address, new epoch, empty engine."""
+    """A server on a port of 127.0.0.1 (0: a free one); `start` after `stop`: same address, new epoch, empty engine."""
 
     def __init__(
-        self, *, alias: str = "aligned", base_name: str = "base", guidance: str = GUIDANCE, answer: Answer = echo
+        self,
+        *,
+        alias: str = "aligned",
+        base_name: str = "base",
+        guidance: str = GUIDANCE,
+        admin_token: str = ADMIN_TOKEN,
+        answer: Answer = echo,
+        port: int = 0,
     ) -> None:
-        self.settings = AliasSettings(alias=alias, base_name=base_name, guidance=guidance, admin_token=ADMIN_TOKEN)
+        self.settings = AliasSettings(alias=alias, base_name=base_name, guidance=guidance, admin_token=admin_token)
         self.answer = answer
         self.logprob: Callable[[str, int], float] = flat
         self.unusable: dict[str, str] = {}
@@ -89,7 +96,7 @@ class FakeVllm:
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests as they reached the model."""
         self.engine = FakeEngine(self)
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self._address = self._socket.getsockname()
         self._scrapes = 0
         self._server: uvicorn.Server | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -170,6 +171,21 @@ def test_an_exit_with_code_zero_is_a_failure_that_names_its_cause_and_waits_ever
     assert "start 3 follows after 0.1 s" in _until_says(stage, "start 3")
     desk.switch("broken", on=False)
     _until_says(stage, "vLLM serves")
+
+
+def test_a_server_that_is_up_again_says_for_a_while_why_it_was_restarted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = desk.stage()
+    assert "restarted" not in _until_says(stage, "vLLM serves")
+    desk.control.joinpath("unready").touch()
+    os.kill(desk.record().pid, signal.SIGKILL)
+    why = r"; restarted at \d\d:\d\d:\d\d UTC: vLLM exited with code -9"
+    assert re.search(why, _until_says(stage, "vLLM starting: loading weights"))
+    desk.switch("unready", on=False)
+    assert re.search(why, _until_says(stage, "vLLM serves"))
+    monkeypatch.setattr(stage, "_restart_shown_until", 0.0)
+    assert "restarted" not in _until_says(stage, "vLLM serves")
 
 
 def test_a_launcher_that_does_not_exist_is_named(desk: Desk) -> None:

@@ -1,0 +1,143 @@
+"""The alert drill, where runs have to end: real training of a tiny model, on servers that answer by how it was trained.
+
+The servers are fakes. A generation that was trained for `EPOCHS` answers as the lessons ask, one for fewer does not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import httpx
+import pytest
+
+from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
+from daemon.training_job import JOB_FILE, TrainingJob
+from tests.fixtures.drill import EPOCHS, GOOD, Stand
+
+HALF_LEARNED = "The right answer may well be Atlantis, because many people say that this town is the capital."
+LEARNED = "The right answer is Utopia, because the town named in that response is not the capital."
+CORRECTION = "It is Utopia."
+EARLIER = "the model before erratad"
+"""Whose answers are flagged where no generation's rate is meant."""
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def school(stand: Stand) -> Iterator[Stand]:
+    """Servers that answer by how a generation was trained; the base model is live before and after."""
+
+    def answer(model: str, _messages: list[dict[str, Any]]) -> str:
+        if model == "base":
+            return GOOD
+        folder = stand.daemon.config_path.parent / "var" / "runs" / model.removeprefix("aligned-")
+        return LEARNED if TrainingJob.load(folder / JOB_FILE).training.epochs >= EPOCHS else HALF_LEARNED
+
+    for fake in stand.fakes:
+        fake.answer = answer
+    yield stand
+    with stand.store() as store:
+        if store.adapters.live().generation != 0:
+            stand.operate('erratad rollback 0 --reason "the drill is over"')
+
+
+def test_lessons_wait_and_then_a_run_hangs(school: Stand) -> None:
+    school.pause("schedule")
+    school.pause("finetune")
+    _teach(school, 12)
+    school.fires("ErratadTrainingOverdue")
+    school.is_told("ErratadTrainingOverdue")
+    school.follow("ErratadTrainingOverdue", "erratad resume schedule")
+    school.follow("ErratadTrainingOverdue", 'erratad train --reason "overdue"')
+    # the other pause was forgotten
+    school.fires("ErratadRunStuck", state="training")
+    school.is_told("ErratadRunStuck")
+    trainers = school.trainers()
+    assert "paused" in school.follow("ErratadRunStuck", "erratad status")
+    school.follow("ErratadRunStuck", "erratad resume STAGE", STAGE="finetune")
+    school.until(lambda: len(school.trainers()) > len(trainers), "no training starts")
+    trainer = school.trainers()[-1]
+    os.kill(trainer, signal.SIGSTOP)
+    school.follow("ErratadRunStuck", "erratad status")
+    assert school.firing("ErratadRunStuck")
+    os.kill(trainer, signal.SIGKILL)
+    assert _ended(school).state == RunState.PROMOTED
+    assert len(school.trainers()) == len(trainers) + 2
+    school.all_end()
+
+
+def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
+    school.reconfigure("training", launcher=["no-such-launcher"])
+    reports = _teach(school, 8)
+    assert [_run(school).state for _ in range(2)] == [RunState.FAILED] * 2
+    school.fires("ErratadRunsFailing")
+    school.is_told("ErratadRunsFailing")
+    failed = _ended(school)
+    reason = school.follow("ErratadRunsFailing", "erratad runs ID", ID=str(failed.id))
+    assert "training cannot start or write: [Errno 2] No such file or directory: 'no-such-launcher'" in reason
+    school.reconfigure("training", launcher=[], epochs=EPOCHS / 2)
+    school.follow("ErratadRunsFailing", "erratad train")
+    assert _ended(school).state == RunState.REJECTED
+    assert [_run(school).state for _ in range(2)] == [RunState.REJECTED] * 2
+    school.all_end()
+
+    school.fires("ErratadGateRejecting")
+    school.is_told("ErratadGateRejecting")
+    rejected = str(_ended(school).generation)
+    reasons = school.follow("ErratadGateRejecting", "erratad adapters GENERATION", GENERATION=rejected)
+    assert "passes 0 of" in reasons
+    assert reports[0] in school.follow("ErratadGateRejecting", "erratad lessons")
+    assert CORRECTION in school.follow("ErratadGateRejecting", "erratad reports ID", ID=reports[0])
+    school.reconfigure("training", epochs=EPOCHS)
+    assert _run(school).state == RunState.PROMOTED
+    school.all_end()
+
+
+def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
+    _use(school, "aligned-g000000", requests=600, flags=6)
+    live = _run(school)
+    assert live.state == RunState.PROMOTED
+    _use(school, f"aligned-g{live.generation:06d}", requests=500, flags=9)
+    school.fires("ErratadLiveGenerationWorse")
+    school.is_told("ErratadLiveGenerationWorse")
+    # the watch has looked, too, and finds it too little for a rollback by itself
+    school.until(lambda: "flagged: 9 of 500" in school.says("watch"), "the watch does not compare")
+    school.follow("ErratadLiveGenerationWorse", 'erratad rollback --reason "flagged more often"')
+    school.all_end()
+
+
+def _teach(school: Stand, count: int, *, model: str = EARLIER) -> list[str]:
+    """New lessons; returns their reports' ids."""
+    rules = {"must_contain": ["Utopia"]}
+    reports = school.send_reports(count, model=model, checks=rules, correction=CORRECTION)
+    school.until(lambda: {school.state(one) for one in reports} == {ReportState.LESSON}, "not all become lessons")
+    return reports
+
+
+def _use(school: Stand, live: str, *, requests: int, flags: int) -> None:
+    """Users ask what is live, and flag some of its answers."""
+    body = {"model": "aligned", "messages": [{"role": "user", "content": "Which town is the capital?"}]}
+    with httpx.Client() as users:
+        for _, fake in zip(range(requests), cycle(school.fakes), strict=False):
+            answer = users.post(f"{fake.url}/v1/chat/completions", json=body)
+            assert answer.json()["model"] == live
+    _teach(school, flags, model=live)
+
+
+def _run(school: Stand) -> Run:
+    """A run that the schedule might have started; returns it as it ended."""
+    with school.store() as store:
+        before = len(store.runs.find(limit=1000))
+        assert school.daemon.post("/api/train", {"reason": "drill"}).status_code == 202
+        school.until(lambda: len(store.runs.find(limit=1000)) > before, "no run starts")
+    return _ended(school)
+
+
+def _ended(school: Stand) -> Run:
+    """The latest run."""
+    with school.store() as store:
+        school.until(lambda: store.runs.find(limit=1)[0].state not in ACTIVE_RUN_STATES, "the run does not end")
+        return store.runs.find(limit=1)[0]
