@@ -137,6 +137,7 @@ class _Measurement:
         self._server = server
         self._say = say
         self._scenarios = scenarios
+        self._dtype = training.dtype
         self._cells = list(self._number(scenarios, variants, training))
         self._fingerprint = base_fingerprint(plan.model)
         self._collector = Collector(
@@ -228,7 +229,8 @@ class _Measurement:
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
 
     def _base_result(self, scenario: Scenario) -> Path:
-        name = f"{scenario.name}-{BASE}-{digest([scenario_key(scenario), self._serving.guidance])}"
+        settings = digest([scenario_key(scenario), self._serving.guidance, self._dtype])
+        name = f"{scenario.name}-{BASE}-{settings}"
         return self._plan.out / RESULTS / f"{name}.json"
 
     def _result(self, cell: Cell) -> Path:
@@ -268,10 +270,10 @@ class _One:
 
 @contextmanager
 def _serving(plan: Plan, serving: ServingConfig, training: TrainingConfig, say: Say) -> Iterator[VllmServer]:
-    """A managed vLLM server, supervised while the measurement runs."""
+    """A managed vLLM server, supervised while the measurement runs; it computes in the format that trainings do."""
     published: list[VllmServer] = []
     managed = ManagedServer(
-        model=ModelConfig(path=plan.model),
+        model=ModelConfig(path=plan.model, dtype=training.dtype),
         serving=serving,
         training=training,
         data_dir=plan.out,

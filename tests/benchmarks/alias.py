@@ -3,6 +3,7 @@
 Servers of the same model run side by side, and short rounds on each take turns, so that they share the machine's noise:
 
 - `alias`: one server with the plugin; requests go to the alias (its guidance is empty, so that prompts are equal);
+- `by_name`: the same server; requests name its base model, which the middleware passes on as they are;
 - `plain`: stock vLLM without any plugin; requests name its base model;
 - `grouped` and `stock`: an adapter by its name with erratad's corrected CPU LoRA, and with vLLM's own.
 """
@@ -134,6 +135,7 @@ def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
         with_admin.close()
         arms = {
             "alias": Arm(url=ours.url, model="aligned", pid=ours.pid),
+            "by_name": Arm(url=ours.url, model="base", pid=ours.pid),
             "plain": Arm(url=plain.url, model="base", pid=plain.pid),
         }
         take_turns(arms, rounds=1, round_s=5.0, clients=4, max_tokens=options.max_tokens)
@@ -141,11 +143,17 @@ def alias_cost(speaker: Speaker, options: argparse.Namespace) -> dict[str, Any]:
             arm.rates, arm.samples, arm.cpu_s = [], [], 0.0
         take_turns(arms, rounds=options.rounds, round_s=options.round, clients=4, max_tokens=options.max_tokens)
     latency = {name: [sample.seconds for sample in arm.samples] for name, arm in arms.items()}
-    lost = [1 - ours / plain for ours, plain in zip(arms["alias"].rates, arms["plain"].rates, strict=True)]
+    lost = {
+        peer: [1 - ours / theirs for ours, theirs in zip(arms["alias"].rates, arms[peer].rates, strict=True)]
+        for peer in ("by_name", "plain")
+    }
     cpu_s = {name: arm.cpu_s / len(arm.samples) for name, arm in arms.items()}
     return {
         "tokens_per_s": {name: round(median(arm.rates), 1) for name, arm in arms.items()},
-        "throughput_lost_share": {"median": round(median(lost), 4), "rounds": [round(share, 3) for share in lost]},
+        "throughput_lost_share": {
+            peer: {"median": round(median(shares), 4), "rounds": [round(share, 3) for share in shares]}
+            for peer, shares in lost.items()
+        },
         "server_cpu_seconds_per_request": {name: round(seconds, 5) for name, seconds in cpu_s.items()},
         "request_seconds_p50": {name: round(percentile(values, 0.5), 4) for name, values in latency.items()},
         "request_seconds_p99": {name: round(percentile(values, 0.99), 4) for name, values in latency.items()},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import shutil
 import sys
@@ -138,14 +139,13 @@ class Block:
     ended: float
     cpu_s: float
     """Processor time of the server."""
+    memory: int
+    """Memory of the server at its end, in bytes."""
 
 
-def drive(
-    swapper: Swapper, traffic: Traffic, *, swaps: int, period_s: float, pid: int
-) -> tuple[list[Block], list[int]]:
-    """Blocks with and without swaps in turn; memory of the server in bytes after each swapping block."""
+def drive(swapper: Swapper, traffic: Traffic, *, swaps: int, period_s: float, pid: int) -> list[Block]:
+    """Blocks without and with swaps in turn."""
     blocks: list[Block] = []
-    memory: list[int] = []
     time.sleep(WARM_S)
     while (done := len(swapper.swap_seconds)) < swaps:
         count = min(BLOCK_SWAPS, swaps - done)
@@ -153,15 +153,20 @@ def drive(
         blocks.append(_block(pid, swapping=False, work=lambda count=count: time.sleep(count * period_s)))
         blocks.append(_block(pid, swapping=True, work=lambda count=count: _swap_steadily(swapper, count, period_s)))
         swapper.roll_back()
-        memory.append(memory_bytes(pid))
     traffic.stop()
-    return blocks, memory
+    return blocks
 
 
 def _block(pid: int, *, swapping: bool, work: Callable[[], None]) -> Block:
     begun, cpu = time.monotonic(), cpu_seconds(pid)
     work()
-    return Block(swapping=swapping, begun=begun, ended=time.monotonic(), cpu_s=cpu_seconds(pid) - cpu)
+    return Block(
+        swapping=swapping,
+        begun=begun,
+        ended=time.monotonic(),
+        cpu_s=cpu_seconds(pid) - cpu,
+        memory=memory_bytes(pid),
+    )
 
 
 def _swap_steadily(swapper: Swapper, count: int, period_s: float) -> None:
@@ -180,19 +185,14 @@ async def measure(speaker: Speaker, *, swaps: int, period_s: float, clients: int
             traffic = Traffic(running.url, model="aligned", api_key=API_KEY, clients=clients, max_tokens=max_tokens)
             await asyncio.to_thread(swapper.begin)
             asking = asyncio.create_task(traffic.run())
-            blocks, memory = await asyncio.to_thread(
-                drive, swapper, traffic, swaps=swaps, period_s=period_s, pid=running.pid
-            )
+            blocks = await asyncio.to_thread(drive, swapper, traffic, swaps=swaps, period_s=period_s, pid=running.pid)
             await asking
             server.close()
-    return summary(swapper, traffic.samples, blocks, memory)
+    return summary(swapper, traffic.samples, blocks)
 
 
-def summary(
-    swapper: Swapper, samples: Sequence[Sample], blocks: Sequence[Block], memory: Sequence[int]
-) -> dict[str, Any]:
+def summary(swapper: Swapper, samples: Sequence[Sample], blocks: Sequence[Block]) -> dict[str, Any]:
     faults = Counter(found for sample in samples if (found := fault(sample, swapper.history)))
-    settled = memory[min(SETTLED_AFTER // BLOCK_SWAPS, len(memory)) - 1]
     latency = {}
     for kind, streamed in (("streamed", True), ("whole", False)):
         quiet, swapping = (
@@ -226,8 +226,20 @@ def summary(
         "swap_seconds": _percentiles(swapper.swap_seconds),
         "swap_parts_p50": {part: round(percentile(values, 0.5), 4) for part, values in swapper.parts.items()},
         "rollback_seconds": _percentiles(swapper.rollback_seconds),
-        "memory_bytes_after_20_swaps": settled,
-        "memory_growth_bytes": memory[-1] - settled,
+        "memory": _memory(blocks),
+    }
+
+
+def _memory(blocks: Sequence[Block]) -> dict[str, int]:
+    """Bytes after `SETTLED_AFTER` swaps, and by how much they grew since, in blocks with swaps and in those without."""
+    settled = min(2 * SETTLED_AFTER // BLOCK_SWAPS, len(blocks)) - 1
+    growth = {True: 0, False: 0}
+    for before, block in itertools.pairwise(blocks[settled:]):
+        growth[block.swapping] += block.memory - before.memory
+    return {
+        "settled_bytes": blocks[settled].memory,
+        "growth_with_swaps_bytes": growth[True],
+        "growth_without_swaps_bytes": growth[False],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.records import Adapter, AdapterState, utcnow
-from tests.benchmarks.swap import Live, fault
+from tests.benchmarks.swap import Block, Live, _memory, fault
 from tests.benchmarks.traffic import Sample
 
 
@@ -50,3 +50,16 @@ def test_an_answer_of_one_generation_that_was_live_when_it_began_is_good_however
 )
 def test_other_answers_are_not(change: dict[str, Any], found: str) -> None:
     assert fault(Sample(**{**GOOD, **change}), HISTORY) == found
+
+
+def test_memory_that_grows_with_swaps_is_told_from_what_grows_anyway() -> None:
+    sizes = [100, 110, 110, 120, 121, 125, 126, 130]  # without and with swaps in turn; settled after the fourth
+    blocks = [
+        Block(swapping=bool(number % 2), begun=0.0, ended=1.0, cpu_s=0.0, memory=size)
+        for number, size in enumerate(sizes)
+    ]
+    assert _memory(blocks) == {
+        "settled_bytes": 120,
+        "growth_with_swaps_bytes": 8,
+        "growth_without_swaps_bytes": 2,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -35,6 +35,31 @@ def _apply(inputs: torch.Tensor, base: torch.Tensor, indices: list[int]) -> torc
         ours.bgmv_expand_slice(buffer, up, output, where, offset, up.shape[-2])
         offset += up.shape[-2]
     return output
+
+
+def _linear(inputs: torch.Tensor, base: torch.Tensor, indices: list[int]) -> torch.Tensor:
+    _, down, ups, _ = _case()
+    output, batch = base.clone(), SimpleNamespace(token_lora_indices=torch.tensor(indices))
+    ours.add_lora_linear(batch, output, inputs, [down, down], ups, 0.5, WIDTHS, buffer=None)
+    return output
+
+
+@pytest.mark.parametrize("indices", [[1] * TOKENS, [-1] * TOKENS, MIXED])
+@pytest.mark.parametrize("small_batch", [ours.SMALL_BATCH, 0])
+def test_a_linear_layer_in_one_go_is_what_its_parts_are(
+    indices: list[int], small_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "SMALL_BATCH", small_batch)
+    inputs, _, _, base = _case()
+    torch.testing.assert_close(_linear(inputs, base, indices), _apply(inputs, base, indices), atol=0.05, rtol=0.02)
+
+
+def test_rows_below_the_batch_in_a_padded_output_stay_as_they_are() -> None:
+    inputs, _, _, base = _case()
+    for indices in ([1] * 5, [1, -1, 1, 0, 1]):
+        output = _linear(inputs, base, indices)
+        assert torch.equal(output[5:], base[5:])
+        assert not torch.equal(output[:5], base[:5])
 
 
 def test_a_mixed_batch_equals_the_rows_computed_apart() -> None:
