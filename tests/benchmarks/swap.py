@@ -230,8 +230,11 @@ def summary(swapper: Swapper, samples: Sequence[Sample], blocks: Sequence[Block]
     }
 
 
-def _memory(blocks: Sequence[Block]) -> dict[str, int]:
-    """Bytes after `SETTLED_AFTER` swaps, and by how much they grew since, in blocks with swaps and in those without."""
+def _memory(blocks: Sequence[Block]) -> dict[str, Any]:
+    """Bytes after `SETTLED_AFTER` swaps, and by how much they grew since, in blocks with swaps and in those without.
+
+    `after_swaps_bytes`: at the end of each block with swaps, from the first on.
+    """
     settled = min(2 * SETTLED_AFTER // BLOCK_SWAPS, len(blocks)) - 1
     growth = {True: 0, False: 0}
     for before, block in itertools.pairwise(blocks[settled:]):
@@ -240,6 +243,7 @@ def _memory(blocks: Sequence[Block]) -> dict[str, int]:
         "settled_bytes": blocks[settled].memory,
         "growth_with_swaps_bytes": growth[True],
         "growth_without_swaps_bytes": growth[False],
+        "after_swaps_bytes": [block.memory for block in blocks if block.swapping],
     }
 
 

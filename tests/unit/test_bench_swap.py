@@ -62,4 +62,5 @@ def test_memory_that_grows_with_swaps_is_told_from_what_grows_anyway() -> None:
         "settled_bytes": 120,
         "growth_with_swaps_bytes": 8,
         "growth_without_swaps_bytes": 2,
+        "after_swaps_bytes": [110, 120, 125, 130],
     }
