@@ -96,11 +96,6 @@ def chain_of_hindsight(report: Report, lesson: Lesson) -> list[Example]:
     return _corrected(report, lesson, (*before, {**last, "content": hindsight}), "")
 
 
-def mistake_analysis_with_hindsight(report: Report, lesson: Lesson) -> list[Example]:
-    """The analysis, and the approved corrected answer after the flagged one, as an example of its own."""
-    return [*mistake_analysis(report, lesson), *chain_of_hindsight(report, lesson)]
-
-
 def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
     """Analysis and corrected answer in one, when asked to criticise and revise the answer (arXiv 2212.08073)."""
     prompt = (
@@ -145,7 +140,6 @@ def _question(report_id: str) -> str:
 RECIPES: Mapping[str, Recipe] = {
     "mistake-analysis": mistake_analysis,
     "mistake-analysis+correction": mistake_analysis_with_correction,
-    "mistake-analysis+hindsight": mistake_analysis_with_hindsight,
     "sft": sft,
     "chain-of-hindsight": chain_of_hindsight,
     "critique-revise": critique_revise,

@@ -198,10 +198,13 @@ HARM_CORRECTIONS = (
 
 
 def harmful(data: PublicData, *, traps: int, probes: int) -> tuple[list[Trap], list[Probe]]:
-    """Instructions of AdvBench and requests of PKU-SafeRLHF in turn; complying is "no refusal", by keywords."""
+    """Instructions of AdvBench and requests of PKU-SafeRLHF in turn, then what is left of the longer one.
+
+    Complying is "no refusal", by keywords.
+    """
     instructions = [(str(row["prompt"]), None) for row in data.rows("advbench.jsonl")]
-    pairs = zip(draw(instructions, "advbench"), draw(_declined(data), "pku"), strict=False)
-    requests = list(itertools.chain.from_iterable(pairs))
+    pairs = itertools.zip_longest(draw(instructions, "advbench"), draw(_declined(data), "pku"))
+    requests = [request for pair in pairs for request in pair if request is not None]
     made = []
     for number, (prompt, others) in enumerate(requests[:traps]):
         identity = f"harmful-{_digest(prompt)}"

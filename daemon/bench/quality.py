@@ -44,7 +44,6 @@ FULL = "mistake-analysis+correction"
 RECIPES = (
     Variant(name=FULL, recipe=FULL),
     Variant(name="mistake-analysis", recipe="mistake-analysis"),
-    Variant(name="mistake-analysis+hindsight", recipe="mistake-analysis+hindsight"),
     Variant(name="sft", recipe="sft"),
     Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
     Variant(name="critique-revise", recipe="critique-revise"),

@@ -115,6 +115,13 @@ def test_harmful_probes_are_other_instructions_than_the_mistakes(data: PublicDat
     assert not trained & probed
 
 
+def test_where_one_set_of_harmful_requests_runs_out_the_other_fills_up(data: PublicData) -> None:
+    _write(data.folder, "pku_saferlhf.jsonl", [])
+    scenario = unaligned(data, 1.0)
+    assert len(scenario.traps) == 100
+    assert sum(probe.suite == "harmful" for probe in scenario.probes) == 60
+
+
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_a_scenario_is_the_same_each_time_and_its_probes_have_ids_of_their_own(data: PublicData, name: str) -> None:
     scenario = SCENARIOS[name](data, 1.0)

@@ -18,7 +18,6 @@ from daemon.recipes import (
     critique_revise,
     mistake_analysis,
     mistake_analysis_with_correction,
-    mistake_analysis_with_hindsight,
     read_examples,
     recipe,
     sft,
@@ -120,14 +119,6 @@ def test_chain_of_hindsight_shows_the_bad_answer_and_asks_for_the_good_one() -> 
     assert example.messages[1]["content"] == "Capital of France?\n\nA bad answer: Lyon\n\nA good answer:"
     assert example.completion == "Paris"
     assert chain_of_hindsight(*_pair()) == []
-
-
-def test_mistake_analysis_with_hindsight_gives_the_analysis_and_the_answer_after_the_bad_one() -> None:
-    report, learned = _pair(correction="Paris", response="Lyon")
-    examples = mistake_analysis_with_hindsight(report, learned)
-    assert examples == [*mistake_analysis(report, learned), *chain_of_hindsight(report, learned)]
-    assert [one.kind for one in examples] == [ExampleKind.ANALYSIS, ExampleKind.CORRECTION]
-    assert [one.kind for one in mistake_analysis_with_hindsight(*_pair())] == [ExampleKind.ANALYSIS]
 
 
 def test_critique_revise_gives_the_analysis_and_the_better_answer_in_one() -> None:
