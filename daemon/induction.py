@@ -111,9 +111,9 @@ class InductionStage:
     def _begin(self) -> Step:
         intent = self._store.control.pending(IntentKind.INDUCE)
         if intent is not None:
-            step = self._start(Trigger.MANUAL, intent.actor)
-            state = IntentState.DONE if step.worked else IntentState.REFUSED
-            self._store.control.finish(intent.id, state, step.sentence)
+            step = self._start(Trigger.MANUAL, intent.actor, intent.id)
+            if not step.worked:
+                self._store.control.finish(intent.id, IntentState.REFUSED, step.sentence)
             return step
         if not self._config.enabled:
             return Step(sentence=OFF)
@@ -123,10 +123,10 @@ class InductionStage:
         last = self._store.inductions.last()
         return Step(sentence=f"{'no induction yet' if last is None else _ended(last)}{self._clock.words()}")
 
-    def _start(self, trigger: Trigger, requested_by: str) -> Step:
+    def _start(self, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Step:
         if not self._config.enabled:
             return Step(sentence=f"{OFF}; set it to true and start the daemon again")
-        run = self._store.inductions.start(trigger=trigger, requested_by=requested_by)
+        run = self._store.inductions.start(trigger=trigger, requested_by=requested_by, intent_id=intent_id)
         if run is None:
             return Step(sentence="not starting: another induction was started at the same moment")
         return Step(

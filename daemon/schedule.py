@@ -83,8 +83,9 @@ class ScheduleStage:
             outcome = "not training: there are no lessons yet"
             self._store.control.finish(intent_id, IntentState.REFUSED, outcome)
             return Step(sentence=outcome, worked=True)
-        step = self._start(Trigger.MANUAL, actor, lessons)
-        self._store.control.finish(intent_id, IntentState.DONE if step.worked else IntentState.REFUSED, step.sentence)
+        step = self._start(Trigger.MANUAL, actor, lessons, intent_id)
+        if not step.worked:
+            self._store.control.finish(intent_id, IntentState.REFUSED, step.sentence)
         return step
 
     def _start_by_rule(self, lessons: int) -> Step:
@@ -118,7 +119,7 @@ class ScheduleStage:
         age_s = (utcnow() - runs[0].finished_at).total_seconds()
         return runs[0] if age_s < self._schedule.retry_after_failure_s else None
 
-    def _start(self, trigger: Trigger, requested_by: str, lessons: int) -> Step:
+    def _start(self, trigger: Trigger, requested_by: str, lessons: int, intent_id: int | None = None) -> Step:
         run = self._store.runs.start(
             trigger=trigger,
             requested_by=requested_by,
@@ -126,6 +127,7 @@ class ScheduleStage:
             seed=self._dataset.seed,
             alias=self._alias,
             runs_dir=self._runs_dir,
+            intent_id=intent_id,
         )
         if run is None:
             return Step(sentence="not starting: another run was started at the same moment")

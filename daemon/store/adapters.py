@@ -15,14 +15,13 @@ from daemon.records import (
     BASE_GENERATION,
     Adapter,
     AdapterState,
-    IntentState,
     ReportState,
     RunState,
     adapter_name,
     utcnow,
 )
 from daemon.store import rows, schema
-from daemon.store.control import emit, finish_intent, insert, record_audit
+from daemon.store.control import emit, fulfil, insert, record_audit
 from daemon.store.engine import Lock, reading, serialise, transaction
 from daemon.store.reports import settle
 
@@ -247,9 +246,8 @@ def _row(connection: Connection, generation: int) -> Any:
 
 
 def _end(connection: Connection, fulfils: Fulfilled | None) -> None:
-    if fulfils is None or finish_intent(connection, fulfils.intent_id, IntentState.DONE, fulfils.outcome):
-        return
-    raise IllegalTransitionError(f"intent {fulfils.intent_id} was carried out before; nothing is changed")
+    if fulfils is not None:
+        fulfil(connection, fulfils.intent_id, fulfils.outcome)
 
 
 def _resolved_since(connection: Connection, target: int, leaving: int) -> Sequence[str]:

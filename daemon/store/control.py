@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Table, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connectors.messages import Event, EventType
-from daemon.errors import NotFoundError
+from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import AuditEntry, Intent, IntentKind, IntentState, utcnow
 from daemon.store import rows, schema
 from daemon.store.engine import database_time, reading, transaction
@@ -67,6 +67,16 @@ def finish_intent(connection: Connection, intent_id: int, state: IntentState, ou
         .values(state=state, outcome=outcome, finished_at=utcnow())
     )
     return ended.rowcount > 0
+
+
+def fulfil(connection: Connection, intent_id: int, outcome: str) -> None:
+    """End a wish in the transaction that carries it out, so that no crash has it carried out twice.
+
+    Raises:
+        IllegalTransitionError: when it had ended before; the transaction must not be committed then.
+    """
+    if not finish_intent(connection, intent_id, IntentState.DONE, outcome):
+        raise IllegalTransitionError(f"intent {intent_id} was carried out before; nothing is changed")
 
 
 def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from connectors.messages import FlaggedResponse
 from daemon.errors import LeaseLostError
 from daemon.records import INDUCED, Induction, Source, Trigger, utcnow
 from daemon.store import rows, schema
+from daemon.store.control import fulfil
 from daemon.store.engine import reading, transaction
 from daemon.store.intake import Added, Arrival, store_batch
 
@@ -20,8 +21,15 @@ class Inductions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def start(self, *, trigger: Trigger, requested_by: str) -> Induction | None:
-        """Open a run that goes on where the one before it ended; None when another one is active."""
+    def start(self, *, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Induction | None:
+        """Open a run that goes on where the one before it ended; None when another one is active.
+
+        Args:
+            intent_id: the operator's wish that ends with it.
+
+        Raises:
+            IllegalTransitionError: when that wish had ended before.
+        """
         table, now = schema.inductions, utcnow()
         try:
             with transaction(self._engine) as connection:
@@ -36,6 +44,8 @@ class Inductions:
                     "updated_at": now,
                 }
                 row = connection.execute(table.insert().values(**values).returning(table)).one()
+                if intent_id is not None:
+                    fulfil(connection, intent_id, f"started induction {row.id}")
         except IntegrityError:
             return None
         return rows.induction(row)

@@ -28,7 +28,7 @@ from daemon.records import (
 )
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
-from daemon.store.control import emit, insert, record_audit
+from daemon.store.control import emit, fulfil, insert, record_audit
 from daemon.store.engine import Lock, reading, serialise, transaction
 
 REPORT_SUITES = ("flagged", "holdout")
@@ -40,9 +40,24 @@ class Runs:
         self._engine = engine
 
     def start(
-        self, *, trigger: Trigger, requested_by: str, recipe: str, seed: int, alias: str, runs_dir: Path
+        self,
+        *,
+        trigger: Trigger,
+        requested_by: str,
+        recipe: str,
+        seed: int,
+        alias: str,
+        runs_dir: Path,
+        intent_id: int | None = None,
     ) -> Run | None:
-        """Open a run and its adapter generation; None when another run is active."""
+        """Open a run and its adapter generation; None when another run is active.
+
+        Args:
+            intent_id: the operator's wish that ends with it.
+
+        Raises:
+            IllegalTransitionError: when that wish had ended before.
+        """
         now = utcnow()
         with transaction(self._engine) as connection:
             serialise(connection, Lock.RUNS)
@@ -76,6 +91,8 @@ class Runs:
                     updated_at=now,
                 )
             )
+            if intent_id is not None:
+                fulfil(connection, intent_id, f"started run {run_id} for generation {generation}")
             return rows.run(_row(connection, run_id))
 
     def active(self) -> Run | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from daemon.errors import LeaseLostError
-from daemon.records import Induction, IntentKind, Trigger, utcnow
+from daemon.errors import IllegalTransitionError, LeaseLostError
+from daemon.records import Induction, IntentKind, IntentState, Trigger, utcnow
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import force
@@ -64,3 +64,15 @@ def test_the_database_itself_refuses_a_second_active_run_and_takes_the_wish(stor
             now=utcnow(),
         )
     assert store.control.request(IntentKind.INDUCE, actor="op", reason="try").kind is IntentKind.INDUCE
+
+
+def test_a_wish_for_an_induction_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
+    wish = store.control.request(IntentKind.INDUCE, actor="op", reason="go")
+    run = store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=wish.id)
+    assert run is not None
+    ended = store.control.intent(wish.id)
+    assert (ended.state, ended.outcome) == (IntentState.DONE, f"started induction {run.id}")
+    store.inductions.finish(run, reason="asked every question")
+    with pytest.raises(IllegalTransitionError, match="carried out before"):
+        store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=wish.id)
+    assert store.inductions.active() is None

@@ -15,6 +15,8 @@ from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import (
     AdapterState,
     Answer,
+    IntentKind,
+    IntentState,
     ReportState,
     Run,
     RunItem,
@@ -80,6 +82,20 @@ def test_daemons_that_start_a_run_at_once_start_one(store: Store, open_stores: C
         thread.join()
     assert failures == []
     assert sorted(run is None for run in started) == [False, True, True, True]
+
+
+def test_a_wish_for_a_run_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
+    wish = store.control.request(IntentKind.TRAIN, actor="op", reason="go")
+    run = start_run(store, intent_id=wish.id)
+    assert run is not None
+    ended = store.control.intent(wish.id)
+    assert (ended.state, ended.outcome) == (IntentState.DONE, f"started run {run.id} for generation 1")
+    store.runs.failed(run.id, reason="ends")
+    with pytest.raises(IllegalTransitionError, match="carried out before"):
+        start_run(store, intent_id=wish.id)
+    assert len(store.runs.find()) == 1
+    with pytest.raises(NotFoundError):
+        store.adapters.get(2)
 
 
 def test_a_fault_while_a_run_starts_is_not_taken_for_another_active_run(store: Store) -> None:
