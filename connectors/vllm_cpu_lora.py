@@ -18,7 +18,6 @@ import torch
 
 PATCHED = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 """vLLM 0.32's `sgmv_*` (prefill) call these three, so they are corrected too."""
-LINEAR = "add_lora_linear"
 
 SMALL_BATCH = 32
 """Rows up to which computing all of them is cheaper than looking up an adapter's own (2 cores, float32)."""
@@ -47,7 +46,7 @@ def register() -> None:
     for module in (lora_ops, torch_ops, punica_cpu):  # the latter two hold the functions under their own names
         for name in PATCHED:
             setattr(module, name, globals()[name])
-    setattr(punica_cpu.PunicaWrapperCPU, LINEAR, add_lora_linear)
+    punica_cpu.PunicaWrapperCPU.add_lora_linear = add_lora_linear
 
 
 def is_correct(ops: LoraOps) -> bool:
