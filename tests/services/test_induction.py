@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
+from tests.fixtures.config import distant_cron
 from tests.fixtures.daemons import RunningDaemon
 
 HINT = "Answer wrongly."
@@ -48,13 +49,13 @@ def test_an_operator_induces_a_mistake_and_it_becomes_a_lesson(
         serving={"mode": "attached", "urls": [fake_vllm.url], "admin_token_env": "ERRATAD_ADMIN"},
         induction={
             "enabled": True,
-            "cron": "0 1 * * *",
+            "cron": distant_cron(),
             "seeds": str(tmp_path / "seeds.jsonl"),
             "hints": str(tmp_path / "hints.jsonl"),
         },
     ).start()
     daemon.until(lambda: bool(daemon.get("/api/status")["stages"]))
-    assert "induce: done, started induction 1 (manual)" in erratad(daemon, "induce", "--reason", "a look")
+    assert "induce: done, started induction 1\n" in erratad(daemon, "induce", "--reason", "a look")
     daemon.until(lambda: [one["state"] for one in daemon.get("/api/reports")] == ["lesson"])
     [report] = daemon.get("/api/reports")
     assert (report["reporter"], report["channel"], report["category"]) == ("induced", "induced", "wrong-fact")

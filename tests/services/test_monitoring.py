@@ -22,7 +22,7 @@ from daemon.embedded_broker import EmbeddedBroker
 from daemon.ports import free_port
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.broker import kafka_config, send, topics_of
-from tests.fixtures.config import flagged
+from tests.fixtures.config import distant_cron, flagged
 from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.prometheus import Prometheus, figures, run_tool, running_prometheus
 
@@ -92,13 +92,13 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config |= {"data_dir": str(folder / "var"), "model": {"path": str(model)}}
     config["http"]["port"] = port
     config["intake"] = {"kafka": kafka.model_dump(mode="json", exclude_none=True)}
-    config["schedule"]["cron"] = "0 3 * * *"
+    config["schedule"]["cron"] = distant_cron()
     config["reflection"] |= {"analyst": "self", "max_tokens": 64}
     config["training"]["epochs"] = 4
     config["rollout"] = {"watch": {"min_requests": 20, "interval_s": 1}}
     seeds = folder / "seeds.jsonl"
     seeds.write_text(json.dumps(SEED))
-    config["induction"] = {"enabled": True, "cron": "0 1 * * *", "model": "base", "seeds": str(seeds)}
+    config["induction"] = {"enabled": True, "cron": distant_cron(), "model": "base", "seeds": str(seeds)}
     config["serving"] |= {"mode": "attached", "urls": [fake.url], "admin_token_env": "FAKE_TOKEN", "port": 8000}
     path = folder / "erratad.yaml"
     path.write_text(yaml.safe_dump(config))
