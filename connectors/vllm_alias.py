@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
-from connectors.guidance import with_guidance
+from connectors.guidance import below, with_guidance
 from connectors.vllm_traffic import ANSWER_PATHS, Exchange, Traffic
 from connectors.vllm_trial import SHADOW_PATHS, ShadowFigures, Shadows, Taken, Trial, conversation
 
@@ -337,9 +337,9 @@ def _rewritten(path: str, body: dict[str, Any], route: Route, guidance: str) -> 
 def _guide(path: str, body: dict[str, Any], guidance: str) -> None:
     """Put the guidance where the protocol of `path` has its system message; plain completions have none."""
     if path.startswith("/v1/responses"):
-        body["instructions"] = _above(guidance, body.get("instructions"))
+        body["instructions"] = below(body.get("instructions"), guidance)
     elif path.startswith("/v1/messages"):
-        body["system"] = _above(guidance, body.get("system"))
+        body["system"] = below(body.get("system"), guidance)
     elif path == "/v1/chat/completions/batch" and isinstance(body.get("messages"), list):
         body["messages"] = [_guided(messages, guidance) for messages in body["messages"]]
     elif "messages" in body:
@@ -353,9 +353,3 @@ def _guided(messages: Any, guidance: str) -> Any:
     if messages and not isinstance(messages[0].get("content"), str | list | None):
         return messages
     return with_guidance(messages, guidance)
-
-
-def _above(guidance: str, system: Any) -> Any:
-    if isinstance(system, list):
-        return [{"type": "text", "text": guidance}, *system]
-    return f"{guidance}\n\n{system}" if system else guidance

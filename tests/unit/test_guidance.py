@@ -28,15 +28,15 @@ def test_a_conversation_without_system_message_gets_one() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_the_guidance_stands_above_the_system_message(role: str) -> None:
+def test_the_guidance_stands_below_the_system_message(role: str) -> None:
     guided = with_guidance([{"role": role, "content": "Be brief."}, USER], GUIDANCE)
-    assert guided == [{"role": role, "content": f"{GUIDANCE}\n\nBe brief."}, USER]
+    assert guided == [{"role": role, "content": f"Be brief.\n\n{GUIDANCE}"}, USER]
 
 
 def test_a_system_message_of_parts_keeps_its_parts() -> None:
     part = {"type": "text", "text": "Be brief."}
     guided = with_guidance([{"role": "system", "content": [part]}], GUIDANCE)
-    assert guided[0]["content"] == [{"type": "text", "text": GUIDANCE}, part]
+    assert guided[0]["content"] == [part, {"type": "text", "text": GUIDANCE}]
 
 
 def test_an_empty_guidance_changes_nothing() -> None:
@@ -102,7 +102,7 @@ def test_every_conversation_of_a_batch_is_guided() -> None:
     assert body["messages"] == [with_guidance([USER], GUIDANCE)] * 2
 
 
-@pytest.mark.parametrize(("given_text", "expected"), [(None, GUIDANCE), ("Be brief.", f"{GUIDANCE}\n\nBe brief.")])
+@pytest.mark.parametrize(("given_text", "expected"), [(None, GUIDANCE), ("Be brief.", f"Be brief.\n\n{GUIDANCE}")])
 @pytest.mark.parametrize(("path", "field"), [("/v1/responses", "instructions"), ("/v1/messages", "system")])
 def test_protocols_with_a_field_for_the_system_message_are_guided_there(
     path: str, field: str, given_text: str | None, expected: str
