@@ -113,6 +113,8 @@ def _model(config: Config) -> Iterator[str]:
         yield f"model.path: {path} is not a folder; give the folder of a Hugging Face model (config.json, safetensors)"
     elif not (path / "config.json").is_file():
         yield f"model.path: {path} holds no config.json, so it is not a Hugging Face model folder"
+    elif unread := [one.name for one in sorted(path.iterdir()) if not os.access(one, os.R_OK)]:
+        yield f"model.path: the user who runs this cannot read {', '.join(unread)} of {path}; change owner or mode"
 
 
 def _folders(config: Config) -> Iterator[str]:

@@ -170,6 +170,14 @@ def test_what_the_machine_lacks_is_named(
     assert any(problem.startswith(named) for problem in problems(config)), problems(config)
 
 
+def test_weights_that_cannot_be_read_are_named(usable: Callable[..., Config]) -> None:
+    """As in a model cache whose links lead to files that another user downloaded, or to none."""
+    config = usable()
+    (config.model.path / "model.safetensors").symlink_to("/nonexistent")
+    [problem] = problems(config)
+    assert problem.startswith("model.path: the user who runs this cannot read model.safetensors of ")
+
+
 def test_all_problems_are_listed_at_once(make_config: Callable[..., Config]) -> None:
     found = problems(make_config(dataset={"recipe": "magic"}, schedule={"cron": "x", "timezone": "nowhere"}))
     keys = {problem.split(":")[0] for problem in found}
