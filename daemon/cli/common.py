@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -132,9 +133,9 @@ def _database_file_exists(config: Config) -> None:
 
 
 def operator() -> str:
-    """The OS user, for the audit log."""
+    """The OS user, for the audit log; behind sudo the person, not the account that everyone shares."""
     try:
-        return getpass.getuser()
+        return os.environ.get("SUDO_USER") or getpass.getuser()
     except (OSError, KeyError):  # Python 3.12 raises the former where 3.11 raises the latter: a user id without a name
         return "unknown"
 

@@ -442,6 +442,17 @@ def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> No
     assert erratad("reject", str(run.generation)).exit_code == 1
 
 
+def test_the_audit_log_names_the_person_behind_sudo(
+    erratad: Command, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "ann")
+    assert erratad("pause", "promotion", "-m", "freeze").exit_code == 0
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setenv("LOGNAME", "bob")
+    assert erratad("resume", "promotion", "-m", "over").exit_code == 0
+    assert [entry.actor for entry in sqlite_store.control.audit(limit=2)] == ["bob", "ann"]
+
+
 # --- reviewing ---
 
 
