@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     """Training ends after so many tokens (prompt and completion) even where epochs are left; None: no bound."""
     replay_loss: Literal["kl", "cross-entropy"] = "kl"
     """What keeps ordinary answers: the divergence from the base model's distribution, or its answers as targets."""
-    kl_weight: Annotated[float, Field(gt=0)] = 1.0
+    kl_weight: Annotated[float, Field(gt=0)] = 2.0
     """With `kl`: what a replayed answer counts beside a trained one."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05

@@ -14,7 +14,7 @@ from daemon.cli.common import AsJson
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 
-DEFAULT_TRAINING = {"learning_rate": 5e-4, "kl_weight": 2.0, "dtype": "float32"}
+DEFAULT_TRAINING = {"learning_rate": 5e-4, "dtype": "float32"}
 """What suits the demo's model; the product's default is for larger ones. In bfloat16 answers depend on the processor,
 and a table may grow on more than one machine."""
 

@@ -46,7 +46,8 @@ def servers() -> OrdinaryAnswers:
 def make_stage(
     sqlite_store: Store, tmp_path: Path, base_model: Path, servers: OrdinaryAnswers
 ) -> Callable[..., DatasetStage]:
-    return lambda **config: dataset_stage(sqlite_store, tmp_path, base_model, servers, **config)
+    few_pairs = {"replay_fraction": 0.2}
+    return lambda **config: dataset_stage(sqlite_store, tmp_path, base_model, servers, **few_pairs | config)
 
 
 def _lines(run: Run, file: str) -> list[dict[str, Any]]:
