@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,55 +90,95 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
     """Measure every cell of the plan that is not measured yet; returns the results of all its cells and of the base.
 
     Raises:
-        ConfigError: for a name or a file that does not exist.
+        ConfigError: for a name or a file that does not exist, or without TRL where a cell is trained with it.
         TrainingError, EndpointError: when a training or the server fails; what was measured stays.
     """
-    scenarios = [_named(SCENARIOS, name, "scenario")(PublicData(plan.data), plan.size) for name in plan.scenarios]
-    variants = [_named(VARIANTS, name, "recipe") for name in plan.variants]
-    serving = ServingConfig(
-        device="auto", port=0, cpu_threads=plan.threads, max_model_len=1024, alias="bench", max_loras=4
-    )
-    training = TrainingConfig(
-        threads=plan.threads,
-        epochs=100,
-        max_tokens=plan.token_budget,
-        batch_tokens=256,
-        max_sequence_tokens=512,
-        checkpoint_every_steps=1000,
-        **plan.training,
-    )
-    with _serving(plan, serving, training, say) as server:
-        measurement = _Measurement(
-            plan,
-            scenarios=scenarios,
-            variants=variants,
-            serving=serving,
-            training=training,
-            server=server,
-            say=say,
+    sheet = Sheet(plan)
+    if any(cell.variant.recipe == PREFERENCE for cell in sheet.waiting()) and find_spec("trl") is None:
+        raise ConfigError(
+            f"recipe {PREFERENCE} trains with TRL: pip install 'erratad[bench]', or choose others with --recipe"
         )
-        return measurement.run()
+    with _serving(plan, sheet.serving, sheet.training, say) as server:
+        return _Measurement(sheet, server=server, say=say).run()
+
+
+def measured(plan: Plan) -> list[dict[str, Any]]:
+    """What `measure` would return, without the cells that it would have to measure.
+
+    Raises:
+        ConfigError: for a name or a file that does not exist, and where nothing was measured.
+    """
+    results = Sheet(plan).results()
+    if not results:
+        raise ConfigError(f"{plan.out} holds no answers of these scenarios, recipes and settings; leave out --kept")
+    return results
+
+
+class Sheet:
+    """The cells of a plan, how they are trained and served, and where their answers are kept."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.scenarios = [
+            _named(SCENARIOS, name, "scenario")(PublicData(plan.data), plan.size) for name in plan.scenarios
+        ]
+        self.serving = ServingConfig(
+            device="auto", port=0, cpu_threads=plan.threads, max_model_len=1024, alias="bench", max_loras=4
+        )
+        self.training = TrainingConfig(
+            threads=plan.threads,
+            epochs=100,
+            max_tokens=plan.token_budget,
+            batch_tokens=256,
+            max_sequence_tokens=512,
+            checkpoint_every_steps=1000,
+            **plan.training,
+        )
+        path = plan.out / "cells.json"
+        self._numbers: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+        variants = [_named(VARIANTS, name, "recipe") for name in plan.variants]
+        self.cells = [
+            self._cell(scenario, variant, seed)
+            for seed in plan.seeds
+            for scenario in self.scenarios
+            for variant in variants
+        ]
+
+    def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
+        """Cells keep their number, and so their adapter, when a later plan has more of them."""
+        settings = digest([asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance])
+        key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
+        number = self._numbers.setdefault(key, len(self._numbers) + 1)
+        return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
+
+    def keep_numbers(self) -> None:
+        write_atomically(self.plan.out / "cells.json", json.dumps(self._numbers, indent=1).encode())
+
+    def base_result(self, scenario: Scenario) -> Path:
+        settings = digest([scenario_key(scenario), self.serving.guidance, self.training.dtype])
+        name = f"{scenario.name}-{BASE}-{settings}"
+        return self.plan.out / RESULTS / f"{name}.json"
+
+    def result(self, cell: Cell) -> Path:
+        return self.plan.out / RESULTS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
+
+    def waiting(self) -> list[Cell]:
+        return [cell for cell in self.cells if not self.result(cell).exists()]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Those that there are, of scenarios whose untouched model was asked."""
+        bases = {scenario.name: self.base_result(scenario) for scenario in self.scenarios}
+        known = {name: path for name, path in bases.items() if path.exists()}
+        kept = [*known.values(), *(self.result(cell) for cell in self.cells if cell.scenario.name in known)]
+        return [json.loads(path.read_bytes()) for path in kept if path.exists()]
 
 
 class _Measurement:
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        scenarios: Sequence[Scenario],
-        variants: Sequence[Variant],
-        serving: ServingConfig,
-        training: TrainingConfig,
-        server: VllmServer,
-        say: Say,
-    ) -> None:
-        self._plan = plan
-        self._serving = serving
+    def __init__(self, sheet: Sheet, *, server: VllmServer, say: Say) -> None:
+        plan, serving = sheet.plan, sheet.serving
+        self._sheet = sheet
         self._server = server
         self._say = say
-        self._scenarios = scenarios
-        self._dtype = training.dtype
-        self._cells = list(self._number(scenarios, variants, training))
         self._fingerprint = base_fingerprint(plan.model)
         self._collector = Collector(
             base=server, base_name=serving.base_name, folder=plan.out / "mistakes", concurrency=STREAMS
@@ -158,34 +199,18 @@ class _Measurement:
             pairs=self._pairs,
             model_path=plan.model,
             base_fingerprint=self._fingerprint,
-            training=training,
+            training=sheet.training,
             folder=plan.out,
         )
         self._asker = Asker(server, guidance=serving.guidance, concurrency=STREAMS)
 
-    def _number(
-        self, scenarios: Sequence[Scenario], variants: Sequence[Variant], training: TrainingConfig
-    ) -> Iterator[Cell]:
-        """Cells keep their number, and so their adapter, when a later plan has more of them."""
-        path = self._plan.out / "cells.json"
-        known: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
-        for seed in self._plan.seeds:
-            for scenario in scenarios:
-                for variant in variants:
-                    settings = digest(
-                        [asdict(variant), training.model_dump(), scenario_key(scenario), self._serving.guidance]
-                    )
-                    key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
-                    number = known.setdefault(key, len(known) + 1)
-                    yield Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
-        write_atomically(path, json.dumps(known, indent=1).encode())
-
     def run(self) -> list[dict[str, Any]]:
-        for scenario in self._scenarios:
+        self._sheet.keep_numbers()
+        for scenario in self._sheet.scenarios:
             self._base(scenario)
-        waiting = [cell for cell in self._cells if not self._result(cell).exists()]
-        self._say(f"{len(self._cells)} cells, {len(self._cells) - len(waiting)} of them measured before")
-        with ThreadPoolExecutor(self._plan.trainers) as ahead:
+        cells, waiting = self._sheet.cells, self._sheet.waiting()
+        self._say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them measured before")
+        with ThreadPoolExecutor(self._sheet.plan.trainers) as ahead:
             trained = [ahead.submit(self._trainer.train, cell) for cell in waiting]
             try:
                 for cell, adapter in zip(waiting, trained, strict=True):
@@ -194,11 +219,10 @@ class _Measurement:
                 for future in trained:
                     future.cancel()
                 self._trainer.stop()
-        kept = [*(self._base_result(scenario) for scenario in self._scenarios), *map(self._result, self._cells)]
-        return [json.loads(path.read_bytes()) for path in kept]
+        return self._sheet.results()
 
     def _base(self, scenario: Scenario) -> None:
-        path = self._base_result(scenario)
+        path = self._sheet.base_result(scenario)
         if path.exists():
             return
         mistakes = self._collector.mistakes(scenario)
@@ -210,12 +234,12 @@ class _Measurement:
             "mistakes": len(mistakes),
             "recognised": [asdict(one) for one in self._recognition.judge(mistakes)],
         }
-        self._keep(path, about, self._serving.base_name, scenario)
+        self._keep(path, about, self._sheet.serving.base_name, scenario)
 
     def _measure(self, cell: Cell, adapter: Path) -> None:
         self._server.load(cell.name, adapter)
         about = {"scenario": cell.scenario.name, "variant": cell.variant.name, "seed": cell.seed}
-        self._keep(self._result(cell), about, cell.name, cell.scenario)
+        self._keep(self._sheet.result(cell), about, cell.name, cell.scenario)
         while not self._server.unload(cell.name):
             time.sleep(0.2)
 
@@ -226,14 +250,6 @@ class _Measurement:
         write_atomically(path, json.dumps(kept, ensure_ascii=False).encode())
         what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
-
-    def _base_result(self, scenario: Scenario) -> Path:
-        settings = digest([scenario_key(scenario), self._serving.guidance, self._dtype])
-        name = f"{scenario.name}-{BASE}-{settings}"
-        return self._plan.out / RESULTS / f"{name}.json"
-
-    def _result(self, cell: Cell) -> Path:
-        return self._plan.out / RESULTS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
 
     def _pairs(self, count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
         with self._replaying:  # trainings side by side want the same answers

@@ -60,6 +60,7 @@ def quality(
     size: Annotated[float, typer.Option("--size", min=0.05, help="Scale of the numbers of mistakes and probes.")] = 0.6,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of trainer and server, each.")] = 1,
     trainers: Annotated[int, typer.Option("--trainers", min=1, help="Trainings at the same time.")] = 1,
+    kept: Annotated[bool, typer.Option("--kept", help="Measure nothing; show what was measured so far.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the recipes on the same mistakes at the same token budget.
@@ -89,7 +90,7 @@ def quality(
     )
     log.configure(LogConfig(level="warning", format="text"))  # to stderr: stdout is the result's
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
-    results = runner.measure(plan, warn)
+    results = runner.measured(plan) if kept else runner.measure(plan, warn)
     found = report.scores(results)
     page = f"{report.page(found)}\n\n**Recognising against avoiding**\n\n{report.recognition(results)}"
     if plots is not None:

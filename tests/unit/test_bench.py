@@ -22,9 +22,11 @@ from daemon.bench.cells import Answers, Cell, Trainer, Variant
 from daemon.bench.data import ORIGINS, PublicData
 from daemon.bench.lessons import Analyst, Collector
 from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, user
+from daemon.bench.quality import RESULTS, Plan, Sheet
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS, attack, unaligned
 from daemon.cli import app
+from daemon.cli.bench import DEFAULT_TRAINING
 from daemon.config import TrainingConfig
 from daemon.errors import ConfigError, TrainingError
 from daemon.recipes import ExampleKind
@@ -256,6 +258,48 @@ def test_the_command_names_what_it_cannot_find(tmp_path: Path) -> None:
     )
     assert answer.exit_code == 2
     assert "no scenario 'x'; choose one of attack, unaligned" in answer.output
+
+
+def test_what_was_measured_so_far_is_shown(data: PublicData) -> None:
+    model, out = data.folder / "model", data.folder / "out"
+    model.mkdir()
+    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(out), "--kept"]
+    command += ["--seeds", "2", "--scenario", "attack", "--scenario", "unaligned"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 2
+    assert "holds no answers of these scenarios" in answer.output
+    plan = Plan(
+        data=data.folder,
+        model=model,
+        out=out,
+        scenarios=("attack", "unaligned"),
+        variants=("sft",),
+        seeds=(1,),
+        token_budget=48_000,
+        training=DEFAULT_TRAINING,
+        size=0.6,
+    )
+    sheet = Sheet(plan)
+    (out / RESULTS).mkdir(parents=True)
+    base = _result("base", None, [False] * 10, [3.0, 3.0]) | {"traps": 4, "mistakes": 2, "recognised": []}
+    sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(base))
+    for cell, bits in zip(sheet.cells, ([3.5, 3.5], [9.0, 9.0]), strict=True):  # the second one's base was not asked
+        sheet.result(cell).write_text(json.dumps(_result("sft", 1, [True] * 10, bits)))
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0, answer.output
+    assert "3.500 (+0.500" in answer.output
+    assert "9.000" not in answer.output
+    assert "chain-of-hindsight" not in answer.output
+
+
+def test_preference_training_needs_trl(data: PublicData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
+    model = data.folder / "model"
+    model.mkdir()
+    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(data.folder / "out")]
+    answer = CliRunner().invoke(app, [*command, "--recipe", "preference"])
+    assert answer.exit_code == 2
+    assert "pip install 'erratad[bench]'" in answer.output
 
 
 def test_recognition_counts_verdicts_on_the_bad_answers_and_on_the_corrected_ones() -> None:
