@@ -31,6 +31,24 @@ def die_with_the_daemon() -> None:
         raise SystemExit("the daemon died before the work began; it starts again with the daemon")
 
 
+class StopSignal:
+    """SIGTERM as a flag without a lock.
+
+    The kernel sends one for each thread of a parent that dies, and a handler runs amid the one before: `Event.set`
+    would wait there for itself, and an orphan would hold its run for ever.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        signal.signal(signal.SIGTERM, self._come)
+
+    def _come(self, *_: object) -> None:
+        self._came = True
+
+    def is_set(self) -> bool:
+        return self._came
+
+
 def describe(returncode: int) -> str:
     if returncode < 0:
         return f"was killed by {signal.Signals(-returncode).name}"

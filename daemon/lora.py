@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import (
 
 from daemon import artifact, durable
 from daemon.batches import IGNORED, Encoded, TrainingSet, pad
+from daemon.child import StopSignal
 from daemon.config import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.hardware import cpu_has_bfloat16
@@ -65,7 +65,7 @@ class Fit:
         """Whether this process writes the files (rank 0 of several)."""
         return bool(self._trainer.is_world_process_zero())
 
-    def run(self, *, resume: Path | None, stop: threading.Event) -> bool:
+    def run(self, *, resume: Path | None, stop: StopSignal) -> bool:
         """Train to the end; False when `stop` was set before (a checkpoint was written then).
 
         Raises:
@@ -131,7 +131,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Reports every step, stops on a loss that is no number or on request, and marks whole checkpoints."""
 
-    def __init__(self, fit: Fit, stop: threading.Event, run_folder: Path, step_tokens: list[int]) -> None:
+    def __init__(self, fit: Fit, stop: StopSignal, run_folder: Path, step_tokens: list[int]) -> None:
         self._fit = fit
         self._stop = stop
         self._run_folder = run_folder

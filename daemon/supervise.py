@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from queue import SimpleQueue
 
 import structlog
 
@@ -54,20 +54,30 @@ def _first_end(stop: threading.Event, names: Mapping[Future[None], str]) -> str:
 
 @contextmanager
 def stop_signals(stop: threading.Event, data_dir: Path) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for an orderly stop; the second one ends daemon and vLLM server at once."""
+    """The first SIGTERM or SIGINT asks for an orderly stop; the second one ends daemon and vLLM server at once.
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            end_left_over(data_dir, grace_s=0.0)
-            os._exit(128 + number)
-        stop.set()
+    A thread acts on them: a handler runs amid whatever the main thread does, and would wait for itself where that is in
+    `stop.set()`, too. What a handler may do is to put into a SimpleQueue.
+    """
+    came: SimpleQueue[int | None] = SimpleQueue()
 
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    def act() -> None:
+        while (number := came.get()) is not None:
+            if stop.is_set():
+                end_left_over(data_dir, grace_s=0.0)
+                os._exit(128 + number)
+            stop.set()
+
+    acting = threading.Thread(target=act, name="stop-signals", daemon=True)
+    acting.start()
+    before = {number: signal.signal(number, lambda number, _: came.put(number)) for number in STOP_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        came.put(None)
+        acting.join()
 
 
 @contextmanager

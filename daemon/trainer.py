@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from daemon import artifact, durable
 from daemon.batches import TrainingSet
-from daemon.child import die_with_the_daemon
+from daemon.child import StopSignal, die_with_the_daemon
 from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
 from daemon.recipes import read_examples
 from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
@@ -65,9 +63,7 @@ def _train(job: TrainingJob) -> None:
     tokenizer = lora.load_tokenizer(job.model_path)
     training_set = TrainingSet.build(tokenizer, examples, job.training, seed=job.seed)
     fit = lora.Fit(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if not fit.run(resume=resume, stop=stop) or not fit.leads:
+    if not fit.run(resume=resume, stop=StopSignal()) or not fit.leads:
         return
     publish(job, fit, training_set.report_ids)
     shutil.rmtree(checkpoints)

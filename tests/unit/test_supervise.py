@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 
 import pytest
 
 from daemon.errors import ConfigError
-from daemon.supervise import run_together, sole_owner
+from daemon.supervise import run_together, sole_owner, stop_signals
+
+
+def test_a_signal_amid_whatever_the_main_thread_does_asks_for_a_stop(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with stop_signals(stop, tmp_path):
+        with stop._cond:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(10)
 
 
 def test_a_part_that_fails_stops_the_others_and_is_no_orderly_stop() -> None:
