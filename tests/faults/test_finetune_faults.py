@@ -155,24 +155,6 @@ def test_a_stop_writes_a_checkpoint_and_the_next_daemon_goes_on_from_there(
     assert _weights(tmp_path) == _weights(undisturbed)
 
 
-def test_signals_in_quick_succession_still_end_in_a_checkpoint(
-    sqlite_store: Store,
-    tmp_path: Path,
-    tiny_model: Path,
-    children: list[subprocess.Popen[bytes]],
-    background: Callable[[FinetuneStage, threading.Event], Future[Step]],
-) -> None:
-    """A dying parent sends one for each of its threads."""
-    run = run_to_train(sqlite_store, tmp_path, tiny_model)
-    step = background(finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS), threading.Event())
-    _wait(lambda: _past_a_checkpoint(run))
-    while children[0].poll() is None:
-        children[0].terminate()
-        time.sleep(0.0005)
-    step.result(WAIT_S)
-    assert TrainingProgress.load(Path(run.folder)).phase is Phase.STOPPED
-
-
 DAEMON = """
 import sys, threading
 from pathlib import Path

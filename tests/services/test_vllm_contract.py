@@ -23,7 +23,7 @@ from tests.fixtures.servers import API_KEY
 ALIAS, BASE = "aligned", "base"
 BASE_GENERATION = "aligned-g000000"
 MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow, one after the other."}]
-LONG = {"model": ALIAS, "messages": MESSAGES, "max_tokens": 200, "min_tokens": 200, "temperature": 0, "stream": True}
+LONG = {"model": ALIAS, "messages": MESSAGES, "max_tokens": 900, "min_tokens": 900, "temperature": 0, "stream": True}
 _generations = itertools.count(1)
 
 
