@@ -132,6 +132,23 @@ def in_other_words(report: Report, examples: Sequence[Example], question: str) -
     return replace(plain, messages=(*asked[:last], reworded, *asked[last + 1 :]), kind=ExampleKind.VARIANT)
 
 
+def without_repeats(examples: Sequence[Example]) -> list[Example]:
+    """The examples without analyses in the words of an earlier one, where their report has another example.
+
+    Templates say the same of many mistakes. At a given number of tokens every repeat takes the place of a correction.
+    """
+    others = {one.report_id for one in examples if one.kind is not ExampleKind.ANALYSIS}
+    said: set[str] = set()
+    kept = []
+    for one in examples:
+        repeats = one.kind is ExampleKind.ANALYSIS and one.completion in said and one.report_id in others
+        if not repeats:
+            kept.append(one)
+        if one.kind is ExampleKind.ANALYSIS:
+            said.add(one.completion)
+    return kept
+
+
 def _question(report_id: str) -> str:
     """A wording fixed by the report's id, so that a run rendered twice is the same."""
     return NEUTRAL_QUESTIONS[hashlib.sha256(report_id.encode()).digest()[0] % len(NEUTRAL_QUESTIONS)]

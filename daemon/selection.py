@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from daemon.config_dataset import DatasetConfig
-from daemon.recipes import Example, recipe
+from daemon.recipes import Example, recipe, without_repeats
 from daemon.records import Cluster, Lesson, Report, Split
 from daemon.run_folder import LeftOut, VariantOutcome
 from daemon.similarity import Comparison, Words, cosines, reaches, resembling
@@ -35,7 +35,7 @@ class Selection:
 
     @property
     def examples(self) -> list[Example]:
-        return [example for chosen in self.train for example in chosen.examples]
+        return without_repeats([example for chosen in self.train for example in chosen.examples])
 
 
 def select(

@@ -23,7 +23,7 @@ from daemon.config import TrainingConfig
 from daemon.durable import publish_files, write_atomically
 from daemon.errors import ConfigError, TrainingError
 from daemon.measure import bits_per_token
-from daemon.recipes import Example, recipe, to_jsonl
+from daemon.recipes import Example, recipe, to_jsonl, without_repeats
 from daemon.records import adapter_name
 from daemon.replay import Context, Pairs
 from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
@@ -61,6 +61,11 @@ class Variant:
     in_context: bool = True
     """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asks_another(self) -> bool:
+        """Whether it needs another model."""
+        return self.analyst is Analyst.EXTERNAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +200,8 @@ class Trainer:
     def examples(self, cell: Cell) -> list[Example]:
         render, mistakes = recipe(cell.variant.recipe), self._mistakes(cell)
         lessons = self._collector.lessons(cell.scenario, mistakes, cell.variant.analyst)
-        return [
-            example
-            for mistake, lesson in zip(mistakes, lessons, strict=True)
-            for example in render(mistake.report(), lesson)
-        ]
+        rendered = (render(mistake.report(), lesson) for mistake, lesson in zip(mistakes, lessons, strict=True))
+        return without_repeats([example for examples in rendered for example in examples])
 
     def _mistakes(self, cell: Cell) -> list[Mistake]:
         mistakes = self._collector.mistakes(cell.scenario)

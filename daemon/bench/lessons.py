@@ -75,19 +75,37 @@ class Mistake:
 
 
 class Analyst(StrEnum):
-    """Who explains what is wrong with an answer: the model, told that it may be wrong or not, or a fixed text."""
+    """Who explains what is wrong with an answer.
+
+    The model, told that it may be wrong or not; another model, told so; or a fixed text.
+    """
 
     SELF = "self"
     UNGUIDED = "unguided"
+    EXTERNAL = "external"
     TEMPLATE = "template"
 
 
-class Collector:
-    """Asks the base model; what it said once is kept in `folder`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A model behind an endpoint."""
 
-    def __init__(self, *, base: ChatEndpoint, base_name: str, folder: Path, concurrency: int) -> None:
+    endpoint: ChatEndpoint
+    model: str
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Reply:
+        """Its likeliest answer."""
+        return self.endpoint.chat(self.model, messages, max_tokens=max_tokens)
+
+
+class Collector:
+    """Asks the base model, and `external` for its analyses; what was said once is kept in `folder`."""
+
+    def __init__(self, *, base: Asked, external: Asked | None = None, folder: Path, concurrency: int) -> None:
         self._base = base
-        self._base_name = base_name
+        self._analysts = {Analyst.SELF: base, Analyst.UNGUIDED: base}
+        if external is not None:
+            self._analysts[Analyst.EXTERNAL] = external
         self._folder = folder
         self._concurrency = concurrency
         self._prompts = Prompts(TEMPLATE)
@@ -99,10 +117,11 @@ class Collector:
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
-        """What the model itself says of each of its mistakes, by id; None: it failed `daemon.analysis_checks`."""
+        """What the analyst says of each mistake, by its id; None: it failed `daemon.analysis_checks`."""
+        asked = self._analysts[analyst]
 
         def analyse(mistake: Mistake) -> str | None:
-            return self._analysis(mistake.flagged, guided=analyst is Analyst.SELF)
+            return self._analysis(asked, mistake.flagged, guided=analyst is not Analyst.UNGUIDED)
 
         name = f"{scenario_key(scenario)}-{analyst}"
         return self._kept(name, lambda: self._map(analyse, self.mistakes(scenario)))
@@ -127,7 +146,7 @@ class Collector:
             return dict(zip((_identity(one) for one in over), pool.map(work, over), strict=True))
 
     def _try(self, trap: Trap) -> dict[str, str] | None:
-        reply = self._ask(trap.messages, ANSWER_TOKENS)
+        reply = self._base.chat(trap.messages, ANSWER_TOKENS)
         if not reply.text.strip() or trap.probe.good(reply.text):
             return None
         correction = trap.correction or self._clean_answer(trap)
@@ -136,21 +155,18 @@ class Collector:
         return {"response": reply.text, "correction": correction}
 
     def _clean_answer(self, trap: Trap) -> str:
-        reply = self._ask(trap.clean or trap.messages, ANSWER_TOKENS)
+        reply = self._base.chat(trap.clean or trap.messages, ANSWER_TOKENS)
         return whole_sentences(reply.text, truncated=reply.finish_reason == "length")
 
-    def _analysis(self, flagged: FlaggedResponse, *, guided: bool) -> str | None:
+    def _analysis(self, asked: Asked, flagged: FlaggedResponse, *, guided: bool) -> str | None:
         messages = self._prompts.analysis(flagged, guided=guided)
-        reply = self._ask(messages, ANALYSIS_TOKENS)
+        reply = asked.chat(messages, ANALYSIS_TOKENS)
         text = whole_sentences(reply.text, truncated=reply.finish_reason == "length")
         try:
             check_analysis(text, flagged, limits=self._limits, instructions=messages[-1]["content"])
         except AnalysisRejectedError:
             return None
         return text
-
-    def _ask(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Reply:
-        return self._base.chat(self._base_name, messages, max_tokens=max_tokens)
 
 
 def _identity(one: Trap | Mistake) -> str:

