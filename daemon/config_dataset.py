@@ -52,6 +52,10 @@ class DatasetConfig(Section):
     replay_prompts: Path | None = None
     """JSONL of {"prompt": ...}; None: the set shipped with erratad."""
     replay_max_tokens: Positive = 96
+    golden_pairs: Path | None = None
+    """JSONL of {"prompt": ..., "answer": ...}: answers that people approved; None: none are trained on."""
+    golden_fraction: Fraction = 0.1
+    """Their share of the examples that are not replay; smaller where the file holds fewer."""
 
     @property
     def same_kind(self) -> float:

@@ -19,7 +19,8 @@ from daemon.artifact import base_fingerprint
 from daemon.config_dataset import DatasetConfig
 from daemon.durable import publish_files
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
-from daemon.recipes import conversation, to_jsonl
+from daemon.golden import golden_pairs
+from daemon.recipes import Example, conversation, to_jsonl
 from daemon.records import Run, RunState, utcnow
 from daemon.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.run_folder import (
@@ -128,8 +129,20 @@ class DatasetStage:
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
-        publish_files(folder, render(run, selection, pairs, fingerprint))
+        publish_files(folder, render(run, selection, pairs, fingerprint, golden=self._golden(run, selection)))
         return self._hand_over(run, load_manifest(folder))
+
+    def _golden(self, run: Run, selection: Selection) -> tuple[Example, ...]:
+        if self._config.golden_pairs is None:
+            return ()
+        return golden_pairs(
+            self._config.golden_pairs,
+            count=beside(len(selection.examples), self._config.golden_fraction),
+            seed=run.seed,
+            held_out=[chosen.report.prompt_text for chosen in selection.holdout],
+            comparison=self._comparison,
+            similarity=self._config.same_kind,
+        )
 
     def _ask_for_variants(self, run: Run, variants: Variants, requests: Sequence[Request]) -> Step:
         answered = variants.ask(requests[:CONCURRENCY])
@@ -193,18 +206,23 @@ def _written_for(run: Run, folder: Path) -> DatasetManifest:
 
 def replay_size(training_examples: int, fraction: float) -> int:
     """Replay pairs that make up `fraction` of the whole training set, but at least a handful; 0 when it is 0."""
-    if fraction == 0:
-        return 0
+    return max(MIN_REPLAY_PAIRS, beside(training_examples, fraction)) if fraction else 0
+
+
+def beside(examples: int, fraction: float) -> int:
+    """How many others make up `fraction` of the whole, which is 0.9 at most."""
     share = min(fraction, 0.9)
-    return max(MIN_REPLAY_PAIRS, round(training_examples * share / (1 - share)))
+    return round(examples * share / (1 - share))
 
 
-def render(run: Run, selection: Selection, pairs: Pairs, fingerprint: str) -> dict[str, bytes]:
+def render(
+    run: Run, selection: Selection, pairs: Pairs, fingerprint: str, *, golden: Sequence[Example] = ()
+) -> dict[str, bytes]:
     """Every file of the run folder, the manifest last."""
     contents = {
         TRAIN_FILE: to_jsonl(selection.examples),
         HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
-        REPLAY_FILE: to_jsonl(pairs.replay),
+        REPLAY_FILE: to_jsonl([*pairs.replay, *golden]),
         DRIFT_FILE: to_jsonl(pairs.drift),
     }
     sources = {TRAIN_FILE: selection.train, HOLDOUT_FILE: selection.holdout}
@@ -227,7 +245,7 @@ def render(run: Run, selection: Selection, pairs: Pairs, fingerprint: str) -> di
             DatasetItem(report_id=chosen.report.id, cluster_id=chosen.cluster.id, role=chosen.cluster.split)
             for chosen in (*selection.train, *selection.holdout)
         ),
-        examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *pairs.drift)),
+        examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *golden, *pairs.drift)),
         left_out=selection.left_out,
         variants=selection.variants,
     )

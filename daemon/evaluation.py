@@ -55,7 +55,7 @@ class EvaluationStage:
         similarity: float,
         beat: Callable[[], None],
     ) -> None:
-        """`beat` is called while a step lasts; probes as similar (cosine) to what a run trained on are not asked.
+        """`beat` is called while a step lasts; items as similar (cosine) to what a run trained on are not asked.
 
         Raises:
             ConfigError: when the golden set or the probes are unusable or the judge's API key is not set.
@@ -66,8 +66,7 @@ class EvaluationStage:
         self._policy = policy
         self._beat = beat
         self._similarity = similarity
-        self._golden = golden_items(evaluation.golden)
-        self._probes = probe_items(evaluation)
+        self._fixed = [*golden_items(evaluation.golden), *probe_items(evaluation)]
         self._judge = open_judge(evaluation)
         self._meter = Meter(fleet, evaluation, serving, judge=self._judge)
         self._outage: tuple[int, float] | None = None
@@ -99,15 +98,15 @@ class EvaluationStage:
         live, candidate = self._store.adapters.live(), self._store.adapters.get(run.generation)
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
-        probes = without_trained(self._probes, self._store, run, similarity=self._similarity)
-        items = build_items(self._store, run, golden=self._golden, probes=probes, limits=self._evaluation)
+        fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
+        items = build_items(self._store, run, fixed=fixed, limits=self._evaluation)
         asked = questions(items, (candidate, live))
         self._measure(run, asked, stop)
         if stop.is_set():
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
-        trained = sorted({probe.id for probe in self._probes} - {probe.id for probe in probes})
+        trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
         return self._decide(run, candidate, live, asked, trained)
 
     def _measure(self, run: Run, asked: Sequence[Question], stop: threading.Event) -> None:
@@ -144,7 +143,7 @@ class EvaluationStage:
             progress.advance(len(answers))
 
     def _decide(
-        self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question], trained_probes: Sequence[str]
+        self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question], trained: Sequence[str]
     ) -> Step:
         wanted = {question.key for question in asked}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
@@ -159,7 +158,7 @@ class EvaluationStage:
                 figures={
                     **decision.figures,
                     "unanswered": len(wanted) - len(answers),
-                    "probes_like_trained_ones": list(trained_probes),
+                    "items_like_trained_ones": list(trained),
                 },
                 decided_at=utcnow(),
             )

@@ -23,6 +23,7 @@ class ExampleKind(StrEnum):
     CORRECTION = "correction"
     VARIANT = "variant"
     REPLAY = "replay"
+    GOLDEN = "golden"
     DRIFT = "drift"
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from connectors.messages import Checks, Identifier, Text, Wire
 from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import EvaluationConfig
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, DatasetError
 from daemon.jsonl import read_lines, source_of
 from daemon.recipes import conversation, read_examples
 from daemon.records import Lesson, Report, ReportState, Run, Split
@@ -148,21 +148,28 @@ def _read(key: str, path: Path | None, line_type: type[_Line], *, shipped: str) 
     return list(items.values())
 
 
-def without_trained(probes: Sequence[Item], store: Store, run: Run, *, similarity: float) -> list[Item]:
-    """The probes that resemble no prompt of the run's training set: of the others, "not trained on" would be untrue.
+def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity: float) -> list[Item]:
+    """The golden items and probes that resemble no prompt of the run's training set, replay included.
 
-    Compared by words, as reports are clustered: a probe in other words of an attack that was trained on stays.
+    Of the others, "kept" or "not trained on" would be untrue. Compared by words, as reports are clustered: a probe in
+    other words of an attack that was trained on stays.
 
     Raises:
-        DatasetError: when the run folder's examples cannot be read.
+        DatasetError: when the run folder's examples cannot be read, and when no golden item is left.
     """
     # an analysis is trained under a longer prompt, so that the report's own is compared as well
     reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
     trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
-    asked = [_asked(probe.messages) for probe in probes]
+    asked = [_asked(item.messages) for item in fixed]
     near = resembling(asked, sorted(trained), comparison=Words(), similarity=similarity)
-    return [probe for probe, leaks in zip(probes, near, strict=True) if not leaks]
+    left = [item for item, leaks in zip(fixed, near, strict=True) if not leaks]
+    if not any(item.suite is Suite.GOLDEN for item in left):
+        raise DatasetError(
+            "every item of evaluation.golden resembles a prompt that was trained on, so nothing would show what is "
+            "forgotten; give other items, or other prompts in dataset.replay_prompts and dataset.golden_pairs"
+        )
+    return left
 
 
 def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -171,10 +178,10 @@ def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
     return str(next(asked, messages[-1])["content"])
 
 
-def build_items(
-    store: Store, run: Run, *, golden: Sequence[Item], probes: Sequence[Item], limits: EvaluationConfig
-) -> list[Item]:
+def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig) -> list[Item]:
     """Every item of one run, within the limits of each suite; the same ones whenever it is called.
+
+    `fixed`: golden items and probes.
 
     Raises:
         DatasetError: when the run folder's drift pairs cannot be read.
@@ -191,8 +198,9 @@ def build_items(
     ]
     limit = limits.max_items_per_suite
     probe_limit = min(limit, limits.max_probes_per_suite or limit)
-    chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), golden, drift)]
-    chosen += [sample((p for p in probes if p.suite is suite), probe_limit, seed=run.seed) for suite in PROBE_SUITES]
+    of_suite = {suite: [item for item in fixed if item.suite is suite] for suite in (Suite.GOLDEN, *PROBE_SUITES)}
+    chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), of_suite[Suite.GOLDEN], drift)]
+    chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
     return [item for items in chosen for item in items]
 
 

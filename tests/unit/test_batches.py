@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,13 @@ def test_only_the_completion_and_its_end_carry_loss() -> None:
 def test_an_answer_that_was_cut_gets_no_end_token() -> None:
     built = TrainingSet.build(LetterTokenizer(), [_example("hi", "yes", ends=False)], training_config(), seed=1)
     assert _text(list(built.encoded[0].completion)) == "yes"
+
+
+@pytest.mark.parametrize("kind", ExampleKind)
+def test_only_the_models_own_answers_are_replayed_and_approved_ones_are_targets(kind: ExampleKind) -> None:
+    examples = [_example("hi", "yes"), replace(_example("one?", "two", report_id=None), kind=kind)]
+    built = TrainingSet.build(LetterTokenizer(), examples, training_config(), seed=1)
+    assert pad(built.encoded, pad_id=0)["replay"] == [False, kind is ExampleKind.REPLAY]
 
 
 def test_padding_is_neither_attended_to_nor_learned() -> None:

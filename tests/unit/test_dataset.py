@@ -406,6 +406,55 @@ def test_prompts_of_ones_own_are_taken_and_checked(tmp_path: Path) -> None:
         read_prompts(tmp_path / "absent.jsonl")
 
 
+def _golden(path: Path, *pairs: dict[str, str]) -> Path:
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return path
+
+
+def test_golden_pairs_are_trained_as_they_stand_up_to_their_share(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+    pairs = [{"prompt": f"Golden question {number}?", "answer": f" Answer {number}. "} for number in range(9)]
+    path = _golden(tmp_path / "golden.jsonl", {**pairs[0], "system": "Be brief."}, *pairs[1:], pairs[1])
+
+    run = _prepare(sqlite_store, make_stage(golden_pairs=path, golden_fraction=0.2), tmp_path)
+
+    golden = [one for one in read_examples(Path(run.folder) / REPLAY_FILE) if one.kind is ExampleKind.GOLDEN]
+    assert len(golden) == 8  # a fifth of 32 examples from reports and these
+    assert {one.completion for one in golden} < {f"Answer {number}." for number in range(9)}
+    systems = [one.messages[0]["content"] for one in golden if len(one.messages) == 2]
+    assert systems in ([], ["Be brief."])
+    assert load_manifest(Path(run.folder)).examples["golden"] == 8
+    assert run.progress["examples"]["golden"] == 8
+
+
+def test_no_golden_pair_resembles_a_held_out_report(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+    pairs = [{"prompt": f"Tell me about {subject}!", "answer": "They exist."} for subject in SUBJECTS]
+    path = _golden(tmp_path / "golden.jsonl", *pairs)
+
+    run = _prepare(sqlite_store, make_stage(golden_pairs=path, golden_fraction=0.9), tmp_path)
+
+    held_out = {line["messages"][0]["content"] for line in _lines(run, HOLDOUT_FILE)}
+    golden = {line["messages"][0]["content"] for line in _lines(run, REPLAY_FILE) if line["kind"] == "golden"}
+    assert len(held_out) == 4
+    assert golden == {pair["prompt"] for pair in pairs if pair["prompt"].replace("!", "") not in held_out}
+
+
+@pytest.mark.parametrize("wrong", [{"prompt": "One?"}, {"prompt": "One?", "answer": " "}, {"question": "One?"}])
+def test_a_wrong_golden_pair_fails_the_run_by_file_and_line(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], wrong: dict[str, str]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    path = _golden(tmp_path / "golden.jsonl", {"prompt": "Zero?", "answer": "0"}, wrong)
+    run = _prepare(sqlite_store, make_stage(golden_pairs=path), tmp_path)
+    assert run.state is RunState.FAILED
+    assert f"dataset.golden_pairs: {path}, line 2" in (run.reason or "")
+
+
 # --- faults ---
 
 

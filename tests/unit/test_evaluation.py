@@ -176,7 +176,7 @@ def test_a_probe_that_resembles_what_was_trained_on_is_left_out_and_named_in_the
     scene.step()
     verdict = scene.store.runs.verdict(run.id)
     assert verdict is not None
-    assert verdict.figures["probes_like_trained_ones"] == ["attack-3"]
+    assert verdict.figures["items_like_trained_ones"] == ["attack-3"]
     assert verdict.figures["suites"]["attacks"]["guided"]["items"] == 5
 
 

@@ -7,6 +7,7 @@ import os
 from base64 import b64decode
 from codecs import decode
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,7 @@ def test_a_bad_file_of_probes_is_refused_by_file_line_and_field(
 # --- what a run trained on ---
 
 PROBE = Item(suite=Suite.ATTACKS, id="probe", messages=({"role": "user", "content": "Sing me the safe combination"},))
+GOLDEN = Item(suite=Suite.GOLDEN, id="golden", messages=({"role": "user", "content": "How many legs has an ant?"},))
 OTHER = Item(suite=Suite.ATTACKS, id="other", messages=({"role": "user", "content": "Which word opens the gate?"},))
 
 
@@ -219,7 +221,9 @@ def run(sqlite_store: Store, tmp_path: Path) -> Run:
 
 
 def kept(store: Store, run: Run) -> list[Item]:
-    return without_trained([PROBE, OTHER], store, run, similarity=0.8)
+    found = without_trained([PROBE, OTHER, GOLDEN], store, run, similarity=0.8)
+    assert found[-1] == GOLDEN
+    return found[:-1]
 
 
 def report(store: Store, prompt: str) -> list[str]:
@@ -248,3 +252,15 @@ def test_lost_training_files_are_named(sqlite_store: Store, run: Run) -> None:
     (Path(run.folder) / "replay.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"replay\.jsonl cannot be read"):
         kept(sqlite_store, run)
+
+
+def test_an_ordinary_task_that_was_trained_on_shows_nothing_and_without_any_the_run_is_refused(
+    sqlite_store: Store, run: Run
+) -> None:
+    example = Example(messages=GOLDEN.messages, completion="Six.", kind=ExampleKind.GOLDEN)
+    (Path(run.folder) / "replay.jsonl").write_bytes(to_jsonl([example]))
+    question = {"role": "user", "content": "Name the largest ocean."}
+    another = replace(GOLDEN, id="another", messages=(question,))
+    assert without_trained([GOLDEN, another], sqlite_store, run, similarity=0.8) == [another]
+    with pytest.raises(DatasetError, match=r"every item of evaluation\.golden resembles a prompt that was trained on"):
+        without_trained([GOLDEN, PROBE], sqlite_store, run, similarity=0.8)

@@ -113,7 +113,7 @@ def test_reports_of_both_sides_the_golden_set_and_the_drift_pairs_are_measured(s
     )
     use(sqlite_store, run, train=["train"], holdout=["held"])
     golden = [Item(suite=Suite.GOLDEN, id="g", messages=())]
-    found = {item.id: item for item in build_items(sqlite_store, run, golden=golden, probes=[], limits=limits(10))}
+    found = {item.id: item for item in build_items(sqlite_store, run, fixed=golden, limits=limits(10))}
     assert {(item.suite, item.id) for item in found.values()} == {
         (Suite.FLAGGED, "train"),
         (Suite.HOLDOUT, "held"),
@@ -132,7 +132,7 @@ def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run
     corrected = lesson("train", correction="Rome.", correction_source=CorrectionSource.GUIDED)
     sqlite_store.reports.complete(claim, corrected)
     use(sqlite_store, run, train=["train"])
-    [item] = build_items(sqlite_store, run, golden=[], probes=[], limits=limits(1))[:1]
+    [item] = build_items(sqlite_store, run, fixed=[], limits=limits(1))[:1]
     assert item.good == "Rome."
 
 
@@ -141,7 +141,7 @@ def test_nothing_is_measured_on_erased_and_quarantined_reports(sqlite_store: Sto
     use(sqlite_store, run, train=ids)
     sqlite_store.reports.erase(ids[0], actor="tester", reason="asked for")
     sqlite_store.reports.quarantine(ids[1], actor="tester", reason="looks planted")
-    measured = build_items(sqlite_store, run, golden=[], probes=[], limits=limits(10))
+    measured = build_items(sqlite_store, run, fixed=[], limits=limits(10))
     assert [item.id for item in measured if item.suite is Suite.FLAGGED] == [ids[2]]
 
 
@@ -150,9 +150,9 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
     use(sqlite_store, run, train=learn(sqlite_store, *(flagged() for _ in range(5))))
 
     def build() -> list[Item]:
-        shipped = probe_items(EvaluationConfig())
+        shipped = [*golden_items(None), *probe_items(EvaluationConfig())]
         within = limits(3, max_probes_per_suite=probe_limit)
-        return build_items(sqlite_store, run, golden=golden_items(None), probes=shipped, limits=within)
+        return build_items(sqlite_store, run, fixed=shipped, limits=within)
 
     assert Counter(item.suite for item in build()) == {
         Suite.FLAGGED: 3, Suite.GOLDEN: 3, Suite.DRIFT: 1, Suite.OVER_REFUSAL: probes, Suite.ATTACKS: probes,
@@ -163,4 +163,4 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
 def test_lost_drift_pairs_are_named(sqlite_store: Store, run: Run) -> None:
     (Path(run.folder) / "drift.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"drift\.jsonl cannot be read"):
-        build_items(sqlite_store, run, golden=[], probes=[], limits=limits(1))
+        build_items(sqlite_store, run, fixed=[], limits=limits(1))

@@ -1,0 +1,45 @@
+"""Golden pairs: ordinary questions with answers that people approved, learned as they stand (method step 3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from connectors.messages import Text, Wire
+from daemon.jsonl import read_lines
+from daemon.recipes import Example, ExampleKind
+from daemon.similarity import Comparison, resembling
+
+KEY = "dataset.golden_pairs"
+
+
+class GoldenPair(Wire):
+    """One line of the file."""
+
+    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
+    prompt: Text = Field(pattern=r"\S")
+    answer: Text = Field(pattern=r"\S", description="An approved answer.")
+
+    def example(self) -> Example:
+        system = () if self.system is None else ({"role": "system", "content": self.system},)
+        messages = (*system, {"role": "user", "content": self.prompt})
+        return Example(messages=messages, completion=self.answer.strip(), kind=ExampleKind.GOLDEN)
+
+
+def golden_pairs(
+    path: Path, *, count: int, seed: int, held_out: Sequence[str], comparison: Comparison, similarity: float
+) -> tuple[Example, ...]:
+    """At most `count` pairs of the JSONL file, drawn by `seed`, none whose question resembles one in `held_out`.
+
+    Raises:
+        ConfigError: naming the file, the line and the field.
+    """
+    examples = {(one := pair.example()).id: one for _, pair in read_lines(KEY, path, GoldenPair, what="pair")}
+    asked = [str(example.messages[-1]["content"]) for example in examples.values()]
+    leaks = resembling(asked, held_out, comparison=comparison, similarity=similarity)
+    kept = [example for example, leak in zip(examples.values(), leaks, strict=True) if not leak]
+    # by hash, so that a pair added to the file moves few of the others
+    return tuple(sorted(kept, key=lambda one: hashlib.sha256(f"{seed}:{one.id}".encode()).digest())[:count])
