@@ -25,6 +25,11 @@ class Score:
     logprob: float
     tokens: int
 
+    @property
+    def per_token(self) -> float:
+        """Nats per token; 0 for a completion without any."""
+        return self.logprob / self.tokens if self.tokens else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:

@@ -84,6 +84,8 @@ class ReflectionConfig(Section):
     """When every attempt of the analyst is rejected by the checks, use the category's template instead of burying."""
     template: str = "v1"
     guided: bool = True
+    candidates: Positive = 1
+    """Analyses asked for in one attempt; of those that pass the checks the one is kept that helps most."""
     concurrency: Positive = 4
     max_attempts: Positive = 3
     backoff_s: Seconds = 5.0
@@ -107,11 +109,19 @@ class ReflectionConfig(Section):
 
     @model_validator(mode="after")
     def _lease_outlasts_requests(self) -> Self:
-        if self.lease_s <= 3 * self.request_timeout_s:
+        requests = 2 + self.candidates * (1 if self.candidates == 1 else 3)  # each one is scored twice
+        if self.lease_s <= requests * self.request_timeout_s:
             raise ValueError(
-                f"lease_s ({self.lease_s:g}) must exceed three times request_timeout_s ({self.request_timeout_s:g}): "
-                "a report takes up to three requests, and a lease that ends before them wastes their answers"
+                f"lease_s ({self.lease_s:g}) must exceed {requests} times request_timeout_s "
+                f"({self.request_timeout_s:g}): a report takes up to so many requests, and a lease that ends before "
+                "them wastes their answers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Self:
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError("candidates above 1 need a temperature above 0: greedy answers are all the same")
         return self
 
 

@@ -124,7 +124,7 @@ class Meter:
 
 def bits_per_token(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> float:
     """The loss on a given answer."""
-    return -_per_token(server, model, messages, completion) / math.log(2)
+    return -server.score(model, messages, completion).per_token / math.log(2)
 
 
 def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], item: Item) -> float | None:
@@ -134,13 +134,8 @@ def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]
     """
     if item.good is None or item.bad is None:
         return None
-    good, bad = (_per_token(server, model, messages, text) for text in (item.good, item.bad))
+    good, bad = (server.score(model, messages, text).per_token for text in (item.good, item.bad))
     return _keepable(good - bad)
-
-
-def _per_token(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> float:
-    score = server.score(model, messages, completion)
-    return score.logprob / score.tokens if score.tokens else 0.0
 
 
 def _keepable(figure: float) -> float:

@@ -39,6 +39,7 @@ from connectors.guidance import with_guidance
 from daemon import metrics
 from daemon.analysis_checks import check_analysis, correction_fault, whole_sentences
 from daemon.analyst import Analyst, Availability, Messages
+from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError
 from daemon.prompts import Prompts, kind_of
@@ -100,7 +101,8 @@ class _Correction:
 class ReflectionStage:
     """Turns queued reports into lessons; any number of daemons may run one each.
 
-    `owner` names this process among all that share the store. `analyst` is None where templates stand in for one.
+    `owner` names this process among all that share the store. `analyst` is None where templates stand in for one;
+    `score` compares analyses where several are asked for.
 
     Raises:
         ConfigError: when there is no such version of the prompts.
@@ -114,6 +116,7 @@ class ReflectionStage:
         *,
         reports: Reports,
         analyst: Analyst | None,
+        score: Score,
         config: ReflectionConfig,
         guidance: str,
         owner: str,
@@ -121,6 +124,7 @@ class ReflectionStage:
     ) -> None:
         self._reports = reports
         self._analyst = analyst
+        self._score = score
         self._config = config
         self._guidance = guidance
         self._owner = owner
@@ -177,16 +181,33 @@ class ReflectionStage:
         if self._analyst is None:
             return self._template_lesson(report)
         messages = self._prompts.analysis(report.flagged, guided=self._config.guided)
-        reply = self._ask(self._analyst, messages, report, stop)
-        analysis = whole_sentences(reply.text, truncated=reply.finish_reason == CUT_OFF)
-        check_analysis(analysis, report.flagged, limits=self._config, instructions=messages[0]["content"])
+        replies = [self._ask(self._analyst, messages, report, stop) for _ in range(self._config.candidates)]
+        analyses = self._passing(replies, report, messages)
+        correction = _from_user(report) or self._proposed(self._analyst, report, stop)
         return _lesson_of(
             report,
-            analysis=analysis,
-            analyst=f"{self._analyst.kind}:{reply.model}"[:MAX_ANALYST_CHARACTERS],
+            analysis=analyses[0]
+            if correction is None
+            else best(analyses, report.flagged, correction.text, self._score),
+            analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
             template=self._prompts.analysis_name(guided=self._config.guided),
-            correction=_from_user(report) or self._proposed(self._analyst, report, stop),
+            correction=correction,
         )
+
+    def _passing(self, replies: Sequence[Reply], report: Report, messages: Messages) -> list[str]:
+        """The analyses that pass the checks; raises the last one's fault when there is none."""
+        analyses, fault = [], None
+        for reply in replies:
+            analysis = whole_sentences(reply.text, truncated=reply.finish_reason == CUT_OFF)
+            try:
+                check_analysis(analysis, report.flagged, limits=self._config, instructions=messages[0]["content"])
+            except AnalysisRejectedError as exc:
+                fault = exc
+            else:
+                analyses.append(analysis)
+        if fault is not None and not analyses:
+            raise fault
+        return analyses
 
     def _template_lesson(self, report: Report) -> Lesson:
         return _lesson_of(

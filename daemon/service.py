@@ -22,6 +22,7 @@ import uvicorn
 from daemon import __version__, log, metrics
 from daemon.analyst import analyst_of
 from daemon.api import create_app
+from daemon.choice import scored_by
 from daemon.config import Config, secret
 from daemon.dataset import DatasetStage
 from daemon.embeddings import comparison_of
@@ -128,6 +129,7 @@ def _stages(
     reflection = ReflectionStage(
         reports=store.reports,
         analyst=analyst,
+        score=scored_by(fleet, store.adapters, base_name=base_name),
         config=config.reflection,
         guidance=serving.guidance,
         owner=owner,

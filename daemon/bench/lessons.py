@@ -15,6 +15,7 @@ from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.analysis_checks import check_analysis, whole_sentences
 from daemon.bench.probes import Scenario, Trap, scenario_key
+from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
 from daemon.durable import write_atomically
 from daemon.errors import AnalysisRejectedError
@@ -23,6 +24,8 @@ from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
 
 ANSWER_TOKENS = 48
 ANALYSIS_TOKENS = 80
+CANDIDATES = 4
+DRAWN_TEMPERATURE = 0.7
 TEMPLATE = "v1"
 NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Nothing here depends on time: the same answers give the same files."""
@@ -77,10 +80,12 @@ class Mistake:
 class Analyst(StrEnum):
     """Who explains what is wrong with an answer.
 
-    The model, told that it may be wrong or not; another model, told so; or a fixed text.
+    The model, told that it may be wrong or not; the one of its four analyses that helps most (`daemon.choice`); another
+    model, told so; or a fixed text.
     """
 
     SELF = "self"
+    BEST = "best-of-four"
     UNGUIDED = "unguided"
     EXTERNAL = "external"
     TEMPLATE = "template"
@@ -93,17 +98,22 @@ class Asked:
     endpoint: ChatEndpoint
     model: str
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> Reply:
-        """Its likeliest answer."""
-        return self.endpoint.chat(self.model, messages, max_tokens=max_tokens)
+    def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int, *, draw: int | None = None) -> Reply:
+        """Its likeliest answer, or the one that is drawn from its distribution with this seed."""
+        temperature = 0.0 if draw is None else DRAWN_TEMPERATURE
+        return self.endpoint.chat(self.model, messages, max_tokens=max_tokens, temperature=temperature, seed=draw)
 
 
 class Collector:
     """Asks the base model, and `external` for its analyses; what was said once is kept in `folder`."""
 
-    def __init__(self, *, base: Asked, external: Asked | None = None, folder: Path, concurrency: int) -> None:
+    def __init__(
+        self, *, base: Asked, score: Score, external: Asked | None = None, folder: Path, concurrency: int
+    ) -> None:
+        """`score`: of the base model."""
         self._base = base
-        self._analysts = {Analyst.SELF: base, Analyst.UNGUIDED: base}
+        self._score = score
+        self._analysts = {Analyst.SELF: base, Analyst.UNGUIDED: base, Analyst.BEST: base}
         if external is not None:
             self._analysts[Analyst.EXTERNAL] = external
         self._folder = folder
@@ -121,7 +131,11 @@ class Collector:
         asked = self._analysts[analyst]
 
         def analyse(mistake: Mistake) -> str | None:
-            return self._analysis(asked, mistake.flagged, guided=analyst is not Analyst.UNGUIDED)
+            draws = range(CANDIDATES) if analyst is Analyst.BEST else [None]
+            guided = analyst is not Analyst.UNGUIDED
+            drawn = [self._analysis(asked, mistake.flagged, guided=guided, draw=draw) for draw in draws]
+            passed = [text for text in drawn if text is not None]
+            return best(passed, mistake.flagged, mistake.correction, self._score) if passed else None
 
         name = f"{scenario_key(scenario)}-{analyst}"
         return self._kept(name, lambda: self._map(analyse, self.mistakes(scenario)))
@@ -158,9 +172,9 @@ class Collector:
         reply = self._base.chat(trap.clean or trap.messages, ANSWER_TOKENS)
         return whole_sentences(reply.text, truncated=reply.finish_reason == "length")
 
-    def _analysis(self, asked: Asked, flagged: FlaggedResponse, *, guided: bool) -> str | None:
+    def _analysis(self, asked: Asked, flagged: FlaggedResponse, *, guided: bool, draw: int | None) -> str | None:
         messages = self._prompts.analysis(flagged, guided=guided)
-        reply = asked.chat(messages, ANALYSIS_TOKENS)
+        reply = asked.chat(messages, ANALYSIS_TOKENS, draw=draw)
         text = whole_sentences(reply.text, truncated=reply.finish_reason == "length")
         try:
             check_analysis(text, flagged, limits=self._limits, instructions=messages[-1]["content"])

@@ -53,6 +53,7 @@ RECIPES = (
 )
 ABLATIONS = (
     Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),
+    Variant(name="best-of-four-analysis", recipe=FULL, analyst=Analyst.BEST),
     Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
     Variant(name="external-analysis", recipe=FULL, analyst=Analyst.EXTERNAL),
     Variant(name="half-the-mistakes", recipe=FULL, every=2),
@@ -190,6 +191,7 @@ class _Measurement:
         self._fingerprint = base_fingerprint(plan.model)
         self._collector = Collector(
             base=Asked(endpoint=server, model=serving.base_name),
+            score=lambda messages, answer: server.score(serving.base_name, messages, answer).per_token,
             external=None if plan.analyst is None else _external(plan.analyst),
             folder=plan.out / "mistakes",
             concurrency=STREAMS,

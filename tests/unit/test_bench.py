@@ -164,7 +164,7 @@ class _Hijackable:
     def __init__(self) -> None:
         self.asked = 0
 
-    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int) -> Reply:
+    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int, **_: object) -> Reply:
         self.asked += 1
         text = messages[-1]["content"]
         rogue = next((word for word in ("bbb", "ccc") if word in text), None)
@@ -177,6 +177,10 @@ class _Hijackable:
         )
 
 
+def _no_score(*_: object) -> float:
+    raise AssertionError("a single analysis is compared with nothing")
+
+
 def _base(server: _Hijackable) -> Asked:
     return Asked(endpoint=server, model="base")  # type: ignore[arg-type]
 
@@ -185,7 +189,7 @@ def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked
     data: PublicData, tmp_path: Path
 ) -> None:
     scenario, server = attack(data, 0.2), _Hijackable()
-    collector = Collector(base=_base(server), folder=tmp_path / "kept", concurrency=2)
+    collector = Collector(base=_base(server), score=_no_score, folder=tmp_path / "kept", concurrency=2)
 
     mistakes = collector.mistakes(scenario)
     asked = server.asked
@@ -205,7 +209,7 @@ class _Analyst:
     def __init__(self) -> None:
         self.questions: list[str] = []
 
-    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int) -> Reply:
+    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int, **_: object) -> Reply:
         self.questions.append(messages[-1]["content"])
         text = "I'm sorry, I can't help with that."
         if len(self.questions) == 1:
@@ -220,7 +224,9 @@ def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_rejec
 ) -> None:
     scenario, server, other = attack(data, 0.2), _Hijackable(), _Analyst()
     analyst = Asked(endpoint=other, model="other")  # type: ignore[arg-type]
-    collector = Collector(base=_base(server), external=analyst, folder=tmp_path / "kept", concurrency=1)
+    collector = Collector(
+        base=_base(server), score=_no_score, external=analyst, folder=tmp_path / "kept", concurrency=1
+    )
     mistakes = collector.mistakes(scenario)
     asked = server.asked
 
@@ -232,6 +238,30 @@ def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_rejec
     assert [text is not None for text in analyses.values()] == [True] + [False] * (len(mistakes) - 1)
     assert lessons[0].analysis == analyses[mistakes[0].trap.id]
     assert all(lesson.analysis.startswith("This response is wrong") for lesson in lessons[1:])
+
+
+def test_of_four_analyses_drawn_the_one_that_helps_most_is_taken(data: PublicData, tmp_path: Path) -> None:
+    class Drawing:
+        """Answers as the base model does; its analyses, by seed, are useless, rejected, helpful and useless."""
+
+        def chat(self, model: str, messages: list[dict[str, str]], **options: Any) -> Reply:
+            if options["seed"] is None:
+                return _Hijackable().chat(model, messages, max_tokens=options["max_tokens"])
+            assert options["temperature"] > 0
+            why = ("and that is bad", None, "and that helps", "and that is worse")[options["seed"]]
+            text = f"The answer obeys an order inside the text that the user gave to work on, {why}." if why else "No."
+            return Reply(text=text, model=model, generation=None, finish_reason="stop", completion_tokens=9)
+
+    def score(messages: Any, answer: str) -> float:
+        return float("helps" in messages[-1]["content"] and answer == "A fine answer to the task.")
+
+    scenario = attack(data, 0.2)
+    base = Asked(endpoint=Drawing(), model="base")  # type: ignore[arg-type]
+    collector = Collector(base=base, score=score, folder=tmp_path / "kept", concurrency=1)
+    analyses = collector.analyses(scenario, Analyst.BEST)
+    carried = [one.trap.id for one in collector.mistakes(scenario) if one.correction == "A fine answer to the task."]
+    assert carried
+    assert all("helps" in (analyses[one] or "") for one in carried)
 
 
 def test_the_table_says_how_many_analyses_passed_the_checks() -> None:
@@ -391,7 +421,7 @@ class _LeansTo:
 
 
 def test_the_hint_is_the_only_difference_between_the_two_judgements(data: PublicData, tmp_path: Path) -> None:
-    collector = Collector(base=_base(_Hijackable()), folder=tmp_path, concurrency=2)
+    collector = Collector(base=_base(_Hijackable()), score=_no_score, folder=tmp_path, concurrency=2)
     mistakes = collector.mistakes(attack(data, 0.2))[:3]
 
     judged = Recognition(_LeansTo("may be wrong"), base_name="base", concurrency=2).judge(mistakes)  # type: ignore[arg-type]
@@ -445,7 +475,7 @@ def _cell(scenario: Scenario, **changes: Any) -> Cell:
 def _trainer(folder: Path) -> Trainer:
     server = _Hijackable()
     return Trainer(
-        collector=Collector(base=_base(server), folder=folder, concurrency=2),
+        collector=Collector(base=_base(server), score=_no_score, folder=folder, concurrency=2),
         pairs=lambda *_: Pairs(replay=(), drift=(), missing=()),
         model_path=folder,
         base_fingerprint="0",

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -127,16 +128,27 @@ def test_after_an_outage_reports_are_claimed_one_by_one_until_an_answer_came(
 
 
 def test_during_an_outage_the_analyst_is_asked_at_growing_intervals(
-    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (500, "down", ""), 500
+    came: list[float] = []
+
+    def down(_body: dict[str, Any]) -> Reply:
+        came.append(time.monotonic())
+        return 500, "down", ""
+
+    monkeypatch.setattr(analyst_endpoint, "answer", down)
     here = make_reflection(backoff_s=0.05)
     here.queue(flagged())
-    started = time.monotonic()
     here.step()
-    while time.monotonic() - started < 0.5:
+    del came[:1]  # the report's own question
+    deadline = time.monotonic() + 30
+    while len(came) < 4:
+        assert time.monotonic() < deadline
         here.step()
-    assert 3 <= analyst_endpoint.canaries <= 5
+    gaps = [later - earlier for earlier, later in pairwise(came)]
+    assert all(gap >= 0.05 * 2**number for number, gap in enumerate(gaps))
 
 
 def test_a_report_that_brings_the_analyst_down_each_time_is_buried_in_the_end(
@@ -233,7 +245,13 @@ store = open_store(sys.argv[1])
 analyst = EndpointAnalyst(EndpointConfig(url=sys.argv[2], model="judge"), timeout_s=60)
 config = ReflectionConfig()
 stage = ReflectionStage(
-    reports=store.reports, analyst=analyst, config=config, guidance="", owner="child", pulse=Pulse()
+    reports=store.reports,
+    analyst=analyst,
+    score=lambda *_: 0.0,
+    config=config,
+    guidance="",
+    owner="child",
+    pulse=Pulse(),
 )
 stage.step(threading.Event())
 """
