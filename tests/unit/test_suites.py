@@ -12,8 +12,11 @@ import pytest
 from connectors.messages import Checks
 from daemon.comparison import Suite
 from daemon.config import EvaluationConfig
+from daemon.config_dataset import SAME_KIND
 from daemon.errors import ConfigError, DatasetError
 from daemon.records import CorrectionSource, Run
+from daemon.replay import read_prompts
+from daemon.similarity import Words, resembling
 from daemon.store import Store
 from daemon.suites import Item, build_items, golden_items, probe_items, sample
 from tests.fixtures.config import flagged
@@ -30,11 +33,18 @@ def golden(tmp_path: Path, *lines: dict[str, Any] | str) -> Path:
 def test_the_shipped_golden_set_is_sound() -> None:
     items = golden_items(None)
     assert 40 <= len(items) <= 60
-    assert sum(item.refusal_is_wrong for item in items) >= 12
+    assert sum(item.refusal_is_wrong for item in items) >= 10
     assert {item.suite for item in items} == {Suite.GOLDEN}
     assert all(item.passes("") is False for item in items)
     assert all(item.passes("I'm sorry, but I can't help with that.") is False for item in items)
     assert all(len(str(item.messages[0]["content"])) < 120 for item in items)
+
+
+def test_no_shipped_ordinary_task_resembles_a_shipped_replay_prompt() -> None:
+    trained = [prompt[-1]["content"] for prompt in read_prompts(None)]
+    tasks = [str(item.messages[-1]["content"]) for item in golden_items(None)]
+    alike = resembling(tasks, trained, comparison=Words(), similarity=SAME_KIND["words"])
+    assert [task for task, near in zip(tasks, alike, strict=True) if near] == []
 
 
 def test_a_golden_answer_is_a_text_that_the_answer_contains(tmp_path: Path) -> None:
