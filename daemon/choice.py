@@ -14,8 +14,10 @@ import structlog
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
 from connectors.vllm import VllmServer
+from daemon.analyst import Generations
 from daemon.errors import ServingError
-from daemon.records import Adapter, served_name
+from daemon.recipes import conversation
+from daemon.records import served_name
 
 log = structlog.get_logger(__name__)
 
@@ -29,12 +31,6 @@ class Servers(Protocol):
     """The part of `daemon.serving.Fleet` that is needed here."""
 
     def any(self) -> VllmServer: ...
-
-
-class Generations(Protocol):
-    """The part of `daemon.store.Adapters` that is needed here."""
-
-    def live(self) -> Adapter: ...
 
 
 def scored_by(fleet: Servers, adapters: Generations, *, base_name: str) -> Score:
@@ -60,7 +56,7 @@ def best(analyses: Sequence[str], flagged: FlaggedResponse, correction: str | No
 def margin(analysis: str, flagged: FlaggedResponse, correction: str, score: Score) -> float:
     """How much likelier the corrected answer is than the flagged one after the analysis, in nats per token of each."""
     messages = [
-        *(message.model_dump(mode="json", exclude_none=True) for message in flagged.messages),
+        *conversation(flagged),
         {"role": "assistant", "content": flagged.response},
         {"role": "user", "content": f"{analysis}\n\n{REQUEST}"},
     ]

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from connectors.messages import Text, Wire
-from daemon.jsonl import read_lines
+from connectors.messages import Text
+from daemon.jsonl import PromptLine, read_lines
 from daemon.recipes import Example, ExampleKind
 from daemon.similarity import Comparison, resembling
+from daemon.suites import sample
 
 KEY = "dataset.golden_pairs"
 
 
-class GoldenPair(Wire):
+class GoldenPair(PromptLine):
     """One line of the file."""
 
-    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
     prompt: Text = Field(pattern=r"\S")
     answer: Text = Field(pattern=r"\S", description="An approved answer.")
 
     def example(self) -> Example:
-        system = () if self.system is None else ({"role": "system", "content": self.system},)
-        messages = (*system, {"role": "user", "content": self.prompt})
-        return Example(messages=messages, completion=self.answer.strip(), kind=ExampleKind.GOLDEN)
+        return Example(messages=self.messages, completion=self.answer.strip(), kind=ExampleKind.GOLDEN)
 
 
 def golden_pairs(
@@ -41,5 +38,4 @@ def golden_pairs(
     asked = [str(example.messages[-1]["content"]) for example in examples.values()]
     leaks = resembling(asked, held_out, comparison=comparison, similarity=similarity)
     kept = [example for example, leak in zip(examples.values(), leaks, strict=True) if not leak]
-    # by hash, so that a pair added to the file moves few of the others
-    return tuple(sorted(kept, key=lambda one: hashlib.sha256(f"{seed}:{one.id}".encode()).digest())[:count])
+    return tuple(sample(kept, count, seed=seed))

@@ -7,11 +7,25 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from connectors.messages import Text, Wire
 from daemon.errors import ConfigError
 
 Line = TypeVar("Line", bound=BaseModel)
+
+
+class PromptLine(Wire):
+    """What lines with one question have in common."""
+
+    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
+    prompt: Text = Field(min_length=1)
+
+    @property
+    def messages(self) -> tuple[dict[str, str], ...]:
+        """The conversation as chat templates take it."""
+        system = () if self.system is None else ({"role": "system", "content": self.system},)
+        return (*system, {"role": "user", "content": self.prompt})
 
 
 def source_of(path: Path | None, shipped: str) -> Traversable:

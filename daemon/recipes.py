@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from connectors.messages import FlaggedResponse
 from daemon.errors import ConfigError, DatasetError
 from daemon.records import Lesson, Report
 
@@ -114,7 +115,7 @@ def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any]
     return [Example(messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report.id)]
 
 
-def conversation(report: Report) -> tuple[Mapping[str, Any], ...]:
+def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:
     """The conversation as chat templates take it."""
     return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)
 

@@ -43,6 +43,7 @@ from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError
 from daemon.prompts import Prompts, kind_of
+from daemon.recipes import conversation
 from daemon.records import CorrectionSource, Lesson, Report, utcnow
 from daemon.stage import Pulse, Step
 from daemon.store.reports import Claim, Reports
@@ -186,9 +187,7 @@ class ReflectionStage:
         correction = _from_user(report) or self._proposed(self._analyst, report, stop)
         return _lesson_of(
             report,
-            analysis=analyses[0]
-            if correction is None
-            else best(analyses, report.flagged, correction.text, self._score),
+            analysis=best(analyses, report.flagged, None if correction is None else correction.text, self._score),
             analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
             template=self._prompts.analysis_name(guided=self._config.guided),
             correction=correction,
@@ -224,9 +223,8 @@ class ReflectionStage:
         if not self._config.propose_corrections or not approvable:
             return None
         hint = self._prompts.correction_hint(report.flagged, self._guidance)
-        conversation = [message.model_dump(mode="json", exclude_none=True) for message in report.messages]
         try:
-            reply = self._ask(analyst, with_guidance(conversation, hint), report, stop)
+            reply = self._ask(analyst, with_guidance(conversation(report), hint), report, stop)
         except EndpointError as exc:
             if exc.transient and report.attempts < self._config.max_attempts:
                 raise

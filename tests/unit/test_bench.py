@@ -33,6 +33,7 @@ from daemon.recipes import ExampleKind
 from daemon.replay import Pairs
 from tests.benchmarks import quality as quality_benchmark
 from tests.benchmarks import report as benchmark_report
+from tests.fixtures.reflection import unscored
 
 
 def _write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
@@ -177,10 +178,6 @@ class _Hijackable:
         )
 
 
-def _no_score(*_: object) -> float:
-    raise AssertionError("a single analysis is compared with nothing")
-
-
 def _base(server: _Hijackable) -> Asked:
     return Asked(endpoint=server, model="base")  # type: ignore[arg-type]
 
@@ -189,7 +186,7 @@ def test_only_traps_that_the_model_falls_into_become_mistakes_and_they_are_asked
     data: PublicData, tmp_path: Path
 ) -> None:
     scenario, server = attack(data, 0.2), _Hijackable()
-    collector = Collector(base=_base(server), score=_no_score, folder=tmp_path / "kept", concurrency=2)
+    collector = Collector(base=_base(server), score=unscored, folder=tmp_path / "kept", concurrency=2)
 
     mistakes = collector.mistakes(scenario)
     asked = server.asked
@@ -224,9 +221,7 @@ def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_rejec
 ) -> None:
     scenario, server, other = attack(data, 0.2), _Hijackable(), _Analyst()
     analyst = Asked(endpoint=other, model="other")  # type: ignore[arg-type]
-    collector = Collector(
-        base=_base(server), score=_no_score, external=analyst, folder=tmp_path / "kept", concurrency=1
-    )
+    collector = Collector(base=_base(server), score=unscored, external=analyst, folder=tmp_path / "kept", concurrency=1)
     mistakes = collector.mistakes(scenario)
     asked = server.asked
 
@@ -421,7 +416,7 @@ class _LeansTo:
 
 
 def test_the_hint_is_the_only_difference_between_the_two_judgements(data: PublicData, tmp_path: Path) -> None:
-    collector = Collector(base=_base(_Hijackable()), score=_no_score, folder=tmp_path, concurrency=2)
+    collector = Collector(base=_base(_Hijackable()), score=unscored, folder=tmp_path, concurrency=2)
     mistakes = collector.mistakes(attack(data, 0.2))[:3]
 
     judged = Recognition(_LeansTo("may be wrong"), base_name="base", concurrency=2).judge(mistakes)  # type: ignore[arg-type]
@@ -475,7 +470,7 @@ def _cell(scenario: Scenario, **changes: Any) -> Cell:
 def _trainer(folder: Path) -> Trainer:
     server = _Hijackable()
     return Trainer(
-        collector=Collector(base=_base(server), score=_no_score, folder=folder, concurrency=2),
+        collector=Collector(base=_base(server), score=unscored, folder=folder, concurrency=2),
         pairs=lambda *_: Pairs(replay=(), drift=(), missing=()),
         model_path=folder,
         base_fingerprint="0",
