@@ -44,8 +44,20 @@ class TrainingSet:
     """Examples longer than max_sequence_tokens: cutting them would train on a torn conversation."""
 
     @classmethod
-    def build(cls, tokenizer: Any, examples: Sequence[Example], config: TrainingConfig, *, seed: int) -> Self:
-        """Raises TrainingError when no example from a report is short enough."""
+    def build(
+        cls,
+        tokenizer: Any,
+        examples: Sequence[Example],
+        config: TrainingConfig,
+        *,
+        seed: int,
+        replay_per_epoch: int | None = None,
+    ) -> Self:
+        """Each epoch takes every example, but of the replay `replay_per_epoch` pairs in turn (None: all).
+
+        Raises:
+            TrainingError: when no example from a report is short enough.
+        """
         pairs = [(example, encode(tokenizer, example)) for example in examples]
         kept = [(example, encoded) for example, encoded in pairs if len(encoded) <= config.max_sequence_tokens]
         report_ids = {example.report_id for example, _ in kept if example.report_id is not None}
@@ -56,7 +68,14 @@ class TrainingSet:
             )
         encoded = tuple(encoded for _, encoded in kept)
         lengths = [len(one) for one in encoded]
-        steps = plan(lengths, batch_tokens=config.batch_tokens, epochs=config.epochs, seed=seed)
+        steps = plan(
+            lengths,
+            batch_tokens=config.batch_tokens,
+            epochs=config.epochs,
+            seed=seed,
+            replay=[index for index, one in enumerate(encoded) if one.replay],
+            replay_per_epoch=replay_per_epoch,
+        )
         if config.max_tokens is not None:
             steps = within(steps, lengths, config.max_tokens)
         return cls(
@@ -81,17 +100,30 @@ def encode(tokenizer: Any, example: Example) -> Encoded:
     )
 
 
-def plan(lengths: Sequence[int], *, batch_tokens: int, epochs: float, seed: int) -> list[tuple[int, ...]]:
+def plan(
+    lengths: Sequence[int],
+    *,
+    batch_tokens: int,
+    epochs: float,
+    seed: int,
+    replay: Sequence[int] = (),
+    replay_per_epoch: int | None = None,
+) -> list[tuple[int, ...]]:
     """Every optimiser step's example indices, all epochs in a row; a last part of an epoch makes part of its steps.
 
     A batch's padded size (its longest example times its examples) stays within `batch_tokens`, except that one longer
-    example is a batch by itself.
+    example is a batch by itself. Of the examples `replay`, an epoch takes the `replay_per_epoch` whose turn it is.
     """
+    always = sorted(set(range(len(lengths))) - set(replay))
+    share = len(replay) if replay_per_epoch is None else min(replay_per_epoch, len(replay))
+    turns = itertools.cycle(replay)
     steps: list[tuple[int, ...]] = []
     for epoch in range(math.ceil(epochs)):
-        batches = _epoch(lengths, batch_tokens, random.Random(f"{seed}/{epoch}"))  # noqa: S311 - has to be repeatable
-        share = min(1.0, epochs - epoch)
-        steps += batches[: max(1, round(share * len(batches)))]
+        order = [*always, *itertools.islice(turns, share)]
+        draw = random.Random(f"{seed}/{epoch}")  # noqa: S311 - has to be repeatable
+        batches = _epoch(order, lengths, batch_tokens, draw)
+        part = min(1.0, epochs - epoch)
+        steps += batches[: max(1, round(part * len(batches)))]
     return steps
 
 
@@ -101,8 +133,7 @@ def within(steps: Sequence[tuple[int, ...]], lengths: Sequence[int], max_tokens:
     return [step for step, total in zip(steps, totals, strict=True) if total <= max_tokens] or [steps[0]]
 
 
-def _epoch(lengths: Sequence[int], batch_tokens: int, draw: random.Random) -> list[tuple[int, ...]]:
-    order = list(range(len(lengths)))
+def _epoch(order: list[int], lengths: Sequence[int], batch_tokens: int, draw: random.Random) -> list[tuple[int, ...]]:
     draw.shuffle(order)
     batches: list[tuple[int, ...]] = []
     for start in range(0, len(order), _WINDOW):

@@ -44,8 +44,9 @@ class DatasetConfig(Section):
     max_per_cluster: Positive = 20
     max_per_reporter: Positive = 50
     variants: VariantsConfig = VariantsConfig()
-    replay_fraction: Fraction = 0.45
-    """Share of ordinary pairs (the base model's own answers) in the training set."""
+    replay_fraction: Fraction = 0.55
+    """Share of ordinary pairs (the base model's own answers) among the examples of an epoch; each epoch has pairs of
+    its own, as far as the prompts reach."""
     replay_in_context: Fraction = 0.5
     """Share of ordinary pairs that stand under the system messages of flagged conversations; smaller where fewer of
     these have one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import threading
 from collections import Counter
@@ -70,6 +71,7 @@ class DatasetStage:
         model_path: Path,
         cache_dir: Path,
         guidance: str,
+        epochs: float,
     ) -> None:
         self._reports = reports
         self._runs = runs
@@ -77,6 +79,7 @@ class DatasetStage:
         self._comparison = comparison
         self._variants = variants
         self._model_path = model_path
+        self._epochs = epochs
         self._replay = Replay(
             servers=servers,
             base_name=base_name,
@@ -121,7 +124,8 @@ class DatasetStage:
                 return self._ask_for_variants(run, self._variants, requests)
             selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
-        count = replay_size(len(selection.examples), self._config.replay_fraction)
+        per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
+        count = per_epoch * math.ceil(self._epochs)
         contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:
@@ -129,7 +133,8 @@ class DatasetStage:
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
-        publish_files(folder, render(run, selection, pairs, fingerprint, golden=self._golden(run, selection)))
+        golden = self._golden(run, selection)
+        publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
         return self._hand_over(run, load_manifest(folder))
 
     def _golden(self, run: Run, selection: Selection) -> tuple[Example, ...]:
@@ -205,7 +210,7 @@ def _written_for(run: Run, folder: Path) -> DatasetManifest:
 
 
 def replay_size(training_examples: int, fraction: float) -> int:
-    """Replay pairs that make up `fraction` of the whole training set, but at least a handful; 0 when it is 0."""
+    """Replay pairs that make up `fraction` of an epoch, but at least a handful; 0 when it is 0."""
     return max(MIN_REPLAY_PAIRS, beside(training_examples, fraction)) if fraction else 0
 
 
@@ -216,7 +221,13 @@ def beside(examples: int, fraction: float) -> int:
 
 
 def render(
-    run: Run, selection: Selection, pairs: Pairs, fingerprint: str, *, golden: Sequence[Example] = ()
+    run: Run,
+    selection: Selection,
+    pairs: Pairs,
+    fingerprint: str,
+    *,
+    replay_per_epoch: int,
+    golden: Sequence[Example] = (),
 ) -> dict[str, bytes]:
     """Every file of the run folder, the manifest last."""
     contents = {
@@ -245,6 +256,7 @@ def render(
             DatasetItem(report_id=chosen.report.id, cluster_id=chosen.cluster.id, role=chosen.cluster.split)
             for chosen in (*selection.train, *selection.holdout)
         ),
+        replay_per_epoch=replay_per_epoch,
         examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *golden, *pairs.drift)),
         left_out=selection.left_out,
         variants=selection.variants,

@@ -75,6 +75,9 @@ class DatasetManifest(_Record):
     files: Mapping[str, DatasetFile]
     items: tuple[DatasetItem, ...]
     examples: Mapping[str, int] = Field(description="Examples by kind.")
+    replay_per_epoch: int | None = Field(
+        default=None, description="Each epoch trains on so many of the replay pairs, in turn; None: on all."
+    )
     left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
     variants: Mapping[VariantOutcome, int] = Field(
         default={}, description="What a model wrote as variants of flagged questions, by what became of it."

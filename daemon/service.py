@@ -160,6 +160,7 @@ def _stages(
         model_path=config.model.path,
         cache_dir=config.data_dir / "replay",
         guidance=config.serving.guidance,
+        epochs=config.training.epochs,
     )
     finetune = FinetuneStage(
         runs=store.runs,

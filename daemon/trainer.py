@@ -61,7 +61,9 @@ def _train(job: TrainingJob) -> None:
     from daemon import lora  # noqa: PLC0415 - torch takes seconds to import: the lock and the data come first
 
     tokenizer = lora.load_tokenizer(job.model_path)
-    training_set = TrainingSet.build(tokenizer, examples, job.training, seed=job.seed)
+    training_set = TrainingSet.build(
+        tokenizer, examples, job.training, seed=job.seed, replay_per_epoch=manifest.replay_per_epoch
+    )
     fit = lora.Fit(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
     if not fit.run(resume=resume, stop=StopSignal()) or not fit.leads:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import threading
 from collections import Counter
@@ -20,6 +21,8 @@ from daemon import training_process
 from daemon.bench.lessons import NO_TIME, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
+from daemon.config_dataset import DatasetConfig
+from daemon.dataset import replay_size
 from daemon.durable import publish_files, write_atomically
 from daemon.errors import ConfigError, TrainingError
 from daemon.measure import bits_per_token
@@ -56,8 +59,8 @@ class Variant:
     every: int = 1
     """Of so many mistakes one is used, at the same token budget."""
     answers: Answers = Answers.OWN
-    replay: float = 0.8
-    """Replay pairs per training example."""
+    replay: float = DatasetConfig().replay_fraction
+    """Share of replay among the examples of an epoch."""
     in_context: bool = True
     """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -174,11 +177,14 @@ class Trainer:
         if cell.variant.recipe == PREFERENCE:
             examples: list[Example] = []
             replay: tuple[Example, ...] = ()
+            replay_per_epoch = 0
             contents = {PAIRS_FILE: _pairs(self._mistakes(cell))}
         else:
             examples = self.examples(cell)
             contexts = [Context.of(mistake.flagged) for mistake in self._mistakes(cell) if cell.variant.in_context]
-            replay = self._pairs(round(len(examples) * cell.variant.replay), cell.seed, contexts).replay
+            replay_per_epoch = replay_size(len(examples), cell.variant.replay)
+            wanted = replay_per_epoch * math.ceil(self._training.epochs)
+            replay = self._pairs(wanted, cell.seed, contexts).replay
             contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl(replay)}
         manifest = DatasetManifest(
             run_id=cell.number,
@@ -192,6 +198,7 @@ class Trainer:
                 for name, data in contents.items()
             },
             items=(),
+            replay_per_epoch=replay_per_epoch,
             examples=Counter(example.kind.value for example in (*examples, *replay)),
             left_out={},
         )

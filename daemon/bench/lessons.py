@@ -14,7 +14,7 @@ from typing import Any
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.analysis_checks import check_analysis, whole_sentences
-from daemon.bench.probes import Scenario, Trap, scenario_key
+from daemon.bench.probes import Scenario, Trap, traps_key
 from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
 from daemon.durable import write_atomically
@@ -123,7 +123,7 @@ class Collector:
 
     def mistakes(self, scenario: Scenario) -> list[Mistake]:
         """The traps that the base model falls into and for which a correction is known."""
-        found = self._kept(f"{scenario_key(scenario)}-mistakes", lambda: self._map(self._try, scenario.traps))
+        found = self._kept(f"{traps_key(scenario)}-mistakes", lambda: self._map(self._try, scenario.traps))
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
@@ -137,7 +137,7 @@ class Collector:
             passed = [text for text in drawn if text is not None]
             return best(passed, mistake.flagged, mistake.correction, self._score) if passed else None
 
-        name = f"{scenario_key(scenario)}-{analyst}"
+        name = f"{traps_key(scenario)}-{analyst}"
         return self._kept(name, lambda: self._map(analyse, self.mistakes(scenario)))
 
     def lessons(self, scenario: Scenario, mistakes: Sequence[Mistake], analyst: Analyst) -> list[Lesson]:

@@ -10,6 +10,7 @@ import regex
 from connectors.messages import Checks
 from daemon.bench.data import PublicData
 from daemon.bench.probes import Probe, Wants, draw, user
+from daemon.bench.simple import simple_questions
 from daemon.suites import golden_items
 
 
@@ -23,7 +24,8 @@ def over_refusal(data: PublicData, *, count: int) -> list[Probe]:
 
 
 def ordinary(data: PublicData, *, count: int) -> list[Probe]:
-    """Ordinary tasks that a rule can judge: golden set, seed tasks with a short answer, single IFEval rules, SVAMP."""
+    """Ordinary tasks that a rule can judge: golden set and simple questions, all of them; `count` each of seed tasks
+    with a short answer, single IFEval rules and SVAMP."""
     golden = [
         Probe(
             suite="ordinary",
@@ -34,8 +36,9 @@ def ordinary(data: PublicData, *, count: int) -> list[Probe]:
         )
         for item in golden_items(None)
     ]
+    simple = [_ruled(f"simple-{question}", question, Checks(regex=words)) for question, words in simple_questions()]
     others = [draw(list(make(data)), make.__name__)[:count] for make in (_seed_tasks, _ifeval, _svamp)]
-    return [*golden, *itertools.chain.from_iterable(others)]
+    return [*golden, *simple, *itertools.chain.from_iterable(others)]
 
 
 def _seed_tasks(data: PublicData) -> Iterator[Probe]:

@@ -86,6 +86,11 @@ def scenario_key(scenario: Scenario) -> str:
     return f"{scenario.name}-{digest(ids)}"
 
 
+def traps_key(scenario: Scenario) -> str:
+    """Names its traps, whatever the probes."""
+    return f"{scenario.name}-{digest([trap.id for trap in scenario.traps])}"
+
+
 def user(text: str) -> tuple[Mapping[str, str], ...]:
     return ({"role": "user", "content": text},)
 

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from daemon.artifact import WEIGHTS_FILE, base_fingerprint, verify
+from daemon.batches import encode
+from daemon.recipes import read_examples
 from daemon.records import AdapterState, Run, RunState, Split
-from daemon.run_folder import TRAIN_FILE
+from daemon.run_folder import REPLAY_FILE, TRAIN_FILE
 from daemon.store import Store, open_store
 from daemon.training_job import CHECKPOINTS, JOB_FILE, LOG_FILE
 from tests.fixtures.models import TARGET_MODULES
@@ -106,6 +109,15 @@ def test_progress_reaches_the_run_and_the_metrics(trained: Trained) -> None:
     assert progress["train_seconds"] > 0
     assert trained.tokens_counted > 10 * trained.steps_counted
     assert trained.beats > 0
+
+
+def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model), local_files_only=True)
+    lessons, replay = (
+        sum(len(encode(tokenizer, example)) for example in read_examples(Path(trained.run.folder) / file))
+        for file in (TRAIN_FILE, REPLAY_FILE)
+    )
+    assert trained.tokens_counted == 3 * lessons + replay
 
 
 def test_nothing_but_the_adapter_and_the_log_is_left(trained: Trained) -> None:

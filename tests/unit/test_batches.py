@@ -120,6 +120,25 @@ def test_each_epoch_takes_every_example_once_within_the_token_bound(
         assert len(batch) == 1 or max(lengths[index] for index in batch) * len(batch) <= batch_tokens
 
 
+def test_each_epoch_takes_the_replay_whose_turn_it_is_and_all_else() -> None:
+    examples = [
+        _example("hi", "yes"),
+        *[
+            replace(_example(f"{n}?", "two", report_id=None), kind=kind)
+            for n, kind in ((1, ExampleKind.GOLDEN), *((n, ExampleKind.REPLAY) for n in range(2, 7)))
+        ],
+    ]
+
+    def epochs(replay_per_epoch: int | None) -> list[list[int]]:
+        config = training_config(batch_tokens=1000, epochs=3)  # a step is an epoch
+        built = TrainingSet.build(LetterTokenizer(), examples, config, seed=1, replay_per_epoch=replay_per_epoch)
+        return [sorted(step) for step in built.plan]
+
+    assert epochs(2) == [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 2, 6]]
+    assert epochs(0) == [[0, 1]] * 3
+    assert epochs(None) == epochs(9) == [[0, 1, 2, 3, 4, 5, 6]] * 3
+
+
 @given(lengths=LENGTHS, seed=st.integers(0, 3))
 def test_the_same_seed_gives_the_same_order(lengths: list[int], seed: int) -> None:
     assert plan(lengths, batch_tokens=300, epochs=2, seed=seed) == plan(lengths, batch_tokens=300, epochs=2, seed=seed)

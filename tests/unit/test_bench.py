@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -21,16 +24,20 @@ from daemon.bench import report
 from daemon.bench.cells import Answers, Cell, Trainer, Variant
 from daemon.bench.data import ORIGINS, PublicData
 from daemon.bench.lessons import Analyst, Asked, Collector
-from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, user
+from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, traps_key, user
 from daemon.bench.quality import RESULTS, Plan, Sheet
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS, attack, unaligned
+from daemon.bench.simple import simple_questions
 from daemon.cli import app
 from daemon.cli.bench import DEFAULT_TRAINING
 from daemon.config import TrainingConfig
+from daemon.config_dataset import DatasetConfig
+from daemon.dataset import replay_size
 from daemon.errors import ConfigError, TrainingError
 from daemon.recipes import ExampleKind
-from daemon.replay import Pairs
+from daemon.replay import Context, Pairs
+from daemon.run_folder import DatasetManifest
 from tests.benchmarks import quality as quality_benchmark
 from tests.benchmarks import report as benchmark_report
 from tests.fixtures.reflection import unscored
@@ -467,11 +474,15 @@ def _cell(scenario: Scenario, **changes: Any) -> Cell:
     return Cell(scenario=scenario, variant=variant, seed=0, number=1, settings="d")
 
 
-def _trainer(folder: Path) -> Trainer:
+def _no_pairs(count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
+    return Pairs(replay=(), drift=(), missing=())
+
+
+def _trainer(folder: Path, pairs: Callable[[int, int, Sequence[Context]], Pairs] = _no_pairs) -> Trainer:
     server = _Hijackable()
     return Trainer(
         collector=Collector(base=_base(server), score=unscored, folder=folder, concurrency=2),
-        pairs=lambda *_: Pairs(replay=(), drift=(), missing=()),
+        pairs=pairs,
         model_path=folder,
         base_fingerprint="0",
         training=TrainingConfig(),
@@ -526,9 +537,43 @@ def test_no_analysis_is_learned_twice_in_the_same_words_beside_corrections(data:
     assert 0 < len(analyses) == len(set(analyses)) < len(examples) - len(analyses)
 
 
+def test_a_cell_replays_the_share_that_its_variant_says(data: PublicData, tmp_path: Path) -> None:
+    wanted: list[int] = []
+
+    def pairs(count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
+        wanted.append(count)
+        return _no_pairs(count, seed, contexts)
+
+    trainer = _trainer(tmp_path, pairs)
+    scenario = unaligned(data, 0.5)
+    examples = len(trainer.examples(_cell(scenario)))
+
+    per_epoch = [
+        DatasetManifest.model_validate_json(trainer._files(_cell(scenario, **share))["manifest.json"]).replay_per_epoch
+        for share in ({}, {"replay": 0.5}, {"replay": 0.0})
+    ]
+
+    assert per_epoch == [replay_size(examples, DatasetConfig().replay_fraction), examples, 0]
+    assert wanted == [share * TrainingConfig().epochs for share in per_epoch]
+
+
+def test_no_simple_question_holds_its_answer() -> None:
+    questions = list(simple_questions())
+    assert len({question for question, _ in questions}) == len(questions) >= 70
+    for question, words in questions:
+        assert bool(re.search(words, question)) == question.startswith("Repeat the word")
+    assert re.search(dict(questions)["What is 3 + 4?"], "That is seven.")
+
+
 def test_a_measurement_of_another_size_is_another_one(data: PublicData) -> None:
     assert scenario_key(attack(data, 0.2)) == scenario_key(attack(data, 0.2))
     assert scenario_key(attack(data, 0.2)) != scenario_key(attack(data, 0.5))
+
+
+def test_mistakes_are_kept_whatever_the_probes(data: PublicData) -> None:
+    scenario = attack(data, 0.2)
+    assert traps_key(replace(scenario, probes=scenario.probes[1:])) == traps_key(scenario)
+    assert traps_key(replace(scenario, traps=scenario.traps[1:])) != traps_key(scenario)
 
 
 @pytest.mark.parametrize("wrong", ["learning_rate", "rat=3", "learning_rate=fast"])

@@ -293,17 +293,16 @@ def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAns
         pairs = replay.pairs(FINGERPRINT, count=500, seed=seed)
         assert {example.id for example in pairs.drift} == drift
         texts = {str(example.messages[-1]["content"]) for example in pairs.replay}
-        assert not texts & {prompt[-1]["content"] for prompt in read_prompts(None) if is_drift(prompt)}
-        assert len(pairs.replay) == len(read_prompts(None)) - len(drift)
+        assert texts == {prompt[-1]["content"] for prompt in read_prompts(None) if not is_drift(prompt)}
 
 
 def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None:
     prompts = read_prompts(None)
-    assert len(prompts) >= 120
+    assert len(prompts) >= 400
     texts = [" ".join(message["content"] for message in prompt) for prompt in prompts]
     assert len({text.casefold() for text in texts}) == len(prompts)
     assert max(map(len, texts)) < 200
-    assert 16 <= sum(map(is_drift, prompts)) <= MAX_DRIFT_PAIRS
+    assert sum(map(is_drift, prompts)) >= MAX_DRIFT_PAIRS
 
 
 def test_each_answer_is_drawn_by_a_seed_that_its_prompt_decides(tmp_path: Path, servers: OrdinaryAnswers) -> None:
@@ -386,7 +385,19 @@ def test_answers_under_a_report_that_is_no_longer_trained_on_leave_the_disk(
     assert "The code is apple" in kept()
 
 
-def test_replay_is_a_share_of_the_whole_training_set() -> None:
+def test_each_epoch_has_ordinary_pairs_of_its_own(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+
+    run = _prepare(sqlite_store, make_stage(epochs=2.5), tmp_path)
+
+    manifest = load_manifest(Path(run.folder))
+    assert manifest.replay_per_epoch == MIN_REPLAY_PAIRS
+    assert manifest.files[REPLAY_FILE].lines == 3 * MIN_REPLAY_PAIRS
+
+
+def test_replay_is_a_share_of_an_epoch() -> None:
     assert replay_size(80, 0.2) == 20
     assert replay_size(4, 0.2) == MIN_REPLAY_PAIRS
     assert replay_size(80, 0.0) == 0
@@ -514,7 +525,7 @@ def test_a_folder_that_is_not_whole_is_written_again(
     stage = make_stage()
     selection = stage._select(run)
     pairs = dataset.Pairs(replay=(), drift=(), missing=())
-    files = dataset.render(run, selection, pairs, FINGERPRINT)
+    files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0)
     if damage == "another run":
         files["manifest.json"] = files["manifest.json"].replace(b'"run_id": 1', b'"run_id": 7')
     dataset.publish_files(folder, files)
