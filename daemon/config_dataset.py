@@ -47,6 +47,8 @@ class DatasetConfig(Section):
     replay_fraction: Fraction = 0.55
     """Share of ordinary pairs (the base model's own answers) among the examples of an epoch; each epoch has pairs of
     its own, as far as the prompts reach."""
+    max_replay_pairs: Positive = 500
+    """At most so many of them in all epochs: the base model answers each once."""
     replay_in_context: Fraction = 0.5
     """Share of ordinary pairs that stand under the system messages of flagged conversations; smaller where fewer of
     these have one."""

@@ -125,7 +125,7 @@ class DatasetStage:
             selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
-        count = per_epoch * math.ceil(self._epochs)
+        count = min(per_epoch * math.ceil(self._epochs), self._config.max_replay_pairs)
         contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:

@@ -327,9 +327,9 @@ def test_every_second_replay_pair_stands_under_the_guidance_and_no_drift_pair_do
     replay = _replay(servers, tmp_path)
     replay.ask(FINGERPRINT, read_prompts(None))
     pairs = replay.pairs(FINGERPRINT, count=20, seed=1)
-    heads = [str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.replay]
-    assert heads == [False, True] * 10
-    assert not any(str(example.messages[0]["content"]).startswith("Answer well.") for example in pairs.drift)
+    guided = ["Answer well." in str(example.messages[0]["content"]) for example in pairs.replay]
+    assert guided == [False, True] * 10
+    assert not any("Answer well." in str(example.messages[0]["content"]) for example in pairs.drift)
     assert not any("Answer well." in prompt for prompt in servers.asked)
 
 
@@ -390,11 +390,14 @@ def test_each_epoch_has_ordinary_pairs_of_its_own(
 ) -> None:
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
 
-    run = _prepare(sqlite_store, make_stage(epochs=2.5), tmp_path)
+    pairs = []
+    for bound in (500, 20):
+        run = _prepare(sqlite_store, make_stage(epochs=2.5, max_replay_pairs=bound), tmp_path)
+        manifest = load_manifest(Path(run.folder))
+        pairs.append((manifest.replay_per_epoch, manifest.files[REPLAY_FILE].lines))
+        sqlite_store.runs.failed(run.id, reason="once more")
 
-    manifest = load_manifest(Path(run.folder))
-    assert manifest.replay_per_epoch == MIN_REPLAY_PAIRS
-    assert manifest.files[REPLAY_FILE].lines == 3 * MIN_REPLAY_PAIRS
+    assert pairs == [(MIN_REPLAY_PAIRS, 3 * MIN_REPLAY_PAIRS), (MIN_REPLAY_PAIRS, 20)]
 
 
 def test_replay_is_a_share_of_an_epoch() -> None:
