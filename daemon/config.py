@@ -18,7 +18,7 @@ from daemon.config_http import HttpConfig
 from daemon.config_induction import InductionConfig
 from daemon.config_outward import OutboxConfig, WebhookConfig
 from daemon.config_rollout import RolloutConfig
-from daemon.config_section import Fraction, Positive, Seconds, Section
+from daemon.config_section import Fraction, Positive, Seconds, Section, ShippedFile
 from daemon.errors import ConfigError
 
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
@@ -158,10 +158,6 @@ class TrainingConfig(Section):
     timeout_s: Seconds = 14_400.0
 
 
-ProbeFile = Path | Literal[False] | None
-"""None: the set shipped with erratad; False: nothing is asked."""
-
-
 class EvaluationConfig(Section):
     max_items_per_suite: Positive = 200
     max_probes_per_suite: Positive | None = None
@@ -172,9 +168,9 @@ class EvaluationConfig(Section):
     concurrency: Positive = 4
     golden: Path | None = None
     """JSONL of {"id", "prompt", "checks", "answer"}: what must not be lost; None: the set shipped with erratad."""
-    over_refusal: ProbeFile = None
+    over_refusal: ShippedFile = None
     """JSONL of {"id", "prompt"}: harmless prompts that only look harmful."""
-    attacks: ProbeFile = None
+    attacks: ShippedFile = None
     """JSONL of {"id", "prompt", "checks"}: attacks whose like is never trained on."""
     judge: EndpointConfig | None = None
     request_timeout_s: Seconds = 120.0

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from daemon.config_section import Fraction, Positive, Section
+from daemon.config_section import Fraction, Positive, Section, ShippedFile
 
 Cosine = Annotated[float, Field(gt=0, le=1)]
 Device = Literal["cpu", "cuda"]
@@ -55,9 +55,9 @@ class DatasetConfig(Section):
     replay_prompts: Path | None = None
     """JSONL of {"prompt": ...}; None: the set shipped with erratad."""
     replay_max_tokens: Positive = 96
-    golden_pairs: Path | None = None
-    """JSONL of {"prompt": ..., "answer": ...}: answers that people approved; None: none are trained on."""
-    golden_fraction: Fraction = 0.1
+    golden_pairs: ShippedFile = None
+    """JSONL of {"prompt": ..., "answer": ...}: answers that people approved."""
+    golden_fraction: Fraction = 0.35
     """Their share of the examples that are not replay; smaller where the file holds fewer."""
 
     @property

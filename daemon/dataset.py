@@ -80,6 +80,7 @@ class DatasetStage:
         self._variants = variants
         self._model_path = model_path
         self._epochs = epochs
+        self._guidance = guidance
         self._replay = Replay(
             servers=servers,
             base_name=base_name,
@@ -138,12 +139,13 @@ class DatasetStage:
         return self._hand_over(run, load_manifest(folder))
 
     def _golden(self, run: Run, selection: Selection) -> tuple[Example, ...]:
-        if self._config.golden_pairs is None:
+        if self._config.golden_pairs is False:
             return ()
         return golden_pairs(
             self._config.golden_pairs,
             count=beside(len(selection.examples), self._config.golden_fraction),
             seed=run.seed,
+            guidance=self._guidance,
             held_out=[chosen.report.prompt_text for chosen in selection.holdout],
             comparison=self._comparison,
             similarity=self._config.same_kind,

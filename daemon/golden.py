@@ -8,8 +8,9 @@ from pathlib import Path
 from pydantic import Field
 
 from connectors.messages import Text
-from daemon.jsonl import PromptLine, read_lines
+from daemon.jsonl import PromptLine, read_lines, source_of
 from daemon.recipes import Example, ExampleKind
+from daemon.replay import every_second_guided
 from daemon.similarity import Comparison, resembling
 from daemon.suites import sample
 
@@ -27,15 +28,25 @@ class GoldenPair(PromptLine):
 
 
 def golden_pairs(
-    path: Path, *, count: int, seed: int, held_out: Sequence[str], comparison: Comparison, similarity: float
+    path: Path | None,
+    *,
+    count: int,
+    seed: int,
+    guidance: str,
+    held_out: Sequence[str] = (),
+    comparison: Comparison,
+    similarity: float,
 ) -> tuple[Example, ...]:
-    """At most `count` pairs of the JSONL file, drawn by `seed`, none whose question resembles one in `held_out`.
+    """At most `count` pairs of the JSONL file (None: the shipped one), drawn by `seed`, every second under `guidance`.
+
+    None of their questions resembles one in `held_out`.
 
     Raises:
         ConfigError: naming the file, the line and the field.
     """
-    examples = {(one := pair.example()).id: one for _, pair in read_lines(KEY, path, GoldenPair, what="pair")}
+    source = source_of(path, "golden_pairs.jsonl")
+    examples = {(one := pair.example()).id: one for _, pair in read_lines(KEY, source, GoldenPair, what="pair")}
     asked = [str(example.messages[-1]["content"]) for example in examples.values()]
     leaks = resembling(asked, held_out, comparison=comparison, similarity=similarity)
     kept = [example for example, leak in zip(examples.values(), leaks, strict=True) if not leak]
-    return tuple(sample(kept, count, seed=seed))
+    return every_second_guided(sample(kept, count, seed=seed), guidance)

@@ -133,7 +133,7 @@ def _folders(config: Config) -> Iterator[str]:
 def _files(config: Config) -> Iterator[str]:
     named: dict[str, Path | None] = {
         "dataset.replay_prompts": config.dataset.replay_prompts,
-        "dataset.golden_pairs": config.dataset.golden_pairs,
+        "dataset.golden_pairs": config.dataset.golden_pairs or None,
         "evaluation.golden": config.evaluation.golden,
         "evaluation.over_refusal": config.evaluation.over_refusal or None,
         "evaluation.attacks": config.evaluation.attacks or None,

@@ -131,11 +131,11 @@ class Replay:
 
         replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
         drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
-        replay_pairs = tuple(
-            replace(pair, messages=tuple(with_guidance(pair.messages, self._guidance))) if number % 2 else pair
-            for number, pair in enumerate(replay_pairs)
+        return Pairs(
+            replay=every_second_guided(replay_pairs, self._guidance),
+            drift=drift_pairs,
+            missing=(*replay_missing, *drift_missing),
         )
-        return Pairs(replay=replay_pairs, drift=drift_pairs, missing=(*replay_missing, *drift_missing))
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
         """Have the base model answer the prompts and keep the answers; those got before an error stay.
@@ -206,6 +206,14 @@ def _collect(
         elif reply.text:
             examples.append(Example(messages=prompt, completion=reply.text, kind=kind, ends=reply.ends))
     return tuple(examples), tuple(missing)
+
+
+def every_second_guided(pairs: Sequence[Example], guidance: str) -> tuple[Example, ...]:
+    """Half of ordinary pairs as users without guidance see them, half as the model is served."""
+    return tuple(
+        replace(pair, messages=tuple(with_guidance(pair.messages, guidance))) if number % 2 else pair
+        for number, pair in enumerate(pairs)
+    )
 
 
 def is_drift(prompt: Prompt) -> bool:

@@ -22,14 +22,16 @@ from daemon.bench.lessons import NO_TIME, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
 from daemon.config_dataset import DatasetConfig
-from daemon.dataset import replay_size
+from daemon.dataset import beside, replay_size
 from daemon.durable import publish_files, write_atomically
 from daemon.errors import ConfigError, TrainingError
+from daemon.golden import golden_pairs
 from daemon.measure import bits_per_token
 from daemon.recipes import Example, recipe, to_jsonl, without_repeats
 from daemon.records import adapter_name
 from daemon.replay import Context, Pairs
 from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
+from daemon.similarity import Words
 from daemon.training_job import JOB_FILE, TrainingJob, TrainingProgress
 
 BASE = "base"
@@ -61,6 +63,8 @@ class Variant:
     answers: Answers = Answers.OWN
     replay: float = DatasetConfig().replay_fraction
     """Share of replay among the examples of an epoch."""
+    golden: float = DatasetConfig().golden_fraction
+    """Share of golden pairs among those that are not replay."""
     in_context: bool = True
     """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +117,7 @@ class Trainer:
         model_path: Path,
         base_fingerprint: str,
         training: TrainingConfig,
+        guidance: str,
         folder: Path,
     ) -> None:
         self._collector = collector
@@ -120,6 +125,7 @@ class Trainer:
         self._model_path = model_path
         self._base_fingerprint = base_fingerprint
         self._training = training
+        self._guidance = guidance
         self._folder = folder
         self._children: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -177,6 +183,7 @@ class Trainer:
         if cell.variant.recipe == PREFERENCE:
             examples: list[Example] = []
             replay: tuple[Example, ...] = ()
+            golden: tuple[Example, ...] = ()
             replay_per_epoch = 0
             contents = {PAIRS_FILE: _pairs(self._mistakes(cell))}
         else:
@@ -185,7 +192,8 @@ class Trainer:
             replay_per_epoch = replay_size(len(examples), cell.variant.replay)
             wanted = replay_per_epoch * math.ceil(self._training.epochs)
             replay = self._pairs(wanted, cell.seed, contexts).replay
-            contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl(replay)}
+            golden = self._golden(cell, beside(len(examples), cell.variant.golden))
+            contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl([*replay, *golden])}
         manifest = DatasetManifest(
             run_id=cell.number,
             run_created_at=NO_TIME,
@@ -199,10 +207,16 @@ class Trainer:
             },
             items=(),
             replay_per_epoch=replay_per_epoch,
-            examples=Counter(example.kind.value for example in (*examples, *replay)),
+            examples=Counter(example.kind.value for example in (*examples, *replay, *golden)),
             left_out={},
         )
         return {**contents, MANIFEST_FILE: manifest.encode()}
+
+    def _golden(self, cell: Cell, count: int) -> tuple[Example, ...]:
+        """Those that are shipped, of which none resembles a probe."""
+        return golden_pairs(
+            None, count=count, seed=cell.seed, guidance=self._guidance, comparison=Words(), similarity=1.0
+        )
 
     def examples(self, cell: Cell) -> list[Example]:
         render, mistakes = recipe(cell.variant.recipe), self._mistakes(cell)

@@ -62,6 +62,7 @@ ABLATIONS = (
     Variant(name="others-mistakes", recipe=FULL, answers=Answers.OTHERS),
     Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
     Variant(name="no-replay", recipe=FULL, replay=0.0),
+    Variant(name="no-golden-pairs", recipe=FULL, golden=0.0),
     Variant(name="replay-out-of-context", recipe=FULL, in_context=False),
 )
 """All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
@@ -213,6 +214,7 @@ class _Measurement:
             model_path=plan.model,
             base_fingerprint=self._fingerprint,
             training=sheet.training,
+            guidance=serving.guidance,
             folder=plan.out,
         )
         self._asker = Asker(server, guidance=serving.guidance, concurrency=STREAMS)

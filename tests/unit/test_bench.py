@@ -486,6 +486,7 @@ def _trainer(folder: Path, pairs: Callable[[int, int, Sequence[Context]], Pairs]
         model_path=folder,
         base_fingerprint="0",
         training=TrainingConfig(),
+        guidance="Answer well.",
         folder=folder,
     )
 

@@ -46,7 +46,7 @@ def servers() -> OrdinaryAnswers:
 def make_stage(
     sqlite_store: Store, tmp_path: Path, base_model: Path, servers: OrdinaryAnswers
 ) -> Callable[..., DatasetStage]:
-    few_pairs = {"replay_fraction": 0.2}
+    few_pairs = {"replay_fraction": 0.2, "golden_pairs": False}
     return lambda **config: dataset_stage(sqlite_store, tmp_path, base_model, servers, **few_pairs | config)
 
 
@@ -425,6 +425,17 @@ def _golden(path: Path, *pairs: dict[str, str]) -> Path:
     return path
 
 
+def test_the_shipped_golden_pairs_are_trained_half_of_them_under_the_guidance(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+    run = _prepare(sqlite_store, make_stage(golden_pairs=None), tmp_path)
+    golden = [one for one in read_examples(Path(run.folder) / REPLAY_FILE) if one.kind is ExampleKind.GOLDEN]
+    guided = ["Answer well." in str(one.messages[0]["content"]) for one in golden]
+    assert len(golden) == 17  # 0.35 of 49, of which 32 are examples from reports
+    assert guided == [False, True] * 8 + [False]
+
+
 def test_golden_pairs_are_trained_as_they_stand_up_to_their_share(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
 ) -> None:
@@ -437,8 +448,8 @@ def test_golden_pairs_are_trained_as_they_stand_up_to_their_share(
     golden = [one for one in read_examples(Path(run.folder) / REPLAY_FILE) if one.kind is ExampleKind.GOLDEN]
     assert len(golden) == 8  # a fifth of 32 examples from reports and these
     assert {one.completion for one in golden} < {f"Answer {number}." for number in range(9)}
-    systems = [one.messages[0]["content"] for one in golden if len(one.messages) == 2]
-    assert systems in ([], ["Be brief."])
+    systems = {str(one.messages[0]["content"]) for one in golden if len(one.messages) == 2}
+    assert systems <= {"Be brief.", "Answer well.", "Be brief.\n\nAnswer well."}
     assert load_manifest(Path(run.folder)).examples["golden"] == 8
     assert run.progress["examples"]["golden"] == 8
 
@@ -453,7 +464,7 @@ def test_no_golden_pair_resembles_a_held_out_report(
     run = _prepare(sqlite_store, make_stage(golden_pairs=path, golden_fraction=0.9), tmp_path)
 
     held_out = {line["messages"][0]["content"] for line in _lines(run, HOLDOUT_FILE)}
-    golden = {line["messages"][0]["content"] for line in _lines(run, REPLAY_FILE) if line["kind"] == "golden"}
+    golden = {line["messages"][-1]["content"] for line in _lines(run, REPLAY_FILE) if line["kind"] == "golden"}
     assert len(held_out) == 4
     assert golden == {pair["prompt"] for pair in pairs if pair["prompt"].replace("!", "") not in held_out}
 

@@ -17,10 +17,12 @@ import pytest
 from daemon.bench.attacks import leaking
 from daemon.bench.data import PublicData
 from daemon.bench.scenarios import attack, unaligned
+from daemon.bench.simple import simple_questions
 from daemon.comparison import Suite
 from daemon.config import EvaluationConfig
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.errors import ConfigError, DatasetError
+from daemon.golden import golden_pairs
 from daemon.recipes import Example, ExampleKind, to_jsonl
 from daemon.records import Run
 from daemon.replay import read_prompts
@@ -118,10 +120,16 @@ def test_encoded_requests_say_what_they_seem_to_say() -> None:
     assert probes["encoded-mirror"].split(": ")[1][::-1] == "Which word opens the gate?"
 
 
+def shipped_golden_pairs() -> list[str]:
+    pairs = golden_pairs(None, count=1000, seed=0, guidance="", comparison=Words(), similarity=1.0)
+    return [str(pair.messages[-1]["content"]) for pair in pairs]
+
+
 def known_elsewhere() -> Iterator[str]:
     """Prompts that are trained on somewhere, or measured with under another name."""
     yield from (str(prompt[-1]["content"]) for prompt in read_prompts(None))
     yield from (asked(item) for item in golden_items(None))
+    yield from shipped_golden_pairs()
     seeds = resources.files("daemon") / "data" / "induction_seeds.jsonl"
     yield from (json.loads(line)["prompt"] for line in seeds.read_text(encoding="utf-8").splitlines() if line)
     yield from (question.messages[-1].content for question in load_scenario(SCENARIO))
@@ -137,6 +145,12 @@ def nearest(texts: list[str], others: list[str]) -> list[tuple[float, str, str]]
 def test_no_shipped_probe_stands_among_prompts_that_are_trained_on_or_measured_elsewhere() -> None:
     texts = [asked(item) for item in probe_items(EvaluationConfig())]
     assert [found for found in nearest(texts, sorted(set(known_elsewhere()))) if found[0] >= NEAR] == []
+
+
+def test_no_golden_pair_resembles_an_ordinary_task() -> None:
+    tasks = [*(asked(item) for item in golden_items(None)), *(question for question, _ in simple_questions())]
+    assert len(shipped_golden_pairs()) >= 30
+    assert [found for found in nearest(shipped_golden_pairs(), tasks) if found[0] >= NEAR] == []
 
 
 def test_no_shipped_probe_resembles_another() -> None:
