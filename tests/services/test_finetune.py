@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from daemon.artifact import WEIGHTS_FILE, base_fingerprint, verify
 from daemon.batches import encode
-from daemon.recipes import read_examples
+from daemon.recipes import ExampleKind, read_examples
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.run_folder import REPLAY_FILE, TRAIN_FILE
 from daemon.store import Store, open_store
@@ -108,6 +108,18 @@ def test_progress_reaches_the_run_and_the_metrics(trained: Trained) -> None:
     assert progress["eta_s"] == 0
     assert progress["train_seconds"] > 0
     assert trained.tokens_counted > 10 * trained.steps_counted
+    assert trained.beats > 0
+
+
+def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model), local_files_only=True)
+    tokens = {ExampleKind.REPLAY: 0, "each epoch": 0}
+    for file in (TRAIN_FILE, REPLAY_FILE):
+        for example in read_examples(Path(trained.run.folder) / file):
+            turn = example.kind if example.kind is ExampleKind.REPLAY else "each epoch"
+            tokens[turn] += len(encode(tokenizer, example))
+    assert tokens[ExampleKind.REPLAY] > 0
+    assert trained.tokens_counted == 3 * tokens["each epoch"] + tokens[ExampleKind.REPLAY]
     assert trained.beats > 0
 
 
