@@ -123,15 +123,6 @@ def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Pa
     assert trained.beats > 0
 
 
-def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model), local_files_only=True)
-    lessons, replay = (
-        sum(len(encode(tokenizer, example)) for example in read_examples(Path(trained.run.folder) / file))
-        for file in (TRAIN_FILE, REPLAY_FILE)
-    )
-    assert trained.tokens_counted == 3 * lessons + replay
-
-
 def test_nothing_but_the_adapter_and_the_log_is_left(trained: Trained) -> None:
     assert [path.name for path in (trained.folder / "adapters").iterdir()] == ["aligned-g000001"]
     assert not (Path(trained.run.folder) / CHECKPOINTS).exists()
