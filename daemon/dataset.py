@@ -126,7 +126,7 @@ class DatasetStage:
             selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
-        count = min(per_epoch * math.ceil(self._epochs), self._config.max_replay_pairs)
+        count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
         contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:
@@ -214,6 +214,11 @@ def _written_for(run: Run, folder: Path) -> DatasetManifest:
 def replay_size(training_examples: int, fraction: float) -> int:
     """Replay pairs that make up `fraction` of an epoch, but at least a handful; 0 when it is 0."""
     return max(MIN_REPLAY_PAIRS, beside(training_examples, fraction)) if fraction else 0
+
+
+def replay_in_all(per_epoch: int, epochs: float, *, at_most: int) -> int:
+    """Replay pairs with which each epoch has `per_epoch` of its own, as far as the bound reaches."""
+    return min(per_epoch * math.ceil(epochs), at_most)
 
 
 def beside(examples: int, fraction: float) -> int:

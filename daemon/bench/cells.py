@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import subprocess
 import threading
 from collections import Counter
@@ -22,7 +21,7 @@ from daemon.bench.lessons import NO_TIME, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
 from daemon.config_dataset import DatasetConfig
-from daemon.dataset import beside, replay_size
+from daemon.dataset import beside, replay_in_all, replay_size
 from daemon.durable import publish_files, write_atomically
 from daemon.errors import ConfigError, TrainingError
 from daemon.golden import golden_pairs
@@ -190,7 +189,8 @@ class Trainer:
             examples = self.examples(cell)
             contexts = [Context.of(mistake.flagged) for mistake in self._mistakes(cell) if cell.variant.in_context]
             replay_per_epoch = replay_size(len(examples), cell.variant.replay)
-            wanted = replay_per_epoch * math.ceil(self._training.epochs)
+            bound = DatasetConfig().max_replay_pairs
+            wanted = replay_in_all(replay_per_epoch, self._training.epochs, at_most=bound)
             replay = self._pairs(wanted, cell.seed, contexts).replay
             golden = self._golden(cell, beside(len(examples), cell.variant.golden))
             contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl([*replay, *golden])}

@@ -294,6 +294,7 @@ def test_no_drift_prompt_is_ever_trained_on(tmp_path: Path, servers: OrdinaryAns
         assert {example.id for example in pairs.drift} == drift
         texts = {str(example.messages[-1]["content"]) for example in pairs.replay}
         assert texts == {prompt[-1]["content"] for prompt in read_prompts(None) if not is_drift(prompt)}
+        assert len(pairs.replay) == sum(not is_drift(prompt) for prompt in read_prompts(None))
 
 
 def test_the_shipped_prompts_are_many_short_and_leave_enough_for_drift() -> None:
