@@ -14,8 +14,6 @@ from daemon.replay import every_second_guided
 from daemon.similarity import Comparison, resembling
 from daemon.suites import sample
 
-KEY = "dataset.golden_pairs"
-
 
 class GoldenPair(PromptLine):
     """One line of the file."""
@@ -25,6 +23,17 @@ class GoldenPair(PromptLine):
 
     def example(self) -> Example:
         return Example(messages=self.messages, completion=self.answer.strip(), kind=ExampleKind.GOLDEN)
+
+
+def read_golden_pairs(path: Path | None) -> list[Example]:
+    """The pairs of a JSONL file, each once; None: the shipped one.
+
+    Raises:
+        ConfigError: naming the file, the line and the field.
+    """
+    source = source_of(path, "golden_pairs.jsonl")
+    lines = read_lines("dataset.golden_pairs", source, GoldenPair, what="pair")
+    return list({example.id: example for example in (line.example() for _, line in lines)}.values())
 
 
 def golden_pairs(
@@ -37,16 +46,15 @@ def golden_pairs(
     comparison: Comparison,
     similarity: float,
 ) -> tuple[Example, ...]:
-    """At most `count` pairs of the JSONL file (None: the shipped one), drawn by `seed`, every second under `guidance`.
+    """At most `count` pairs of the file, drawn by `seed`, every second under `guidance`.
 
     None of their questions resembles one in `held_out`.
 
     Raises:
         ConfigError: naming the file, the line and the field.
     """
-    source = source_of(path, "golden_pairs.jsonl")
-    examples = {(one := pair.example()).id: one for _, pair in read_lines(KEY, source, GoldenPair, what="pair")}
-    asked = [str(example.messages[-1]["content"]) for example in examples.values()]
+    pairs = read_golden_pairs(path)
+    asked = [str(pair.messages[-1]["content"]) for pair in pairs]
     leaks = resembling(asked, held_out, comparison=comparison, similarity=similarity)
-    kept = [example for example, leak in zip(examples.values(), leaks, strict=True) if not leak]
+    kept = [pair for pair, leak in zip(pairs, leaks, strict=True) if not leak]
     return every_second_guided(sample(kept, count, seed=seed), guidance)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 def problems(config: Config) -> list[str]:
     """Everything wrong at once, each as `key: what; what to do`; empty when the daemon can start."""
     checks = (
-        _variables, _model, _folders, _files, _recipe, _embeddings, _template, _server, _schedule, _induction,
+        _variables, _model, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule, _induction,
         _store_url, _http_urls, _brokers,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
@@ -132,19 +133,35 @@ def _folders(config: Config) -> Iterator[str]:
 
 def _files(config: Config) -> Iterator[str]:
     named: dict[str, Path | None] = {
-        "dataset.replay_prompts": config.dataset.replay_prompts,
-        "dataset.golden_pairs": config.dataset.golden_pairs or None,
-        "evaluation.golden": config.evaluation.golden,
-        "evaluation.over_refusal": config.evaluation.over_refusal or None,
-        "evaluation.attacks": config.evaluation.attacks or None,
+        f"http.tokens.{index}.token_file": one.token_file for index, one in enumerate(config.http.tokens)
     }
-    named |= {f"http.tokens.{index}.token_file": one.token_file for index, one in enumerate(config.http.tokens)}
     if (kafka := config.intake.kafka) is not None:
         for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
             named[f"intake.kafka.{key}"] = getattr(kafka, key)
     for key, path in named.items():
         if path is not None and not os.access(path, os.R_OK):
             yield f"{key}: {path} cannot be read; give an existing file or leave the key out"
+
+
+def _sets(config: Config) -> Iterator[str]:
+    """Every line is read: a run would meet a bad one at night."""
+    from daemon.golden import read_golden_pairs  # noqa: PLC0415
+    from daemon.replay import read_prompts  # noqa: PLC0415
+    from daemon.suites import golden_items, probe_items  # noqa: PLC0415
+
+    dataset, evaluation = config.dataset, config.evaluation
+    reads: list[Callable[[], object]] = [
+        partial(read_prompts, dataset.replay_prompts),
+        partial(golden_items, evaluation.golden),
+        partial(probe_items, evaluation),
+    ]
+    if dataset.golden_pairs is not False:
+        reads.append(partial(read_golden_pairs, dataset.golden_pairs))
+    for read in reads:
+        try:
+            read()
+        except ConfigError as exc:
+            yield str(exc)
 
 
 def _recipe(config: Config) -> Iterator[str]:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from connectors.chat import ChatEndpoint
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
 from daemon.durable import write_atomically
-from daemon.errors import DatasetError
-from daemon.jsonl import source_of
+from daemon.jsonl import PromptLine, read_lines, source_of
 from daemon.recipes import Example, ExampleKind
 from daemon.rules import failures
 
@@ -114,7 +113,7 @@ class Replay:
         says what is forbidden there is passed over.
 
         Raises:
-            DatasetError: when the prompts cannot be read.
+            ConfigError: when the prompts cannot be read.
         """
         prompts = sorted(read_prompts(self._prompts), key=_key)
         drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
@@ -227,29 +226,11 @@ def read_prompts(path: Path | None) -> list[Prompt]:
     refusals alone refuses those (XSTest, arXiv 2308.01263).
 
     Raises:
-        DatasetError: naming the file and the line.
+        ConfigError: naming the file, the line and the field.
     """
     source = source_of(path, "replay_prompts.jsonl")
-    try:
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DatasetError(f"dataset.replay_prompts: {source} cannot be read: {exc}") from exc
-    prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                prompt = _prompt(json.loads(line))
-            except (ValueError, KeyError, TypeError) as exc:
-                raise DatasetError(
-                    f'dataset.replay_prompts: {source}, line {number}: write {{"prompt": "..."}}'
-                ) from exc
-            prompts[_key(prompt)] = prompt
-    return list(prompts.values())
-
-
-def _prompt(row: Mapping[str, Any]) -> Prompt:
-    user = {"role": "user", "content": str(row["prompt"])}
-    return ({"role": "system", "content": str(row["system"])}, user) if "system" in row else (user,)
+    lines = read_lines("dataset.replay_prompts", source, PromptLine, what="prompt")
+    return list({_key(line.messages): line.messages for _, line in lines}.values())
 
 
 def _key(prompt: Prompt) -> str:

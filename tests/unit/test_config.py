@@ -171,6 +171,23 @@ def test_what_the_machine_lacks_is_named(
     assert any(problem.startswith(named) for problem in problems(config)), problems(config)
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("dataset", "replay_prompts"),
+        ("dataset", "golden_pairs"),
+        ("evaluation", "golden"),
+        ("evaluation", "over_refusal"),
+        ("evaluation", "attacks"),
+    ],
+)
+def test_a_bad_line_of_a_set_is_named(section: str, key: str, usable: Callable[..., Config], tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text('\n{"question": "Two?"}\n')
+    [problem] = problems(usable(**{section: {key: str(path)}}))
+    assert problem.startswith(f"{section}.{key}: {path}, line 2: ")
+
+
 def test_weights_that_cannot_be_read_are_named(usable: Callable[..., Config]) -> None:
     """As in a model cache whose links lead to files that another user downloaded, or to none."""
     config = usable()

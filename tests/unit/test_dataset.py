@@ -15,7 +15,7 @@ from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
 from daemon import dataset
 from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage, replay_size
-from daemon.errors import DatasetError, ServingError
+from daemon.errors import ConfigError, ServingError
 from daemon.recipes import ExampleKind, read_examples
 from daemon.records import Run, RunState, Split
 from daemon.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
@@ -415,9 +415,9 @@ def test_prompts_of_ones_own_are_taken_and_checked(tmp_path: Path) -> None:
     path.write_text('{"prompt": "One?", "system": "Be brief."}\n')
     assert read_prompts(path) == [({"role": "system", "content": "Be brief."}, {"role": "user", "content": "One?"})]
     path.write_text('{"prompt": "One?"}\n{"question": "Two?"}\n')
-    with pytest.raises(DatasetError, match="line 2"):
+    with pytest.raises(ConfigError, match="line 2: prompt: "):
         read_prompts(path)
-    with pytest.raises(DatasetError, match="replay_prompts"):
+    with pytest.raises(ConfigError, match=r"dataset\.replay_prompts"):
         read_prompts(tmp_path / "absent.jsonl")
 
 
