@@ -31,6 +31,7 @@ from daemon.config import EndpointConfig, ModelConfig, ServingConfig, TrainingCo
 from daemon.config_dataset import DatasetConfig
 from daemon.durable import write_atomically
 from daemon.errors import ConfigError, ServingError
+from daemon.jsonl import source_of
 from daemon.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.vllm_server import ManagedServer
 
@@ -156,7 +157,8 @@ class Sheet:
 
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
-        settings = digest([asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance])
+        about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
+        settings = digest(about)
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
@@ -280,6 +282,13 @@ class _Measurement:
             while (pairs := wanted()).missing:
                 self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
             return pairs
+
+
+def _beside() -> list[object]:
+    """What stands beside the lessons of every training."""
+    shares = DatasetConfig().model_dump(include={"replay_in_context", "max_replay_pairs"})
+    sets = (source_of(None, name) for name in ("replay_prompts.jsonl", "golden_pairs.jsonl"))
+    return [shares, REPLAY_TOKENS, *(lines.read_text(encoding="utf-8") for lines in sets)]
 
 
 def _external(analyst: EndpointConfig) -> Asked:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from connectors.chat import Reply
 from connectors.vllm import Score
 from daemon import training_process
-from daemon.bench import report
+from daemon.bench import quality, report
 from daemon.bench.cells import Answers, Cell, Trainer, Variant
 from daemon.bench.data import ORIGINS, PublicData
 from daemon.bench.lessons import Analyst, Asked, Collector
@@ -35,6 +35,7 @@ from daemon.config import TrainingConfig
 from daemon.config_dataset import DatasetConfig
 from daemon.dataset import replay_size
 from daemon.errors import ConfigError, TrainingError
+from daemon.jsonl import source_of
 from daemon.recipes import ExampleKind
 from daemon.replay import Context, Pairs
 from daemon.run_folder import DatasetManifest
@@ -356,18 +357,7 @@ def test_what_was_measured_so_far_is_shown(data: PublicData) -> None:
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 2
     assert "holds no answers of these scenarios" in answer.output
-    plan = Plan(
-        data=data.folder,
-        model=model,
-        out=out,
-        scenarios=("attack", "unaligned"),
-        variants=("sft",),
-        seeds=(1,),
-        token_budget=48_000,
-        training=DEFAULT_TRAINING,
-        size=0.6,
-    )
-    sheet = Sheet(plan)
+    sheet = Sheet(_plan(data, out))
     (out / RESULTS).mkdir(parents=True)
     base = _result("base", None, [False] * 10, [3.0, 3.0]) | {"traps": 4, "mistakes": 2, "recognised": []}
     sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(base))
@@ -378,6 +368,36 @@ def test_what_was_measured_so_far_is_shown(data: PublicData) -> None:
     assert "3.500 (+0.500" in answer.output
     assert "9.000" not in answer.output
     assert "chain-of-hindsight" not in answer.output
+
+
+def test_other_pairs_beside_the_lessons_make_other_cells(
+    data: PublicData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cells() -> list[str]:
+        return [cell.settings for cell in Sheet(_plan(data, tmp_path)).cells]
+
+    before = cells()
+    assert cells() == before
+    edited = tmp_path / "golden_pairs.jsonl"
+    edited.write_text('{"prompt": "Say yes.", "answer": "Yes."}\n')
+    monkeypatch.setattr(
+        quality, "source_of", lambda path, name: edited if name == edited.name else source_of(path, name)
+    )
+    assert not set(cells()) & set(before)
+
+
+def _plan(data: PublicData, out: Path) -> Plan:
+    return Plan(
+        data=data.folder,
+        model=data.folder / "model",
+        out=out,
+        scenarios=("attack", "unaligned"),
+        variants=("sft",),
+        seeds=(1,),
+        token_budget=48_000,
+        training=DEFAULT_TRAINING,
+        size=0.6,
+    )
 
 
 def test_preference_training_needs_trl(data: PublicData, monkeypatch: pytest.MonkeyPatch) -> None:
