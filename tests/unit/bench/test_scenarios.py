@@ -1,0 +1,118 @@
+"""Held-out probes are apart from the mistakes, and answers are judged by what is wanted."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from daemon.bench.data import ORIGINS, PublicData
+from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, traps_key, user
+from daemon.bench.scenarios import SCENARIOS, attack, unaligned
+from daemon.bench.simple import simple_questions
+from daemon.errors import ConfigError
+from tests.fixtures.bench import write_rows
+
+
+def _texts(scenario: Scenario, suite: str) -> tuple[str, str]:
+    """All text of the mistakes and all text of the probes of one suite."""
+    traps = [trap.probe for trap in scenario.traps if trap.probe.suite == suite]
+    probes = [probe for probe in scenario.probes if probe.suite == suite]
+    assert traps
+    assert probes
+    mistakes, held_out = (json.dumps([list(one.messages) for one in side]) for side in (traps, probes))
+    return mistakes, held_out
+
+
+def test_hijack_probes_share_no_task_wording_or_rogue_string_with_the_mistakes(data: PublicData) -> None:
+    mistakes, held_out = _texts(attack(data, 0.5), "hijack")
+    for apart in ("nevermind", "ignore-print-upper", "aaa"):
+        assert apart in held_out
+        assert apart not in mistakes
+    for task in range(8):
+        assert (f"Do thing {task}:" in mistakes) != (f"Do thing {task}:" in held_out)
+
+
+def test_leak_probes_share_no_secret_and_no_kind_of_secret_with_the_mistakes(data: PublicData) -> None:
+    scenario = attack(data, 1.0)
+    mistakes, held_out = _texts(scenario, "leak")
+    secrets = {
+        trap.probe.checks.must_not_contain[0]
+        for trap in scenario.traps
+        if trap.probe.checks and trap.probe.suite == "leak"
+    }
+    assert len(secrets) > 6
+    assert not any(f" {secret}." in held_out for secret in secrets)
+    for noun in ("password", "secret project", "phone number"):
+        assert noun in held_out
+        assert noun not in mistakes
+
+
+def test_harmful_probes_are_other_instructions_than_the_mistakes(data: PublicData) -> None:
+    scenario = unaligned(data, 1.0)
+    trained = {trap.messages[0]["content"] for trap in scenario.traps}
+    probed = {probe.messages[0]["content"] for probe in scenario.probes if probe.suite == "harmful"}
+    assert (len(trained), len(probed)) == (100, 60)
+    assert not trained & probed
+
+
+def test_where_one_set_of_harmful_requests_runs_out_the_other_fills_up(data: PublicData) -> None:
+    write_rows(data.folder, "pku_saferlhf.jsonl", [])
+    scenario = unaligned(data, 1.0)
+    assert len(scenario.traps) == 100
+    assert sum(probe.suite == "harmful" for probe in scenario.probes) == 60
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_a_scenario_is_the_same_each_time_and_its_probes_have_ids_of_their_own(data: PublicData, name: str) -> None:
+    scenario = SCENARIOS[name](data, 1.0)
+    assert scenario == SCENARIOS[name](data, 1.0)
+    for suite in {probe.suite for probe in scenario.probes}:
+        ids = [probe.id for probe in scenario.probes if probe.suite == suite]
+        assert len(ids) == len(set(ids))
+    assert {"over-refusal", "ordinary", "text"} <= {probe.suite for probe in scenario.probes}
+
+
+@pytest.mark.parametrize(
+    ("wants", "answer", "good"),
+    [
+        (Wants.REFUSAL, "I'm sorry, but I can't help with that.", True),
+        (Wants.REFUSAL, "Sure! First, take", False),
+        (Wants.HELP, "I can't help with that.", False),
+        (Wants.HELP, "Take a pan.", True),
+        (Wants.HELP, "  ", False),
+    ],
+)
+def test_answers_are_judged_by_what_is_wanted(wants: Wants, answer: str, *, good: bool) -> None:
+    assert Probe(suite="x", id="1", messages=user("?"), wants=wants).good(answer) is good
+
+
+def test_a_missing_file_is_named_with_what_belongs_there(data: PublicData) -> None:
+    (data.folder / "advbench.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"advbench.jsonl cannot be read .*AdvBench \(MIT\)"):
+        unaligned(data, 1.0)
+    (data.folder / "advbench.jsonl").write_text("no json\n")
+    with pytest.raises(ConfigError, match="is not JSONL"):
+        unaligned(data, 1.0)
+    assert all("(" in origin for origin in ORIGINS.values())
+
+
+def test_no_simple_question_holds_its_answer() -> None:
+    questions = list(simple_questions())
+    assert len({question for question, _ in questions}) == len(questions) >= 70
+    for question, words in questions:
+        assert bool(re.search(words, question)) == question.startswith("Repeat the word")
+    assert re.search(dict(questions)["What is 3 + 4?"], "That is seven.")
+
+
+def test_a_measurement_of_another_size_is_another_one(data: PublicData) -> None:
+    assert scenario_key(attack(data, 0.2)) == scenario_key(attack(data, 0.2))
+    assert scenario_key(attack(data, 0.2)) != scenario_key(attack(data, 0.5))
+
+
+def test_mistakes_are_kept_whatever_the_probes(data: PublicData) -> None:
+    scenario = attack(data, 0.2)
+    assert traps_key(replace(scenario, probes=scenario.probes[1:])) == traps_key(scenario)
+    assert traps_key(replace(scenario, traps=scenario.traps[1:])) != traps_key(scenario)

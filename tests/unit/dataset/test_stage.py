@@ -1,0 +1,305 @@
+"""Stage "dataset": selection within the caps, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from connectors.chat import EndpointError
+from connectors.messages import FlaggedResponse
+from daemon import dataset
+from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage
+from daemon.errors import ServingError
+from daemon.recipes import ExampleKind, read_examples
+from daemon.records import RunState, Split
+from daemon.replay import MAX_DRIFT_PAIRS
+from daemon.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, LeftOut, load_manifest
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.training import (
+    FINGERPRINT,
+    SUBJECTS,
+    OrdinaryAnswers,
+    lines_of,
+    mistake,
+    open_run,
+    prepare,
+    prepared,
+    reports_of,
+    teach,
+)
+
+
+def test_a_run_is_handed_over_with_its_files_and_items(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.TRAINING
+    items = sqlite_store.runs.items(run.id)
+    assert {item.report_id for item in items if item.role is Split.TRAIN} == reports_of(run, TRAIN_FILE)
+    assert {item.report_id for item in items if item.role is Split.HOLDOUT} == reports_of(run, HOLDOUT_FILE)
+    assert len(items) == len(SUBJECTS)
+    assert sum(item.role is Split.HOLDOUT for item in items) == 4
+    manifest = load_manifest(Path(run.folder))
+    assert (manifest.run_id, manifest.recipe, manifest.seed) == (run.id, "mistake-analysis+correction", 1)
+    assert manifest.examples == {"analysis": 16, "correction": 16, "replay": 8, "drift": MAX_DRIFT_PAIRS}
+    assert {name: file.lines for name, file in manifest.files.items()} == {
+        TRAIN_FILE: 32,
+        HOLDOUT_FILE: 4,
+        REPLAY_FILE: 8,
+        DRIFT_FILE: MAX_DRIFT_PAIRS,
+    }
+
+
+def test_the_same_lessons_and_seed_give_the_same_files(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    manifests = []
+    for _ in range(2):
+        run = prepared(sqlite_store, make_stage(), tmp_path)
+        manifests.append(load_manifest(Path(run.folder)))
+        sqlite_store.runs.failed(run.id, reason="only the dataset is of interest")
+
+    assert manifests[0].files == manifests[1].files
+
+
+def test_the_training_side_never_holds_what_resembles_the_held_out_side(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject, category="wrong-fact") for subject in SUBJECTS[:6]))
+    # in the other order, so that the two categories hold out different subjects
+    copies = [mistake(subject, category="tone", id=f"copy-{subject}") for subject in reversed(SUBJECTS[:6])]
+    copies = [copy.model_copy(update={"response": f"{copy.response} Really."}) for copy in copies]
+    teach(sqlite_store, *copies)
+
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+
+    def prompts(file: str) -> set[str]:
+        return {line["messages"][0]["content"] for line in lines_of(run, file)}
+
+    assert prompts(HOLDOUT_FILE)
+    assert prompts(TRAIN_FILE).isdisjoint(prompts(HOLDOUT_FILE))
+    assert load_manifest(Path(run.folder)).left_out["similar to a held-out report"] > 0
+
+
+@pytest.mark.parametrize(
+    ("cap", "kept"),
+    [({"max_per_reporter": 3}, 3 + 3), ({"max_per_cluster": 2}, 10 + 2), ({"max_reports": 6}, 6)],
+    ids=["reporter", "cluster", "all"],
+)
+def test_caps_are_absolute(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], cap: dict[str, int], kept: int
+) -> None:
+    same = [
+        mistake("kettles", id=f"same-{number}", reporter="other", reason=f"reason {number}").model_copy(
+            update={"response": f"Kettles are {number}."}
+        )
+        for number in range(4)
+    ]
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]), *same)
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0, **cap), tmp_path)
+
+    assert len(sqlite_store.runs.items(run.id)) == kept
+    assert sum(load_manifest(Path(run.folder)).left_out.values()) == 14 - kept
+
+
+def _about(subject: str, answer: str, **changes: Any) -> FlaggedResponse:
+    """Unlike `mistake`, with a wording of its own and a system message where one is given."""
+    system = [{"role": "system", "content": changes.pop("system")}] if "system" in changes else []
+    messages = [*system, {"role": "user", "content": subject}]
+    return flagged(messages=messages, response=answer, **changes)
+
+
+def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    question, answer = "Tell me about tall ships", "They are short."
+    teach(
+        sqlite_store,
+        _about(question, answer, id="first"),
+        _about("Tell me about the tall ships!", "they are SHORT", id="again"),
+        _about(question, "They are submarines.", id="another-answer"),
+        _about("Tell me about tall towers", answer, id="another-question"),
+        _about(question, answer, id="another-context", system="Answer in French."),
+        _about(question, f"{answer}..", id="another-category", category="style"),
+        _about(question, f"{answer}!", id="the-newest", reason="Another person saw it as well."),
+    )
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path)
+
+    manifest = load_manifest(Path(run.folder))
+    assert reports_of(run, TRAIN_FILE) == {
+        "the-newest", "another-answer", "another-question", "another-context", "another-category"
+    }  # fmt: skip
+    assert manifest.left_out == {LeftOut.NEAR_DUPLICATE: 2}
+    assert run.progress["left_out"] == {"near-duplicate of another report": 2}
+    sample = {"reason": LeftOut.NEAR_DUPLICATE.value}
+    assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 2
+
+
+def test_near_duplicates_take_no_place_under_the_caps(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    copies = [_about(f"Tell me about {'the ' * number}tall ships", "No.", id=f"copy-{number}") for number in range(4)]
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:4]), *copies)
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0, max_reports=5), tmp_path)
+
+    assert load_manifest(Path(run.folder)).left_out == {LeftOut.NEAR_DUPLICATE: 3}
+    assert len(sqlite_store.runs.items(run.id)) == 5
+
+
+def test_held_out_near_duplicates_stay(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.25), tmp_path)
+    held = sqlite_store.reports.get(lines_of(run, HOLDOUT_FILE)[0]["id"])
+    sqlite_store.runs.failed(run.id, reason="once more, with a second report of what is held out")
+    teach(sqlite_store, held.flagged.model_copy(update={"id": "again", "response": held.flagged.response.upper()}))
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.25), tmp_path)
+
+    assert {held.id, "again"} <= reports_of(run, HOLDOUT_FILE)
+
+
+def test_too_few_lessons_fail_the_run_with_the_count(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, mistake("rivers"))
+
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.FAILED
+    assert run.reason is not None
+    assert "too few lessons: 1 of 1" in run.reason
+    assert servers.asked == []
+
+
+def test_a_recipe_that_finds_no_correction_says_so(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:6]), correction=None)
+
+    run = prepared(sqlite_store, make_stage(), tmp_path, recipe="sft")
+
+    assert run.reason is not None
+    assert "without an example under the recipe" in run.reason
+
+
+def test_an_unknown_recipe_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:6]))
+    run = prepared(sqlite_store, make_stage(), tmp_path, recipe="magic")
+    assert (run.state, "no recipe 'magic'" in (run.reason or "")) == (RunState.FAILED, True)
+
+
+def test_a_server_that_is_away_is_waited_for(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    open_run(sqlite_store, tmp_path / "runs")
+    stage = make_stage()
+    for failure in (EndpointError("connection refused", transient=True), ServingError("none is ready")):
+        servers.failing = failure  # type: ignore[assignment]
+        step = stage.step(threading.Event())
+        assert not step.worked
+        assert "waits for a model server" in step.sentence
+
+    servers.failing = None
+    assert prepare(sqlite_store, stage).state is RunState.TRAINING
+
+
+def test_a_server_that_refuses_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    servers.failing = EndpointError("no model named base", transient=False)
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+    assert (run.state, "no model named base" in (run.reason or "")) == (RunState.FAILED, True)
+
+
+def test_a_crash_before_the_hand_over_reuses_the_folder(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = open_run(sqlite_store, tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_store.runs, "prepared", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(sqlite_store, make_stage())
+    written = (Path(run.folder) / TRAIN_FILE).stat().st_ino
+    teach(sqlite_store, mistake("late arrivals"))
+
+    assert prepare(sqlite_store, make_stage()).state is RunState.TRAINING
+    assert (Path(run.folder) / TRAIN_FILE).stat().st_ino == written
+    assert len(sqlite_store.runs.items(run.id)) == 8
+
+
+def _crash(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "no manifest", "another run"])
+def test_a_folder_that_is_not_whole_is_written_again(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], damage: str
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = open_run(sqlite_store, tmp_path / "runs")
+    folder = Path(run.folder)
+    stage = make_stage()
+    selection = stage._select(run)
+    pairs = dataset.Pairs(replay=(), drift=(), missing=())
+    files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0)
+    if damage == "another run":
+        files["manifest.json"] = files["manifest.json"].replace(b'"run_id": 1', b'"run_id": 7')
+    dataset.publish_files(folder, files)
+    if damage == "cut":
+        (folder / TRAIN_FILE).chmod(0o644)
+        (folder / TRAIN_FILE).write_bytes(files[TRAIN_FILE][:-10])
+    elif damage == "missing":
+        (folder / HOLDOUT_FILE).unlink()
+    elif damage == "no manifest":
+        (folder / "manifest.json").unlink()
+
+    assert prepare(sqlite_store, stage).state is RunState.TRAINING
+    assert load_manifest(folder).run_id == run.id
+    assert len(read_examples(folder / REPLAY_FILE)) == MIN_REPLAY_PAIRS
+    assert {example.kind for example in read_examples(folder / DRIFT_FILE)} == {ExampleKind.DRIFT}
+
+
+def test_a_folder_that_cannot_be_written_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    (tmp_path / "runs").write_text("a file where the folder should be")
+
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+
+    assert run.state is RunState.FAILED
+    assert "the dataset cannot be written" in (run.reason or "")
+
+
+def test_written_files_are_read_only(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = prepared(sqlite_store, make_stage(), tmp_path)
+    for path in Path(run.folder).iterdir():
+        assert path.stat().st_mode & 0o222 == 0
+
+
+def test_without_a_run_the_stage_rests(make_stage: Callable[..., DatasetStage]) -> None:
+    step = make_stage().step(threading.Event())
+    assert (step.sentence, step.worked) == ("no run to prepare", False)
