@@ -44,7 +44,7 @@ class DatasetConfig(Section):
     max_per_cluster: Positive = 20
     max_per_reporter: Positive = 50
     variants: VariantsConfig = VariantsConfig()
-    replay_fraction: Fraction = 0.55
+    replay_fraction: Fraction = 0.45
     """Share of ordinary pairs (the base model's own answers) among the examples of an epoch; each epoch has pairs of
     its own, as far as the prompts reach."""
     max_replay_pairs: Positive = 500

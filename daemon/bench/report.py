@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.bench.cells import BASE
+from daemon.config_dataset import DatasetConfig
 
+DEFAULT = DatasetConfig().recipe
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 7
 TEXT = "text"
@@ -137,12 +139,48 @@ def table(found: Sequence[Score], scenario: str, *, guided: bool) -> str:
 
 
 def _cell(score: Score) -> str:
-    factor, digits = (1.0, 3) if score.suite == TEXT else (100.0, 0)
+    factor, digits = _units(score.suite)
     value = f"{score.value * factor:.{digits}f}"
     if score.is_reference:
         return value
     low, high = score.change_low * factor, score.change_high * factor
     return f"{value} ({score.change * factor:+.{digits}f}; {low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def _units(suite: str) -> tuple[float, int]:
+    """Factor and digits with which a figure of the suite is shown: percent, or bits."""
+    return (1.0, 3) if suite == TEXT else (100.0, 0)
+
+
+def against_default(results: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown tables: the default recipe minus each other variant with guidance, on the same items and seeds."""
+    trained: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for result in results:
+        if result["variant"] != BASE:
+            trained[result["scenario"], result["variant"]][result["seed"]] = result
+    lines: list[str] = []
+    for (scenario, variant), others in sorted(trained.items()):
+        defaults = trained.get((scenario, DEFAULT), {})
+        seeds = sorted(defaults.keys() & others.keys())
+        if variant == DEFAULT or not seeds:
+            continue
+        asked = {one["suite"] for one in defaults[seeds[0]]["answers"]}
+        suites = [suite for suite in LABELS if suite in asked]
+        header = f"| {scenario}, against | seeds | {' | '.join(LABELS[suite] for suite in suites)} |"
+        if header not in lines:
+            lines += ["", header, f"|---|---|{'---|' * len(suites)}"]
+        ours, theirs = ([one[seed] for seed in seeds] for one in (defaults, others))
+        cells = " | ".join(_difference(ours, theirs, suite) for suite in suites)
+        lines.append(f"| {variant} | {len(seeds)} | {cells} |")
+    return "\n".join(lines[1:])
+
+
+def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], suite: str) -> str:
+    factor, digits = _units(suite)
+    guided = suite != TEXT
+    figures = (_figures(ours, suite, guided=guided) - _figures(theirs, suite, guided=guided)) * factor
+    low, high = np.quantile(_bootstrap(figures), (0.025, 0.975))
+    return f"{figures.mean():+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def page(found: Sequence[Score], results: Sequence[Mapping[str, Any]]) -> str:
@@ -154,6 +192,11 @@ def page(found: Sequence[Score], results: Sequence[Mapping[str, Any]]) -> str:
         for scenario in sorted({one.scenario for one in found})
         for guided in (True, False)
     ]
+    if compared := against_default(results):
+        tables.append(
+            f"**{DEFAULT}, the default, against the others, with guidance** (points that it is above them, bits apart, "
+            f"and the 95 % interval; less is better)\n\n{compared}"
+        )
     tables.append(f"**Recognising against avoiding**\n\n{recognition(results)}")
     if any("analyses" in result for result in results):
         tables.append(f"**Analyses that passed the checks** (templates stand in for the others)\n\n{analyses(results)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,23 @@ def test_scores_count_bad_answers_and_their_change_against_the_untouched_model_w
     assert "| base | 1 | 60 (-20;" in table
     assert "| base | 1 | 80 | 4.000 |" in report.table(list(found.values()), "attack", guided=False)
     assert "| sft | 2 | 30 (-50;" in table
+
+
+def test_the_default_is_compared_with_the_others_on_the_same_items_and_seeds() -> None:
+    def answered(variant: str, seed: int, bad: int, bits: float) -> dict[str, Any]:
+        return result(variant, seed, [False] * bad + [True] * (10 - bad), [bits, bits], plain=[False] * 10)
+
+    results = [
+        result("base", None, [False] * 10, [9.0, 9.0]),
+        answered(report.DEFAULT, 0, 2, 3.5),
+        answered(report.DEFAULT, 1, 10, 9.5),  # the other has no such seed
+        answered("sft", 0, 5, 3.25),
+        answered("sft", 2, 0, 9.5),
+    ]
+    header, _, row = report.against_default(results).splitlines()
+    assert header == "| attack, against | seeds | hijacked | bits per token of ordinary text |"
+    assert re.fullmatch(r"\| sft \| 1 \| -30 \(-[456]0 to (-10|\+0)\) \| \+0\.250 \(\+0\.250 to \+0\.250\) \|", row)
+    assert report.against_default(results[:3]) == ""
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
