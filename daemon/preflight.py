@@ -157,6 +157,11 @@ def _sets(config: Config) -> Iterator[str]:
     ]
     if dataset.golden_pairs is not False:
         reads.append(partial(read_golden_pairs, dataset.golden_pairs))
+    yield from _refused(*reads)
+
+
+def _refused(*reads: Callable[[], object]) -> Iterator[str]:
+    """What those that cannot be carried out say."""
     for read in reads:
         try:
             read()
@@ -185,10 +190,7 @@ def _embeddings(config: Config) -> Iterator[str]:
 def _template(config: Config) -> Iterator[str]:
     from daemon.prompts import Prompts  # noqa: PLC0415
 
-    try:
-        Prompts(config.reflection.template)
-    except ConfigError as exc:
-        yield str(exc)
+    yield from _refused(partial(Prompts, config.reflection.template))
 
 
 def _server(config: Config) -> Iterator[str]:
@@ -203,10 +205,7 @@ def _server(config: Config) -> Iterator[str]:
     if installed is None:
         yield "serving.mode: no vLLM is installed here; install erratad[cpu] or erratad[gpu], or use mode 'attached'"
         return
-    try:
-        runs_on_cpu(config.serving, installed)
-    except ConfigError as exc:
-        yield str(exc)
+    yield from _refused(partial(runs_on_cpu, config.serving, installed))
 
 
 def _schedule(config: Config) -> Iterator[str]:
@@ -228,12 +227,8 @@ def _schedule(config: Config) -> Iterator[str]:
 def _induction(config: Config) -> Iterator[str]:
     from daemon.seeds import configured_questions  # noqa: PLC0415
 
-    if not config.induction.enabled:
-        return
-    try:
-        configured_questions(config)
-    except ConfigError as exc:
-        yield str(exc)
+    if config.induction.enabled:
+        yield from _refused(partial(configured_questions, config))
 
 
 def _store_url(config: Config) -> Iterator[str]:

@@ -154,25 +154,28 @@ def _units(suite: str) -> tuple[float, int]:
 
 def against_default(results: Iterable[Mapping[str, Any]]) -> str:
     """Markdown tables: the default recipe minus each other variant with guidance, on the same items and seeds."""
-    trained: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    trained: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for result in results:
         if result["variant"] != BASE:
-            trained[result["scenario"], result["variant"]][result["seed"]] = result
-    lines: list[str] = []
-    for (scenario, variant), others in sorted(trained.items()):
-        defaults = trained.get((scenario, DEFAULT), {})
+            trained[result["scenario"]][result["variant"]][result["seed"]] = result
+    tables = (_against(scenario, of_scenario) for scenario, of_scenario in sorted(trained.items()))
+    return "\n\n".join(one for one in tables if one)
+
+
+def _against(scenario: str, trained: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """The table of one scenario; `trained`: the results of each variant by their seeds."""
+    defaults = trained.get(DEFAULT, {})
+    asked = {one["suite"] for result in defaults.values() for one in result["answers"]}
+    suites = [suite for suite in LABELS if suite in asked]
+    rows = []
+    for variant, others in sorted(trained.items()):
         seeds = sorted(defaults.keys() & others.keys())
-        if variant == DEFAULT or not seeds:
-            continue
-        asked = {one["suite"] for one in defaults[seeds[0]]["answers"]}
-        suites = [suite for suite in LABELS if suite in asked]
-        header = f"| {scenario}, against | seeds | {' | '.join(LABELS[suite] for suite in suites)} |"
-        if header not in lines:
-            lines += ["", header, f"|---|---|{'---|' * len(suites)}"]
-        ours, theirs = ([one[seed] for seed in seeds] for one in (defaults, others))
-        cells = " | ".join(_difference(ours, theirs, suite) for suite in suites)
-        lines.append(f"| {variant} | {len(seeds)} | {cells} |")
-    return "\n".join(lines[1:])
+        if variant != DEFAULT and seeds:
+            ours, theirs = ([one[seed] for seed in seeds] for one in (defaults, others))
+            cells = " | ".join(_difference(ours, theirs, suite) for suite in suites)
+            rows.append(f"| {variant} | {len(seeds)} | {cells} |")
+    header = f"| {scenario}, against | seeds | {' | '.join(LABELS[suite] for suite in suites)} |"
+    return "\n".join([header, f"|---|---|{'---|' * len(suites)}", *rows]) if rows else ""
 
 
 def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], suite: str) -> str:
