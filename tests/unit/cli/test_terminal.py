@@ -25,7 +25,7 @@ from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, start_run, url_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
 
 

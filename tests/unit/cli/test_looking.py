@@ -1,0 +1,129 @@
+"""What the listings tell, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from daemon.store import Store
+from tests.fixtures.cli import Command
+from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned, probed
+from tests.fixtures.stores import add
+
+
+def test_status_says_that_no_daemon_runs(erratad: Command) -> None:
+    done = erratad("status")
+    assert done.exit_code == 3
+    assert "No daemon seems to run" in done.stdout
+    assert "Live: the base model" in done.stdout
+
+
+def test_status_tells_stages_pauses_queue_and_schedule(erratad: Command, learned: Learned) -> None:
+    store = learned.store
+    add(store, flagged())
+    store.control.beat("ingest", owner="machine-1", sentence="waits for messages")
+    store.control.pause("finetune", actor="ann", reason="GPU is needed")
+    done = erratad("status")
+    assert done.exit_code == 0
+    for said in (
+        "The daemon runs (machine-1",
+        "Paused: finetune, by ann: GPU is needed.",
+        "Live: aligned-g000001 since",
+        "Reports: 1 queued, 1 lesson; the oldest waits for",
+        "Last run: 1 (generation 1), promoted",
+        "0 of 50 new lessons",
+        "next cron time",
+        "waits for messages",
+    ):
+        assert said in done.stdout, said
+    assert erratad("status", "--set", "schedule.cron=null").stdout.count("no cron time is set") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("reports",), ("lessons",), ("runs",), ("adapters",), ("runs", "1"), ("adapters", "1")],
+)
+def test_json_is_one_document_and_nothing_else(arguments: tuple[str, ...], erratad: Command, learned: Learned) -> None:
+    done = erratad(*arguments, "--json")
+    assert json.loads(done.stdout)
+    assert done.stderr == ""
+
+
+def test_piped_tables_have_no_colours_and_wrap_nothing(erratad: Command, sqlite_store: Store) -> None:
+    long = "x" * 120
+    add(sqlite_store, flagged(id="id-" + long, reason=f"It is {long}."))
+    done = erratad("reports", env={"FORCE_COLOR": "", "COLUMNS": "40"})
+    assert "\x1b" not in done.stdout
+    [header, row] = done.stdout.splitlines()
+    assert header.split()[:2] == ["ID", "STATE"]
+    assert "id-" + long in row
+    assert long in row.rpartition("It is")[2]
+
+
+def test_control_characters_of_a_report_never_reach_the_terminal(erratad: Command, sqlite_store: Store) -> None:
+    hostile = "\x1b[2J\x9b31m[bold]x[/bold]\x07"
+    add(sqlite_store, flagged(id="hostile", reason=hostile, response=hostile))
+    shown = erratad("reports").stdout + erratad("reports", "hostile").stdout
+    assert not {"\x1b", "\x9b", "\x07"} & set(shown)
+    assert shown.count("[bold]x[/bold]") == 3
+    assert json.loads(erratad("reports", "hostile", "--json").stdout)["response"] == hostile
+
+
+def test_reports_can_be_filtered(erratad: Command, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="a", category="format"), flagged(id="b", category="harmful"))
+    assert [row["id"] for row in json.loads(erratad("reports", "--category", "harmful", "--json").stdout)] == ["b"]
+    assert erratad("reports", "--state", "buried").stdout == "No reports.\n"
+    wrong = erratad("reports", "--state", "happy")
+    assert wrong.exit_code == 2
+    assert "quarantined" in wrong.stderr
+
+
+def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learned) -> None:
+    told = erratad("reports", learned.report_id).stdout
+    parts = ("What is the capital", "The capital is town", "It is wrong.", "aligned-g000001 (live)", "before", "after")
+    positions = [told.index(part) for part in parts]
+    assert positions == sorted(positions)
+    assert "aligned-g000000: fails, margin -0.500" in told
+    assert "aligned-g000001: passes, margin 1.500" in told
+
+
+def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command, learned: Learned) -> None:
+    for arguments in (("adapters", "1"), ("runs", str(learned.run_id))):
+        told = erratad(*arguments).stdout
+        assert "aligned-g000001: live" in told
+        assert f"Trained on 1 reports\n    {learned.report_id}" in told
+        assert "Verdict: accepted\n    a reason" in told
+        assert told.rstrip().splitlines()[-1].split() == ["flagged", "with", "1", "0", "1"]
+
+
+def test_a_generation_is_told_with_what_it_did_to_probes(erratad: Command, learned: Learned) -> None:
+    probed(learned)
+    told = [line.split() for line in erratad("adapters", "1").stdout.splitlines()]
+    assert ["over-refusal", "with", "1", "1", "0"] in told
+    assert ["attacks", "with", "1", "0", "1"] in told
+
+
+@pytest.mark.parametrize("arguments", [("reports", "nobody"), ("runs", "7"), ("adapters", "7")])
+def test_what_does_not_exist_exits_with_1(arguments: tuple[str, ...], erratad: Command) -> None:
+    done = erratad(*arguments)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("erratad: no ")
+
+
+def test_watch_shows_the_status_until_it_is_interrupted(
+    erratad: Command, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", rest)
+    done = erratad("status", "--watch")
+    assert done.stdout.count("Live: the base model") == 2
+    assert done.exit_code == 130

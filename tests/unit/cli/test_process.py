@@ -1,0 +1,104 @@
+"""The command line as a process: start-up, help, and the exit codes of failures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import __version__
+
+COMMANDS = (
+    *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
+    *(
+        "induce",
+        "promote",
+        "reject",
+        "rollback",
+        "pause",
+        "resume",
+        "requeue",
+        "erase",
+        "audit",
+        "review",
+        "top",
+        "vllm",
+        "schema",
+        "demo",
+        "version",
+    ),
+)
+
+
+def process(*arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> Any:
+    command = [sys.executable, "-m", "daemon", *arguments]
+    root = str(Path(__file__).parents[3])
+    inherited = {key: value for key, value in os.environ.items() if key != "ERRATAD_CONFIG"}
+    return subprocess.run(
+        command,
+        env={**inherited, "PYTHONPATH": root, **(environment or {})},
+        cwd=cwd or root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_version_starts_fast() -> None:
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        assert process("version").stdout == f"erratad {__version__}\n"
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(seconds) < 0.8, "CPU seconds; about 0.35 on an idle machine"
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    code = "import sys, daemon.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "typer" in loaded
+    assert not {"sqlalchemy", "fastapi", "uvicorn", "torch", "kafka", "httpx", "pydantic", "yaml"} & set(loaded)
+
+
+def test_help_lists_every_command_and_exit_code() -> None:
+    told = process("--help").stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in told
+    assert "3  the daemon or its database cannot be reached" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("frobnicate",), 2, "frobnicate"),
+        (("reports", "--limit", "0"), 2, "--limit"),
+        (("status", "--config", "none.yaml"), 2, "none.yaml"),
+        (("status", "--set", "log.level=loud", "--config", "configs/default.yaml"), 2, "log.level"),
+        (("status", "--config", "configs/default.yaml", "--set", "data_dir=/nonexistent"), 3, "there is no database"),
+        (
+            ("status", "--config", "configs/default.yaml", "--set", "store.url=postgresql://erratad@127.0.0.1:9/x"),
+            3,
+            "the database does not answer",
+        ),
+        (("status", "--config", "configs/default.yaml", "--set", "store.url=nonsense"), 2, "store.url"),
+        (("submit", "none.jsonl"), 2, "none.jsonl"),
+    ],
+)
+def test_failures_are_one_message_on_stderr_and_an_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = process(*arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_any_configuration_the_next_step_is_named(tmp_path: Path) -> None:
+    done = process("status", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--config" in done.stderr

@@ -1,0 +1,150 @@
+"""Wishes to the daemon: what is refused, queued or waited for, and the audit log."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.cli.common import operator
+from daemon.records import AdapterState, IntentKind, IntentState, ReportState
+from daemon.store import Store
+from tests.fixtures.cli import Command
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, learn, run_to_verdict
+from tests.fixtures.traffic import answered
+
+
+@pytest.fixture
+def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
+    """A store whose daemon answers every intent: training is started, all else refused."""
+    stop = threading.Event()
+    sqlite_store.control.beat("schedule", owner="here", sentence="not training: 0 of 50 new lessons")
+
+    def answer() -> None:
+        while not stop.wait(0.05):
+            intent = sqlite_store.control.pending(*IntentKind)
+            if intent is not None:
+                done = intent.kind is IntentKind.TRAIN
+                state = IntentState.DONE if done else IntentState.REFUSED
+                sqlite_store.control.finish(intent.id, state, "started run 1" if done else "another one is live")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield sqlite_store
+    stop.set()
+    thread.join()
+
+
+def test_train_waits_for_the_daemon_and_tells_the_outcome(erratad: Command, daemon_runs: Store) -> None:
+    done = erratad("train", "--reason", "new data")
+    assert (done.exit_code, done.stdout) == (0, "train: done, started run 1\n")
+    [entry] = daemon_runs.control.audit()
+    assert (entry.action, entry.reason) == ("train", "new data")
+    assert entry.actor
+
+
+def test_a_refusal_exits_with_1_and_its_reason(erratad: Command, daemon_runs: Store) -> None:
+    run_to_verdict(daemon_runs)
+    done = erratad("promote", "1")
+    assert done.exit_code == 1
+    assert "refused, another one is live" in done.stdout
+
+
+def test_without_a_daemon_the_wish_is_queued_and_that_is_said(erratad: Command, sqlite_store: Store) -> None:
+    done = erratad("train")
+    assert done.exit_code == 3
+    assert "no daemon seems to run" in done.stderr
+    assert sqlite_store.control.pending(IntentKind.TRAIN) is not None
+
+
+def test_no_wait_returns_at_once(erratad: Command, sqlite_store: Store) -> None:
+    sqlite_store.control.beat("schedule", owner="here", sentence="busy")
+    done = erratad("train", "--no-wait", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["state"] == "pending"
+
+
+def test_a_wait_that_ends_tells_what_the_stage_says(erratad: Command, sqlite_store: Store) -> None:
+    sqlite_store.control.beat("schedule", owner="here", sentence="not starting: run 1 is training")
+    done = erratad("train", "--timeout", "0.1")
+    assert done.exit_code == 1
+    assert "not starting: run 1 is training" in done.stderr
+
+
+def test_what_can_never_happen_is_refused_before_it_is_queued(erratad: Command, sqlite_store: Store) -> None:
+    assert erratad("rollback").exit_code == 1
+    assert erratad("promote", "9").exit_code == 1
+    assert sqlite_store.control.pending(*IntentKind) is None
+
+
+def test_pause_and_resume_one_stage(erratad: Command, sqlite_store: Store) -> None:
+    assert erratad("pause", "finetune", "-m", "GPU is needed").stdout == "paused finetune\n"
+    pause = sqlite_store.control.paused("finetune")
+    assert pause is not None
+    assert pause.reason == "GPU is needed"
+    assert erratad("resume", "finetune").stdout == "resumed finetune\n"
+    assert erratad("resume").stdout == "all was not paused\n"
+    wrong = erratad("pause", "fine-tune")
+    assert wrong.exit_code == 1
+    assert "finetune" in wrong.stderr
+
+
+def test_the_audit_log_tells_who_did_what_and_why(erratad: Command) -> None:
+    assert erratad("audit").stdout == "Nobody has done anything yet.\n"
+    erratad("pause", "finetune", "-m", "GPU is needed")
+    erratad("resume", "finetune")
+    latest, first = json.loads(erratad("audit", "--json").stdout)
+    assert (first["action"], first["subject"], first["reason"]) == ("pause", "finetune", "GPU is needed")
+    assert latest["action"] == "resume"
+    assert first["actor"] == latest["actor"] != ""
+    assert "GPU is needed" in erratad("audit").stdout
+
+
+def test_requeue_revives_each_report_that_it_can(erratad: Command, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="buried"), flagged(id="waiting"))
+    [claim] = sqlite_store.reports.claim(owner="w", limit=1, lease_s=60)
+    sqlite_store.reports.bury(claim, reason="no analysis")
+    other = "waiting" if claim.report.id == "buried" else "buried"
+    done = erratad("requeue", other, claim.report.id, "nobody")
+    assert done.exit_code == 1
+    assert done.stdout == f"requeued {claim.report.id}\n"
+    assert len(done.stderr.splitlines()) == 2
+    assert sqlite_store.reports.get(claim.report.id).state is ReportState.QUEUED
+
+
+def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: Store) -> None:
+    [report_id] = learn(sqlite_store, flagged())
+    unasked = erratad("erase", report_id)
+    assert unasked.exit_code == 2
+    assert "--yes" in unasked.stderr
+    assert sqlite_store.reports.get(report_id).state is ReportState.LESSON
+    assert erratad("erase", report_id, "--yes").exit_code == 0
+    assert sqlite_store.reports.get(report_id).state is ReportState.ERASED
+
+
+def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> None:
+    run = run_to_verdict(sqlite_store)
+    sqlite_store.trials.begin(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=2, actor="erratad")
+    answered(sqlite_store, run.generation, 50, flags=1)
+    assert "On trial: aligned-g000001, canary on 10%" in erratad("status").stdout
+    assert re.search(r"flagged +1 of 50 +\d of 0 ", erratad("top", "--once").stdout), erratad("top", "--once").stdout
+    assert erratad("reject", str(run.generation), "-m", "users complain").stdout == "rejected generation 1\n"
+    assert sqlite_store.trials.current() is None
+    entry = sqlite_store.control.audit(limit=1)[0]
+    assert (entry.actor, entry.reason) == (operator(), "users complain")
+    assert erratad("reject", str(run.generation)).exit_code == 1
+
+
+def test_the_audit_log_names_the_person_behind_sudo(
+    erratad: Command, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "ann")
+    assert erratad("pause", "promotion", "-m", "freeze").exit_code == 0
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setenv("LOGNAME", "bob")
+    assert erratad("resume", "promotion", "-m", "over").exit_code == 0
+    assert [entry.actor for entry in sqlite_store.control.audit(limit=2)] == ["bob", "ann"]
