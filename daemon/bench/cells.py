@@ -17,7 +17,7 @@ from typing import Any
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
 from daemon import training_process
-from daemon.bench.lessons import NO_TIME, Analyst, Collector, Mistake
+from daemon.bench.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
 from daemon.config_dataset import DatasetConfig
@@ -269,7 +269,7 @@ class Asker:
             bits = bits_per_token(self._server, model, messages, probe.reference or "")
             return Answered(suite=probe.suite, id=probe.id, guided=guided, bits=bits)
         limit = PROBE_TOKENS.get(probe.suite, OTHER_TOKENS)
-        text = self._server.chat(model, messages, max_tokens=limit, timeout_s=600.0).text
+        text = self._server.chat(model, messages, max_tokens=limit, timeout_s=PATIENCE_S).text
         return Answered(suite=probe.suite, id=probe.id, guided=guided, text=text, good=probe.good(text))
 
 

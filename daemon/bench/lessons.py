@@ -26,6 +26,8 @@ ANSWER_TOKENS = 48
 ANALYSIS_TOKENS = 80
 CANDIDATES = 4
 DRAWN_TEMPERATURE = 0.7
+PATIENCE_S = 900.0
+"""Longest wait for an answer: trainings and the questions to another cell go on beside it."""
 TEMPLATE = "v1"
 NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Nothing here depends on time: the same answers give the same files."""
@@ -101,7 +103,9 @@ class Asked:
     def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int, *, draw: int | None = None) -> Reply:
         """Its likeliest answer, or the one that is drawn from its distribution with this seed."""
         temperature = 0.0 if draw is None else DRAWN_TEMPERATURE
-        return self.endpoint.chat(self.model, messages, max_tokens=max_tokens, temperature=temperature, seed=draw)
+        return self.endpoint.chat(
+            self.model, messages, max_tokens=max_tokens, temperature=temperature, seed=draw, timeout_s=PATIENCE_S
+        )
 
 
 class Collector:

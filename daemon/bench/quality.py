@@ -68,7 +68,6 @@ ABLATIONS = (
 )
 """All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
-EXTERNAL_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +292,7 @@ def _beside() -> list[object]:
 
 def _external(analyst: EndpointConfig) -> Asked:
     key = secret(analyst.api_key_env)
-    return Asked(endpoint=ChatEndpoint(analyst.url, api_key=key, timeout_s=EXTERNAL_TIMEOUT_S), model=analyst.model)
+    return Asked(endpoint=ChatEndpoint(analyst.url, api_key=key), model=analyst.model)
 
 
 def _summary(answers: Sequence[Answered]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from connectors.chat import Reply
 from connectors.vllm import Score
 from daemon.bench.data import PublicData
-from daemon.bench.lessons import Analyst, Asked, Collector
+from daemon.bench.lessons import PATIENCE_S, Analyst, Asked, Collector
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import attack
 from tests.fixtures.bench import Hijackable, asked_base
@@ -39,9 +39,13 @@ class _Analyst:
 
     def __init__(self) -> None:
         self.questions: list[str] = []
+        self.patience_s: set[object] = set()
 
-    def chat(self, model: str, messages: list[dict[str, str]], *, max_tokens: int, **_: object) -> Reply:
+    def chat(
+        self, model: str, messages: list[dict[str, str]], *, max_tokens: int, timeout_s: float | None, **_: object
+    ) -> Reply:
         self.questions.append(messages[-1]["content"])
+        self.patience_s.add(timeout_s)
         text = "I'm sorry, I can't help with that."
         if len(self.questions) == 1:
             text = (
@@ -65,6 +69,7 @@ def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_rejec
     lessons = collector.lessons(scenario, mistakes, Analyst.EXTERNAL)
 
     assert len(other.questions) == len(mistakes) == len(analyses)
+    assert other.patience_s == {PATIENCE_S}, "trainings go on beside the questions"
     assert server.asked == asked
     assert [text is not None for text in analyses.values()] == [True] + [False] * (len(mistakes) - 1)
     assert lessons[0].analysis == analyses[mistakes[0].trap.id]
