@@ -68,11 +68,6 @@ class Variant:
     """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def asks_another(self) -> bool:
-        """Whether it needs another model."""
-        return self.analyst is Analyst.EXTERNAL
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:

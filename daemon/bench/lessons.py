@@ -18,7 +18,7 @@ from daemon.bench.probes import Scenario, Trap, traps_key
 from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
 from daemon.durable import write_atomically
-from daemon.errors import AnalysisRejectedError
+from daemon.errors import AnalysisRejectedError, ConfigError
 from daemon.prompts import Prompts
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
 
@@ -83,14 +83,24 @@ class Analyst(StrEnum):
     """Who explains what is wrong with an answer.
 
     The model, told that it may be wrong or not; the one of its four analyses that helps most (`daemon.choice`); another
-    model, told so; or a fixed text.
+    model, told so or not; or a fixed text.
     """
 
     SELF = "self"
     BEST = "best-of-four"
     UNGUIDED = "unguided"
     EXTERNAL = "external"
+    EXTERNAL_UNGUIDED = "external-unguided"
     TEMPLATE = "template"
+
+    @property
+    def is_external(self) -> bool:
+        return self in {Analyst.EXTERNAL, Analyst.EXTERNAL_UNGUIDED}
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it is told that the answer may be wrong, and why."""
+        return self not in {Analyst.UNGUIDED, Analyst.EXTERNAL_UNGUIDED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +127,7 @@ class Collector:
         """`score`: of the base model."""
         self._base = base
         self._score = score
-        self._analysts = {Analyst.SELF: base, Analyst.UNGUIDED: base, Analyst.BEST: base}
-        if external is not None:
-            self._analysts[Analyst.EXTERNAL] = external
+        self._external = external
         self._folder = folder
         self._concurrency = concurrency
         self._prompts = Prompts(TEMPLATE)
@@ -132,12 +140,10 @@ class Collector:
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
         """What the analyst says of each mistake, by its id; None: it failed `daemon.analysis_checks`."""
-        asked = self._analysts[analyst]
 
         def analyse(mistake: Mistake) -> str | None:
             draws = range(CANDIDATES) if analyst is Analyst.BEST else [None]
-            guided = analyst is not Analyst.UNGUIDED
-            drawn = [self._analysis(asked, mistake.flagged, guided=guided, draw=draw) for draw in draws]
+            drawn = [self._analysis(analyst, mistake.flagged, draw=draw) for draw in draws]
             passed = [text for text in drawn if text is not None]
             return best(passed, mistake.flagged, mistake.correction, self._score) if passed else None
 
@@ -176,8 +182,11 @@ class Collector:
         reply = self._base.chat(trap.clean or trap.messages, ANSWER_TOKENS)
         return whole_sentences(reply.text, truncated=reply.finish_reason == "length")
 
-    def _analysis(self, asked: Asked, flagged: FlaggedResponse, *, guided: bool, draw: int | None) -> str | None:
-        messages = self._prompts.analysis(flagged, guided=guided)
+    def _analysis(self, analyst: Analyst, flagged: FlaggedResponse, *, draw: int | None) -> str | None:
+        asked = self._external if analyst.is_external else self._base
+        if asked is None:
+            raise ConfigError(f"{analyst} analyses are another model's: name its endpoint")
+        messages = self._prompts.analysis(flagged, guided=analyst.is_guided)
         reply = asked.chat(messages, ANALYSIS_TOKENS, draw=draw)
         text = whole_sentences(reply.text, truncated=reply.finish_reason == "length")
         try:

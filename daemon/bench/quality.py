@@ -57,6 +57,7 @@ ABLATIONS = (
     Variant(name="best-of-four-analysis", recipe=FULL, analyst=Analyst.BEST),
     Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
     Variant(name="external-analysis", recipe=FULL, analyst=Analyst.EXTERNAL),
+    Variant(name="external-unguided-analysis", recipe=FULL, analyst=Analyst.EXTERNAL_UNGUIDED),
     Variant(name="half-the-mistakes", recipe=FULL, every=2),
     Variant(name="quarter-of-the-mistakes", recipe=FULL, every=4),
     Variant(name="own-mistakes", recipe=FULL, answers=Answers.SHARED),
@@ -87,7 +88,7 @@ class Plan:
     threads: int = 1
     trainers: int = 1
     analyst: EndpointConfig | None = None
-    """The other model of the variant `external-analysis`; None: there is none."""
+    """The other model that some variants ask for their analyses; None: there is none."""
 
 
 Say = Callable[[str], None]
@@ -106,8 +107,8 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
         raise ConfigError(
             f"recipe {PREFERENCE} trains with TRL: pip install 'erratad[bench]', or choose others with --recipe"
         )
-    if plan.analyst is None and any(cell.variant.asks_another for cell in sheet.waiting()):
-        raise ConfigError("external-analysis asks another model: name its endpoint with --analyst-url")
+    if plan.analyst is None and (others := [one for one in sheet.waiting() if one.variant.analyst.is_external]):
+        raise ConfigError(f"{others[0].variant.name} asks another model: name its endpoint with --analyst-url")
     with _serving(plan, sheet.serving, sheet.training, say) as server:
         return _Measurement(sheet, server=server, say=say).run()
 

@@ -57,12 +57,12 @@ def quality(
         bool,
         typer.Option(
             "--ablations",
-            help="Measure the default recipe's ablations, too; external-analysis with --analyst-url only.",
+            help="Measure the default recipe's ablations, too; another model's analyses with --analyst-url only.",
         ),
     ] = False,
     analyst_url: Annotated[
         str | None,
-        typer.Option("--analyst-url", help="Endpoint (OpenAI API) of the other model that external-analysis asks."),
+        typer.Option("--analyst-url", help="Endpoint (OpenAI API) of the other model that is to analyse."),
     ] = None,
     analyst_model: Annotated[str, typer.Option("--analyst-model", help="That model's name there.")] = "analyst",
     plots: Annotated[Path | None, typer.Option("--plots", help="Folder for one SVG per scenario.")] = None,
@@ -87,7 +87,7 @@ def quality(
     analyst = None if analyst_url is None else EndpointConfig(url=analyst_url, model=analyst_model)
     named = [
         *runner.RECIPES,
-        *(one for one in runner.ABLATIONS if ablations and (analyst or kept or not one.asks_another)),
+        *(one for one in runner.ABLATIONS if ablations and (analyst or kept or not one.analyst.is_external)),
     ]
     plan = runner.Plan(
         data=data,

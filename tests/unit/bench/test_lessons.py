@@ -65,7 +65,13 @@ def test_another_model_analyses_and_templates_stand_in_for_what_the_checks_rejec
     mistakes = collector.mistakes(scenario)
     asked = server.asked
 
+    unguided = collector.analyses(scenario, Analyst.EXTERNAL_UNGUIDED)
+    assert other.questions
+    assert not any(mistakes[0].trap.reason in question for question in other.questions)
+    assert set(unguided) == {mistake.trap.id for mistake in mistakes}
+    other.questions.clear()
     analyses = collector.analyses(scenario, Analyst.EXTERNAL)
+    assert mistakes[0].trap.reason in other.questions[0]
     lessons = collector.lessons(scenario, mistakes, Analyst.EXTERNAL)
 
     assert len(other.questions) == len(mistakes) == len(analyses)
