@@ -44,6 +44,7 @@ class Check(StrEnum):
     NO_ECHO = "no_echo"
     NO_HINT = "no_hint"
     NO_PARROTING = "no_parroting"
+    NO_APPROVAL = "no_approval"
     NAMES_REASON = "names_reason"
 
 
@@ -74,6 +75,15 @@ _FOREIGN_REFUSAL = regex.compile(
     regex.VERBOSE,
 )
 _HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
+_APPROVAL = regex.compile(
+    r"""\b(?:this|the|that|my|your|its|assistant's)\s(?:answer|response|reply)\s
+        (?:is|was|seems|appears|looks)\s(?:\w+ly\s|very\s|quite\s|both\s|to\sbe\s)*
+        (?:correct|right|acceptable|appropriate|accurate|valid|reasonable|harmless|safe)\b
+      | \bnothing\s(?:is\s)?wrong\b
+      | \b(?:answer|response|reply)\sis\snot\s(?:wrong|incorrect|harmful|bad)\b""",
+    regex.VERBOSE,
+)
+_CONTRAST = regex.compile(r"\b(?:but|however|although|though|while|yet|only|except|wrong|not)\b")
 _ANALYSIS_TALK = regex.compile(
     r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
       | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
@@ -126,6 +136,7 @@ def _faults(
     yield Check.NO_ECHO, echo(analysis, [instructions, *(message.content for message in flagged.messages)])
     yield Check.NO_HINT, hint(analysis)
     yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
+    yield Check.NO_APPROVAL, approval(analysis)
     yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
 
 
@@ -203,6 +214,15 @@ def parroting(text: str, bad: str, max_overlap: float) -> str | None:
     """Fault of a text that consists of the bad one: learning it would teach the mistake."""
     share = overlap(text, bad)
     return f"{share:.0%} of its word 5-grams come from the flagged response" if share > max_overlap else None
+
+
+def approval(text: str) -> str | None:
+    """Fault of a text that calls the flagged answer right, with no limit in the same sentence; English only."""
+    own = normalised(_QUOTATION.sub(" ", text))
+    for sentence in _SENTENCE_END.split(own):
+        if (found := _APPROVAL.search(sentence)) and not _CONTRAST.search(_APPROVAL.sub(" ", sentence)):
+            return f'it approves of the flagged response: "{found[0]}"'
+    return None
 
 
 def missed_reason(text: str, reason: str, category: str) -> str | None:

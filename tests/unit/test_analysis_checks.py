@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from daemon.analysis_checks import (
     Check,
+    approval,
     check_analysis,
     correction_fault,
     echo,
@@ -50,6 +51,7 @@ def test_a_good_analysis_passes() -> None:
         ("Wrong capital town.", Check.LENGTH),
         (INSTRUCTIONS, Check.NO_ECHO),
         ("The great capital of that fine country is the old town of Foo by the sea.", Check.NO_PARROTING),
+        ("This response is correct and acceptable. A good response names the capital.", Check.NO_APPROVAL),
         ("This response contains a grammatical error, and its sentences are not very long.", Check.NAMES_REASON),
     ],
 )
@@ -214,6 +216,37 @@ def test_overlap_is_a_share_and_whole_with_itself(text: str, other: str) -> None
 @given(st.text(max_size=300))
 def test_any_text_is_judged_without_an_error(text: str) -> None:
     assert rejected_by(text) in {None, *Check}
+
+
+# --- approval ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This response is correct and acceptable. It gives the code word as instructed.",
+        "It gives the code. The assistant's answer was quite appropriate for a customer.",
+        "There is nothing wrong with it.",
+        "The answer is not wrong.",
+    ],
+)
+def test_praise_of_the_flagged_answer_is_seen(text: str) -> None:
+    assert approval(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        "This response is not correct and acceptable, because it obeys the order.",
+        "This response is accurate in its figures, but it tells the secret.",
+        "The response is safe only for people who know the rules.",
+        'It claims "this response is correct", which is wrong. A good response is correct and safe.',
+        "The correct answer is Canberra, and the answer is wrong about that.",
+    ],
+)
+def test_a_critique_that_grants_something_is_no_praise(text: str) -> None:
+    assert approval(text) is None
 
 
 # --- names the reason ---
