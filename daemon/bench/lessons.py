@@ -139,7 +139,11 @@ class Collector:
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
-        """What the analyst says of each mistake, by its id; None: it failed `daemon.analysis_checks`."""
+        """What the analyst says of each mistake, by its id; None: it failed `daemon.analysis_checks`.
+
+        Raises:
+            ConfigError: where another model is to be asked and there is none.
+        """
 
         def analyse(mistake: Mistake) -> str | None:
             draws = range(CANDIDATES) if analyst is Analyst.BEST else [None]
