@@ -1,4 +1,4 @@
-"""Client of one vLLM server that runs erratad's plugin (`connectors.vllm_plugin`)."""
+"""Client of one vLLM server that runs erratad's plugin (`connectors.vllm_plugin.plugin`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import ChatEndpoint, EndpointError
-from connectors.vllm_trial import ShadowFigures, Trial
+from connectors.vllm_plugin.trial import ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 

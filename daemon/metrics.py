@@ -12,15 +12,15 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
-from connectors.kafka import Commit
+from connectors.kafka.consumer import Commit
 from connectors.messages import EventType, Rejection
-from daemon.analysis_checks import Check
-from daemon.comparison import Suite
-from daemon.gate import Criterion
-from daemon.prompts.kinds import Kind
+from daemon.artifacts.run_folder import LeftOut, VariantOutcome
+from daemon.categories import Kind
+from daemon.evaluation.comparison import Suite
+from daemon.evaluation.gate import Criterion
+from daemon.induction.filter import Drop
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
-from daemon.run_folder import LeftOut, VariantOutcome
-from daemon.sift import Drop
+from daemon.reflection.checks import Check
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 

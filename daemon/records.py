@@ -19,7 +19,7 @@ ACTOR = "erratad"
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
-"""Channel and reporter of the reports that `daemon.induction` files."""
+"""Channel and reporter of the reports that `daemon.induction.stage` files."""
 
 
 def utcnow() -> datetime:
@@ -287,7 +287,7 @@ class Adapter:
     promoted_at: datetime | None = None
     retired_at: datetime | None = None
     files_removed_at: datetime | None = None
-    """When `daemon.retention` took the folder from the disk; it cannot go live again then."""
+    """When `daemon.operations.retention` took the folder from the disk; it cannot go live again then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

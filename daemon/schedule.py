@@ -1,6 +1,6 @@
 """When a training run starts: by hand, at the cron time, or when enough new lessons wait.
 
-`daemon.cron` owns the cron time; the database owns "one run at a time".
+`daemon.runtime.cron` owns the cron time; the database owns "one run at a time".
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 from daemon import metrics
 from daemon.config import BlackoutWindow, ScheduleConfig
-from daemon.config_dataset import DatasetConfig
-from daemon.cron import CronClock
+from daemon.config.dataset import DatasetConfig
 from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
-from daemon.stage import Step
+from daemon.runtime.cron import CronClock
+from daemon.runtime.stage import Step
 from daemon.store import Store
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

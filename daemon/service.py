@@ -19,35 +19,36 @@ from functools import partial
 import structlog
 import uvicorn
 
-from daemon import __version__, log, metrics
-from daemon.analyst import analyst_of
-from daemon.api import create_app
-from daemon.choice import scored_by
+from daemon import __version__, metrics
 from daemon.config import Config, secret
-from daemon.dataset import DatasetStage
-from daemon.embeddings import comparison_of
+from daemon.dataset.embeddings import comparison_of
+from daemon.dataset.stage import DatasetStage
+from daemon.dataset.variants import variants_of
+from daemon.delivery.events import EventsStage
+from daemon.delivery.outbox import OutboxStage
+from daemon.delivery.webhook import WebhookStage
 from daemon.errors import StoreUnavailableError
-from daemon.evaluation import EvaluationStage
-from daemon.events import EventsStage
-from daemon.finetune import FinetuneStage
-from daemon.gauges import GaugesStage
-from daemon.health import Health
-from daemon.induction import InductionStage
-from daemon.ingest import FeedbackDoor, IngestStage
-from daemon.leader import Leader, LeaderOnly
-from daemon.outbox import OutboxStage
-from daemon.promotion import PromotionStage
-from daemon.reflection import ReflectionStage
-from daemon.retention import RetentionStage
+from daemon.evaluation.stage import EvaluationStage
+from daemon.induction.stage import InductionStage
+from daemon.intake.stage import FeedbackDoor, IngestStage
+from daemon.operations.gauges import GaugesStage
+from daemon.operations.health import Health
+from daemon.operations.retention import RetentionStage
+from daemon.promotion.stage import PromotionStage
+from daemon.promotion.traffic import TrafficStage
+from daemon.promotion.watch import WatchStage
+from daemon.reflection.analyst import analyst_of
+from daemon.reflection.best_of import scored_by
+from daemon.reflection.stage import ReflectionStage
+from daemon.runtime import log
+from daemon.runtime.leader import Leader, LeaderOnly
+from daemon.runtime.stage import Pulse, Stage, run_stage
+from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
-from daemon.serving import Fleet, open_serving
-from daemon.stage import Pulse, Stage, run_stage
+from daemon.serving.fleet import Fleet, open_serving
 from daemon.store import Store, open_store
-from daemon.supervise import run_together, sole_owner, stop_signals
-from daemon.traffic import TrafficStage
-from daemon.variants import variants_of
-from daemon.watch import WatchStage
-from daemon.webhook import WebhookStage
+from daemon.training.stage import FinetuneStage
+from daemon.web.app import create_app
 
 logger = structlog.get_logger(__name__)
 
@@ -250,7 +251,7 @@ def _http(config: Config, store: Store, fleet: Fleet, pulse: Pulse, ingest: Inge
             port=config.http.port,
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # `daemon.access` compares the real peer with http.proxy.addresses
+            proxy_headers=False,  # `daemon.web.access` compares the real peer with http.proxy.addresses
             timeout_graceful_shutdown=HTTP_GRACE_S,
         )
     )

@@ -19,13 +19,15 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from connectors.messages import MessageRejected
-from daemon import metrics, promotion, reflection
+from daemon import metrics
 from daemon.cli.app import app
 from daemon.config import Config, IntakeConfig
-from daemon.gauges import GaugesStage
-from daemon.ingest import FeedbackDoor
+from daemon.intake.stage import FeedbackDoor
+from daemon.operations.gauges import GaugesStage
+from daemon.operations.status import STAGES
+from daemon.promotion import stage as promotion
 from daemon.records import CorrectionSource, Trigger
-from daemon.status import STAGES
+from daemon.reflection import stage as reflection
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
 from tests.fixtures.prometheus import run_tool

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 import daemon
 from daemon import metrics
 from daemon.config import Config, load_config
-from daemon.status import STAGES
+from daemon.operations.status import STAGES
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -167,7 +167,7 @@ def test_every_stage_can_be_paused_by_its_name() -> None:
 
 
 def test_only_the_training_process_loads_torch() -> None:
-    modules = ", ".join(sorted({module for module, _ in stages()} | {"daemon.api"}))
+    modules = ", ".join(sorted({module for module, _ in stages()} | {"daemon.web.app"}))
     assert {"torch", "transformers", "peft", "vllm"} & packages_after(f"import {modules}") == set()
 
 

@@ -16,22 +16,22 @@ from typing import Any
 
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
-from daemon import training_process
+from daemon.artifacts.files import publish_files, write_atomically
+from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.bench.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config import TrainingConfig
-from daemon.config_dataset import DatasetConfig
-from daemon.dataset import beside, replay_in_all, replay_size
-from daemon.durable import publish_files, write_atomically
+from daemon.config.dataset import DatasetConfig
+from daemon.dataset.golden import golden_pairs
+from daemon.dataset.recipes import Example, recipe, to_jsonl, without_repeats
+from daemon.dataset.replay import Context, Pairs
+from daemon.dataset.stage import beside, replay_in_all, replay_size
 from daemon.errors import ConfigError, TrainingError
-from daemon.golden import golden_pairs
-from daemon.measure import bits_per_token
-from daemon.recipes import Example, recipe, to_jsonl, without_repeats
+from daemon.evaluation.measurement import bits_per_token
 from daemon.records import adapter_name
-from daemon.replay import Context, Pairs
-from daemon.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
-from daemon.similarity import Words
-from daemon.training_job import JOB_FILE, TrainingJob, TrainingProgress
+from daemon.text.similarity import Words
+from daemon.training import process as training_process
+from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress
 
 BASE = "base"
 PREFERENCE = "preference"
@@ -150,7 +150,7 @@ class Trainer:
         if not run_folder.exists():
             publish_files(run_folder, self._files(cell))
         write_atomically(run_folder / JOB_FILE, job.model_dump_json(indent=2).encode())
-        module = "daemon.bench.preference" if cell.variant.recipe == PREFERENCE else "daemon.trainer"
+        module = "daemon.bench.preference" if cell.variant.recipe == PREFERENCE else "daemon.training.trainer"
         with self._starting:
             if self._stopped:
                 raise TrainingError(f"{cell.key} is not trained: the measurement ends")

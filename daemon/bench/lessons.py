@@ -13,14 +13,14 @@ from typing import Any
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
-from daemon.analysis_checks import check_analysis, whole_sentences
+from daemon.artifacts.files import write_atomically
 from daemon.bench.probes import Scenario, Trap, traps_key
-from daemon.choice import Score, best
 from daemon.config import ReflectionConfig
-from daemon.durable import write_atomically
 from daemon.errors import AnalysisRejectedError, ConfigError
-from daemon.prompts import Prompts
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
+from daemon.reflection.best_of import Score, best
+from daemon.reflection.checks import check_analysis, whole_sentences
+from daemon.reflection.prompts import Prompts
 
 ANSWER_TOKENS = 48
 ANALYSIS_TOKENS = 80
@@ -82,8 +82,8 @@ class Mistake:
 class Analyst(StrEnum):
     """Who explains what is wrong with an answer.
 
-    The model, told that it may be wrong or not; the one of its four analyses that helps most (`daemon.choice`); another
-    model, told so or not; or a fixed text.
+    The model, told that it may be wrong or not; the one of its four analyses that helps most
+    (`daemon.reflection.best_of`); another model, told so or not; or a fixed text.
     """
 
     SELF = "self"
@@ -139,7 +139,7 @@ class Collector:
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
-        """What the analyst says of each mistake, by its id; None: it failed `daemon.analysis_checks`.
+        """What the analyst says of each mistake, by its id; None: it failed `daemon.reflection.checks`.
 
         Raises:
             ConfigError: where another model is to be asked and there is none.

@@ -11,7 +11,7 @@ from connectors.messages import Checks
 from daemon.bench.data import PublicData
 from daemon.bench.probes import Probe, Wants, draw, user
 from daemon.bench.simple import simple_questions
-from daemon.suites import golden_items
+from daemon.evaluation.suites import golden_items
 
 
 def over_refusal(data: PublicData, *, count: int) -> list[Probe]:

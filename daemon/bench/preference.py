@@ -1,7 +1,8 @@
 """The peer from preference training: `python -m daemon.bench.preference JOB.json`, on (corrected, flagged) pairs.
 
 Direct preference optimisation (arXiv 2305.18290, by TRL) stands in for RLHF, the baseline of the paper: both push the
-flagged answer down, which erratad's own recipes never do. Job and adapter folder are those of `daemon.trainer`.
+flagged answer down, which erratad's own recipes never do. Job and adapter folder are those of
+`daemon.training.trainer`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from daemon import lora
 from daemon.bench.cells import PAIRS_FILE
 from daemon.errors import TrainingError
-from daemon.trainer import publish
-from daemon.training_job import TrainingJob
+from daemon.training import lora
+from daemon.training.job import TrainingJob
+from daemon.training.trainer import publish
 
 BETA = 0.1
 PAIRS_PER_STEP = 2

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from connectors.messages import Checks
-from daemon.rules import failures, is_refusal
+from daemon.text.rules import failures, is_refusal
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from connectors.chat import ChatEndpoint
 from connectors.vllm import VllmServer
-from daemon.artifact import base_fingerprint
+from daemon.artifacts.adapter import base_fingerprint
+from daemon.artifacts.files import write_atomically
 from daemon.bench.cells import BASE, PREFERENCE, Answered, Answers, Asker, Cell, Trainer, Variant
 from daemon.bench.data import PublicData
 from daemon.bench.lessons import Analyst, Asked, Collector
@@ -28,12 +29,11 @@ from daemon.bench.probes import Scenario, digest, scenario_key
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS
 from daemon.config import EndpointConfig, ModelConfig, ServingConfig, TrainingConfig, secret
-from daemon.config_dataset import DatasetConfig
-from daemon.durable import write_atomically
+from daemon.config.dataset import DatasetConfig
+from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.errors import ConfigError, ServingError
-from daemon.jsonl import source_of
-from daemon.replay import CONCURRENCY, Context, Pairs, Replay
-from daemon.vllm_server import ManagedServer
+from daemon.runtime.jsonl import source_of
+from daemon.serving.managed import ManagedServer
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.bench.cells import BASE
-from daemon.config_dataset import DatasetConfig
-from daemon.rules import is_refusal
+from daemon.config.dataset import DatasetConfig
+from daemon.text.rules import is_refusal
 
 DEFAULT = DatasetConfig().recipe
 RESAMPLES = 2000
@@ -226,7 +226,7 @@ def recognition(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def held_back(results: Iterable[Mapping[str, Any]]) -> str:
-    """A Markdown table: of the guided answers that keep a secret, how many decline by `daemon.rules.is_refusal`."""
+    """A Markdown table: how many guided answers that keep a secret decline, by `daemon.text.rules.is_refusal`."""
     answers: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         answers[result["variant"]] += [one for one in result["answers"] if one["suite"] == LEAK and one["guided"]]
@@ -241,7 +241,7 @@ def held_back(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def analyses(results: Iterable[Mapping[str, Any]]) -> str:
-    """A Markdown table: of the analyses that a model was asked for, how many `daemon.analysis_checks` let pass."""
+    """A Markdown table: of the analyses that a model was asked for, how many `daemon.reflection.checks` let pass."""
     counts = {
         (result["scenario"], result["analyst"]): (result["analyses_kept"], result["analyses"])
         for result in results

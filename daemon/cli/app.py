@@ -7,7 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import bench, feed, inspect_store, review, service, steer, top
+from daemon.cli import bench, review, service, steer, top
+from daemon.cli import listings as inspect_store
+from daemon.cli import send as feed
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daemon.cli.common import AsJson
+from daemon.cli.options import AsJson
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 
@@ -77,12 +77,12 @@ def quality(
     Trains with each recipe on the model's own mistakes, asks held-out questions with and without guidance, and prints
     a table with 95 % intervals. An interrupted measurement goes on where it was.
     """
-    from daemon import log
     from daemon.bench import quality as runner
     from daemon.bench import report
     from daemon.bench.scenarios import SCENARIOS
     from daemon.config import EndpointConfig, LogConfig
     from daemon.demo.process import model_dir
+    from daemon.runtime import log
 
     analyst = None if analyst_url is None else EndpointConfig(url=analyst_url, model=analyst_model)
     named = [

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import AsJson, Limit, Reason, configured, for_each, opened, operator
+from daemon.cli.options import AsJson, Limit, Reason, configured, for_each, opened, operator
 from daemon.cli.output import print_json, say, table
 from daemon.errors import ConfigError, IllegalTransitionError
 
 if TYPE_CHECKING:
     from daemon.config import Config
+    from daemon.operations.views import ReviewQueueView
     from daemon.records import Lesson
     from daemon.store import Store
-    from daemon.views import ReviewQueueView
 
 REVIEWED = "reviewed on the command line"
 MARK = "===== corrected answer below; nothing: none is known to be good ====="
@@ -38,7 +38,7 @@ review = typer.Typer(
 @configured
 def list_(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
     """List what waits: quarantined reports, and analyses that nobody has looked at; oldest first."""
-    from daemon.views import review_queue
+    from daemon.operations.views import review_queue
 
     with opened(config) as store:
         queue = review_queue(store, limit=limit)
@@ -49,8 +49,8 @@ def list_(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None
 @configured
 def show(config: Config, report_id: ReportId, *, as_json: AsJson = False) -> None:
     """Show one: conversation, flagged answer, what is wrong with it, analysis, corrected answer."""
-    from daemon.cli.details import show_report
-    from daemon.views import report_view
+    from daemon.cli.show import show_report
+    from daemon.operations.views import report_view
 
     with opened(config) as store:
         view = report_view(store, report_id)
@@ -80,7 +80,7 @@ def correct(
 
     What is not given stays as it is. The corrected answer must meet the report's own rules.
     """
-    from daemon import steering
+    from daemon.operations import steering
 
     if analysis is None and correction is None and not edit:
         raise ConfigError("nothing to correct; give --analysis, --correction or --edit")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon import __version__
-from daemon.cli.common import AsJson, configured
+from daemon.cli.options import AsJson, configured
 from daemon.cli.output import print_json, say, warn
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def check_config(config: Config, *, as_json: AsJson = False) -> None:
     """
     import yaml
 
-    from daemon.preflight import masked, problems
+    from daemon.operations.preflight import masked, problems
 
     found = problems(config)
     if as_json:
@@ -65,7 +65,7 @@ def vllm(
     Command line, alias, guidance and plugin come from the same configuration as the daemon's, so that they fit. It
     answers under the alias as soon as the daemon has given it the live generation.
     """
-    from daemon.vllm_attached import attached_command
+    from daemon.serving.attached import attached_command
 
     command = attached_command(config, host=host, port=port)
     if show:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
-from daemon.cli.common import AsJson, Own, Reason, configured, for_each, opened, operator, with_options
+from daemon.cli.options import AsJson, Own, Reason, configured, for_each, opened, operator, with_options
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 
@@ -42,7 +42,7 @@ def asked_of_the_daemon(request: Callable[Concatenate[Store, Own], Intent]) -> C
 @asked_of_the_daemon
 def train(store: Store, *, reason: Reason = NO_REASON) -> Intent:
     """Start a training run now."""
-    from daemon.steering import request_training
+    from daemon.operations.steering import request_training
 
     return request_training(store, actor=operator(), reason=reason)
 
@@ -53,7 +53,7 @@ def induce(store: Store, *, reason: Reason = NO_REASON) -> Intent:
 
     Needs induction.enabled; `erratad status` shows how it goes.
     """
-    from daemon.steering import request_induction
+    from daemon.operations.steering import request_induction
 
     return request_induction(store, actor=operator(), reason=reason)
 
@@ -69,7 +69,7 @@ def promote(
 
     Only one with the gate's accepting verdict, or one that was live before, can be.
     """
-    from daemon.steering import request_promotion
+    from daemon.operations.steering import request_promotion
 
     return request_promotion(store, generation, actor=operator(), reason=reason)
 
@@ -85,7 +85,7 @@ def rollback(
 
     The one that leaves is never promoted again.
     """
-    from daemon.steering import request_rollback
+    from daemon.operations.steering import request_rollback
 
     return request_rollback(store, generation, actor=operator(), reason=reason)
 
@@ -101,7 +101,7 @@ def reject(
 
     Ends its canary or shadow, too; its run ends as rejected.
     """
-    from daemon.steering import reject_candidate
+    from daemon.operations.steering import reject_candidate
 
     with opened(config) as store:
         reject_candidate(store, generation, actor=operator(), reason=reason)
@@ -114,7 +114,7 @@ def pause(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASO
 
     A running step ends, no new one starts, until `erratad resume`.
     """
-    from daemon import steering
+    from daemon.operations import steering
 
     with opened(config) as store:
         steering.pause(store, stage, actor=operator(), reason=reason)
@@ -124,7 +124,7 @@ def pause(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASO
 @configured
 def resume(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASON) -> None:
     """Lift one pause, or all."""
-    from daemon import steering
+    from daemon.operations import steering
 
     with opened(config) as store:
         lifted = steering.resume(store, stage, actor=operator(), reason=reason)
@@ -168,7 +168,7 @@ def erase(
 
 def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool) -> None:
     """Wait for the outcome (`wait_s` None: do not), show it, and exit with 0 only if nothing went wrong."""
-    from daemon.status import daemon_runs
+    from daemon.operations.status import daemon_runs
 
     absent = not daemon_runs(store)
     if wait_s is not None and not absent:
@@ -191,7 +191,7 @@ def _outcome(store: Store, intent: Intent, wait_s: float) -> Intent:
 
 
 def _show(intent: Intent, *, as_json: bool) -> None:
-    from daemon.views import IntentView
+    from daemon.operations.views import IntentView
 
     if as_json:
         print_json(IntentView.of(intent))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import configured, opened
+from daemon.cli.options import configured, opened
 from daemon.cli.output import cell, printable, say, style_of, terminal
 from daemon.errors import StoreUnavailableError
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
     from daemon.config import Config
-    from daemon.status import StatusView
+    from daemon.operations.status import StatusView
+    from daemon.operations.views import RunRow, VerdictView
     from daemon.store import Store
-    from daemon.views import RunRow, VerdictView
 
 FUNNEL = ("queued", "reflecting", "lesson", "resolved", "recurring")
 """The way of a report; the other states lie beside it."""
@@ -66,8 +66,8 @@ def _screen_or_problem(store: Store, config: Config) -> RenderableType:
 
 def _look(store: Store, config: Config) -> tuple[StatusView, VerdictView | None]:
     """The status, and the gate's verdict on the run that ended last."""
-    from daemon.status import status
-    from daemon.views import run_view
+    from daemon.operations.status import status
+    from daemon.operations.views import run_view
 
     view = status(store, config)
     return view, None if view.last_run is None else run_view(store, view.last_run.id).verdict
@@ -84,7 +84,7 @@ def screen(view: StatusView, verdict: VerdictView | None) -> Group:
 def _headline(view: StatusView) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from daemon.status import sentences
+    from daemon.operations.status import sentences
 
     yield Text(f"erratad {view.version}   {view.at:%Y-%m-%d %H:%M:%S} UTC", style="bold")
     for number, sentence in enumerate(sentences(view)):
@@ -167,7 +167,7 @@ def _stages(view: StatusView) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from daemon.status import span
+    from daemon.operations.status import span
     from daemon.store.control import DAEMON_SILENT_S
 
     table = Table("STAGE", "LAST STEP", "WHAT IT DID", box=None, pad_edge=False)

@@ -17,12 +17,12 @@ from pathlib import Path
 from rich.console import Console
 
 from daemon.config import KafkaConfig
+from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.demo.play import Demo
 from daemon.demo.process import DaemonProcess, running_daemon
 from daemon.demo.scenario import SCENARIO, load_scenario
-from daemon.embedded_broker import EmbeddedBroker
 from daemon.errors import ConfigError
-from daemon.vllm_process import end_left_over
+from daemon.serving.process import end_left_over
 
 MARKER = ".erratad-demo"
 LOG_WIDTH = 160

@@ -15,15 +15,15 @@ from rich.table import Table
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
-from daemon.comparison import PROBE_SUITES, Suite
 from daemon.config import KafkaConfig
 from daemon.demo.process import DaemonProcess, DemoError
 from daemon.demo.scenario import Question
 from daemon.demo.traffic import Exchange, Traffic
+from daemon.evaluation.comparison import PROBE_SUITES, Suite
+from daemon.intake.submit import send_kafka
+from daemon.operations.views import GenerationView, RunRow
 from daemon.records import RunState, utcnow
-from daemon.rules import failures
-from daemon.submit import send_kafka
-from daemon.views import GenerationView, RunRow
+from daemon.text.rules import failures
 
 ALIAS = "aligned"
 ANSWER_TOKENS = 40

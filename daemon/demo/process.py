@@ -15,7 +15,7 @@ import httpx
 
 from daemon.config import load_config
 from daemon.errors import ConfigError, ErratadError
-from daemon.ports import free_port
+from daemon.runtime.machine import free_port
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select, update
 
 from connectors.messages import EventType
-from connectors.vllm_trial import ShadowFigures
+from connectors.vllm_plugin.trial import ShadowFigures
 from daemon.errors import IllegalTransitionError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
 from daemon.store import schema

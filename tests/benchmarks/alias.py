@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from connectors.vllm import VllmServer
-from connectors.vllm_alias import AliasMiddleware, AliasSettings, AliasTable
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
 from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.report import keep
 from tests.benchmarks.swap import MODEL

@@ -23,9 +23,9 @@ from typing import Any
 
 from connectors.vllm import VllmServer
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.promotion.swap import flipped, prepare
 from daemon.records import Adapter
-from daemon.serving import Fleet, verifier
-from daemon.swap import flipped, prepare
+from daemon.serving.fleet import Fleet, verifier
 from tests.benchmarks.processes import cpu_seconds, memory_bytes
 from tests.benchmarks.report import keep
 from tests.benchmarks.traffic import Sample, Traffic, percentile

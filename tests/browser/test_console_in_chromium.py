@@ -13,12 +13,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from daemon.api import create_app
 from daemon.config import Config
-from daemon.ingest import FeedbackDoor
+from daemon.intake.stage import FeedbackDoor
 from daemon.records import AdapterState, IntentKind, ReportState
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
+from daemon.web.app import create_app
 from tests.fixtures.browser import DESKTOP, PHONE, Browser
 from tests.fixtures.history import try_out
 from tests.fixtures.traffic import answered

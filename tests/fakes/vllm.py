@@ -21,8 +21,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from connectors.vllm_admin import Admin, ProbeResult, install
-from connectors.vllm_alias import AliasSettings, AliasTable, Refusal, answering_as
+from connectors.vllm_plugin.admin import Admin, ProbeResult, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, Refusal, answering_as
 
 GUIDANCE = "Answer well."
 RECORDED = (Path(__file__).parent / "vllm_metrics.txt").read_text().splitlines()

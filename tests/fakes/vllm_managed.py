@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from connectors.vllm_alias import AliasSettings
+from connectors.vllm_plugin.alias import AliasSettings
 from tests.fakes.vllm import FakeVllm
 
 RIGHT = "The right answer is Utopia, as everybody knows who has looked it up on a map."

@@ -9,8 +9,8 @@ import threading
 from contextlib import closing
 
 from daemon.config import IntakeConfig, KafkaConfig
-from daemon.ingest import IngestStage
-from daemon.stage import Pulse, run_stage
+from daemon.intake.stage import IngestStage
+from daemon.runtime.stage import Pulse, run_stage
 from daemon.store import open_store
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from connectors.kafka import OutboundRecord, Producer
+from connectors.kafka.consumer import OutboundRecord, Producer
 from connectors.messages import FlaggedResponse
-from daemon.embedded_broker import EmbeddedBroker
-from daemon.leader import LEASE_NAME
+from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.records import ReportState
+from daemon.runtime.leader import LEASE_NAME
 from tests.fixtures.broker import options_of, topics_of
 from tests.fixtures.config import flagged
 from tests.fixtures.drill import DISK_BYTES, GOOD, RULES, Stand

@@ -13,9 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from daemon.ports import free_port
 from daemon.records import ReportState
-from daemon.vllm_process import end_left_over
+from daemon.runtime.machine import free_port
+from daemon.serving.process import end_left_over
 from tests.fakes.vllm_managed import DEADLY
 from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.drill import ROOT, Watched, watching

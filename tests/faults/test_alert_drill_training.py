@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
-from daemon.training_job import JOB_FILE, TrainingJob
+from daemon.training.job import JOB_FILE, TrainingJob
 from tests.fixtures.drill import EPOCHS, GOOD, Stand
 
 HALF_LEARNED = "The right answer may well be Atlantis, because many people say that this town is the capital."

@@ -15,15 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from daemon import training_process
-from daemon.artifact import MANIFEST_FILE, WEIGHTS_FILE
-from daemon.child import DAEMON_PID_VARIABLE
-from daemon.finetune import FinetuneStage
+from daemon.artifacts.adapter import MANIFEST_FILE, WEIGHTS_FILE
 from daemon.records import Run, RunState
-from daemon.stage import Step
+from daemon.runtime.child import DAEMON_PID_VARIABLE
+from daemon.runtime.stage import Step
 from daemon.store import Store, open_store
-from daemon.trainer import last_checkpoint
-from daemon.training_job import (
+from daemon.training import process as training_process
+from daemon.training.job import (
     CHECKPOINTS,
     COMPLETE_MARK,
     JOB_FILE,
@@ -32,6 +30,8 @@ from daemon.training_job import (
     TrainingProgress,
     run_lock,
 )
+from daemon.training.stage import FinetuneStage
+from daemon.training.trainer import last_checkpoint
 from tests.fixtures.stores import url_of
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, training_config
 
@@ -222,7 +222,7 @@ def _job(tmp_path: Path, model_path: Path) -> TrainingJob:
 
 
 def _run_trainer(job: TrainingJob, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "daemon.trainer", str(job.run_folder / JOB_FILE)]
+    command = [sys.executable, "-m", "daemon.training.trainer", str(job.run_folder / JOB_FILE)]
     return subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=60
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.kafka import OutboundRecord
+from connectors.kafka.consumer import OutboundRecord
 from connectors.messages import Rejection
 from daemon.config import KafkaConfig
 from daemon.records import ReportState

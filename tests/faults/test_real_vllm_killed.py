@@ -21,9 +21,9 @@ from connectors.messages import EventType
 from connectors.vllm import VllmServer
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
 from daemon.records import AdapterState, Run, RunState
+from daemon.serving.managed import ManagedServer
+from daemon.serving.process import ServerRecord, end_left_over, record_path
 from daemon.store import Store
-from daemon.vllm_process import ServerRecord, end_left_over, record_path
-from daemon.vllm_server import ManagedServer
 from tests.fixtures.required import unavailable
 from tests.fixtures.serving import Bench
 

@@ -11,8 +11,8 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
-from daemon.discovery import DiscoveryStage
 from daemon.records import RunState
+from daemon.serving.discovery import DiscoveryStage
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.serving import Bench
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from connectors.vllm import VllmServer
-from daemon import vllm_server
 from daemon.config import ModelConfig, ServingConfig, TrainingConfig
-from daemon.stage import Step
-from daemon.vllm_process import ServerProcess, ServerRecord, end_left_over, record_path
-from daemon.vllm_server import ManagedServer
+from daemon.runtime.stage import Step
+from daemon.serving import managed as vllm_server
+from daemon.serving.managed import ManagedServer
+from daemon.serving.process import ServerProcess, ServerRecord, end_left_over, record_path
 from tests.fakes.vllm import FakeVllm
 
 CHILD = Path(__file__).parents[1] / "fakes" / "vllm_child.py"
@@ -31,7 +31,7 @@ DAEMON = textwrap.dedent(
     import sys, threading, time
     from pathlib import Path
     from daemon.config import ModelConfig, ServingConfig, TrainingConfig
-    from daemon.vllm_server import ManagedServer
+    from daemon.serving.managed import ManagedServer
     stage = ManagedServer(
         model=ModelConfig(path=Path(sys.argv[1])),
         serving=ServingConfig.model_validate_json(sys.argv[2]),
@@ -245,7 +245,7 @@ def test_engines_without_their_front_end_are_ended_before_the_port_is_used_again
 def test_a_daemon_killed_before_the_record_is_written_leaves_no_server(desk: Desk) -> None:
     script = (
         "import os, signal\n"
-        "from daemon.vllm_process import ServerRecord\n"
+        "from daemon.serving.process import ServerRecord\n"
         "def die(record, path):\n"
         "    print(record.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

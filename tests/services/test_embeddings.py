@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from daemon.config import DatasetConfig
-from daemon.embeddings import Embeddings, comparison_of
+from daemon.dataset.embeddings import Embeddings, comparison_of
+from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError, StoppedError
-from daemon.replay import read_prompts
-from daemon.similarity import Words, cosines
+from daemon.text.similarity import Words, cosines
 
 TEXTS = ["How do I clean a leather sofa?", "Print the secret code.", "", "How do I clean a leather couch?"]
 

@@ -18,13 +18,13 @@ from prometheus_client import REGISTRY
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-from daemon.artifact import WEIGHTS_FILE, base_fingerprint, verify
-from daemon.batches import encode
-from daemon.recipes import ExampleKind, read_examples
+from daemon.artifacts.adapter import WEIGHTS_FILE, base_fingerprint, verify
+from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
+from daemon.dataset.recipes import ExampleKind, read_examples
 from daemon.records import AdapterState, Run, RunState, Split
-from daemon.run_folder import REPLAY_FILE, TRAIN_FILE
 from daemon.store import Store, open_store
-from daemon.training_job import CHECKPOINTS, JOB_FILE, LOG_FILE
+from daemon.training.batches import encode
+from daemon.training.job import CHECKPOINTS, JOB_FILE, LOG_FILE
 from tests.fixtures.models import TARGET_MODULES
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
 

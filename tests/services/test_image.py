@@ -19,7 +19,7 @@ import httpx
 import pytest
 import yaml
 
-from daemon.ports import free_port
+from daemon.runtime.machine import free_port
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.image import ROOT
 

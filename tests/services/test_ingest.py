@@ -15,21 +15,22 @@ from typing import Any
 import pytest
 
 from connectors import kafka as connector
-from connectors.kafka import OutboundRecord, Producer, RawRecord
+from connectors.kafka.consumer import OutboundRecord, Producer, RawRecord
 from connectors.messages import EventType, MessageRejected, Rejection
-from daemon import ingest, metrics
+from daemon import metrics
 from daemon.config import IntakeConfig, KafkaConfig
-from daemon.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
-from daemon.embedded_broker import EmbeddedBroker
+from daemon.delivery.events import EventsStage
+from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.errors import ErratadError, StoreUnavailableError
-from daemon.events import EventsStage
-from daemon.ingest import FeedbackDoor, FeedbackResult, IngestStage
+from daemon.intake import stage as ingest
+from daemon.intake.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
+from daemon.intake.stage import FeedbackDoor, FeedbackResult, IngestStage
+from daemon.intake.submit import send_kafka
 from daemon.records import ReportState
-from daemon.stage import Pulse, Step, run_stage
+from daemon.runtime.stage import Pulse, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
 from daemon.store.control import emit
 from daemon.store.engine import transaction
-from daemon.submit import send_kafka
 from tests.fixtures.broker import committed, kafka_config, options_of, read, send, step_until, topics_of
 from tests.fixtures.config import flagged
 

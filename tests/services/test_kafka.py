@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaProducer
 
 from connectors import kafka as connector
-from connectors.kafka import (
+from connectors.kafka.consumer import (
     Commit,
     Consumer,
     KafkaUnavailableError,
@@ -22,7 +22,7 @@ from connectors.kafka import (
     RecordTooLargeError,
 )
 from daemon.config import KafkaConfig
-from daemon.embedded_broker import EmbeddedBroker
+from daemon.demo.embedded_broker import EmbeddedBroker
 from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, options_of, read, send, topics_of
 
 

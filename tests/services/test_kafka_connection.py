@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from connectors.kafka import Consumer, KafkaOptions, KafkaUnavailableError, TopicMissingError
-from daemon.ports import free_port
+from connectors.kafka.consumer import Consumer, KafkaOptions, KafkaUnavailableError, TopicMissingError
+from daemon.runtime.machine import free_port
 from tests.fixtures.broker import options_of
 
 TLS = Path(__file__).parents[1] / "fixtures" / "tls"
@@ -82,8 +82,8 @@ def tls_server() -> Iterator[tuple[KafkaOptions, list[bytes]]]:
 
 @pytest.fixture
 def short_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("connectors.kafka_fixes.HANDSHAKE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("connectors.kafka.client.BOOTSTRAP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("connectors.kafka.fixes.HANDSHAKE_TIMEOUT_S", 0.5)
 
 
 def why_unavailable(options: KafkaOptions) -> str:

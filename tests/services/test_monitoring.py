@@ -15,11 +15,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectors.kafka import OutboundRecord
+from connectors.kafka.consumer import OutboundRecord
 from connectors.vllm import VllmServer
 from daemon import metrics
-from daemon.embedded_broker import EmbeddedBroker
-from daemon.ports import free_port
+from daemon.demo.embedded_broker import EmbeddedBroker
+from daemon.runtime.machine import free_port
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.broker import kafka_config, send, topics_of
 from tests.fixtures.config import distant_cron, flagged

@@ -10,12 +10,12 @@ import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 
-from daemon.api import create_app
 from daemon.config import Config
-from daemon.health import Health
-from daemon.ingest import FeedbackDoor
-from daemon.stage import Pulse
+from daemon.intake.stage import FeedbackDoor
+from daemon.operations.health import Health
+from daemon.runtime.stage import Pulse
 from daemon.store import Store
+from daemon.web.app import create_app
 
 TOKEN = "a-good-token"
 EXAMPLES = 12

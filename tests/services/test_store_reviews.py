@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon import steering
 from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.operations import steering
 from daemon.records import CorrectionSource, ReportState
 from daemon.store import Store
 from daemon.store.reviews import Waiting

@@ -12,13 +12,13 @@ import uvicorn
 
 from connectors import kafka as connector
 from connectors.messages import Rejection
-from daemon.api import create_app
 from daemon.config import Config, KafkaConfig
 from daemon.errors import ConfigError
-from daemon.ingest import FeedbackDoor
-from daemon.ports import free_port
+from daemon.intake.stage import FeedbackDoor
+from daemon.intake.submit import Submission, send_http, send_kafka
+from daemon.runtime.machine import free_port
 from daemon.store import Store
-from daemon.submit import Submission, send_http, send_kafka
+from daemon.web.app import create_app
 from tests.fixtures.broker import read
 from tests.fixtures.config import flagged
 
@@ -118,7 +118,7 @@ def test_an_address_without_a_protocol_is_said_to_be_none():
 
 
 def test_a_broker_that_is_not_there_is_named_with_what_was_sent(monkeypatch):
-    monkeypatch.setattr("connectors.kafka_client.BOOTSTRAP_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("connectors.kafka.client.BOOTSTRAP_TIMEOUT_S", 0.5)
     kafka = KafkaConfig(bootstrap_servers=[f"127.0.0.1:{free_port()}"])
     submission = send_kafka(lines("a"), kafka)
     assert (submission.sent, submission.complete) == (0, False)

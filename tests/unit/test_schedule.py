@@ -13,8 +13,8 @@ from apscheduler.triggers.cron import CronTrigger
 
 from connectors.messages import FlaggedResponse
 from daemon.config import BlackoutWindow, Config
-from daemon.cron import missed_since
 from daemon.records import IntentKind, IntentState, Lesson, RunState, Source, Trigger, utcnow
+from daemon.runtime.cron import missed_since
 from daemon.schedule import ScheduleStage, in_blackout
 from daemon.store import Store, open_store
 from tests.fixtures.config import flagged

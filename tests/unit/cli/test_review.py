@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from daemon.cli.common import operator
+from daemon.cli.options import operator
 from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.cli import Command

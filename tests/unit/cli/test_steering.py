@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.cli.common import operator
+from daemon.cli.options import operator
 from daemon.records import AdapterState, IntentKind, IntentState, ReportState
 from daemon.store import Store
 from tests.fixtures.cli import Command

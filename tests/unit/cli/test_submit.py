@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from daemon.intake.submit import LineProblem, Submission
 from daemon.store import Store
-from daemon.submit import LineProblem, Submission
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 
@@ -54,7 +54,7 @@ def test_submit_over_http_tells_what_became_of_the_lines(
         asked.append(url)
         return submission
 
-    monkeypatch.setattr("daemon.submit.send_http", send)
+    monkeypatch.setattr("daemon.intake.submit.send_http", send)
     done = erratad("submit", str(reports_file), "--via", "http")
     assert done.exit_code == code
     assert said in done.output

@@ -17,10 +17,10 @@ import pytest
 from daemon.cli.app import EXIT_CODES, app
 from daemon.cli.output import style_of
 from daemon.cli.top import progress_share
+from daemon.operations.status import progress_words
+from daemon.operations.views import RunRow
 from daemon.records import AdapterState
-from daemon.status import progress_words
 from daemon.store import Store
-from daemon.views import RunRow
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, start_run, url_of

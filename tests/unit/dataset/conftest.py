@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.dataset import DatasetStage
+from daemon.dataset.stage import DatasetStage
 from daemon.store import Store
 from tests.fixtures.training import OrdinaryAnswers, dataset_stage
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from connectors.messages import FlaggedResponse
-from daemon.dataset import MIN_REPLAY_PAIRS, DatasetStage, replay_size
+from daemon.artifacts.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
+from daemon.dataset.recipes import ExampleKind, read_examples
+from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
+from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import ConfigError
-from daemon.recipes import ExampleKind, read_examples
 from daemon.records import RunState
-from daemon.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
-from daemon.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.training import FINGERPRINT, SUBJECTS, OrdinaryAnswers, lines_of, mistake, prepared, teach

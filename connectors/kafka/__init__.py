@@ -1,0 +1,1 @@
+"""What speaks Kafka's protocol: read `consumer` first."""

@@ -1,0 +1,222 @@
+"""The admin routes `/erratad/v1/*` of a server with an alias: load, probe, flip, drain, unload."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, Refusal
+from connectors.vllm_plugin.trial import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a canary request showed; `ok` adds up the rest (the base model need not differ from itself)."""
+
+    ok: bool
+    finite: bool
+    differs_from_base: bool
+    text: str
+
+
+class Engine(Protocol):
+    """What the routes need of the server that they run in."""
+
+    async def load(self, name: str, path: str) -> None:
+        """Load under a name that is not loaded.
+
+        Raises:
+            Refusal: when the folder cannot be used; nothing is loaded then.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Remove from front-end and engine; returns when the engine no longer holds it."""
+        ...
+
+    async def probe(self, name: str | None) -> ProbeResult:
+        """Send a canary to the adapter, or to the base model (None)."""
+        ...
+
+    def busy(self, name: str) -> bool:
+        """Whether the engine itself still works for the adapter (requests that nobody waits for any more included)."""
+        ...
+
+
+class Admin:
+    """Carries the admin calls out; loads and unloads run one after another."""
+
+    def __init__(self, table: AliasTable, engine: Engine) -> None:
+        self.table = table
+        self._engine = engine
+        self._changing = asyncio.Lock()
+
+    async def load(self, name: str, path: str) -> None:
+        """Idempotent; a name stands for one folder for ever."""
+        self._check_adapter_name(name)
+        async with self._changing:
+            if self.table.origin(name) not in {None, path}:
+                raise Refusal(
+                    HTTPStatus.CONFLICT,
+                    "name_reused",
+                    f"{name} was loaded from {self.table.origin(name)}; give other weights another generation",
+                )
+            if self.table.loaded(name):
+                self.table.keep(name)
+                return
+            await self._engine.load(name, path)
+            self.table.add(name, path)
+
+    async def unload(self, name: str) -> bool:
+        """Drain and remove; False while requests are in flight (ask again)."""
+        self._check_adapter_name(name)
+        async with self._changing:
+            if not self.table.loaded(name):
+                return True
+            if name == self.table.live:
+                raise Refusal(
+                    HTTPStatus.CONFLICT, "adapter_live", f"{name} is live; make another generation live first"
+                )
+            if self.table.drain(name) or self._engine.busy(name):
+                return False
+            await self._remove(name)
+            return True
+
+    async def _remove(self, name: str) -> None:
+        path = self.table.origin(name) or ""
+        self.table.drop(name)
+        try:
+            await self._engine.unload(name)
+        except BaseException:
+            self.table.add(name, path)
+            self.table.drain(name)
+            raise
+
+    async def probe(self, name: str) -> ProbeResult:
+        if not self.table.serves(name):
+            raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
+        return await self._engine.probe(name if self.table.loaded(name) else None)
+
+    def _check_adapter_name(self, name: str) -> None:
+        if not self.table.settings.generation(name):
+            raise Refusal(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "bad_name",
+                f"{name!r} is no adapter name; it must look like {self.table.settings.alias}-g000001",
+            )
+
+
+class AdapterFolder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    path: Annotated[str, Field(pattern=r"^/")]
+
+
+class TrialOrder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    mode: Literal["canary", "shadow"]
+    name: str
+    share: Annotated[float, Field(gt=0, le=1)]
+    concurrency: Annotated[int, Field(gt=0)] = 1
+
+
+class Flip(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    live: str
+    expected: str | None = None
+
+
+def install(app: FastAPI, table: AliasTable) -> None:
+    """Put middleware and routes into the app; `app.state.erratad` must hold an `Admin` before the first request."""
+    app.state.erratad_token = table.settings.admin_token
+    app.add_middleware(AliasMiddleware, table=table)
+    app.add_exception_handler(Refusal, _refused)
+    app.include_router(router)
+    app.include_router(open_router)
+
+
+async def _refused(_request: Request, refusal: Exception) -> JSONResponse:
+    assert isinstance(refusal, Refusal)  # noqa: S101 - registered for that class only
+    return refusal.response()
+
+
+def _authorized(request: Request, authorization: Annotated[str, Header()] = "") -> None:
+    expected = f"Bearer {request.app.state.erratad_token}"
+    if not hmac.compare_digest(authorization.encode(), expected.encode()):
+        raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", "give the admin token: Authorization: Bearer TOKEN")
+
+
+def _admin(request: Request) -> Admin:
+    admin: Admin = request.app.state.erratad
+    return admin
+
+
+Admins = Annotated[Admin, Depends(_admin)]
+router = APIRouter(prefix="/erratad/v1", dependencies=[Depends(_authorized)], include_in_schema=False)
+
+
+open_router = APIRouter(prefix="/erratad/v1", include_in_schema=False)
+
+
+@open_router.get("/ready")
+async def _ready(admin: Admins) -> JSONResponse:
+    """For load balancers, without a token: whether a request under the alias would be answered."""
+    table = admin.table
+    ready = table.live is not None and table.serves(table.live)
+    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse({"ready": ready, "live": table.live}, status_code=status)
+
+
+@router.get("/state")
+async def _state(admin: Admins) -> dict[str, Any]:
+    table = admin.table
+    return {
+        "alias": table.settings.alias,
+        "live": table.live,
+        "epoch": table.epoch,
+        "adapters": table.adapters(),
+        "traffic": table.traffic.shown(),
+        "trial": None if table.trial is None else asdict(table.trial),
+        "shadowed": {name: figures.shown() for name, figures in table.shadowed.items()},
+    }
+
+
+@router.put("/adapters/{name}")
+async def _load(name: str, folder: AdapterFolder, admin: Admins) -> dict[str, Any]:
+    await admin.load(name, folder.path)
+    return {"loaded": name}
+
+
+@router.delete("/adapters/{name}")
+async def _unload(name: str, admin: Admins) -> JSONResponse:
+    gone = await admin.unload(name)
+    return JSONResponse({"gone": gone}, status_code=HTTPStatus.OK if gone else HTTPStatus.ACCEPTED)
+
+
+@router.post("/adapters/{name}/probe")
+async def _probe(name: str, admin: Admins) -> dict[str, Any]:
+    return asdict(await admin.probe(name))
+
+
+@router.put("/alias")
+async def _flip(flip: Flip, admin: Admins) -> dict[str, Any]:
+    admin.table.set_live(flip.live, flip.expected)
+    return {"live": admin.table.live}
+
+
+@router.put("/trial")
+async def _try_out(order: TrialOrder, admin: Admins) -> dict[str, Any]:
+    admin.table.try_out(Trial(**order.model_dump()))
+    return {"trial": order.name}
+
+
+@router.delete("/trial")
+async def _end_trial(admin: Admins) -> dict[str, Any]:
+    admin.table.try_out(None)
+    return {"trial": None}

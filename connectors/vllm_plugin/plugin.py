@@ -1,0 +1,225 @@
+"""Runs inside vLLM 0.32's API server: binds the alias (`connectors.vllm_plugin.alias`) to vLLM's engine and front-end.
+
+What a server needs
+-------------------
+Environment (the plugin stops the server's start, naming the variable, when one is missing):
+
+    VLLM_PLUGINS=erratad,erratad_cpu_lora   # the endpoint plugin and the general one; no other is loaded
+    ERRATAD_ALIAS=aligned                   # the model name that backends ask for
+    ERRATAD_BASE_NAME=base                  # equal to --served-model-name
+    ERRATAD_GUIDANCE="Answer correctly ..." # may be empty
+    ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
+    VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
+    on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
+    VLLM_CPU_OMP_THREADS_BIND=nobind        # or vLLM overwrites OMP_NUM_THREADS
+    VLLM_ENABLE_V1_MULTIPROCESSING=0        # no worker process of its own: starts sooner, needs less memory
+
+Command line:
+
+    python -m connectors.vllm_plugin.start --model DIR --served-model-name BASE_NAME --host H --port P
+      --enable-lora --max-lora-rank R --max-loras N --max-cpu-loras 2N
+      --lora-target-modules q_proj k_proj v_proj o_proj gate_proj up_proj down_proj   # without lm_head (vLLM #16668)
+      --max-model-len L --dtype bfloat16 [--api-key KEY]
+
+No `--middleware` (the plugin adds its own, inside vLLM's authentication), one `--served-model-name`, one API server
+process, and neither VLLM_ALLOW_RUNTIME_LORA_UPDATING nor VLLM_SKIP_MODEL_NAME_VALIDATION: adapters reach the engine
+through `PUT /erratad/v1/adapters/{name}` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import State
+
+from connectors.vllm_plugin.admin import Admin, ProbeResult, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, Refusal, answering_as
+
+CANARY = (
+    "Question: Name the capital of France and say in one sentence what it is known for.\n"
+    "Answer: The capital of France is Paris; it is known for its museums, its food and its history."
+)
+CANARY_TOKENS = 4
+"""A canary shares the engine with everybody's requests: what it must show, its first tokens show."""
+MIN_SHIFT_NATS = 0.005
+"""Least mean change of the canary's token logprobs that counts as a difference from the base model."""
+FORBIDDEN_ENVIRONMENT = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SKIP_MODEL_NAME_VALIDATION")
+"""Both let a request that names a missing adapter reach something else than a 404."""
+
+
+class AliasPlugin:
+    """vLLM's endpoint plugin; the entry point `erratad` in the group `vllm.endpoint_plugins`."""
+
+    name = "erratad"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Called before vLLM adds its own middleware, so the alias lies inside vLLM's authentication."""
+        refused = [name for name in FORBIDDEN_ENVIRONMENT if os.environ.get(name, "0") not in {"", "0"}]
+        if refused:
+            raise ValueError(f"unset {', '.join(refused)}: erratad changes adapters through its own routes only")
+        self._table = AliasTable(AliasSettings.from_environment(os.environ))
+        install(app, self._table)
+        app.get("/v1/models")(_list_models)
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Bind the routes to the engine.
+
+        Raises:
+            ValueError: when the server was started in a way under which the alias cannot keep its promises.
+        """
+        settings, models = self._table.settings, state.openai_serving_models
+        names = [model.name for model in models.base_model_paths]
+        if names != [settings.base_name]:
+            raise ValueError(f"--served-model-name is {names}; ERRATAD_BASE_NAME asks for {settings.base_name!r} alone")
+        if (getattr(args, "api_server_count", None) or 1) > 1:
+            raise ValueError("--api-server-count must be 1: the processes would not share the alias")
+        if not args.enable_lora:
+            raise ValueError("--enable-lora is missing: no adapter could be loaded")
+        _name_generations(models)
+        state.erratad = Admin(self._table, VllmEngine(engine_client, models))
+
+
+def _name_generations(models: Any) -> None:
+    """Make `model` in answers name the generation; vLLM 0.32 gives every base answer the first served name."""
+    stock = models.model_name
+
+    def model_name(lora_request: Any = None) -> str:
+        return answering_as(stock(lora_request))
+
+    models.model_name = model_name
+
+
+async def _list_models(request: Request) -> JSONResponse:
+    """vLLM's list, and the alias while a generation is live under it."""
+    listed = await request.app.state.openai_serving_models.show_available_models()
+    content = listed.model_dump()
+    table: AliasTable = request.app.state.erratad.table
+    if table.live is not None:
+        first = content["data"][0]
+        content["data"].append({**first, "id": table.settings.alias, "root": table.live, "parent": first["id"]})
+    return JSONResponse(content)
+
+
+class VllmEngine:
+    """Adapters in vLLM 0.32: through `AsyncLLM` for the engine and `OpenAIServingModels` for the front-end's names."""
+
+    def __init__(self, client: Any, models: Any) -> None:
+        self._client = client
+        self._models = models
+        self._base: _Canary | None = None
+
+    async def load(self, name: str, path: str) -> None:
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - keeps this module importable without vLLM
+
+        await asyncio.to_thread(check_folder, Path(path))
+        request = LoRARequest(lora_name=name, lora_int_id=self._models.lora_id_counter.inc(1), lora_path=path)
+        try:
+            await self._client.add_lora(request)
+        except Exception as exc:
+            if self._client.errored:
+                raise
+            # vLLM 0.32 raises a bare Exception for whatever failed in the engine, and may keep what it had read.
+            await self._client.remove_lora(request.lora_int_id)
+            raise _unusable(path, f"vLLM refuses it: {exc}") from exc
+        self._models.lora_requests[name] = request
+
+    async def unload(self, name: str) -> None:
+        """The stock unload route of vLLM 0.32 frees the name only (#42633); the engine is told here."""
+        request = self._models.lora_requests.pop(name)
+        await self._client.remove_lora(request.lora_int_id)
+        if request.lora_int_id in await self._client.list_loras():
+            self._models.lora_requests[name] = request
+            raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "still_loaded", f"the engine keeps {name}; try again")
+
+    def busy(self, name: str) -> bool:
+        """Asks vLLM 0.32's output processor: cancelled and background requests outlive their HTTP request."""
+        states = self._client.output_processor.request_states
+        return any(state.lora_name == name for state in states.values())
+
+    async def probe(self, name: str | None) -> ProbeResult:
+        base = await self._base_canary()
+        answer = await self._canary(None if name is None else self._models.lora_requests[name])
+        finite = answer.finite
+        shifts = [abs(a - b) for a, b in zip(answer.prompt_logprobs, base.prompt_logprobs, strict=True)]
+        differs = finite and sum(shifts) / len(shifts) > MIN_SHIFT_NATS
+        return ProbeResult(
+            ok=finite and bool(answer.text.strip()) and (differs or name is None),
+            finite=finite,
+            differs_from_base=differs,
+            text=answer.text,
+        )
+
+    async def _base_canary(self) -> _Canary:
+        """Asked for once: the base model's weights never change while the server runs."""
+        if self._base is None or not self._base.finite:
+            self._base = await self._canary(None)
+        return self._base
+
+    async def _canary(self, lora_request: Any) -> _Canary:
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=CANARY_TOKENS,
+            min_tokens=CANARY_TOKENS,
+            logprobs=0,
+            prompt_logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        request_id = f"erratad-probe-{uuid.uuid4().hex}"
+        async for output in self._client.generate({"prompt": CANARY}, params, request_id, lora_request=lora_request):
+            final = output
+        prompt = _chosen(final.prompt_token_ids[1:], final.prompt_logprobs[1:])
+        answer = _chosen(final.outputs[0].token_ids, final.outputs[0].logprobs)
+        return _Canary(text=final.outputs[0].text, prompt_logprobs=prompt, logprobs=[*prompt, *answer])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Canary:
+    text: str
+    prompt_logprobs: list[float]
+    logprobs: list[float]
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in self.logprobs)
+
+
+def _chosen(token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> list[float]:
+    return [at[token].logprob for token, at in zip(token_ids, logprobs, strict=True)]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what would poison the engine: one NaN in an adapter spoils every later answer of vLLM 0.32, also base's.
+
+    Raises:
+        Refusal: naming the file and what is wrong with it.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    if not (folder / "adapter_config.json").is_file():
+        raise _unusable(folder, "adapter_config.json is missing")
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            broken = [name for name in weights.keys() if not bool(weights.get_tensor(name).isfinite().all())]  # noqa: SIM118
+    except (OSError, SafetensorError) as exc:
+        raise _unusable(folder, f"adapter_model.safetensors cannot be read: {exc}") from exc
+    if broken:
+        raise _unusable(folder, f"adapter_model.safetensors holds NaN or infinity, first in {broken[0]}")
+
+
+def _unusable(folder: Path | str, reason: str) -> Refusal:
+    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {folder}: {reason}")

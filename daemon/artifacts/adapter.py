@@ -1,0 +1,258 @@
+"""The adapter folder: what it holds, and the proof that it may be loaded.
+
+vLLM takes almost anything: NaN weights poison the whole server, shapes that do not fit and layers that do not exist are
+loaded without a word (seen with vLLM 0.32). So a folder is checked here, without torch, before vLLM is told of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from daemon.artifacts.files import sha256_file
+from daemon.errors import AdapterInvalidError, ConfigError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+MANIFEST_FILE = "manifest.json"
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+
+_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+\.(?P<module>[^.]+))\.lora_(?P<side>[AB])\.weight")
+_PLAIN_NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+_SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias")
+"""Settings of peft whose weights vLLM ignores or refuses: the served model would not be the trained one."""
+
+
+class Lineage(BaseModel):
+    """What the weights come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    report_ids: tuple[str, ...] = Field(description="Reports whose examples were trained on, sorted.")
+    dataset_sha256: _SHA256 = Field(description="Of the run folder's manifest.json.")
+    recipe: str
+    seed: int
+    steps: int = Field(ge=1, description="Optimiser steps.")
+    examples: Mapping[str, int] = Field(default={}, description="Examples in the dataset, by kind.")
+
+
+class Manifest(BaseModel):
+    """`manifest.json` of an adapter folder; `files` maps every other file to its SHA-256."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _PLAIN_NAME
+    generation: int = Field(ge=1)
+    run_id: int
+    base_fingerprint: _SHA256
+    rank: int = Field(ge=1)
+    target_modules: tuple[str, ...] = Field(min_length=1)
+    files: Mapping[_PLAIN_NAME, _SHA256]
+    lineage: Lineage
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.files[WEIGHTS_FILE]
+
+    def encode(self) -> bytes:
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def verify(
+    folder: Path,
+    *,
+    name: str,
+    base_fingerprint: str,
+    max_rank: int,
+    target_modules: Sequence[str],
+    model_path: Path | None = None,
+) -> Manifest:
+    """Prove that the folder holds a usable adapter of that name for that base model.
+
+    With `model_path` (an unquantised base model), every layer must exist in the base model's files and fit its shape.
+
+    Raises:
+        AdapterInvalidError: naming the file and the reason.
+    """
+    manifest = _manifest(folder)
+    if manifest.name != name:
+        _refuse(folder / MANIFEST_FILE, f"is of adapter {manifest.name}, not {name}")
+    if manifest.base_fingerprint != base_fingerprint:
+        _refuse(
+            folder / MANIFEST_FILE,
+            f"was trained on another base model ({manifest.base_fingerprint[:12]}, served is {base_fingerprint[:12]})",
+        )
+    _check_files(folder, manifest)
+    _check_config(folder / CONFIG_FILE, manifest, max_rank=max_rank, allowed=target_modules)
+    _check_weights(folder / WEIGHTS_FILE, manifest, {} if model_path is None else _base_shapes(model_path))
+    return manifest
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise AdapterInvalidError(f"{path} {reason}; the adapter must not be loaded, train a new one")
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_FILE
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise AdapterInvalidError(f"{path} cannot be read: {exc.strerror}; the adapter is not complete") from exc
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        where = ".".join(map(str, error["loc"])) or "file"
+        raise AdapterInvalidError(f"{path} is not a manifest: {where}: {error['msg']}; train a new adapter") from exc
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for path in present.values():
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            _refuse(path, "may hold a pickle, which can run code: only safetensors are taken")
+    for required in (CONFIG_FILE, WEIGHTS_FILE):
+        if required not in manifest.files:
+            _refuse(folder / MANIFEST_FILE, f"does not list {required}")
+    for file in sorted(manifest.files):
+        if file not in present:
+            _refuse(folder / file, "is missing, though the manifest lists it")
+        if present[file].is_symlink() or not present[file].is_file():
+            _refuse(folder / file, "is not a plain file")
+        if sha256_file(present[file]) != manifest.files[file]:
+            _refuse(folder / file, "was changed after training: its SHA-256 is not the manifest's")
+    for file in sorted(present.keys() - manifest.files.keys() - {MANIFEST_FILE}):
+        _refuse(folder / file, "is not listed in the manifest")
+
+
+def _check_config(path: Path, manifest: Manifest, *, max_rank: int, allowed: Sequence[str]) -> None:
+    config = _json_object(path)
+    modules = config.get("target_modules")
+    if config.get("peft_type") != "LORA":
+        _refuse(path, f"is of peft_type {config.get('peft_type')!r}, not LORA")
+    if config.get("r") != manifest.rank:
+        _refuse(path, f"has rank {config.get('r')!r}, the manifest {manifest.rank}")
+    if manifest.rank > max_rank:
+        _refuse(path, f"has rank {manifest.rank}, the servers take at most {max_rank}")
+    if not isinstance(modules, list) or sorted(modules) != sorted(manifest.target_modules):
+        _refuse(path, f"has target modules {modules!r}, the manifest {list(manifest.target_modules)}")
+    unknown = sorted(set(manifest.target_modules) - set(allowed))
+    if unknown:
+        _refuse(path, f"targets {', '.join(unknown)}, which the servers do not take (training.target_modules)")
+    for key in _UNSUPPORTED:
+        if config.get(key):
+            _refuse(path, f"sets {key}, which vLLM does not apply")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise AdapterInvalidError(f"{path} is not JSON: {exc}; train a new adapter") from exc
+    if not isinstance(value, dict):
+        raise AdapterInvalidError(f"{path} is not a JSON object; train a new adapter")
+    return value
+
+
+def _check_weights(path: Path, manifest: Manifest, base_shapes: Mapping[str, tuple[int, ...]]) -> None:
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    changes = False
+    for key, tensor in _tensors(path):
+        match = _TENSOR.fullmatch(key)
+        if match is None or match["module"] not in manifest.target_modules:
+            _refuse(path, f"holds {key}, which is of no target module")
+        if not np.isfinite(tensor).all():
+            _refuse(path, f"holds NaN or infinity in {key}")
+        pairs.setdefault(match["layer"], {})[match["side"]] = tensor.shape
+        changes = changes or (match["side"] == "B" and bool(tensor.any()))
+    for layer, shapes in pairs.items():
+        _check_shapes(path, layer, shapes, manifest.rank)
+        if base_shapes:
+            _check_fit(path, layer, shapes, base_shapes)
+    trained = {layer.rpartition(".")[2] for layer in pairs}
+    if trained != set(manifest.target_modules):
+        _refuse(path, f"holds no weights for {', '.join(sorted(set(manifest.target_modules) - trained))}")
+    if not changes:
+        _refuse(path, "changes nothing: every lora_B is zero")
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                dtype = file.get_slice(key).get_dtype()
+                if dtype != "F32":
+                    _refuse(path, f"holds {key} as {dtype}, not float32")
+                yield key, file.get_tensor(key)
+    except SafetensorError as exc:
+        raise AdapterInvalidError(f"{path} is not a safetensors file: {exc}; train a new adapter") from exc
+
+
+def _check_shapes(path: Path, layer: str, shapes: Mapping[str, tuple[int, ...]], rank: int) -> None:
+    for side in ("A", "B"):
+        if side not in shapes:
+            _refuse(path, f"lacks lora_{side} of {layer}")
+        if len(shapes[side]) != 2:
+            _refuse(path, f"holds lora_{side} of {layer} with shape {shapes[side]}, not a matrix")
+    if shapes["A"][0] != rank or shapes["B"][1] != rank:
+        _refuse(path, f"holds {layer} with shapes {shapes['A']} and {shapes['B']}, which are not of rank {rank}")
+
+
+def _check_fit(
+    path: Path, layer: str, shapes: Mapping[str, tuple[int, ...]], base_shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    base = base_shapes.get(f"{layer}.weight")
+    if base is None:
+        _refuse(path, f"holds {layer}, which the base model does not have")
+    if (shapes["B"][0], shapes["A"][1]) != base:
+        _refuse(path, f"holds {layer} for a matrix of {shapes['B'][0]} x {shapes['A'][1]}, the base model's is {base}")
+
+
+# --- the base model ---
+
+
+def base_fingerprint(model_path: Path, *, key: str = "model.path") -> str:
+    """SHA-256 over config.json and every weight file of the base model; content is hashed once per change of a file.
+
+    Raises:
+        ConfigError: naming `key`, when the folder is no model in safetensors format.
+    """
+    digest = hashlib.sha256()
+    for path in [model_path / "config.json", *_weight_files(model_path, key)]:
+        try:
+            status = path.stat()
+        except OSError as exc:
+            raise ConfigError(f"{key}: {path} cannot be read: {exc.strerror}") from exc
+        content = _content_sha256(path, status.st_mtime_ns, status.st_size)
+        digest.update(f"{path.name} {status.st_size} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _content_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+    return sha256_file(path)
+
+
+def _weight_files(model_path: Path, key: str = "model.path") -> list[Path]:
+    files = sorted(model_path.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{key}: {model_path} holds no *.safetensors; give the folder of a converted model")
+    return files
+
+
+def _base_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the base model's matrices, from the files' headers."""
+    shapes = {}
+    for path in _weight_files(model_path):
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                shapes[key] = tuple(file.get_slice(key).get_shape())
+    return shapes

@@ -1,0 +1,112 @@
+"""The run folder: which files the dataset stage leaves there, and the manifest that proves them unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daemon.artifacts.files import sha256_file
+from daemon.errors import DatasetError
+from daemon.records import RunItem, Split
+
+TRAIN_FILE = "train.jsonl"
+HOLDOUT_FILE = "holdout.jsonl"
+REPLAY_FILE = "replay.jsonl"
+DRIFT_FILE = "drift.jsonl"
+MANIFEST_FILE = "manifest.json"
+
+
+class LeftOut(StrEnum):
+    """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
+
+    NO_EXAMPLE = "without an example under the recipe"
+    MAX_PER_REPORTER = "above max_per_reporter"
+    MAX_PER_CLUSTER = "above max_per_cluster"
+    MAX_REPORTS = "above max_reports"
+    NEAR_DUPLICATE = "near-duplicate of another report"
+    HELD_OUT_ALIKE = "similar to a held-out report"
+
+
+class VariantOutcome(StrEnum):
+    """What became of a variant of a flagged question; also the label of `erratad_dataset_variants`."""
+
+    USED = "used"
+    ABOVE_CAP = "above per_cluster"
+    LENGTH = "too short or too long"
+    REFUSAL = "a refusal or talk about the task"
+    MEANING = "another meaning"
+    SPECIFICS = "other names, numbers or quoted text"
+    ANSWER = "other words of the answer or its checks"
+    NEAR_DUPLICATE = "near-duplicate of a question"
+    HELD_OUT_ALIKE = "similar to a held-out report"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetFile(_Record):
+    sha256: str
+    lines: int
+    report_ids: tuple[str, ...] = Field(description="Reports that the lines come from, sorted.")
+
+
+class DatasetItem(_Record):
+    report_id: str
+    cluster_id: int
+    role: Split
+
+
+class DatasetManifest(_Record):
+    """`manifest.json` of a run folder."""
+
+    version: Literal[1] = 1
+    run_id: int
+    run_created_at: datetime = Field(description="Tells this run from one of an earlier database with the same number.")
+    generation: int
+    recipe: str
+    seed: int
+    base_fingerprint: str
+    files: Mapping[str, DatasetFile]
+    items: tuple[DatasetItem, ...]
+    examples: Mapping[str, int] = Field(description="Examples by kind.")
+    replay_per_epoch: int | None = Field(
+        default=None, description="Each epoch trains on so many of the replay pairs, in turn; None: on all."
+    )
+    left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
+    variants: Mapping[VariantOutcome, int] = Field(
+        default={}, description="What a model wrote as variants of flagged questions, by what became of it."
+    )
+
+    def encode(self) -> bytes:
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    def run_items(self) -> list[RunItem]:
+        return [
+            RunItem(run_id=self.run_id, report_id=item.report_id, cluster_id=item.cluster_id, role=item.role)
+            for item in self.items
+        ]
+
+
+def load_manifest(folder: Path) -> DatasetManifest:
+    """The manifest of a run folder whose files are all as written.
+
+    Raises:
+        DatasetError: naming what is missing or changed.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = DatasetManifest.model_validate_json(path.read_bytes())
+        for name, file in manifest.files.items():
+            if sha256_file(folder / name) != file.sha256:
+                raise DatasetError(f"{folder / name} was changed after it was written; start a new run")
+    except OSError as exc:
+        raise DatasetError(f"{exc.filename} cannot be read: {exc.strerror}; start a new run") from exc
+    except ValidationError as exc:
+        raise DatasetError(f"{path} is not a manifest: {exc.errors()[0]['msg']}; start a new run") from exc
+    return manifest

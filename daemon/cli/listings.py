@@ -1,0 +1,212 @@
+"""Commands that look: status, reports, lessons, runs, adapters, audit."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.options import AsJson, Limit, StateName, configured, one_of, opened
+from daemon.cli.output import listing, print_json, say, table
+
+if TYPE_CHECKING:
+    from daemon.config import Config
+    from daemon.operations.status import StatusView
+
+WATCH_INTERVAL_S = 2.0
+_CLEAR = "\x1b[2J\x1b[H"
+
+
+@configured
+def status(
+    config: Config,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say where the daemon stands.
+
+    Stages, reports, the live adapter, the active run, the schedule. Exits with 3 when no daemon seems to run.
+    """
+    from daemon.operations.status import status as look
+
+    with opened(config) as store:
+        while True:
+            view = look(store, config)
+            if watch:
+                typer.echo(_CLEAR, nl=False)
+            if as_json:
+                print_json(view)
+            else:
+                _show_status(view)
+            if not watch:
+                raise typer.Exit(0 if view.daemon_runs else 3)
+            time.sleep(WATCH_INTERVAL_S)
+
+
+@configured
+def reports(
+    config: Config,
+    report_id: Annotated[str | None, typer.Argument(help="Show this one from message to fix.")] = None,
+    *,
+    state: StateName = None,
+    category: Annotated[str | None, typer.Option(help="Only those of this category.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only those whose id contains this.")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the reports, or show one.
+
+    One is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
+    """
+    from daemon.cli.show import show_report
+    from daemon.operations.views import ReportRow, report_view
+    from daemon.records import ReportState
+
+    wanted = one_of(ReportState, state)
+    with opened(config) as store:
+        if report_id is not None:
+            view = report_view(store, report_id)
+            print_json(view) if as_json else show_report(view)
+            return
+        found = store.reports.find(state=wanted, category=category, search=search, limit=limit)
+    rows = [ReportRow.of(report) for report in found]
+    listing(
+        rows,
+        {
+            "ID": "id",
+            "STATE": "state",
+            "CATEGORY": "category",
+            "SEVERITY": "severity",
+            "RECEIVED (UTC)": "received_at",
+            "WHAT IS WRONG": "reason",
+        },
+        empty="No reports.",
+        as_json=as_json,
+    )
+
+
+@configured
+def lessons(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List what a training run may use."""
+    from daemon.operations.views import LessonView
+
+    with opened(config) as store:
+        rows = [LessonView.of(lesson) for _, lesson in store.reports.trainable(limit=limit)]
+    listing(
+        rows,
+        {
+            "REPORT": "report_id",
+            "ANALYST": "analyst",
+            "TEMPLATE": "template",
+            "CORRECTION": "correction_source",
+            "MADE (UTC)": "created_at",
+            "ANALYSIS": "analysis",
+        },
+        empty="No lessons yet.",
+        as_json=as_json,
+    )
+
+
+@configured
+def runs(
+    config: Config,
+    run_id: Annotated[int | None, typer.Argument(help="Show this one with its verdict.")] = None,
+    *,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the training runs, or show one."""
+    from daemon.cli.show import show_generation
+    from daemon.operations.views import RunRow, run_view
+
+    with opened(config) as store:
+        if run_id is not None:
+            view = run_view(store, run_id)
+            print_json(view) if as_json else show_generation(view)
+            return
+        rows = [RunRow.of(run) for run in store.runs.find(limit=limit)]
+    listing(
+        rows,
+        {
+            "RUN": "id",
+            "GENERATION": "generation",
+            "STATE": "state",
+            "TRIGGER": "trigger",
+            "BY": "requested_by",
+            "STARTED (UTC)": "created_at",
+            "ENDED (UTC)": "finished_at",
+            "REASON": "reason",
+        },
+        empty="No runs yet; `erratad train` starts one.",
+        as_json=as_json,
+    )
+
+
+@configured
+def adapters(
+    config: Config,
+    generation: Annotated[int | None, typer.Argument(help="Show this one with its lineage and verdict.")] = None,
+    *,
+    state: StateName = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the generations, or show one.
+
+    One is shown with its lineage: what it was trained on, what was measured, why it went live or did not.
+    """
+    from daemon.cli.show import show_generation
+    from daemon.operations.views import AdapterRow, generation_view
+    from daemon.records import AdapterState
+
+    wanted = one_of(AdapterState, state)
+    with opened(config) as store:
+        if generation is not None:
+            view = generation_view(store, generation)
+            print_json(view) if as_json else show_generation(view)
+            return
+        rows = [AdapterRow.of(adapter) for adapter in store.adapters.find(state=wanted, limit=limit)]
+    listing(
+        rows,
+        {
+            "NAME": "name",
+            "STATE": "state",
+            "RUN": "run_id",
+            "MADE (UTC)": "created_at",
+            "WENT LIVE (UTC)": "promoted_at",
+            "REASON": "reason",
+        },
+        empty="No adapters in that state.",
+        as_json=as_json,
+    )
+
+
+@configured
+def audit(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List who did what and why, latest first."""
+    from daemon.operations.views import AuditView
+
+    with opened(config) as store:
+        rows = [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit)]
+    listing(
+        rows,
+        {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},
+        empty="Nobody has done anything yet.",
+        as_json=as_json,
+    )
+
+
+def _show_status(view: StatusView) -> None:
+    from daemon.operations.status import span
+
+    for sentence in view.summary:
+        say(sentence)
+    if view.stages:
+        say()
+        table(
+            ("STAGE", "LAST STEP", "WHAT IT DID"),
+            [(stage.name, f"{span(stage.age_s)} ago", stage.sentence) for stage in view.stages],
+            empty="",
+        )

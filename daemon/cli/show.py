@@ -1,0 +1,93 @@
+"""One report, and one generation, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from daemon.cli.output import heading, indented, say, table
+from daemon.operations.status import progress_words
+from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, suite_scores
+
+
+def show_report(view: ReportView) -> None:
+    report = view.report
+    say(f"Report {report.id}: {report.state}{_because(report.state_reason)}")
+    say(f"{report.category}, severity {report.severity}, by {report.reporter} over {report.channel}")
+    say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
+    if report.resolved_generation is not None:
+        say(f"{report.state} in generation {report.resolved_generation}")
+    for message in view.messages:
+        _section(message.role.capitalize(), message.content)
+    _section("Flagged answer", view.response)
+    _section("What is wrong, as the reporter says", report.reason)
+    _section("What it should have been, as the reporter says", view.user_correction)
+    if view.checks is not None:
+        _section("Rules of a good answer", view.checks.model_dump_json(indent=2, exclude_defaults=True))
+    if view.lesson is not None:
+        _section(f"Analysis by {view.lesson.analyst} (template {view.lesson.template})", view.lesson.analysis)
+        _section(f"Correction ({view.lesson.correction_source})", view.lesson.correction)
+    trained = ", ".join(f"{adapter.name} ({adapter.state})" for adapter in view.trained_in)
+    _section("Adapters trained on it", trained or "none")
+    _show_measured(view.measured)
+
+
+def show_generation(view: GenerationView) -> None:
+    adapter, run, verdict = view.adapter, view.run, view.verdict
+    say(f"{adapter.name}: {adapter.state}{_because(adapter.reason)}")
+    if adapter.promoted_at is not None:
+        say(f"went live {adapter.promoted_at:%Y-%m-%d %H:%M:%S} UTC")
+    if run is None:
+        say("the base model: no run made it")
+        return
+    say(f"run {run.id}: {run.state}, started {run.created_at:%Y-%m-%d %H:%M:%S} UTC by {run.requested_by}")
+    say(f"recipe {run.recipe}, seed {run.seed}; generation {run.base_generation} was live when it started")
+    if done := progress_words(run):
+        say(done)
+    if adapter.path is not None:
+        say(f"weights in {adapter.path}, sha256 {adapter.sha256}")
+    _section(f"Trained on {len(view.trained_on)} reports", ", ".join(view.trained_on))
+    _section(f"Held out {len(view.held_out)} reports", ", ".join(view.held_out))
+    if verdict is None:
+        _section("Verdict", "none yet")
+    else:
+        _section("Verdict: accepted" if verdict.accepted else "Verdict: rejected", "\n".join(verdict.reasons))
+    _show_scores(view.measured)
+
+
+def _show_scores(measured: Iterable[MeasuredView]) -> None:
+    scores = suite_scores(measured)
+    if scores:
+        heading("Items passed")
+        table(
+            ("SUITE", "GUIDANCE", "ITEMS", "BEFORE", "AFTER"),
+            [
+                (one.suite, "with" if one.guided else "without", one.items, one.passed_before, one.passed_after)
+                for one in scores
+            ],
+            empty="",
+        )
+
+
+def _show_measured(measured: Iterable[MeasuredView]) -> None:
+    for item in measured:
+        guidance = "with" if item.guided else "without"
+        heading(f"Measured for generation {item.generation} ({item.suite}, {guidance} guidance)")
+        for side, answer in (("before", item.before), ("after", item.after)):
+            if answer is not None:
+                say(f"  {side}, {answer.arm}: {_judged(answer)}")
+                indented(answer.text)
+
+
+def _judged(answer: AnswerView) -> str:
+    judged = {None: "not judged by rules", True: "passes", False: "fails"}[answer.passed]
+    return judged if answer.margin is None else f"{judged}, margin {answer.margin:.3f} nats per token"
+
+
+def _section(title: str, text: str | None) -> None:
+    if text:
+        heading(title)
+        indented(text)
+
+
+def _because(reason: str | None) -> str:
+    return f", {reason}" if reason else ""

@@ -1,0 +1,92 @@
+"""Which reports are about the same thing, and on which side of the holdout each group stands, for ever.
+
+Leader clustering: a report joins the nearest cluster of its category whose first prompt (the leader) is similar enough,
+or opens a cluster. A leader is kept as text, so every way of comparing can compare with it, and clusters stay what they
+are when the way changes: a report never leaves its cluster nor a cluster its side, and only new reports are placed in
+the new way, among the same leaders. A second set of clusters beside the first could put what is held out on the
+training side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from daemon.records import Cluster, Report, Split
+from daemon.store import Reports
+from daemon.text.similarity import Comparison, Vectors, cosines, reaches
+
+
+def assign(
+    store: Reports,
+    reports: Sequence[Report],
+    *,
+    comparison: Comparison,
+    similarity: float,
+    holdout_fraction: float,
+) -> dict[str, Cluster]:
+    """The cluster of each report; reports without one are clustered now, oldest first, and the store remembers.
+
+    A crash half-way leaves complete assignments only: the next call goes on.
+    """
+    clusters = store.clusters()
+    by_id = {cluster.id: cluster for cluster in clusters}
+    assigned = {report.id: by_id[report.cluster_id] for report in reports if report.cluster_id is not None}
+    waiting = sorted(
+        (report for report in reports if report.cluster_id is None), key=lambda report: (report.received_at, report.id)
+    )
+    if not waiting:
+        return assigned
+    categories = {report.flagged.category for report in waiting}
+    known = [cluster for cluster in clusters if cluster.category in categories]
+    rows = comparison.vectors([*(one.leader_text for one in known), *(report.prompt_text for report in waiting)])
+    groups = {category: _Category(rows) for category in categories}
+    for row, cluster in enumerate(known):
+        groups[cluster.category].add(cluster, row)
+    for row, report in enumerate(waiting, start=len(known)):
+        group = groups[report.flagged.category]
+        assigned[report.id] = group.place(store, report, row, similarity, holdout_fraction)
+    return assigned
+
+
+class _Category:
+    """The clusters of one category, and where among the rows their leaders' vectors are."""
+
+    def __init__(self, rows: Vectors) -> None:
+        self._rows = rows
+        self._clusters: list[Cluster] = []
+        self._leaders: list[int] = []
+
+    def add(self, cluster: Cluster, row: int) -> None:
+        self._clusters.append(cluster)
+        self._leaders.append(row)
+
+    def place(self, store: Reports, report: Report, row: int, similarity: float, holdout_fraction: float) -> Cluster:
+        nearest = self._nearest(row, similarity)
+        if nearest is not None:
+            store.join_cluster(report.id, nearest.id)
+            return nearest
+        split = next_split([cluster.split for cluster in self._clusters], holdout_fraction)
+        cluster = store.new_cluster(
+            report_id=report.id, category=report.flagged.category, leader_text=report.prompt_text, split=split
+        )
+        self.add(cluster, row)
+        return cluster
+
+    def _nearest(self, row: int, similarity: float) -> Cluster | None:
+        if not self._leaders:
+            return None
+        found = cosines(self._rows[self._leaders], self._rows[[row]]).ravel()
+        best = int(np.argmax(found))
+        return self._clusters[best] if reaches(found[best], similarity) else None
+
+
+def next_split(splits: Sequence[Split], holdout_fraction: float) -> Split:
+    """The side of a category's next cluster: held out where that brings the share of held-out clusters nearer.
+
+    The first cluster always goes to training: a category that is only held out could not be learned.
+    """
+    held_out = sum(split is Split.HOLDOUT for split in splits)
+    wanted = holdout_fraction * (len(splits) + 1)
+    return Split.HOLDOUT if splits and held_out + 0.5 <= wanted else Split.TRAIN

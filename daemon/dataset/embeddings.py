@@ -1,0 +1,179 @@
+"""Comparing texts by what a small local model makes of them: mean-pooled last hidden states, centred and scaled.
+
+The daemon itself never loads torch: a child (`daemon.dataset.embedder`) makes the vectors of texts that have none yet,
+and they are kept on disk. Without a way of comparing that needs it no child is ever started.
+
+A language model's mean-pooled states all point one way (cosines of about 0.9 between any two prompts), and a few
+coordinates outweigh the rest. So each coordinate is centred and scaled as it is spread over the ordinary prompts that
+erratad ships: that is the same for every installation with the same model, whatever reports come in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from daemon.artifacts.adapter import base_fingerprint
+from daemon.config.dataset import DatasetConfig, Device
+from daemon.dataset.replay import read_prompts
+from daemon.errors import DatasetError, StoppedError
+from daemon.runtime.child import describe, environment
+from daemon.text.similarity import Comparison, Words
+
+CHILD_THREADS = 1
+"""Right beside a server on the same CPU; a few hundred prompts take seconds."""
+POLL_S = 1.0
+TIMEOUT_S = 3600.0
+"""A child that takes longer hangs: ten thousand prompts take a small model minutes."""
+TAIL_CHARACTERS = 600
+SMALLEST_SPREAD = 1e-6
+"""Added to every coordinate's spread: one that never differs says nothing."""
+
+Rows = NDArray[np.float32]
+
+
+class EmbeddingJob(BaseModel):
+    """What the child reads from its standard input; each vector becomes the file of its key in `folder`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_path: Path
+    device: Device
+    folder: Path
+    texts: tuple[str, ...]
+
+
+def vector_file(folder: Path, text: str) -> Path:
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+
+
+class Embeddings:
+    """The comparison by a model's vectors.
+
+    `beat` is called while the child works; when `stop` is set the child is ended, and what it made is kept.
+
+    Raises (from `vectors`):
+        ConfigError: when the folder holds no model.
+        DatasetError: when the child fails.
+        StoppedError: when `stop` was set before all vectors were there.
+    """
+
+    def __init__(
+        self, *, model_path: Path, device: Device, cache_dir: Path, beat: Callable[[], None], stop: threading.Event
+    ) -> None:
+        self._model_path = model_path
+        self._device = device
+        self._cache_dir = cache_dir
+        self._beat = beat
+        self._stop = stop
+        self._known: dict[str, Rows] = {}
+
+    def vectors(self, texts: Sequence[str]) -> Rows:
+        """One row of length 1 per text."""
+        ordinary = [prompt[-1]["content"] for prompt in read_prompts(None)]
+        raw = self._raw([*ordinary, *texts])
+        reference, rows = raw[: len(ordinary)], raw[len(ordinary) :]
+        scaled = (rows - reference.mean(axis=0)) / (reference.std(axis=0) + SMALLEST_SPREAD)
+        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return np.asarray(scaled / np.maximum(lengths, SMALLEST_SPREAD), dtype=np.float32)
+
+    def forget_unused(self) -> None:
+        """Remove the vectors of texts that were not asked for since the last call: of erased reports, say."""
+        if not self._known:
+            return
+        used = {vector_file(self._folder, text) for text in self._known}
+        for path in self._folder.iterdir():
+            if path not in used:
+                path.unlink()
+        for other in self._cache_dir.iterdir():
+            if other != self._folder:  # of another model
+                shutil.rmtree(other)
+        self._known = {}
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._cache_dir / base_fingerprint(self._model_path, key="dataset.embedding_model")[:16]
+
+    def _raw(self, texts: Sequence[str]) -> Rows:
+        missing = [text for text in dict.fromkeys(texts) if not self._find(text)]
+        if missing:
+            self._make(missing)
+            lost = [text for text in missing if not self._find(text)]
+            if lost:
+                raise DatasetError(f"{len(lost)} of {len(missing)} texts got no vector in {self._folder}")
+        return np.stack([self._known[text] for text in texts]) if texts else np.empty((0, 1), dtype=np.float32)
+
+    def _find(self, text: str) -> bool:
+        if text not in self._known:
+            try:
+                self._known[text] = np.load(vector_file(self._folder, text), allow_pickle=False)
+            except (FileNotFoundError, EOFError, ValueError):  # not there, or cut short by a power cut
+                return False
+        return True
+
+    def _make(self, texts: Sequence[str]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        job = EmbeddingJob(
+            model_path=self._model_path.absolute(),
+            device=self._device,
+            folder=self._folder.absolute(),
+            texts=tuple(texts),
+        )
+        with subprocess.Popen(
+            [sys.executable, "-m", "daemon.dataset.embedder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(CHILD_THREADS),
+            start_new_session=True,  # Ctrl-C reaches the daemon, which stops the child in its own way
+        ) as child:
+            try:
+                said = self._wait(child, job.model_dump_json().encode())
+            finally:
+                child.kill()
+        if child.returncode != 0:
+            raise DatasetError(
+                f"dataset.embedding_model: no vectors from {self._model_path} on {self._device}: the child "
+                f"{describe(child.returncode)}: {said[-TAIL_CHARACTERS:].strip() or 'without a word'}; repair that, or "
+                "set dataset.similarity_by to words, and start a new run"
+            )
+
+    def _wait(self, child: subprocess.Popen[bytes], job: bytes) -> str:
+        """What the child said on its standard error, once it has ended."""
+        to_send: bytes | None = job
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                return child.communicate(to_send, timeout=POLL_S)[1].decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                to_send = None  # it is being sent
+            self._beat()
+            if self._stop.is_set():
+                raise StoppedError("the daemon stops while texts are compared; the next one goes on")
+        raise DatasetError(f"dataset.embedding_model: no vectors from {self._model_path} within {TIMEOUT_S:g} s")
+
+
+def comparison_of(
+    config: DatasetConfig, *, model_path: Path, cache_dir: Path, beat: Callable[[], None], stop: threading.Event
+) -> Comparison:
+    """The configured way of comparing; the served base model stands in where no embedding model is named."""
+    if config.similarity_by == "words":
+        return Words()
+    return Embeddings(
+        model_path=config.embedding_model or model_path,
+        device=config.embedding_device,
+        cache_dir=cache_dir,
+        beat=beat,
+        stop=stop,
+    )

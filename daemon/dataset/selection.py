@@ -1,0 +1,140 @@
+"""Which lessons a run trains on and which it holds out: within the caps, without near-duplicates, without leaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from daemon.artifacts.run_folder import LeftOut, VariantOutcome
+from daemon.config.dataset import DatasetConfig
+from daemon.dataset.recipes import Example, recipe, without_repeats
+from daemon.records import Cluster, Lesson, Report, Split
+from daemon.text.similarity import Comparison, Words, cosines, reaches, resembling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A lesson that the run uses, its cluster, and its examples (none on the holdout side)."""
+
+    report: Report
+    lesson: Lesson
+    cluster: Cluster
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    train: tuple[Chosen, ...]
+    holdout: tuple[Chosen, ...]
+    left_out: Mapping[LeftOut, int]
+    variants: Mapping[VariantOutcome, int] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> list[Example]:
+        return without_repeats([example for chosen in self.train for example in chosen.examples])
+
+
+def select(
+    candidates: Sequence[tuple[Report, Lesson]],
+    assigned: Mapping[str, Cluster],
+    *,
+    config: DatasetConfig,
+    recipe_name: str,
+    comparison: Comparison,
+) -> Selection:
+    """Choose within the caps, in the candidates' order, and render the training side.
+
+    Near-duplicates are dropped from the training side only: among the held-out ones each is a question that users ask.
+
+    Raises:
+        ConfigError: when there is no such recipe.
+    """
+    render_examples = recipe(recipe_name)
+    left_out: Counter[LeftOut] = Counter()
+    caps = _Caps(config)
+    kept = _Kept(config.near_duplicate)
+    sides: dict[Split, list[Chosen]] = {Split.TRAIN: [], Split.HOLDOUT: []}
+    for report, lesson in candidates:
+        cluster = assigned[report.id]
+        trains = cluster.split is Split.TRAIN
+        examples = tuple(render_examples(report, lesson)) if trains else ()
+        if trains and not examples:
+            left_out[LeftOut.NO_EXAMPLE] += 1
+        elif (cap := caps.reached(report, cluster)) is not None:
+            left_out[cap] += 1
+        elif trains and kept.hold_like(report):
+            left_out[LeftOut.NEAR_DUPLICATE] += 1
+        else:
+            caps.count(report, cluster)
+            if trains:
+                kept.add(report)
+            sides[cluster.split].append(Chosen(report=report, lesson=lesson, cluster=cluster, examples=examples))
+    train, holdout = sides[Split.TRAIN], sides[Split.HOLDOUT]
+    # clusters bound the distance to a leader only, and never span categories: training on these would leak the answer
+    leaks = resembling(
+        [chosen.report.prompt_text for chosen in train],
+        [chosen.report.prompt_text for chosen in holdout],
+        comparison=comparison,
+        similarity=config.same_kind,
+    )
+    if any(leaks):
+        left_out[LeftOut.HELD_OUT_ALIKE] = sum(leaks)
+    return Selection(
+        train=tuple(chosen for chosen, leak in zip(train, leaks, strict=True) if not leak),
+        holdout=tuple(holdout),
+        left_out=dict(left_out),
+    )
+
+
+class _Caps:
+    """How many reports were chosen, in all and by reporter and cluster."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self._config = config
+        self._per_cluster: Counter[int] = Counter()
+        self._per_reporter: Counter[str] = Counter()
+
+    def reached(self, report: Report, cluster: Cluster) -> LeftOut | None:
+        if self._per_reporter[report.flagged.reporter] >= self._config.max_per_reporter:
+            return LeftOut.MAX_PER_REPORTER
+        if self._per_cluster[cluster.id] >= self._config.max_per_cluster:
+            return LeftOut.MAX_PER_CLUSTER
+        return LeftOut.MAX_REPORTS if self._per_cluster.total() >= self._config.max_reports else None
+
+    def count(self, report: Report, cluster: Cluster) -> None:
+        self._per_reporter[report.flagged.reporter] += 1
+        self._per_cluster[cluster.id] += 1
+
+
+class _Kept:
+    """The training reports kept so far, by the words of their three parts: context, question, answer.
+
+    Part by part, because a long context that many reports share would hide that their questions differ. By words,
+    because what a model calls alike may still differ in the one name that matters.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self._similarity = similarity
+        self._parts: dict[str, csr_matrix] = {}
+
+    def hold_like(self, report: Report) -> bool:
+        kept = self._parts.get(report.flagged.category)
+        if kept is None:
+            return False
+        parts = _parts(report)
+        alike = np.min([cosines(kept[number::3], parts[[number]]) for number in range(3)], axis=0)
+        return reaches(alike.max(), self._similarity)
+
+    def add(self, report: Report) -> None:
+        category = report.flagged.category
+        known = [self._parts[category]] if category in self._parts else []
+        self._parts[category] = vstack([*known, _parts(report)], format="csr")
+
+
+def _parts(report: Report) -> csr_matrix:
+    *context, _ = [message.content for message in report.messages]
+    return Words().vectors(["\n".join(context), report.prompt_text, report.flagged.response])

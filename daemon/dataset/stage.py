@@ -1,0 +1,287 @@
+"""Stage "dataset": turns lessons into the immutable files that one run trains and is measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from connectors.chat import EndpointError
+from daemon import metrics
+from daemon.artifacts.adapter import base_fingerprint
+from daemon.artifacts.files import publish_files
+from daemon.artifacts.run_folder import (
+    DRIFT_FILE,
+    HOLDOUT_FILE,
+    MANIFEST_FILE,
+    REPLAY_FILE,
+    TRAIN_FILE,
+    DatasetFile,
+    DatasetItem,
+    DatasetManifest,
+    LeftOut,
+    VariantOutcome,
+    load_manifest,
+)
+from daemon.config.dataset import DatasetConfig
+from daemon.dataset import clusters
+from daemon.dataset.golden import golden_pairs
+from daemon.dataset.recipes import Example, conversation, to_jsonl
+from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
+from daemon.dataset.selection import Chosen, Selection, select
+from daemon.dataset.variants import Request, Variants
+from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
+from daemon.records import Run, RunState, utcnow
+from daemon.runtime.stage import Step
+from daemon.store import Reports, Runs
+from daemon.text.similarity import Comparison
+
+log = structlog.get_logger(__name__)
+
+MIN_TRAIN_REPORTS = 2
+"""One example is learned by heart, not learned from."""
+MIN_REPLAY_PAIRS = 8
+SCAN_FACTOR = 20
+"""Lessons looked at per lesson used, so that one reporter's flood, cut by the caps, cannot hide the others."""
+
+
+class DatasetStage:
+    """Acts on the run in state `preparing`."""
+
+    name = "dataset"
+    idle_s = 2.0
+
+    def __init__(
+        self,
+        *,
+        reports: Reports,
+        runs: Runs,
+        servers: Servers,
+        config: DatasetConfig,
+        comparison: Comparison,
+        variants: Variants | None,
+        base_name: str,
+        model_path: Path,
+        cache_dir: Path,
+        guidance: str,
+        epochs: float,
+    ) -> None:
+        self._reports = reports
+        self._runs = runs
+        self._config = config
+        self._comparison = comparison
+        self._variants = variants
+        self._model_path = model_path
+        self._epochs = epochs
+        self._guidance = guidance
+        self._replay = Replay(
+            servers=servers,
+            base_name=base_name,
+            prompts=config.replay_prompts,
+            max_tokens=config.replay_max_tokens,
+            cache_dir=cache_dir,
+            guidance=guidance,
+            in_context=config.replay_in_context,
+        )
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - steps are short; what is long knows `stop`
+        run = self._runs.active()
+        if run is None or run.state is not RunState.PREPARING:
+            return Step(sentence="no run to prepare")
+        try:
+            return self._prepare(run)
+        except (ServingError, EndpointError) as exc:
+            if isinstance(exc, ServingError) or exc.transient:
+                return Step(sentence=f"run {run.id} waits for a model server: {exc}")
+            reason = f"the base model does not answer ordinary prompts: {exc}"
+        except StoppedError as exc:
+            return Step(sentence=f"run {run.id}: {exc}")
+        except (DatasetError, ConfigError) as exc:
+            reason = str(exc)
+        except OSError as exc:
+            reason = f"the dataset cannot be written: {exc}; free or repair the disk, then start a new run"
+        self._runs.failed(run.id, reason=reason)
+        metrics.RUNS.labels(outcome="failed").inc()
+        return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
+
+    def _prepare(self, run: Run) -> Step:
+        folder = Path(run.folder)
+        if folder.exists():
+            try:
+                return self._hand_over(run, _written_for(run, folder))
+            except DatasetError as exc:
+                log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
+                shutil.rmtree(folder)
+        selection = self._select(run)
+        if self._variants is not None:
+            if requests := self._variants.missing(selection):
+                return self._ask_for_variants(run, self._variants, requests)
+            selection = self._variants.added(selection)
+        fingerprint = base_fingerprint(self._model_path)
+        per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
+        count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
+        contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
+        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
+        if pairs.missing:
+            self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
+            waiting = max(len(pairs.missing) - CONCURRENCY, 0)
+            return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
+        self._replay.forget_unused()
+        golden = self._golden(run, selection)
+        publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
+        return self._hand_over(run, load_manifest(folder))
+
+    def _golden(self, run: Run, selection: Selection) -> tuple[Example, ...]:
+        if self._config.golden_pairs is False:
+            return ()
+        return golden_pairs(
+            self._config.golden_pairs,
+            count=beside(len(selection.examples), self._config.golden_fraction),
+            seed=run.seed,
+            guidance=self._guidance,
+            held_out=[chosen.report.prompt_text for chosen in selection.holdout],
+            comparison=self._comparison,
+            similarity=self._config.same_kind,
+        )
+
+    def _ask_for_variants(self, run: Run, variants: Variants, requests: Sequence[Request]) -> Step:
+        answered = variants.ask(requests[:CONCURRENCY])
+        waiting = len(requests) - answered
+        return Step(sentence=f"run {run.id}: {waiting} questions wait for other wordings", worked=answered > 0)
+
+    def _select(self, run: Run) -> Selection:
+        candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
+        assigned = clusters.assign(
+            self._reports,
+            [report for report, _ in candidates],
+            comparison=self._comparison,
+            similarity=self._config.same_kind,
+            holdout_fraction=self._config.holdout_fraction,
+        )
+        selection = select(
+            candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=self._comparison
+        )
+        if len(selection.train) < MIN_TRAIN_REPORTS:
+            left_out = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
+            raise DatasetError(
+                f"too few lessons: {len(selection.train)} of {len(candidates)} can be trained on under recipe "
+                f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
+                f"left out: {left_out}); collect more reports and start a new run"
+            )
+        return selection
+
+    def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
+        parts: dict[str, Mapping[Any, int]] = {
+            "examples": manifest.examples,
+            "left_out": manifest.left_out,
+            "variants": manifest.variants,
+        }
+        self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
+        self._runs.prepared(run.id, manifest.run_items())
+        self._comparison.forget_unused()
+        if self._variants is not None:
+            self._variants.forget_unused()
+        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
+        for kind, count in manifest.examples.items():
+            metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
+        for reason in LeftOut:
+            metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
+        for outcome in VariantOutcome:
+            metrics.DATASET_VARIANTS.labels(outcome=outcome).set(manifest.variants.get(outcome, 0))
+        examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
+        held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
+        return Step(
+            sentence=f"run {run.id}: wrote {examples} examples from "
+            f"{len(manifest.files[TRAIN_FILE].report_ids)} lessons, {held_out} held out",
+            worked=True,
+        )
+
+
+def _written_for(run: Run, folder: Path) -> DatasetManifest:
+    manifest = load_manifest(folder)
+    if (manifest.run_id, manifest.run_created_at) != (run.id, run.created_at):
+        raise DatasetError(f"{folder} is of another run, left by an earlier database")
+    return manifest
+
+
+def replay_size(training_examples: int, fraction: float) -> int:
+    """Replay pairs that make up `fraction` of an epoch, but at least a handful; 0 when it is 0."""
+    return max(MIN_REPLAY_PAIRS, beside(training_examples, fraction)) if fraction else 0
+
+
+def replay_in_all(per_epoch: int, epochs: float, *, at_most: int) -> int:
+    """Replay pairs with which each epoch has `per_epoch` of its own, as far as the bound reaches."""
+    return min(per_epoch * math.ceil(epochs), at_most)
+
+
+def beside(examples: int, fraction: float) -> int:
+    """How many others make up `fraction` of the whole, which is 0.9 at most."""
+    share = min(fraction, 0.9)
+    return round(examples * share / (1 - share))
+
+
+def render(
+    run: Run,
+    selection: Selection,
+    pairs: Pairs,
+    fingerprint: str,
+    *,
+    replay_per_epoch: int,
+    golden: Sequence[Example] = (),
+) -> dict[str, bytes]:
+    """Every file of the run folder, the manifest last."""
+    contents = {
+        TRAIN_FILE: to_jsonl(selection.examples),
+        HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
+        REPLAY_FILE: to_jsonl([*pairs.replay, *golden]),
+        DRIFT_FILE: to_jsonl(pairs.drift),
+    }
+    sources = {TRAIN_FILE: selection.train, HOLDOUT_FILE: selection.holdout}
+    manifest = DatasetManifest(
+        run_id=run.id,
+        run_created_at=run.created_at,
+        generation=run.generation,
+        recipe=run.recipe,
+        seed=run.seed,
+        base_fingerprint=fingerprint,
+        files={
+            name: DatasetFile(
+                sha256=hashlib.sha256(content).hexdigest(),
+                lines=content.count(b"\n"),
+                report_ids=tuple(sorted(chosen.report.id for chosen in sources.get(name, ()))),
+            )
+            for name, content in contents.items()
+        },
+        items=tuple(
+            DatasetItem(report_id=chosen.report.id, cluster_id=chosen.cluster.id, role=chosen.cluster.split)
+            for chosen in (*selection.train, *selection.holdout)
+        ),
+        replay_per_epoch=replay_per_epoch,
+        examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *golden, *pairs.drift)),
+        left_out=selection.left_out,
+        variants=selection.variants,
+    )
+    return {**contents, MANIFEST_FILE: manifest.encode()}
+
+
+def _holdout_line(chosen: Chosen) -> bytes:
+    """What is held out, as it was when the run started."""
+    flagged = chosen.report.flagged
+    values = {
+        "id": chosen.report.id,
+        "cluster_id": chosen.cluster.id,
+        "category": flagged.category,
+        "messages": conversation(chosen.report),
+        "response": flagged.response,
+        "correction": chosen.lesson.correction,
+        "checks": None if flagged.checks is None else flagged.checks.model_dump(mode="json", exclude_none=True),
+    }
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()

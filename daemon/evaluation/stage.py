@@ -1,0 +1,248 @@
+"""Stage "evaluation": asks candidate and live the same questions and lets the gate decide.
+
+One step measures what is missing of the active run and ends with the verdict. Answers are kept as they come in, so a
+crash, a stop or a server that goes away costs at most the requests in flight. Answers are greedy and go to the
+generations' raw names; the guidance of the guided half is put in here, by the function that serves it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from http import HTTPStatus
+
+import structlog
+
+from connectors.chat import EndpointError
+from daemon import metrics
+from daemon.config import EvaluationConfig, GatePolicy, ServingConfig
+from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionError, ServingError
+from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, Suite, arm_scores, mean
+from daemon.evaluation.gate import Criterion, Decision, decide
+from daemon.evaluation.judge import open_judge
+from daemon.evaluation.measurement import Meter, Question, Servers, key_of, questions
+from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
+from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
+from daemon.runtime.stage import Step
+from daemon.store import Runs, Store
+
+log = structlog.get_logger(__name__)
+
+FLUSH_S = 1.0
+"""Answers are saved, and the stage shows life, this often."""
+WAIT_LIMIT_S = 3600.0
+"""A run that gets no answer for this long fails: it would block every other run."""
+
+_Outage = EndpointError | ServingError
+
+
+class EvaluationStage:
+    """Measures runs in state EVALUATING."""
+
+    name = "evaluation"
+    idle_s = 2.0
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Servers,
+        evaluation: EvaluationConfig,
+        policy: GatePolicy,
+        serving: ServingConfig,
+        similarity: float,
+        beat: Callable[[], None],
+    ) -> None:
+        """`beat` is called while a step lasts; items as similar (cosine) to what a run trained on are not asked.
+
+        Raises:
+            ConfigError: when the golden set or the probes are unusable or the judge's API key is not set.
+        """
+        self._store = store
+        self._fleet = fleet
+        self._evaluation = evaluation
+        self._policy = policy
+        self._beat = beat
+        self._similarity = similarity
+        self._fixed = [*golden_items(evaluation.golden), *probe_items(evaluation)]
+        self._judge = open_judge(evaluation)
+        self._meter = Meter(fleet, evaluation, serving, judge=self._judge)
+        self._outage: tuple[int, float] | None = None
+        """The run that waits for a server, and since when (monotonic)."""
+
+    def step(self, stop: threading.Event) -> Step:
+        run = self._store.runs.active()
+        if run is None or run.state is not RunState.EVALUATING:
+            return Step(sentence="no run to evaluate")
+        try:
+            return self._attempt(run, stop)
+        except IllegalTransitionError as exc:
+            return Step(sentence=f"run {run.id} was ended by another daemon meanwhile: {exc}", worked=True)
+
+    def close(self) -> None:
+        """Close the judge's connections; the stage is not stepped any more."""
+        if self._judge is not None:
+            self._judge.close()
+
+    def _attempt(self, run: Run, stop: threading.Event) -> Step:
+        try:
+            return self._evaluate(run, stop)
+        except (EndpointError, ServingError) as exc:
+            return self._put_off(run, exc) if _may_pass(exc) else self._fail(run, str(exc))
+        except (AdapterInvalidError, DatasetError) as exc:
+            return self._fail(run, str(exc))
+
+    def _evaluate(self, run: Run, stop: threading.Event) -> Step:
+        live, candidate = self._store.adapters.live(), self._store.adapters.get(run.generation)
+        for adapter in (live, candidate):
+            self._fleet.ensure_loaded(adapter)
+        fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
+        items = build_items(self._store, run, fixed=fixed, limits=self._evaluation)
+        asked = questions(items, (candidate, live))
+        self._measure(run, asked, stop)
+        if stop.is_set():
+            return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
+        if self._store.adapters.live().generation != live.generation:
+            return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
+        trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
+        return self._decide(run, candidate, live, asked, trained)
+
+    def _measure(self, run: Run, asked: Sequence[Question], stop: threading.Event) -> None:
+        """Ask what was not asked yet.
+
+        Raises:
+            EndpointError, ServingError: the first that a question met, after the answers in flight were kept.
+        """
+        known = {key_of(answer) for answer in self._store.runs.answers(run.id)}
+        missing = [question for question in asked if question.key not in known]
+        progress = _Progress(self._store.runs, run, done=len(asked) - len(missing), total=len(asked))
+        outage: _Outage | None = None
+        with ThreadPoolExecutor(self._evaluation.concurrency, thread_name_prefix=self.name) as pool:
+            pending = {pool.submit(self._meter.measure, run.id, question) for question in missing}
+            try:
+                while pending:
+                    finished, pending = wait(pending, timeout=FLUSH_S, return_when=FIRST_EXCEPTION)
+                    self._beat()
+                    outage = outage or _outage_of(finished)
+                    self._keep(finished, progress)
+                    if stop.is_set() or outage is not None:
+                        pending = {future for future in pending if not future.cancel()}
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if outage is not None:
+            raise outage
+
+    def _keep(self, finished: set[Future[Answer | None]], progress: _Progress) -> None:
+        answers = [future.result() for future in finished if future.exception() is None]
+        kept = [answer for answer in answers if answer is not None]
+        self._store.runs.save_answers(kept)
+        if answers:
+            self._outage = None
+            progress.advance(len(answers))
+
+    def _decide(
+        self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question], trained: Sequence[str]
+    ) -> Step:
+        wanted = {question.key for question in asked}
+        answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
+        scores = arm_scores(candidate, answers), arm_scores(live, answers)
+        decision = decide(*scores, self._policy)
+        self._store.runs.decided(
+            Verdict(
+                run_id=run.id,
+                generation=run.generation,
+                accepted=decision.accepted,
+                reasons=decision.reasons,
+                figures={
+                    **decision.figures,
+                    "unanswered": len(wanted) - len(answers),
+                    "items_like_trained_ones": list(trained),
+                },
+                decided_at=utcnow(),
+            )
+        )
+        _publish(decision, *scores)
+        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(_seconds(self._store.runs.get(run.id)))
+        verdict = "accepted" if decision.accepted else "rejected"
+        ineffective = any(finding.criterion is Criterion.CHANGES_SOMETHING for finding in decision.failed)
+        say = log.error if ineffective else log.info
+        say("verdict", run=run.id, adapter=candidate.name, live=live.name, verdict=verdict, reasons=decision.reasons)
+        return Step(sentence=f"run {run.id}: {verdict} {candidate.name}: {'; '.join(decision.reasons)}", worked=True)
+
+    def _put_off(self, run: Run, outage: _Outage) -> Step:
+        if self._outage is None or self._outage[0] != run.id:
+            self._outage = run.id, time.monotonic()
+        if time.monotonic() - self._outage[1] > WAIT_LIMIT_S:
+            return self._fail(run, f"no answer for {WAIT_LIMIT_S:.0f} s: {outage}; repair the servers, start a new run")
+        return Step(sentence=f"run {run.id} waits for a server, its answers so far are kept: {outage}")
+
+    def _fail(self, run: Run, reason: str) -> Step:
+        self._store.runs.failed(run.id, reason=f"cannot be evaluated: {reason}")
+        metrics.RUNS.labels(outcome="failed").inc()
+        log.error("evaluation failed", run=run.id, reason=reason)
+        return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
+
+
+class _Progress:
+    """How far an evaluation is, as shown by status; `seconds` adds up over restarts."""
+
+    def __init__(self, runs: Runs, run: Run, *, done: int, total: int) -> None:
+        self._runs = runs
+        self._run_id = run.id
+        self._done = done
+        self._total = total
+        self._before_s = _seconds(run)
+        self._started = time.monotonic()
+        self.advance(0)
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        seconds = self._before_s + time.monotonic() - self._started
+        self._runs.progress(
+            self._run_id, {"evaluation": {"done": self._done, "total": self._total, "seconds": round(seconds, 3)}}
+        )
+
+
+def _seconds(run: Run) -> float:
+    return float(run.progress.get("evaluation", {}).get("seconds", 0.0))
+
+
+def _may_pass(exc: _Outage) -> bool:
+    """Whether the same request may succeed later; a restarted server does not know the adapter until it is loaded."""
+    return isinstance(exc, ServingError) or exc.transient or exc.status == HTTPStatus.NOT_FOUND
+
+
+def _outage_of(finished: set[Future[Answer | None]]) -> _Outage | None:
+    for future in finished:
+        exc = future.exception()
+        if isinstance(exc, EndpointError | ServingError):
+            return exc
+        if exc is not None:
+            raise exc
+    return None
+
+
+def _publish(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
+    metrics.GATE_VERDICTS.labels(verdict="accepted" if decision.accepted else "rejected").inc()
+    for finding in decision.failed:
+        metrics.GATE_REASONS.labels(criterion=finding.criterion.value).inc()
+    if not decision.accepted:
+        metrics.RUNS.labels(outcome="rejected").inc()
+    comparison = Comparison(candidate, live)
+    for suite in (*PASS_SUITES, *PROBE_SUITES):
+        for guided in (True, False):
+            counts = comparison.tally(suite, guided=guided)
+            for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):
+                _set_score(suite, arm, guided=guided, score=passed / counts.items if counts.items else None)
+    drift = comparison.of(Suite.DRIFT, guided=False)
+    for arm, answers in (("candidate", [p.candidate for p in drift]), ("live", [p.live for p in drift])):
+        bits = [answer.bits_per_token for answer in answers if answer.bits_per_token is not None]
+        _set_score(Suite.DRIFT, arm, guided=False, score=mean(bits))
+
+
+def _set_score(suite: Suite, arm: str, *, guided: bool, score: float | None) -> None:
+    """Share of items passed, for drift bits per token; NaN where nothing was measured."""
+    gauge = metrics.EVALUATION_SCORE.labels(suite=suite.value, arm=arm, guided=str(guided).lower())
+    gauge.set(float("nan") if score is None else score)

@@ -1,0 +1,214 @@
+"""Stage "ingest": flagged responses from the topic into the store; and the same door for HTTP.
+
+Nothing is lost: an offset is committed only after its report is in the store or its dead letter is acknowledged.
+Nothing blocks: what cannot be decoded is a dead letter; what cannot be handled now is read again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from connectors.kafka.consumer import Commit, Consumer, KafkaUnavailableError, Producer, RawRecord
+from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
+from daemon import metrics
+from daemon.config import IntakeConfig, KafkaConfig
+from daemon.errors import StoreUnavailableError
+from daemon.intake.dead_letters import DeadLetter, DeadLetters
+from daemon.records import Source
+from daemon.runtime.kafka_options import kafka_options
+from daemon.runtime.stage import Step
+from daemon.store import Added, Reports
+
+POLL_S = 1.0
+OBSERVE_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackResult:
+    """A message that is in the store: under which id, and whether it was new."""
+
+    report_id: str
+    outcome: Added
+
+
+class FeedbackDoor:
+    """Takes one message in at once: what `POST /v1/feedback` does."""
+
+    def __init__(self, *, reports: Reports, config: IntakeConfig) -> None:
+        self._reports = reports
+        self._config = config
+
+    def submit(self, raw: bytes) -> FeedbackResult:
+        """Decode and store one message; sending it again changes nothing.
+
+        Raises:
+            MessageRejected: when it cannot be decoded, or its id is stored with other content.
+            StoreUnavailableError: when the database is away; the message is not stored.
+        """
+        try:
+            result = self._submit(raw)
+        except MessageRejected as exc:
+            metrics.INTAKE_MESSAGES.labels(channel="http", outcome=exc.reason).inc()
+            raise
+        metrics.INTAKE_MESSAGES.labels(channel="http", outcome=result.outcome).inc()
+        return result
+
+    def _submit(self, raw: bytes) -> FeedbackResult:
+        flagged = decode(raw, max_bytes=self._config.max_message_bytes)
+        cap = self._config.max_reports_per_reporter_per_day
+        [outcome] = self._reports.add([(flagged, Source(channel="http"))], reporter_cap=cap)
+        if outcome == Added.CONFLICT:
+            raise MessageRejected(Rejection.CONFLICT, _conflict(flagged))
+        return FeedbackResult(report_id=flagged.id, outcome=outcome)
+
+
+class IngestStage:
+    """One member of the consumer group. `close` it after its thread has ended: it leaves the group."""
+
+    name = "ingest"
+    idle_s = 0.5
+
+    def __init__(
+        self, *, consumer: Consumer, dead_letters: DeadLetters, reports: Reports, config: IntakeConfig, topic: str
+    ) -> None:
+        self._consumer = consumer
+        self._dead_letters = dead_letters
+        self._reports = reports
+        self._config = config
+        self._topic = topic
+        self._observed_at = 0.0
+        self._connected = False
+
+    @classmethod
+    def connect(cls, *, kafka: KafkaConfig, config: IntakeConfig, reports: Reports) -> IngestStage:
+        """The stage for the configured topic; it connects at its first step and again after every outage."""
+        options = kafka_options(kafka)
+        consumer = Consumer(
+            options,
+            topic=kafka.topic,
+            group_id=kafka.group_id,
+            needs_topics=[kafka.dead_letter_topic],
+            max_poll_records=kafka.max_poll_records,
+            session_timeout_s=kafka.session_timeout_s,
+        )
+        dead_letters = DeadLetters(producer=Producer(options), topic=kafka.dead_letter_topic)
+        return cls(consumer=consumer, dead_letters=dead_letters, reports=reports, config=config, topic=kafka.topic)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker answered last; may be read from any thread."""
+        return self._connected
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one poll is short
+        try:
+            records = self._consumer.poll(POLL_S)
+            if not records:
+                return self._wait()
+            self._handle(records)
+            return self._commit(records)
+        except KafkaUnavailableError as exc:
+            self._note(connected=False)
+            return Step(sentence=f"no intake: {exc}")
+
+    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+        """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
+        if self._observation_is_due or not self._consumer.settled:
+            try:
+                self._consumer.rewind(self._consumer.poll(POLL_S))
+                self._observe()
+            except KafkaUnavailableError as exc:
+                self._note(connected=False)
+                return Step(sentence=f"the lag is unknown: {exc}")
+        return Step(sentence=f"messages wait in {self._topic}", worked=not self._consumer.settled)
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._dead_letters.close()
+
+    def _handle(self, records: Sequence[RawRecord]) -> None:
+        """Store or dead-letter every record; if the store or the broker is away, all of them are read again."""
+        try:
+            letters = self._take(records)
+            self._dead_letters.send(letters)
+        except (StoreUnavailableError, KafkaUnavailableError):
+            self._consumer.rewind(records)
+            raise
+        _count(Counter(letter.reason for letter in letters))
+
+    def _take(self, records: Sequence[RawRecord]) -> list[DeadLetter]:
+        taken: list[tuple[RawRecord, FlaggedResponse]] = []
+        letters: list[DeadLetter] = []
+        for record in records:
+            try:
+                taken.append((record, decode(record.value, max_bytes=self._config.max_message_bytes)))
+            except MessageRejected as exc:
+                letters.append(DeadLetter(record=record, reason=exc.reason, detail=exc.detail))
+        added = self._reports.add(
+            [(flagged, _source(record)) for record, flagged in taken],
+            reporter_cap=self._config.max_reports_per_reporter_per_day,
+        )
+        for (record, flagged), outcome in zip(taken, added, strict=True):
+            if outcome == Added.CONFLICT:
+                letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
+        _count(Counter(outcome for outcome in added if outcome != Added.CONFLICT))
+        return letters
+
+    def _commit(self, records: Sequence[RawRecord]) -> Step:
+        commit = self._consumer.commit(records)
+        metrics.KAFKA_COMMITS.labels(outcome=commit).inc()
+        self._observe()
+        return Step(sentence=f"took in {len(records)} messages of {self._topic}{_REMARKS[commit]}", worked=True)
+
+    def _wait(self) -> Step:
+        late = self._consumer.commit([])
+        self._observe()
+        partitions = sorted(self._consumer.partitions)
+        joins = not self._consumer.settled
+        if not partitions:
+            sentence = f"waits for partitions of {self._topic}: none is assigned to this member"
+            return Step(sentence=sentence, worked=joins)
+        owned = ", ".join(map(str, partitions))
+        return Step(sentence=f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}", worked=joins)
+
+    @property
+    def _observation_is_due(self) -> bool:
+        return time.monotonic() - self._observed_at >= OBSERVE_INTERVAL_S
+
+    def _observe(self) -> None:
+        if not self._observation_is_due:
+            return
+        lags = self._consumer.lag()
+        self._observed_at = time.monotonic()
+        self._note(connected=True)
+        metrics.KAFKA_LAG.clear()
+        for partition, lag in lags.items():
+            metrics.KAFKA_LAG.labels(partition=str(partition)).set(lag)
+
+    def _note(self, *, connected: bool) -> None:
+        self._connected = connected
+        metrics.KAFKA_CONNECTED.set(connected)
+
+
+_REMARKS = {
+    Commit.DONE: "",
+    Commit.DELAYED: "; the broker has not confirmed the offsets yet",
+    Commit.DROPPED: "; the partitions went to another member, which gets them again",
+}
+
+
+def _source(record: RawRecord) -> Source:
+    return Source(channel=record.topic, partition=record.partition, offset=record.offset)
+
+
+def _conflict(flagged: FlaggedResponse) -> str:
+    return f"id {flagged.id} is stored with other content; send the report under a new id"
+
+
+def _count(outcomes: Counter[Any]) -> None:
+    for outcome, count in outcomes.items():
+        metrics.INTAKE_MESSAGES.labels(channel="kafka", outcome=outcome).inc(count)

@@ -1,0 +1,192 @@
+"""`erratad submit`: the lines of a JSONL file to a daemon, over Kafka or over HTTP.
+
+Every line is checked before the first is sent; with a bad line nothing is sent. Sending a file again is safe: a report
+that is stored already stays stored once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import httpx
+
+from connectors.kafka.consumer import KafkaUnavailableError, OutboundRecord, Producer, RecordTooLargeError
+from connectors.messages import MAX_MESSAGE_BYTES, FlaggedResponse, MessageRejected, decode
+from daemon.config import KafkaConfig
+from daemon.errors import ConfigError
+from daemon.runtime.kafka_options import kafka_options
+
+KAFKA_CHUNK = 500
+HTTP_TIMEOUT_S = 30.0
+RETRY_AFTER_S = 1.0
+OnSent = Callable[[int, int], None]
+"""Told how many lines are done, of how many."""
+
+
+def _untold(_done: int, _of: int) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineProblem:
+    """A line that was not taken; lines count from 1."""
+
+    line: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What became of the lines. `outcomes` counts the daemon's answers (HTTP only: Kafka gives none)."""
+
+    lines: int
+    sent: int = 0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[LineProblem, ...] = ()
+    stopped: str | None = None
+    """Why sending ended before the last line, and what to do."""
+
+    @property
+    def complete(self) -> bool:
+        return self.sent == self.lines and self.stopped is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    number: int
+    raw: bytes
+    flagged: FlaggedResponse
+
+
+def send_kafka(
+    lines: Iterable[bytes],
+    kafka: KafkaConfig,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_sent: OnSent = _untold,
+) -> Submission:
+    """Send every line to the intake topic, keyed by report id; `sent` lines are acknowledged by the broker.
+
+    Raises:
+        ConfigError: when the variable of the SASL password is not set.
+    """
+    checked, submission = _check(lines, max_message_bytes)
+    if submission.problems:
+        return submission
+    producer = Producer(kafka_options(kafka))
+    try:
+        for start in range(0, len(checked), KAFKA_CHUNK):
+            chunk = checked[start : start + KAFKA_CHUNK]
+            producer.send_and_wait([_outbound(line, kafka.topic) for line in chunk])
+            submission = replace(submission, sent=start + len(chunk))
+            on_sent(submission.sent, len(checked))
+    except KafkaUnavailableError as exc:
+        return _stop(submission, str(exc))
+    except RecordTooLargeError as exc:
+        return _stop(
+            submission, f"line {checked[submission.sent + exc.index].number} is too large for the topic: {exc}"
+        )
+    finally:
+        producer.close()
+    return submission
+
+
+def send_http(
+    lines: Iterable[bytes],
+    url: str,
+    *,
+    token: str | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_sent: OnSent = _untold,
+) -> Submission:
+    """Post every line to the daemon at `url`; `sent` lines are stored, and `problems` holds those that it refused.
+
+    Raises:
+        ConfigError: when `url` is none.
+    """
+    checked, submission = _check(lines, max_message_bytes)
+    if submission.problems:
+        return submission
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    outcomes: Counter[str] = Counter()
+    problems: list[LineProblem] = []
+    stopped: str | None = None
+    with _client(url, headers) as client:
+        for number, line in enumerate(checked, 1):
+            try:
+                answer = _post(client, line.raw)
+                answer.raise_for_status()
+                outcomes[answer.json()["outcome"]] += 1
+            except httpx.HTTPStatusError as exc:
+                if not _is_about_the_line(exc.response):
+                    stopped = f"the daemon answered {exc.response.status_code}: {_detail(exc.response)}"
+                    break
+                problems.append(_refused(line, exc.response))
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
+                stopped = f"{url} does not answer as an erratad: {exc or type(exc).__name__}"
+                break
+            on_sent(number, len(checked))
+    submission = replace(submission, sent=outcomes.total(), outcomes=dict(outcomes), problems=tuple(problems))
+    return submission if stopped is None else _stop(submission, stopped)
+
+
+def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
+    """A daemon that is asked too often says when to come back."""
+    while True:
+        answer = client.post("/v1/feedback", content=raw)
+        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            return answer
+        time.sleep(float(answer.headers.get("Retry-After", RETRY_AFTER_S)))
+
+
+def _client(url: str, headers: Mapping[str, str]) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=url.rstrip("/"), headers=dict(headers), timeout=HTTP_TIMEOUT_S)
+    except httpx.InvalidURL as exc:
+        raise ConfigError(f"{url!r} is no URL ({exc}); give the daemon's, e.g. http://127.0.0.1:8077") from exc
+
+
+def _check(lines: Iterable[bytes], max_message_bytes: int) -> tuple[Sequence[_Line], Submission]:
+    """Decode every line; empty ones are passed over."""
+    checked: list[_Line] = []
+    problems: list[LineProblem] = []
+    for number, line in enumerate(lines, 1):
+        raw = line.strip()
+        if not raw:
+            continue
+        try:
+            checked.append(_Line(number=number, raw=raw, flagged=decode(raw, max_bytes=max_message_bytes)))
+        except MessageRejected as exc:
+            problems.append(LineProblem(line=number, reason=exc.reason, detail=exc.detail))
+    return checked, Submission(lines=len(checked) + len(problems), problems=tuple(problems))
+
+
+def _outbound(line: _Line, topic: str) -> OutboundRecord:
+    return OutboundRecord(topic=topic, key=line.flagged.id.encode(), value=line.raw)
+
+
+def _stop(submission: Submission, why: str) -> Submission:
+    sent = f"{submission.sent} of {submission.lines} lines were sent"
+    return replace(submission, stopped=f"{sent}, then: {why}. Send the file again: nothing doubles")
+
+
+def _is_about_the_line(response: httpx.Response) -> bool:
+    return response.status_code in {httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY} or (
+        response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+    )
+
+
+def _refused(line: _Line, response: httpx.Response) -> LineProblem:
+    reason = {409: "conflict", 413: "oversized"}.get(response.status_code, "refused")
+    return LineProblem(line=line.number, reason=reason, detail=_detail(response))
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200] or response.reason_phrase

@@ -1,0 +1,97 @@
+"""Stage "gauges": what database and disk say of queue, runs and pauses, for `/metrics`; it survives restarts."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+from daemon import metrics
+from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, utcnow
+from daemon.runtime.stage import Step
+from daemon.store import Store
+
+GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
+CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
+LATEST_RUNS = 50
+"""How far back a row of equal ends is counted."""
+
+
+class GaugesStage:
+    name = "gauges"
+    idle_s = 5.0
+
+    def __init__(self, *, store: Store, data_dir: Path, stages: list[str]) -> None:
+        self._store = store
+        self._data_dir = data_dir
+        self._stages = stages
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+        reports = self._show_queue()
+        self._show_runs()
+        self._show_induction()
+        self._show_pauses()
+        disk = shutil.disk_usage(self._data_dir)
+        metrics.DATA_DIR_FREE.set(disk.free)
+        metrics.DATA_DIR_SIZE.set(disk.total)
+        return Step(sentence=f"{reports} reports in the store")
+
+    def _show_queue(self) -> int:
+        counts = self._store.reports.counts()
+        for state, count in counts.items():
+            metrics.REPORTS.labels(state=state).set(count)
+        oldest = self._store.reports.oldest_queued_at()
+        metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
+        metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())
+        metrics.EVENTS_WAITING.set(self._store.control.count_unpublished())
+        return sum(counts.values())
+
+    def _show_runs(self) -> None:
+        runs = self._store.runs.find(limit=LATEST_RUNS)
+        metrics.SCHEDULE_LAST_START.set(runs[0].created_at.timestamp() if runs else 0)
+        active = next((run for run in runs if run.state in ACTIVE_RUN_STATES), None)
+        self._show_generations(active)
+        for state in ACTIVE_RUN_STATES:
+            metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))
+        self._show_ends(runs)
+
+    def _show_induction(self) -> None:
+        last = self._store.inductions.last()
+        metrics.INDUCED_LAST_START.set(0 if last is None else last.created_at.timestamp())
+
+    def _show_ends(self, latest: list[Run]) -> None:
+        ended = [run.state for run in latest if run.state not in ACTIVE_RUN_STATES]
+        in_a_row = next((count for count, state in enumerate(ended) if state != ended[0]), len(ended))
+        last_ends = self._store.runs.last_ends()
+        for end in metrics.RUN_ENDS:
+            ended_at = last_ends.get(end)
+            metrics.RUN_LAST_END.labels(outcome=end).set(0 if ended_at is None else ended_at.timestamp())
+            metrics.RUNS_IN_A_ROW.labels(outcome=end).set(in_a_row if ended and ended[0] == end else 0)
+
+    def _show_generations(self, active: Run | None) -> None:
+        """What each generation that has a role answered; a role that none has shows nothing."""
+        previous = self._store.adapters.previous()
+        roles: dict[str, int | None] = {
+            "live": self._store.adapters.live().generation,
+            "previous": None if previous is None else previous.generation,
+            "candidate": None if active is None else self._candidate(active),
+            "base": BASE_GENERATION,
+        }
+        for role, generation in roles.items():
+            if generation is None:
+                for gauge in GENERATION_GAUGES:
+                    gauge.remove(role)
+                continue
+            tally = self._store.traffic.tally(generation)
+            metrics.GENERATION_REQUESTS.labels(role=role).set(tally.requests)
+            metrics.GENERATION_ERRORS.labels(role=role).set(tally.errors)
+            metrics.GENERATION_FLAGGED_RATE.labels(role=role).set(tally.flagged_per_1000)
+
+    def _candidate(self, run: Run) -> int | None:
+        state = self._store.adapters.get(run.generation).state
+        return run.generation if state in CANDIDATE_STATES else None
+
+    def _show_pauses(self) -> None:
+        paused = {pause.stage for pause in self._store.control.pauses()}
+        for stage in self._stages:
+            metrics.STAGE_PAUSED.labels(stage=stage).set(int(stage in paused or "all" in paused))

@@ -1,0 +1,259 @@
+"""What `check-config` looks at beyond the schema: does this machine have what the configuration names?"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from daemon.config import Config, KafkaConfig
+from daemon.errors import ConfigError
+from daemon.serving.discovery import source_problem
+
+MASK = "********"
+_SECRET_NAME = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
+
+
+def problems(config: Config) -> list[str]:
+    """Everything wrong at once, each as `key: what; what to do`; empty when the daemon can start."""
+    checks = (
+        _variables, _model, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule, _induction,
+        _store_url, _http_urls, _brokers,
+    )  # fmt: skip
+    return [problem for check in checks for problem in check(config)]
+
+
+def store_url_problem(url: str) -> str | None:
+    """What is wrong with a database URL, without repeating its password."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - takes 0.4 s
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "is not a database URL; write sqlite:////path/to/file or postgresql://user@host:5432/name"
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        return "names no file, so everything would be lost; write sqlite:////path/to/file"
+    return None if backend in {"sqlite", "postgresql"} else f"{backend} is not supported; use sqlite or postgresql"
+
+
+def http_url_problem(url: str) -> str | None:
+    """What is wrong with the base URL of an endpoint."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        return "is not an HTTP URL; write e.g. http://vllm-0:8000"
+    return "ends in /v1; leave it out, it is added" if parts.path.rstrip("/").endswith("/v1") else None
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The effective configuration as plain values, without anything that may be a secret."""
+    values: dict[str, Any] = _masked(config.model_dump(mode="json"))
+    serving = values["serving"]
+    serving["environment"] = {
+        name: MASK if _SECRET_NAME.search(name) else value for name, value in serving["environment"].items()
+    }
+    serving["extra_args"] = _masked_arguments(serving["extra_args"])
+    return values
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return _URL_PASSWORD.sub(rf"\1:{MASK}@", value) if isinstance(value, str) else value
+
+
+def _masked_arguments(arguments: list[str]) -> list[str]:
+    """Hide the word after `--api-key` and the like, and the part after `=` in `--api-key=...`."""
+    shown: list[str] = []
+    for index, argument in enumerate(arguments):
+        name, separator, _ = argument.partition("=")
+        before = arguments[index - 1] if index else ""
+        follows_secret = before.startswith("--") and "=" not in before and _SECRET_NAME.search(before)
+        if follows_secret and not argument.startswith("--"):
+            shown.append(MASK)
+        elif separator and _SECRET_NAME.search(name):
+            shown.append(f"{name}={MASK}")
+        else:
+            shown.append(argument)
+    return shown
+
+
+def _variables(config: Config) -> Iterator[str]:
+    for key, variable in _leaves(config.model_dump()):
+        if key.endswith("_env") and isinstance(variable, str) and not os.environ.get(variable):
+            yield f"{key}: environment variable {variable} is not set; export it before the daemon starts"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield from _leaves({str(index): item for index, item in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _model(config: Config) -> Iterator[str]:
+    path = config.model.path
+    if not path.is_dir():
+        yield f"model.path: {path} is not a folder; give the folder of a Hugging Face model (config.json, safetensors)"
+    elif not (path / "config.json").is_file():
+        yield f"model.path: {path} holds no config.json, so it is not a Hugging Face model folder"
+    elif unread := [one.name for one in sorted(path.iterdir()) if not os.access(one, os.R_OK)]:
+        yield f"model.path: the user who runs this cannot read {', '.join(unread)} of {path}; change owner or mode"
+
+
+def _folders(config: Config) -> Iterator[str]:
+    nearest = next(path for path in (config.data_dir.absolute(), *config.data_dir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        yield f"data_dir: {nearest} is a file; name a folder"
+        return
+    try:
+        # permissions alone do not tell: root has them all, also on a read-only file system
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as exc:
+        yield f"data_dir: {nearest} cannot be written ({exc.strerror}); change its owner or name another folder"
+
+
+def _files(config: Config) -> Iterator[str]:
+    named: dict[str, Path | None] = {
+        f"http.tokens.{index}.token_file": one.token_file for index, one in enumerate(config.http.tokens)
+    }
+    if (kafka := config.intake.kafka) is not None:
+        for key in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            named[f"intake.kafka.{key}"] = getattr(kafka, key)
+    for key, path in named.items():
+        if path is not None and not os.access(path, os.R_OK):
+            yield f"{key}: {path} cannot be read; give an existing file or leave the key out"
+
+
+def _sets(config: Config) -> Iterator[str]:
+    """Every line is read: a run would meet a bad one at night."""
+    from daemon.dataset.golden import read_golden_pairs  # noqa: PLC0415
+    from daemon.dataset.replay import read_prompts  # noqa: PLC0415
+    from daemon.evaluation.suites import golden_items, probe_items  # noqa: PLC0415
+
+    dataset, evaluation = config.dataset, config.evaluation
+    reads: list[Callable[[], object]] = [
+        partial(read_prompts, dataset.replay_prompts),
+        partial(golden_items, evaluation.golden),
+        partial(probe_items, evaluation),
+    ]
+    if dataset.golden_pairs is not False:
+        reads.append(partial(read_golden_pairs, dataset.golden_pairs))
+    yield from _refused(*reads)
+
+
+def _refused(*reads: Callable[[], object]) -> Iterator[str]:
+    """What those that cannot be carried out say."""
+    for read in reads:
+        try:
+            read()
+        except ConfigError as exc:
+            yield str(exc)
+
+
+def _recipe(config: Config) -> Iterator[str]:
+    from daemon.dataset.recipes import RECIPES  # noqa: PLC0415
+
+    if config.dataset.recipe not in RECIPES:
+        yield f"dataset.recipe: {config.dataset.recipe!r} is unknown; choose one of {', '.join(sorted(RECIPES))}"
+
+
+def _embeddings(config: Config) -> Iterator[str]:
+    folder = config.dataset.embedding_model
+    if config.dataset.similarity_by == "words" or folder is None:
+        return
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        yield (
+            f"dataset.embedding_model: {folder} holds no config.json with *.safetensors; give the folder of a small "
+            "Hugging Face model, or null for the served one"
+        )
+
+
+def _template(config: Config) -> Iterator[str]:
+    from daemon.reflection.prompts import Prompts  # noqa: PLC0415
+
+    yield from _refused(partial(Prompts, config.reflection.template))
+
+
+def _server(config: Config) -> Iterator[str]:
+    """Only a managed server runs on this machine."""
+    from daemon.serving.command import VLLM_LORA_RANKS, installed_vllm, runs_on_cpu  # noqa: PLC0415
+
+    if config.serving.mode == "attached":
+        return
+    if config.serving.max_lora_rank > VLLM_LORA_RANKS[-1]:
+        yield f"serving.max_lora_rank: {config.serving.max_lora_rank} is above what vLLM takes ({VLLM_LORA_RANKS[-1]})"
+    installed = installed_vllm()
+    if installed is None:
+        yield "serving.mode: no vLLM is installed here; install erratad[cpu] or erratad[gpu], or use mode 'attached'"
+        return
+    yield from _refused(partial(runs_on_cpu, config.serving, installed))
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415
+
+    schedule = config.schedule
+    try:
+        ZoneInfo(schedule.timezone)
+    except (KeyError, ValueError, OSError):
+        yield f"schedule.timezone: {schedule.timezone!r} is no time zone; write a name such as Europe/Berlin or UTC"
+    for key, cron in (("schedule.cron", schedule.cron), ("induction.cron", config.induction.cron)):
+        try:
+            if cron is not None:
+                CronTrigger.from_crontab(cron, timezone="UTC")
+        except (ValueError, KeyError) as exc:
+            yield f"{key}: {cron!r}: {exc}; write five fields, e.g. '0 3 * * *'"
+
+
+def _induction(config: Config) -> Iterator[str]:
+    from daemon.induction.seeds import configured_questions  # noqa: PLC0415
+
+    if config.induction.enabled:
+        yield from _refused(partial(configured_questions, config))
+
+
+def _store_url(config: Config) -> Iterator[str]:
+    problem = store_url_problem(config.store_url)
+    if problem is not None:
+        yield f"store.url: {problem}"
+
+
+def _http_urls(config: Config) -> Iterator[str]:
+    urls = {f"serving.urls.{index}": url for index, url in enumerate(config.serving.urls)}
+    if config.reflection.endpoint is not None:
+        urls["reflection.endpoint.url"] = config.reflection.endpoint.url
+    if config.evaluation.judge is not None:
+        urls["evaluation.judge.url"] = config.evaluation.judge.url
+    if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:
+        yield f"serving.discover: {problem}"
+    for key, url in urls.items():
+        problem = http_url_problem(url)
+        if problem is not None:
+            yield f"{key}: {_masked(url)!r} {problem}"
+
+
+def _brokers(config: Config) -> Iterator[str]:
+    kafka: KafkaConfig | None = config.intake.kafka
+    for index, server in enumerate(kafka.bootstrap_servers if kafka is not None else []):
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            yield f"intake.kafka.bootstrap_servers.{index}: {server!r} is not host:port; write e.g. kafka-0:9092"

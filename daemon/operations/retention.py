@@ -1,0 +1,99 @@
+"""Stage "retention": takes old adapter and run folders from the disk; their rows, and what is live, stay.
+
+An adapter's row is marked first and its folder removed then, so that a crash leaves a marked folder, which the next
+step removes. A marked generation cannot be rolled back to. Nothing is removed while a server may still hold it: vLLM
+0.32 dies when it looks for a folder that is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from connectors.chat import EndpointError
+from daemon.config import StorageConfig
+from daemon.records import Adapter, AdapterState, utcnow
+from daemon.runtime.stage import Step
+from daemon.serving.fleet import Fleet
+from daemon.store import Store
+
+log = structlog.get_logger(__name__)
+
+ENDED = (
+    frozenset({AdapterState.RETIRED}),
+    frozenset({AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK}),
+)
+"""Counted apart: many failures in a row must not push out what can be rolled back to."""
+
+
+class RetentionStage:
+    """Keeps the newest `keep_adapters` of each group in `ENDED`, and the run folders of `keep_runs_days`."""
+
+    name = "retention"
+    idle_s = 60.0
+
+    def __init__(
+        self, *, store: Store, fleet: Fleet, storage: StorageConfig, adapters_dir: Path, runs_dir: Path
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._storage = storage
+        self._adapters_dir = adapters_dir.absolute()
+        self._runs_dir = runs_dir.absolute()
+
+    def step(self, stop: threading.Event) -> Step:
+        try:
+            held = {name for server in self._fleet.servers for name in server.state().adapters}
+        except EndpointError as exc:
+            return Step(sentence=f"nothing is removed while a server cannot be asked what it holds: {exc}")
+        removed = 0
+        for adapter in self._old_adapters():
+            if stop.is_set():
+                break
+            if adapter.name not in held and self._store.adapters.files_removed(adapter.generation, self._why()):
+                removed += self._remove(Path(adapter.path or ""), self._adapters_dir)
+        removed += self._remove_marked() + self._remove_runs(stop)
+        if removed:
+            return Step(sentence=f"removed {removed} folders")
+        return Step(sentence=f"keeps {self._storage.keep_adapters} adapters of each kind and {self._days()} of runs")
+
+    def _old_adapters(self) -> list[Adapter]:
+        previous = self._store.adapters.previous()
+        kept = None if previous is None else previous.generation
+        adapters = self._store.adapters.with_files()
+        old = [
+            [adapter for adapter in adapters if adapter.state in group][self._storage.keep_adapters :]
+            for group in ENDED
+        ]
+        return [adapter for group in old for adapter in group if adapter.generation != kept]
+
+    def _remove_marked(self) -> int:
+        """What a crash left between the mark and the removal."""
+        marked = self._store.adapters.without_files()
+        return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
+
+    def _remove_runs(self, stop: threading.Event) -> int:
+        if self._storage.keep_runs_days is None:
+            return 0
+        before = utcnow() - timedelta(days=self._storage.keep_runs_days)
+        folders = [Path(run.folder) for run in self._store.runs.ended(before=before)]
+        return sum(self._remove(folder, self._runs_dir) for folder in folders if not stop.is_set())
+
+    def _remove(self, folder: Path, parent: Path) -> int:
+        """Only ever a direct child of the daemon's own folder: the path comes from the database."""
+        if folder.absolute().parent != parent or folder.is_symlink() or not folder.is_dir():
+            return 0
+        shutil.rmtree(folder)
+        log.info("folder_removed", folder=str(folder))
+        return 1
+
+    def _why(self) -> str:
+        return f"storage.keep_adapters is {self._storage.keep_adapters}"
+
+    def _days(self) -> str:
+        days = self._storage.keep_runs_days
+        return "all" if days is None else f"{days:g} days"

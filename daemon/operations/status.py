@@ -1,0 +1,340 @@
+"""Where the daemon stands, as data (`status`) and in words (`sentences`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field
+
+from daemon import __version__
+from daemon.config import Config
+from daemon.config.rollout import RolloutConfig
+from daemon.operations.views import AdapterRow, InductionRow, RunRow, View
+from daemon.promotion.sequential import rise
+from daemon.promotion.trial import Course, level_of_each
+from daemon.promotion.trial_figures import Standing, standing
+from daemon.records import AdapterState, ReportState, utcnow
+from daemon.store import Store
+from daemon.store.control import DAEMON_SILENT_S, Heartbeat
+
+STAGES = (
+    "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
+    "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
+)  # fmt: skip
+"""Every stage, in pipeline order."""
+PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")
+"""All but the one that keeps vLLM alive."""
+
+
+class StageView(View):
+    name: str
+    owner: str
+    last_step_at: datetime
+    age_s: float
+    sentence: str
+
+    @classmethod
+    def of(cls, beat: Heartbeat, now: datetime) -> StageView:
+        return cls(
+            name=beat.name,
+            owner=beat.owner,
+            last_step_at=beat.last_step_at,
+            age_s=max(0.0, (now - beat.last_step_at).total_seconds()),
+            sentence=beat.sentence,
+        )
+
+
+class PauseView(View):
+    stage: str
+    actor: str
+    reason: str
+    at: datetime
+
+
+class InductionView(View):
+    """The latest run that asked the model for mistakes, and when the next one starts by itself."""
+
+    last: InductionRow | None
+    next_cron: datetime | None
+
+
+class RateView(View):
+    """One rate of the candidate on trial beside the live generation's."""
+
+    name: str
+    candidate_events: int
+    candidate_requests: int
+    live_events: int
+    live_requests: int
+    p_value: float
+    """Of a rise, always valid: it may be looked at any time. Below `level` the candidate is withdrawn."""
+    level: float
+
+
+class TrialView(View):
+    """A candidate that is tried out beside the live generation, and what follows from the figures now."""
+
+    generation: int
+    name: str
+    mode: AdapterState
+    share: float
+    started_at: datetime
+    age_s: float
+    min_requests: int
+    """Nothing is decided before both have answered so many."""
+    max_duration_s: float
+    rates: list[RateView]
+    course: Course
+    reason: str
+
+    @classmethod
+    def of(cls, now: Standing, config: RolloutConfig) -> TrialView:
+        return cls(
+            generation=now.trial.generation,
+            name=now.trial.name,
+            mode=now.trial.mode,
+            share=now.trial.share,
+            started_at=now.trial.started_at,
+            age_s=now.age_s,
+            min_requests=config.min_requests,
+            max_duration_s=config.max_duration_s,
+            rates=[
+                RateView(
+                    name=name,
+                    candidate_events=pair.candidate.events,
+                    candidate_requests=pair.candidate.requests,
+                    live_events=pair.live.events,
+                    live_requests=pair.live.requests,
+                    p_value=rise(pair.candidate, pair.live, tolerance=config.tolerance).p_value,
+                    level=level_of_each(now.pairs, config),
+                )
+                for name, pair in now.pairs.items()
+            ],
+            course=now.ruling.course,
+            reason=now.ruling.reason,
+        )
+
+
+class StatusView(View):
+    version: str
+    at: datetime
+    daemon_runs: bool
+    summary: list[str] = Field(default=[])
+    """The rest of this record in words."""
+    stages: list[StageView]
+    pauses: list[PauseView]
+    reports: dict[ReportState, int]
+    oldest_queued_age_s: float | None
+    new_lessons: int
+    min_lessons: int
+    min_lessons_on_cron: int
+    events_waiting: int
+    """Events that the broker has not acknowledged yet."""
+    live: AdapterRow
+    previous: AdapterRow | None
+    """What a rollback goes back to."""
+    active_run: RunRow | None
+    trial: TrialView | None
+    last_run: RunRow | None
+    """The run that ended last."""
+    next_cron: datetime | None
+    induction: InductionView | None
+    """None where it is off."""
+
+
+def status(store: Store, config: Config) -> StatusView:
+    """One look at the whole store; raises StoreUnavailableError."""
+    now = utcnow()
+    stages = [StageView.of(beat, now) for beat in store.control.heartbeats()]
+    oldest, previous, active = store.reports.oldest_queued_at(), store.adapters.previous(), store.runs.active()
+    ended = [run for run in store.runs.find(limit=2) if run.finished_at is not None]
+    view = StatusView(
+        version=__version__,
+        at=now,
+        daemon_runs=any(stage.age_s < DAEMON_SILENT_S for stage in stages),
+        stages=sorted(stages, key=_in_pipeline_order),
+        pauses=[PauseView.model_validate(pause) for pause in store.control.pauses()],
+        reports=store.reports.counts(),
+        oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
+        new_lessons=store.reports.count_new_lessons(),
+        min_lessons=config.schedule.min_lessons,
+        min_lessons_on_cron=config.schedule.min_lessons_on_cron,
+        events_waiting=store.control.count_unpublished(),
+        live=AdapterRow.of(store.adapters.live()),
+        previous=None if previous is None else AdapterRow.of(previous),
+        active_run=None if active is None else RunRow.of(active),
+        trial=trial_view(store, config.rollout),
+        last_run=RunRow.of(ended[0]) if ended else None,
+        next_cron=next_cron_time(config.schedule.cron, config.schedule.timezone, now),
+        induction=_induction_view(store, config, now) if config.induction.enabled else None,
+    )
+    return view.model_copy(update={"summary": sentences(view)})
+
+
+def trial_view(store: Store, config: RolloutConfig) -> TrialView | None:
+    """The trial under way; None where no candidate is on trial."""
+    current = store.trials.current()
+    if current is None:
+        return None
+    return TrialView.of(standing(store, current, live=store.adapters.live().generation, config=config), config)
+
+
+def _induction_view(store: Store, config: Config, now: datetime) -> InductionView:
+    last = store.inductions.last()
+    return InductionView(
+        last=None if last is None else InductionRow.model_validate(last),
+        next_cron=next_cron_time(config.induction.cron, config.schedule.timezone, now),
+    )
+
+
+def next_cron_time(cron: str | None, timezone: str, now: datetime) -> datetime | None:
+    """The next time that the cron expression names, in that time zone; None without a cron expression.
+
+    Raises:
+        ValueError, KeyError: the expression or the time zone is not one (`check-config` explains it).
+    """
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - only here
+
+    if cron is None:
+        return None
+    zone = ZoneInfo(timezone)
+    found: datetime | None = CronTrigger.from_crontab(cron, timezone=zone).get_next_fire_time(None, now)
+    return found
+
+
+def daemon_runs(store: Store) -> bool:
+    """Whether some stage made a step lately."""
+    return bool(store.control.heartbeats(max_age_s=DAEMON_SILENT_S))
+
+
+def sentences(view: StatusView) -> list[str]:
+    """The status in words, most important first."""
+    return [
+        _daemon(view),
+        *(f"Paused: {pause.stage}, by {pause.actor}: {pause.reason}." for pause in view.pauses),
+        _live(view),
+        _reports(view),
+        *_runs(view),
+        *_trial(view),
+        _schedule(view),
+        *_induction(view),
+    ]
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest fitting unit, e.g. ``3 min``."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def progress_words(run: RunRow) -> str:
+    """What a run has done so far, e.g. ``training: step 12 of 40, loss 0.831, 2 min left``."""
+    return "; ".join(_progress_parts(run.progress))
+
+
+def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("examples", "left_out", "variants"):
+        if counts := progress.get(name):
+            counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
+            yield f"{name.replace('_', ' ')}: {counted}"
+    if progress.get("steps"):
+        loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))
+        yield ", ".join(
+            (
+                f"training: step {progress['step']} of {progress['steps']}",
+                *([] if loss is None else [f"loss {loss:.3f}"]),
+                *([] if speed is None else [f"{speed:.0f} tokens/s"]),
+                *([f"{span(left)} left"] if left else []),
+            )
+        )
+    if skipped := progress.get("skipped_examples"):
+        yield f"{skipped} examples too long"
+    if failed := progress.get("failed_attempts"):
+        yield f"failed attempts: {failed}"
+    if evaluation := progress.get("evaluation"):
+        yield f"measured: {evaluation['done']} of {evaluation['total']} answers"
+
+
+def _in_pipeline_order(stage: StageView) -> tuple[int, str, str]:
+    known = STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)
+    return known, stage.name, stage.owner
+
+
+def _daemon(view: StatusView) -> str:
+    if view.daemon_runs:
+        owners = {stage.owner for stage in view.stages if stage.age_s < DAEMON_SILENT_S}
+        return f"The daemon runs ({', '.join(sorted(owners))}; erratad {view.version})."
+    newest = min((stage.age_s for stage in view.stages), default=None)
+    seen = "no step in the last hour" if newest is None else f"last step {span(newest)} ago"
+    return f"No daemon seems to run: {seen}. Start one with `erratad run`."
+
+
+def _live(view: StatusView) -> str:
+    live = view.live
+    if live.generation == 0:
+        return "Live: the base model, without an adapter."
+    since = "" if live.promoted_at is None else f" since {live.promoted_at:%Y-%m-%d %H:%M} UTC"
+    back = "" if view.previous is None else f"; a rollback goes to {view.previous.name}"
+    return f"Live: {live.name}{since}{back}."
+
+
+def _reports(view: StatusView) -> str:
+    counted = ", ".join(f"{count} {state}" for state, count in view.reports.items() if count)
+    oldest = "" if view.oldest_queued_age_s is None else f"; the oldest waits for {span(view.oldest_queued_age_s)}"
+    return f"Reports: {counted or 'none yet'}{oldest}."
+
+
+def _runs(view: StatusView) -> list[str]:
+    words = []
+    if (run := view.active_run) is not None:
+        done = progress_words(run)
+        figures = f" ({done})" if done else ""
+        words.append(f"Run {run.id} for generation {run.generation} is {run.state}{figures}.")
+    if (last := view.last_run) is not None:
+        ended = "" if last.finished_at is None else f" {span((view.at - last.finished_at).total_seconds())} ago"
+        words.append(f"Last run: {last.id} (generation {last.generation}), {last.state}{ended}{_because(last.reason)}.")
+    return words
+
+
+def _trial(view: StatusView) -> list[str]:
+    if (trial := view.trial) is None:
+        return []
+    course = {Course.WAIT: "no decision yet", Course.PROMOTE: "goes live", Course.REJECT: "is withdrawn"}[trial.course]
+    return [
+        f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
+    ]
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason.rstrip('.')}" if reason else ""
+
+
+def _schedule(view: StatusView) -> str:
+    threshold = f"{view.new_lessons} of {view.min_lessons} new lessons until a run starts by itself"
+    if view.next_cron is None:
+        return f"Schedule: {threshold}; no cron time is set."
+    wait = span((view.next_cron - view.at).total_seconds())
+    return (
+        f"Schedule: {threshold}; next cron time {view.next_cron:%Y-%m-%d %H:%M %Z} (in {wait}), "
+        f"which needs {view.min_lessons_on_cron}."
+    )
+
+
+def _induction(view: StatusView) -> list[str]:
+    if view.induction is None:
+        return []
+    last, following = view.induction.last, view.induction.next_cron
+    if last is None:
+        words = "Induction: no mistakes were asked for yet"
+    else:
+        when = "under way" if last.finished_at is None else f"{span((view.at - last.finished_at).total_seconds())} ago"
+        words = f"Induction {last.id} ({when}): {last.kept} of {last.asked} answers kept{_because(last.reason)}"
+    if following is None:
+        return [f"{words}; no cron time is set."]
+    wait = span((following - view.at).total_seconds())
+    return [f"{words}; next cron time {following:%Y-%m-%d %H:%M %Z} (in {wait})."]

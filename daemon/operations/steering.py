@@ -1,0 +1,99 @@
+"""What operators may ask for, checked alike for command line and HTTP API before it is queued."""
+
+from __future__ import annotations
+
+from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.operations.status import PAUSABLE
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
+from daemon.store import Store
+from daemon.store.control import ALL_STAGES
+from daemon.text.rules import failures
+
+
+def request_training(store: Store, *, actor: str, reason: str) -> Intent:
+    return store.control.request(IntentKind.TRAIN, actor=actor, reason=reason)
+
+
+def request_induction(store: Store, *, actor: str, reason: str) -> Intent:
+    """Ask the model for mistakes now; refused by the daemon where induction is off."""
+    return store.control.request(IntentKind.INDUCE, actor=actor, reason=reason)
+
+
+def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
+    """Raises NotFoundError, or IllegalTransitionError when the generation can never go live from where it is."""
+    _may_go_live(store, generation)
+    return store.control.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
+
+
+def request_rollback(store: Store, generation: int | None, *, actor: str, reason: str) -> Intent:
+    """Go back to `generation`, or to the one that was live before; raises like `request_promotion`."""
+    if generation is not None:
+        _may_go_live(store, generation)
+    elif store.adapters.previous() is None:
+        raise IllegalTransitionError("nothing to roll back to: no generation was live before the one that is")
+    return store.control.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
+
+
+def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) -> None:
+    """Keep a candidate that the gate accepted from going live.
+
+    Raises:
+        NotFoundError: for an unknown generation.
+        IllegalTransitionError: when it does not wait for its promotion.
+    """
+    run_id = store.adapters.get(generation).run_id
+    if run_id is None:
+        raise IllegalTransitionError("generation 0 is the base model: it cannot be rejected")
+    store.runs.rejected(run_id, actor=actor, reason=reason)
+
+
+def correct_analysis(
+    store: Store, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str
+) -> None:
+    """A reviewer's words in place of the analysis and of the corrected answer; what a run learns from next.
+
+    An empty correction is none.
+
+    Raises:
+        NotFoundError: for an unknown report.
+        IllegalTransitionError: when the report has no analysis to correct, the new one is empty, or the corrected
+            answer is a bad one by the report's own rules: training would teach the mistake.
+    """
+    analysis, correction = _plain(analysis), _plain(correction or "") or None
+    if not analysis:
+        raise IllegalTransitionError("an analysis needs words; to give it up, reject it")
+    report = store.reports.get(report_id)
+    if correction is not None:
+        if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
+            raise IllegalTransitionError("the corrected answer is the flagged one; change it or leave it empty")
+        broken = failures(report.checks, correction) if report.checks is not None else []
+        if broken:
+            raise IllegalTransitionError(f"the corrected answer fails a check of the report: {broken[0]}")
+    store.reviews.correct(report_id, analysis=analysis, correction=correction, actor=actor, reason=reason)
+
+
+def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
+    """Raises NotFoundError for an unknown stage."""
+    store.control.pause(_known(stage), actor=actor, reason=reason)
+
+
+def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
+    """False when nothing was paused; raises NotFoundError for an unknown stage."""
+    return store.control.resume(_known(stage), actor=actor, reason=reason)
+
+
+def _plain(text: str) -> str:
+    """As typed into a form or an editor."""
+    return text.replace("\r\n", "\n").strip()
+
+
+def _may_go_live(store: Store, generation: int) -> None:
+    state = store.adapters.get(generation).state
+    if AdapterState.LIVE not in ADAPTER_TRANSITIONS[state]:
+        raise IllegalTransitionError(f"generation {generation} is {state}: it cannot become live")
+
+
+def _known(stage: str) -> str:
+    if stage not in {ALL_STAGES, *PAUSABLE}:
+        raise NotFoundError(f"no stage {stage!r}; choose {ALL_STAGES} or one of {', '.join(PAUSABLE)}")
+    return stage

@@ -1,0 +1,325 @@
+"""The promotion stage: makes a measured candidate live on every server, rolls back, and keeps the servers in line.
+
+The protocol: verify the folder, load and probe it on all servers, flip all of them by compare-and-swap, commit in the
+store. A failure before the commit undoes every flip. The store is the truth: whatever a crash leaves behind, each step
+first brings the servers to the generation that the store calls live, and a run that was being promoted is tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from connectors.chat import EndpointError
+from daemon import metrics
+from daemon.config import ServingConfig
+from daemon.config.rollout import RolloutConfig
+from daemon.errors import (
+    AdapterInvalidError,
+    IllegalTransitionError,
+    NotFoundError,
+    PromotionError,
+    ServingError,
+)
+from daemon.promotion.rollout import Tryout
+from daemon.promotion.swap import Fit, Reconciler, flipped, prepare
+from daemon.promotion.trial import Course, Ruling
+from daemon.records import (
+    ACTOR,
+    BASE_GENERATION,
+    Adapter,
+    AdapterState,
+    Intent,
+    IntentKind,
+    IntentState,
+    Run,
+    RunState,
+    Verdict,
+    utcnow,
+)
+from daemon.runtime.stage import Step
+from daemon.serving.fleet import Fleet
+from daemon.store import Store
+from daemon.store.adapters import Fulfilled
+from daemon.store.runs import REPORT_SUITES
+
+log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL_S = 0.25
+"""How often the store is asked for wishes; servers are called only once per `serving.reconcile_interval_s`."""
+RETRY_MAX_S = 60.0
+DIRECT = RolloutConfig(mode="direct")
+GIVE_UP_AFTER_S = 1800.0
+"""A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""
+GIVE_UP_ATTEMPTS = 5
+"""... but not before so many attempts of this process: the stage may have been paused meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of an attempt; `pending`: it may still work and is tried again."""
+
+    state: IntentState
+    sentence: str
+
+
+class PromotionStage:
+    """Acts on runs in state `promoting` and on the intents `promote` and `rollback`."""
+
+    name = "promotion"
+
+    def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet, rollout: RolloutConfig = DIRECT) -> None:
+        self._interval_s = serving.reconcile_interval_s
+        self.idle_s = min(LOOK_INTERVAL_S, self._interval_s)
+        self._store = store
+        self._fleet = fleet
+        self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
+        self._tryout = Tryout(rollout=rollout, store=store, fleet=fleet, reconciler=self._reconciler)
+        self._attempts = (0, 0)
+        self._not_before = 0.0
+        self._reconcile_at = 0.0
+        self._said = ""
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
+        return self._remembered(self._roll_back_on_request() or self._promote_on_request() or self._routine())
+
+    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+        """While paused: promotions wait, but rollbacks and the repair of servers go on."""
+        return self._remembered(self._roll_back_on_request() or self._repair())
+
+    def _remembered(self, step: Step) -> Step:
+        """What was changed is looked over at once: a generation may be left to unload."""
+        self._said = step.sentence
+        if step.worked:
+            self._reconcile_at = 0.0
+        return step
+
+    def _routine(self) -> Step:
+        """Bring the servers in line and try the run that waits for its promotion, once per interval."""
+        if time.monotonic() < self._reconcile_at:
+            return Step(sentence=self._said)
+        live, fit = self._in_line()
+        run = self._store.runs.active()
+        if run is not None and run.state == RunState.PROMOTING and time.monotonic() >= self._not_before:
+            outcome = self._promote(run, live, fit)
+            return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
+        return Step(sentence=_standing(live, fit))
+
+    def _repair(self) -> Step:
+        due = time.monotonic() >= self._reconcile_at
+        return Step(sentence=_standing(*self._in_line()) if due else self._said)
+
+    def _roll_back_on_request(self) -> Step | None:
+        intent = self._store.control.pending(IntentKind.ROLLBACK)
+        return None if intent is None else self._finish(intent, self._roll_back(intent))
+
+    def _promote_on_request(self) -> Step | None:
+        intent = self._store.control.pending(IntentKind.PROMOTE)
+        return None if intent is None else self._finish(intent, self._promote_now(intent, *self._in_line()))
+
+    def _in_line(self) -> tuple[Adapter, Fit]:
+        self._reconcile_at = time.monotonic() + self._interval_s
+        live = self._store.adapters.live()
+        _show(live)
+        return live, self._reconciler.repair(live)
+
+    def _finish(self, intent: Intent, outcome: Outcome) -> Step:
+        if outcome.state != IntentState.PENDING:
+            self._store.control.finish(intent.id, outcome.state, outcome.sentence)
+            log.info("intent", id=intent.id, kind=intent.kind, state=outcome.state, outcome=outcome.sentence)
+        return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
+
+    # --- promotion ---
+
+    def _promote_now(self, intent: Intent, live: Adapter, fit: Fit) -> Outcome:
+        run = self._store.runs.active()
+        if run is None or run.state != RunState.PROMOTING or intent.target_generation not in {None, run.generation}:
+            return Outcome(state=IntentState.REFUSED, sentence=self._why_not(intent.target_generation, run))
+        outcome = self._promote(run, live, fit, intent)
+        if outcome.state == IntentState.PENDING:
+            return Outcome(state=IntentState.REFUSED, sentence=f"not now, but it is tried again: {outcome.sentence}")
+        return outcome
+
+    def _why_not(self, generation: int | None, run: Run | None) -> str:
+        rule = "only a candidate that has passed the gate of the active run can be promoted"
+        if generation is not None:
+            try:
+                return f"generation {generation} is {self._store.adapters.get(generation).state}: {rule}"
+            except NotFoundError as exc:
+                return str(exc)
+        return f"no run is active: {rule}" if run is None else f"run {run.id} is still {run.state}: {rule}"
+
+    def _promote(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None = None) -> Outcome:
+        try:
+            return self._attempt(run, live, fit, intent)
+        except IllegalTransitionError as exc:  # an operator rejected the candidate while it was tried
+            return Outcome(state=IntentState.REFUSED, sentence=f"somebody else decided meanwhile: {exc}")
+
+    def _attempt(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None) -> Outcome:
+        candidate, verdict = self._store.adapters.get(run.generation), self._store.runs.verdict(run.id)
+        measured = None if verdict is None else verdict.figures.get("live_generation")
+        if verdict is None or measured != live.generation:
+            why = f"{candidate.name} was measured against generation {measured}, but {live.generation} is live now"
+            self._store.runs.rejected(run.id, reason=why)
+            return _run_ended(RunState.REJECTED, f"rejected: {why}; the next run is measured against what is live")
+        try:
+            ruling = self._ruling(candidate, live, fit, intent)
+            if ruling.course == Course.WAIT:
+                return Outcome(state=IntentState.PENDING, sentence=ruling.reason)
+            if ruling.course == Course.REJECT:
+                return self._withdraw(run, candidate, live, ruling.reason)
+            sentence = self._swap(run, candidate, live, fit, intent=intent, reason=ruling.reason)
+        except (AdapterInvalidError, PromotionError) as exc:
+            self._store.runs.failed(run.id, reason=str(exc))
+            return _run_ended(RunState.FAILED, f"{candidate.name} cannot go live: {exc}")
+        except (ServingError, EndpointError, IllegalTransitionError) as exc:
+            return self._try_again(run, verdict, str(exc))
+        metrics.RUNS.labels(outcome=RunState.PROMOTED).inc()
+        return self._changed("promote", sentence)
+
+    def _ruling(self, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> Ruling:
+        """An operator's wish goes past the trial, or ends it; the gate stands before it either way."""
+        if intent is not None:
+            return Ruling(course=Course.PROMOTE, reason=intent.reason)
+        return self._tryout.ruling(candidate, live, fit)
+
+    def _withdraw(self, run: Run, candidate: Adapter, live: Adapter, reason: str) -> Outcome:
+        self._store.runs.rejected(run.id, reason=reason)
+        self._reconciler.repair(live)
+        return _ended("promote", "rejected", f"{candidate.name} is withdrawn: {reason}")
+
+    def _swap(
+        self, run: Run, candidate: Adapter, live: Adapter, fit: Fit, *, intent: Intent | None, reason: str
+    ) -> str:
+        """All servers are needed: one that cannot be reached may still answer as the old generation."""
+        fit.require(live)
+        begun = time.monotonic()
+        for server in fit.serving:
+            prepare(self._fleet, candidate, server)
+        resolved, recurring = self._settled(run, candidate)
+        with flipped(fit.serving, target=candidate, live=live):
+            seconds = time.monotonic() - begun
+            sentence = f"{candidate.name} is live on {len(fit.serving)} servers after {seconds:.2f} s"
+            self._store.runs.progress(run.id, {"swap_seconds": round(seconds, 3)})
+            self._store.adapters.promote(
+                candidate.generation,
+                expected_live=live.generation,
+                actor=ACTOR if intent is None else intent.actor,
+                reason=reason,
+                resolved=resolved,
+                recurring=recurring,
+                fulfils=None if intent is None else Fulfilled(intent_id=intent.id, outcome=sentence),
+            )
+        metrics.SWAP_SECONDS.observe(seconds)
+        return sentence
+
+    def _settled(self, run: Run, candidate: Adapter) -> tuple[list[str], list[str]]:
+        """Reports that the candidate answers well, as served, and those that it still answers badly."""
+        passed: dict[str, bool] = {}
+        for answer in self._store.runs.answers(run.id):
+            measured = answer.suite in REPORT_SUITES and answer.arm == candidate.name and answer.guided
+            if measured and answer.passed is not None:
+                passed[answer.item_id] = passed.get(answer.item_id, True) and answer.passed
+        return [item for item, good in passed.items() if good], [item for item, good in passed.items() if not good]
+
+    def _try_again(self, run: Run, verdict: Verdict, problem: str) -> Outcome:
+        tried_run, tries = self._attempts
+        attempts = tries + 1 if tried_run == run.id else 1
+        self._attempts = (run.id, attempts)
+        waited_s = (utcnow() - verdict.decided_at).total_seconds()
+        if attempts >= GIVE_UP_ATTEMPTS and waited_s > GIVE_UP_AFTER_S:
+            why = f"not promoted in {waited_s:.0f} s and {attempts} attempts; last: {problem}"
+            self._store.runs.failed(run.id, reason=why)
+            return _run_ended(RunState.FAILED, f"run {run.id}: {why}")
+        self._not_before = time.monotonic() + min(self._interval_s * 2.0 ** min(attempts, 10), RETRY_MAX_S)
+        metrics.SWAPS.labels(kind="promote", outcome="retried").inc()
+        return Outcome(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
+
+    def _changed(self, kind: str, sentence: str) -> Outcome:
+        metrics.SWAPS.labels(kind=kind, outcome="done").inc()
+        _show(self._store.adapters.live())
+        return Outcome(state=IntentState.DONE, sentence=sentence)
+
+    # --- rollback ---
+
+    def _roll_back(self, intent: Intent) -> Outcome:
+        """Commit first and flip then: a server that does not answer must not keep the others on a bad generation."""
+        live = self._store.adapters.live()
+        begun = time.monotonic()
+        try:
+            target = self._target(intent, live)
+            self._have_loaded(target)
+            outcome = f"rolled back from {live.name} to {target.name}"
+            self._store.adapters.roll_back(
+                target.generation,
+                expected_live=live.generation,
+                actor=intent.actor,
+                reason=intent.reason,
+                fulfils=Fulfilled(intent_id=intent.id, outcome=outcome),
+            )
+        except (NotFoundError, AdapterInvalidError, PromotionError, IllegalTransitionError) as exc:
+            return _ended("rollback", "refused", f"{live.name} stays live: {exc}")
+        fit = self._reconciler.repair(target)
+        metrics.SWAP_SECONDS.observe(time.monotonic() - begun)
+        return self._changed("rollback", f"{outcome}; {_standing(target, fit)}")
+
+    def _target(self, intent: Intent, live: Adapter) -> Adapter:
+        if intent.target_generation is not None:
+            target = self._store.adapters.get(intent.target_generation)
+        elif (previous := self._store.adapters.previous()) is not None:
+            target = previous
+        else:
+            raise PromotionError("no generation was live before it, so there is nothing to roll back to")
+        if target.generation == live.generation:
+            raise PromotionError("it is the one asked for")
+        if target.files_removed_at is not None:
+            raise PromotionError(
+                f"the files of generation {target.generation} were removed on {target.files_removed_at:%Y-%m-%d} "
+                "(storage.keep_adapters); choose a newer one"
+            )
+        if target.state != AdapterState.RETIRED:
+            raise PromotionError(f"generation {target.generation} is {target.state}, not retired")
+        return target
+
+    def _have_loaded(self, target: Adapter) -> None:
+        """Load the target where it no longer is; a server that does not answer gets it when it is brought back."""
+        if target.generation == BASE_GENERATION:
+            return
+        held = False
+        for server in self._fleet.servers:
+            try:
+                if not server.ready():
+                    continue
+                if target.name not in server.state().adapters:
+                    prepare(self._fleet, target, server)
+                held = True
+            except EndpointError as exc:
+                log.warning("rollback_without_server", server=server.url, error=str(exc))
+        if not held:
+            self._fleet.verify(target)
+
+
+def _standing(live: Adapter, fit: Fit) -> str:
+    total = len(fit.serving) + len(fit.behind)
+    behind = f"; {'; '.join(fit.behind)}" if fit.behind else ""
+    return f"{live.name} is live on {len(fit.serving)} of {total} servers{behind}"
+
+
+def _ended(kind: str, outcome: str, sentence: str) -> Outcome:
+    metrics.SWAPS.labels(kind=kind, outcome=outcome).inc()
+    return Outcome(state=IntentState.REFUSED, sentence=sentence)
+
+
+def _run_ended(end: RunState, sentence: str) -> Outcome:
+    metrics.RUNS.labels(outcome=end).inc()
+    return _ended("promote", end, sentence)
+
+
+def _show(live: Adapter) -> None:
+    metrics.LIVE_GENERATION.set(live.generation)
+    metrics.LIVE_ADAPTER.info({"name": live.name, "run": str(live.run_id or "")})
+    if live.promoted_at is not None:
+        metrics.LAST_PROMOTION.set(live.promoted_at.timestamp())

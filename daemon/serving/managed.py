@@ -1,0 +1,286 @@
+"""The stage that keeps one vLLM server alive: adopt or start it, watch it, restart it with a bounded backoff."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from connectors.chat import EndpointError
+from connectors.vllm import VllmServer
+from daemon import metrics
+from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.errors import ConfigError, ServingError
+from daemon.records import utcnow
+from daemon.runtime.machine import free_port
+from daemon.runtime.stage import Step
+from daemon.serving.command import command, fingerprint, installed_vllm, runs_on_cpu
+from daemon.serving.process import ServerProcess, ServerRecord, lock, record_path, start
+from daemon.serving.server_log import ServerLog
+
+log = structlog.get_logger(__name__)
+
+STOP_GRACE_S = 20.0
+RESTART_BACKOFF_MAX_S = 60.0
+STABLE_AFTER_S = 60.0
+"""A server that was ready for so long starts again without the waits of its earlier failures."""
+UNREADY_LIMIT_S = 60.0
+UNANSWERED_LIMIT_S = 180.0
+CANARY_INTERVAL_S = 30.0
+CANARY_TIMEOUT_S = 30.0
+CANARY = ({"role": "user", "content": "Count from one to five."},)
+CANARY_TOKENS = 4
+EMPTY_LIMIT = 2
+PROGRESS_STEP_S = 5
+RESTART_SHOWN_S = 1800.0
+"""How long a restart's reason is told: a server that crashes again and again is up in between."""
+
+
+class Watch:
+    """What was observed of one server process, and what that means; times are monotonic seconds."""
+
+    def __init__(self, process: ServerProcess, *, start_timeout_s: float, now: float) -> None:
+        self._begun_at = now - process.age_s()
+        self._start_deadline = max(self._begun_at + start_timeout_s, now + UNREADY_LIMIT_S)
+        self._ready_since: float | None = None
+        self._ready_at = now
+        self._answered_at = now
+        self._canary_at = 0.0
+        # an adopted server that is silent at once is not worth keeping; a model may be silent on the canary by nature
+        self._speaks = process.adopted
+        self._empty = 0
+
+    def unready(self, phase: str, now: float) -> tuple[str, bool]:
+        """The sentence for a server that is not ready, and whether to give it up."""
+        waited_s = int(now - self._begun_at) // PROGRESS_STEP_S * PROGRESS_STEP_S
+        if self._ready_since is None:
+            if now > self._start_deadline:
+                return f"vLLM was not ready after {waited_s} s (last: {phase})", True
+            return f"vLLM starting: {phase}, {waited_s} s", False
+        if now - self._ready_at > UNREADY_LIMIT_S:
+            return f"vLLM's /health failed for {UNREADY_LIMIT_S:.0f} s", True
+        return f"vLLM's /health fails; it is restarted if that lasts {UNREADY_LIMIT_S:.0f} s", False
+
+    def ready(self, now: float) -> None:
+        if self._ready_since is None:
+            self._ready_since = self._answered_at = now
+        self._ready_at = now
+
+    def stable(self, now: float) -> bool:
+        return self._ready_since is not None and now - self._ready_since > STABLE_AFTER_S
+
+    def canary_due(self, now: float) -> bool:
+        return now >= self._canary_at
+
+    def answered(self, text: str, now: float) -> str | None:
+        """Note a canary's answer; returns why the server must be given up, if it must.
+
+        NaN in an adapter leaves vLLM 0.32 answering every request with an empty text, status 200 and a good /health.
+        """
+        self._answered_at, self._canary_at = now, now + CANARY_INTERVAL_S
+        self._empty = 0 if text.strip() else self._empty + 1
+        self._speaks = self._speaks or bool(text.strip())
+        if self._speaks and self._empty >= EMPTY_LIMIT:
+            return "vLLM answers with empty texts although its /health is good: its engine is poisoned"
+        return None
+
+    def silent(self, error: str, now: float) -> str | None:
+        """Note a canary without an answer; returns why the server must be given up, if it must."""
+        self._canary_at = now + CANARY_INTERVAL_S
+        if now - self._answered_at > UNANSWERED_LIMIT_S:
+            return f"vLLM answered nothing for {UNANSWERED_LIMIT_S:.0f} s although its /health is good: {error}"
+        return None
+
+
+class ManagedServer:
+    """Supervises the vLLM server of one data directory.
+
+    Args:
+        publish: told once of the server's client; it stays the same through all restarts.
+        api_key, admin_token: None where the configuration names none; the admin token is random then.
+
+    Raises:
+        ConfigError: when the installed vLLM cannot do what the configuration asks for.
+    """
+
+    name = "serving"
+    idle_s = 1.0
+    always_on: Literal[True] = True
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        serving: ServingConfig,
+        training: TrainingConfig,
+        data_dir: Path,
+        publish: Callable[[Sequence[VllmServer]], None],
+        api_key: str | None = None,
+        admin_token: str | None = None,
+    ) -> None:
+        self._installed = installed_vllm()
+        self._model_path = model.path
+        self._serving = serving
+        self._data_dir = data_dir
+        self._publish = publish
+        self._api_key = api_key
+        self._configured_token = admin_token
+        self._token = admin_token or secrets.token_urlsafe(32)
+        self._port = serving.port
+        self._command = partial(
+            command, model, serving, training, api_key=api_key, cpu=runs_on_cpu(serving, self._installed)
+        )
+        self._log = ServerLog(data_dir / "logs" / "vllm.log")
+        self._lock: int | None = None
+        self._process: ServerProcess | None = None
+        self._client: VllmServer | None = None
+        self._failures = 0
+        self._failure = ""
+        self._not_before = 0.0
+        self._restart = ""
+        self._restart_shown_until = 0.0
+        try:
+            self._fingerprint()
+        except OSError as exc:
+            raise ConfigError(f"model.path: {exc.filename} cannot be read: {exc.strerror}") from exc
+
+    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is bounded by the canary's timeout
+        if self._lock is None:
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self._data_dir)
+            if self._lock is None:
+                return Step(sentence=f"waiting: another erratad runs the vLLM server of {self._data_dir}")
+        try:
+            client = self._client or self._take_over()
+            if self._process is None:
+                return self._begin()
+            return self._look(self._process, client)
+        except (ServingError, OSError) as exc:
+            return self._give_up(f"vLLM cannot be started: {exc}")
+
+    def close(self) -> None:
+        """End the server, for an orderly stop of the daemon; called when no step runs any more."""
+        if self._lock is None:
+            return
+        if self._client is not None:
+            self._monitor.close()
+        if self._process is not None:
+            self._process.end(grace_s=STOP_GRACE_S)
+            self._process = None
+        record_path(self._data_dir).unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
+
+    def _take_over(self) -> VllmServer:
+        """Adopt the server that an earlier daemon left, if it is the one configured now; end it otherwise."""
+        record = ServerRecord.read(record_path(self._data_dir))
+        if record is not None:
+            process = ServerProcess(record)
+            if process.alive() and record.fingerprint == self._fingerprint():
+                self._port = record.port
+                self._token = self._configured_token or record.admin_token or self._token
+                self._watch_over(process)
+                log.info("vllm_adopted", pid=record.pid, port=record.port)
+            else:
+                process.end(grace_s=STOP_GRACE_S)
+        self._port = self._port or free_port(self._serving.host)
+        url = f"http://{_reachable(self._serving.host)}:{self._port}"
+        self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token)
+        self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=CANARY_TIMEOUT_S)
+        self._publish([self._client])
+        return self._client
+
+    def _fingerprint(self) -> str:
+        asked_for = self._command(port=self._serving.port, admin_token=self._configured_token or "")
+        return fingerprint(asked_for, model_path=self._model_path, installed=self._installed)
+
+    def _begin(self) -> Step:
+        if time.monotonic() < self._not_before:
+            return Step(sentence=self._failure)
+        self._log.begin()
+        process = start(
+            self._command(port=self._port, admin_token=self._token),
+            record_path=record_path(self._data_dir),
+            log_path=self._log.path,
+            port=self._port,
+            admin_token=None if self._configured_token else self._token,
+            fingerprint=self._fingerprint(),
+        )
+        self._watch_over(process)
+        log.info("vllm_started", pid=process.record.pid, port=self._port, log=str(self._log.path))
+        return Step(sentence=f"vLLM starting: importing modules, 0 s{self._why_restarted()}")
+
+    def _watch_over(self, process: ServerProcess) -> None:
+        self._process = process
+        self._watch = Watch(process, start_timeout_s=self._serving.start_timeout_s, now=time.monotonic())
+
+    def _look(self, process: ServerProcess, client: VllmServer) -> Step:
+        if not process.alive():
+            code = "an unknown code" if process.exit_code is None else f"code {process.exit_code}"
+            return self._give_up(f"vLLM exited with {code}: {self._log.last_words()}")
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            sentence, hopeless = self._watch.unready(obstacle, time.monotonic())
+            return self._give_up(sentence) if hopeless else Step(sentence=f"{sentence}{self._why_restarted()}")
+        self._watch.ready(time.monotonic())
+        if self._watch.stable(time.monotonic()):
+            self._failures = 0
+        problem = self._canary() if self._watch.canary_due(time.monotonic()) else None
+        if problem is not None:
+            return self._give_up(problem)
+        adopted = ", adopted" if process.adopted else ""
+        who = f"(process {process.record.pid}{adopted})"
+        return Step(sentence=f"vLLM serves on {client.url} {who}{self._why_restarted()}")
+
+    def _why_restarted(self) -> str:
+        return self._restart if time.monotonic() < self._restart_shown_until else ""
+
+    def _obstacle(self) -> str | None:
+        """What keeps the server from being ready; None when it is."""
+        if self._monitor.ready():
+            return None
+        try:
+            self._monitor.state()
+        except EndpointError as exc:
+            if not exc.transient:
+                return f"something else answers at its address ({exc})"
+        return self._log.phase()
+
+    def _canary(self) -> str | None:
+        try:
+            reply = self._monitor.chat(self._serving.base_name, CANARY, max_tokens=CANARY_TOKENS)
+        except EndpointError as exc:
+            return self._watch.silent(str(exc), time.monotonic())
+        return self._watch.answered(reply.text, time.monotonic())
+
+    def _give_up(self, reason: str) -> Step:
+        """End what is left of the server, and have it started again after a wait that doubles with each failure."""
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                process.end(grace_s=STOP_GRACE_S)
+            except ServingError as exc:
+                reason = f"{reason}; {exc}"
+        self._failures += 1
+        wait_s = min(self._serving.restart_backoff_s * 2.0 ** (self._failures - 1), RESTART_BACKOFF_MAX_S)
+        self._not_before = time.monotonic() + wait_s
+        self._restart = f"; restarted at {utcnow():%H:%M:%S} UTC: {reason}"
+        self._restart_shown_until = time.monotonic() + RESTART_SHOWN_S
+        self._failure = f"{reason}; start {self._failures + 1} follows after {wait_s:g} s (log: {self._log.path})"
+        metrics.SERVER_RESTARTS.inc()
+        log.warning("vllm_restart", reason=reason, failures=self._failures, wait_s=wait_s)
+        return Step(sentence=self._failure)
+
+
+def _reachable(host: str) -> str:
+    """The address to call a server that listens on `host`."""
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
+    return f"[{host}]" if ":" in host else host

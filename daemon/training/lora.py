@@ -1,0 +1,301 @@
+"""LoRA training through peft and transformers' Trainer; the only module that imports them and torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from daemon.artifacts import adapter as artifact
+from daemon.artifacts import files as durable
+from daemon.config import TrainingConfig
+from daemon.errors import TrainingError
+from daemon.runtime.child import StopSignal
+from daemon.runtime.hardware import cpu_has_bfloat16
+from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad
+from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
+
+_KEPT_CHECKPOINTS = 2
+"""The newest may be half-written when the process is killed; then the one before it counts."""
+
+
+class Fit:
+    """One training: the model with its adapter, the Trainer around it, and its progress."""
+
+    def __init__(self, job: TrainingJob, training_set: TrainingSet, *, checkpoints: Path, pad_id: int) -> None:
+        config = job.training
+        prepare(job)
+        self._job = job
+        self._model = with_adapter(load_base(job), config)
+        self._ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        self.steps = math.ceil(len(training_set.plan) / self._ranks)
+        self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
+        self._trainer = _Trainer(
+            kl_weight=config.kl_weight if config.replay_loss == "kl" else 0.0,
+            model=self._model,
+            args=_arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints),
+            train_dataset=[[training_set.encoded[index] for index in step] for step in training_set.plan],
+            data_collator=_Collator(pad_id),
+        )
+        self._trainer.remove_callback(PrinterCallback)
+        batch_tokens = [sum(len(training_set.encoded[index]) for index in batch) for batch in training_set.plan]
+        self._step_tokens = [
+            sum(batch_tokens[start : start + self._ranks]) for start in range(0, len(batch_tokens), self._ranks)
+        ]
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files (rank 0 of several)."""
+        return bool(self._trainer.is_world_process_zero())
+
+    def run(self, *, resume: Path | None, stop: StopSignal) -> bool:
+        """Train to the end; False when `stop` was set before (a checkpoint was written then).
+
+        Raises:
+            TrainingError: when the loss is not a number.
+        """
+        self._trainer.add_callback(_Watch(self, stop, self._job.run_folder, self._step_tokens))
+        self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        finished = int(self._trainer.state.global_step) >= self.steps
+        if not finished and self.leads:
+            self.progress = self.progress.model_copy(update={"phase": Phase.STOPPED})
+            self.progress.save(self._job.run_folder)
+        return finished
+
+    def save(self, folder: Path) -> None:
+        """The adapter as peft stores it, in float32."""
+        save_adapter(self._model, self._job, folder)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """Cross-entropy on completions; on replay rows `kl_weight` times the divergence from the base model, if not 0.
+
+    Every example weighs the same, however long: an analysis is some four times as long as a corrected answer, which
+    would otherwise hardly be learned beside it.
+
+    Cross-entropy on a few of the model's own answers sharpens its distribution around them. The divergence is 0 before
+    the first step and only ever pulls back (learning without forgetting, arXiv 1606.09282).
+    """
+
+    def __init__(self, *, kl_weight: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._kl_weight = kl_weight
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
+        num_items_in_batch: Any = None,  # noqa: ARG002 - examples are counted here, not tokens
+    ) -> Any:
+        labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
+        outputs = model(**inputs)
+        logits, learned = outputs.logits[:, :-1].float(), labels != IGNORED
+        share = learned / learned.sum(dim=1, keepdim=True)
+        softly = learned & (replay & (self._kl_weight > 0))[:, None]
+        hard = learned & ~softly
+        loss = functional.cross_entropy(logits[hard], labels[hard], reduction="none") @ share[hard]
+        if softly.any():
+            base = self._base(model, inputs, softly)
+            divergence = functional.kl_div(logits[softly].log_softmax(-1), base, reduction="none", log_target=True)
+            loss = loss + self._kl_weight * (divergence.sum(-1) @ share[softly])
+        loss = loss / len(labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def _base(self, model: Any, inputs: dict[str, Any], softly: torch.Tensor) -> torch.Tensor:
+        """The base model's log-probabilities at the chosen places; only rows with one are computed."""
+        rows = softly.any(dim=1)
+        chosen = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+            logits = model(**chosen).logits[:, :-1].float()
+        return logits[softly[rows]].log_softmax(-1)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Reports every step, stops on a loss that is no number or on request, and marks whole checkpoints."""
+
+    def __init__(self, fit: Fit, stop: StopSignal, run_folder: Path, step_tokens: list[int]) -> None:
+        self._fit = fit
+        self._stop = stop
+        self._run_folder = run_folder
+        self._step_tokens = step_tokens
+        self._first_step = 0
+        self._started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._first_step, self._started = state.global_step, time.monotonic()
+        self._report(first_step=state.global_step, step=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self._stop.is_set() and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:  # noqa: ARG002
+        if "loss" not in logs:
+            return
+        for figure in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(figure, 0.0)):
+                raise TrainingError(
+                    f"{figure} is {logs[figure]} at step {state.global_step} of {state.max_steps}; "
+                    "lower training.learning_rate or use another training.dtype, then start a new run"
+                )
+        tokens = sum(self._step_tokens[self._first_step : state.global_step])
+        per_second = tokens / (time.monotonic() - self._started)
+        self._report(
+            step=state.global_step,
+            loss=logs["loss"],
+            tokens=tokens,
+            tokens_per_s=per_second,
+            eta_s=sum(self._step_tokens[state.global_step :]) / per_second,
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if not state.is_world_process_zero:
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for path in checkpoint.iterdir():
+            durable.sync(path)
+        durable.write_atomically(checkpoint / COMPLETE_MARK, b"")
+
+    def _report(self, **figures: float) -> None:
+        if self._fit.leads:
+            self._fit.progress = self._fit.progress.model_copy(update=figures)
+            self._fit.progress.save(self._run_folder)
+
+
+class _Collator:
+    """An item of the training data is a whole batch already."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, items: list[list[Encoded]]) -> dict[str, Any]:
+        padded = pad(items[0], self._pad_id)
+        return {name: torch.tensor(rows) if isinstance(rows, list) else rows for name, rows in padded.items()}
+
+
+def prepare(job: TrainingJob) -> None:
+    """Bound the threads and seed every generator."""
+    if job.training.threads is not None:
+        torch.set_num_threads(job.training.threads)
+    set_seed(job.seed)
+
+
+def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
+    """Weights in float32, whatever they were trained in, and peft's configuration."""
+    state = get_peft_model_state_dict(model)
+    weights = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()}
+    save_file(weights, folder / artifact.WEIGHTS_FILE, metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.inference_mode = True
+    config.base_model_name_or_path = job.model_path.name
+    config.save_pretrained(str(folder))
+
+
+def load_tokenizer(model_path: Path) -> Any:
+    """Raises TrainingError when the model has no chat template or no end token."""
+    tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
+        raise TrainingError(f"{model_path} has no chat template or no end token; take an instruction-tuned model")
+    return tokenizer
+
+
+def _on_cpu(config: TrainingConfig) -> bool:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("training.device is cuda, but torch finds no GPU; use 'auto' or 'cpu'")
+    return config.device == "cpu" or not torch.cuda.is_available()
+
+
+def load_base(job: TrainingJob) -> Any:
+    config = job.training
+    options: dict[str, Any] = {"dtype": config.dtype, "local_files_only": True}
+    if _on_cpu(config) and config.dtype == "float16":
+        raise TrainingError("training.dtype float16 needs a GPU; use bfloat16 or float32")
+    if config.quantization != "none":
+        options["quantization_config"] = _quantization(config)
+        options["device_map"] = {"": "cpu" if _on_cpu(config) else int(os.environ.get("LOCAL_RANK", "0"))}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(job.model_path), **options)
+    except (OSError, ValueError, ImportError) as exc:
+        raise TrainingError(f"the base model {job.model_path} cannot be loaded for training: {exc}") from exc
+    model.config.use_cache = False
+    if _on_cpu(config) and model.dtype == torch.bfloat16 and not cpu_has_bfloat16():
+        print("this CPU computes bfloat16 some 15 times slower than float32: training in float32")  # noqa: T201 - the log
+        model = model.float()
+    if config.quantization != "none":
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
+    return model
+
+
+def _quantization(config: TrainingConfig) -> Any:
+    if config.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def with_adapter(model: Any, config: TrainingConfig) -> Any:
+    """The model with a fresh adapter, whose weights are float32 whatever the base model's are."""
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    absent = sorted(set(config.target_modules) - present)
+    if absent:
+        raise TrainingError(f"training.target_modules: the base model has no {', '.join(absent)}")
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=list(config.target_modules),
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, checkpoints: Path) -> Any:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=1,  # an item is a whole batch
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=int(config.warmup_ratio * steps),  # rounded down: the first warm-up step has a rate of 0
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="steps",
+        save_steps=config.checkpoint_every_steps,
+        save_total_limit=_KEPT_CHECKPOINTS,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+        use_cpu=_on_cpu(config),
+    )

@@ -1,0 +1,211 @@
+"""Stage "finetune": has a child process train the run's adapter, and watches over it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from daemon import metrics
+from daemon.artifacts.adapter import base_fingerprint, verify
+from daemon.artifacts.files import sha256_file, write_atomically
+from daemon.artifacts.run_folder import MANIFEST_FILE
+from daemon.config import TrainingConfig
+from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
+from daemon.records import Run, RunState
+from daemon.runtime.child import describe
+from daemon.runtime.stage import Step
+from daemon.store import Adapters, Runs
+from daemon.training import process as training_process
+from daemon.training.job import JOB_FILE, PROGRESS_FILE, Phase, TrainingJob, TrainingProgress, run_lock
+from daemon.training.loss_curve import LossCurve
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.5
+
+
+def _no_beat() -> None:
+    """Nobody watches this stage's pulse."""
+
+
+class _Observer:
+    """Passes one attempt's progress on to the metrics and the run, when there is any."""
+
+    def __init__(self, runs: Runs, run: Run) -> None:
+        self._runs = runs
+        self._run = run
+        self._started = time.monotonic()
+        self._seen = TrainingProgress()
+        self._losses = LossCurve(run.progress.get("losses", ()))
+
+    def see(self, progress: TrainingProgress) -> None:
+        if progress == self._seen:
+            return
+        before, self._seen = self._seen, progress
+        metrics.TRAINING_STEPS.inc(progress.step - max(before.step, progress.first_step))
+        metrics.TRAINING_TOKENS.inc(progress.tokens - before.tokens)
+        metrics.TRAINING_PROGRESS.set(progress.step / progress.steps if progress.steps else 0.0)
+        if progress.loss is not None:
+            metrics.TRAINING_LOSS.set(progress.loss)
+        if progress.tokens_per_s is not None:
+            metrics.TRAINING_SPEED.set(progress.tokens_per_s)
+        self._losses.add(progress)
+        figures = progress.model_dump(mode="json", include={"phase", "step", "steps", "loss", "tokens_per_s", "eta_s"})
+        seconds = self._run.progress.get("train_seconds", 0.0) + time.monotonic() - self._started
+        self._runs.progress(
+            self._run.id,
+            {
+                **figures,
+                "skipped_examples": progress.skipped,
+                "train_seconds": round(seconds, 3),
+                "losses": self._losses.points,
+            },
+        )
+
+
+class FinetuneStage:
+    """Acts on the run in state `training`. `beat` is called while the child works: the stage is alive, only busy."""
+
+    name = "finetune"
+    idle_s = 2.0
+
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        adapters: Adapters,
+        config: TrainingConfig,
+        model_path: Path,
+        adapters_dir: Path,
+        beat: Callable[[], None] = _no_beat,
+    ) -> None:
+        self._runs = runs
+        self._adapters = adapters
+        self._config = config
+        self._model_path = model_path
+        self._adapters_dir = adapters_dir
+        self._beat = beat
+
+    def step(self, stop: threading.Event) -> Step:
+        run = self._runs.active()
+        if run is None or run.state is not RunState.TRAINING:
+            return Step(sentence="no run to train")
+        try:
+            return self._advance(run, stop)
+        except (TrainingError, AdapterInvalidError, ConfigError) as exc:
+            reason = str(exc)
+        except OSError as exc:
+            reason = f"training cannot start or write: {exc}; repair that, then start a new run"
+        self._runs.failed(run.id, reason=reason)
+        metrics.RUNS.labels(outcome="failed").inc()
+        return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
+
+    def _advance(self, run: Run, stop: threading.Event) -> Step:
+        folder = Path(run.folder)
+        if not (folder / MANIFEST_FILE).exists():
+            raise TrainingError(f"the dataset in {folder} is gone; start a new run")
+        with run_lock(folder) as free:
+            if not free:
+                return Step(
+                    sentence=f"run {run.id}: a trainer that an earlier daemon started is still at work; waiting"
+                )
+            job = self._job(run)
+        if job.adapter_folder.exists():
+            return self._hand_over(run, job)
+        return self._attempt(run, job, stop)
+
+    def _job(self, run: Run) -> TrainingJob:
+        """The run's job, written by the first attempt: a changed configuration is for the next run, not this one."""
+        path = Path(run.folder) / JOB_FILE
+        if not path.exists():
+            job = TrainingJob(
+                run_id=run.id,
+                generation=run.generation,
+                name=self._adapters.get(run.generation).name,
+                recipe=run.recipe,
+                seed=run.seed,
+                run_folder=Path(run.folder).absolute(),
+                adapters_dir=self._adapters_dir.absolute(),
+                model_path=self._model_path.absolute(),
+                base_fingerprint=base_fingerprint(self._model_path),
+                training=self._config,
+            )
+            write_atomically(path, job.model_dump_json(indent=2).encode())
+        return TrainingJob.load(path)
+
+    def _hand_over(self, run: Run, job: TrainingJob) -> Step:
+        manifest = verify(
+            job.adapter_folder,
+            name=job.name,
+            base_fingerprint=job.base_fingerprint,
+            max_rank=job.training.rank,
+            target_modules=job.training.target_modules,
+        )
+        if manifest.lineage.dataset_sha256 != sha256_file(job.run_folder / MANIFEST_FILE):
+            raise TrainingError(
+                f"{job.adapter_folder} was trained on another dataset (by an earlier database?); "
+                "move it away and start a new run: an adapter's name is never used twice"
+            )
+        self._runs.trained(run.id, path=job.adapter_folder, sha256=manifest.weights_sha256)
+        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(run.progress.get("train_seconds", 0.0))
+        metrics.TRAINING_PROGRESS.set(1.0)
+        return Step(
+            sentence=f"run {run.id}: trained {job.name} from {len(manifest.lineage.report_ids)} lessons "
+            f"in {manifest.lineage.steps} steps",
+            worked=True,
+        )
+
+    def _attempt(self, run: Run, job: TrainingJob, stop: threading.Event) -> Step:
+        """One child, from start to end. A refusal is final; any other early end is a failure, and is retried."""
+        job.adapters_dir.mkdir(parents=True, exist_ok=True)  # fails now, not after hours
+        (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
+        child = training_process.start(job, launcher=self._config.launcher)
+        log.info("training starts", run=run.id, adapter=job.name, pid=child.pid)
+        observer = _Observer(self._runs, run)
+        try:
+            in_time = self._watch(job, child, observer, stop)
+        finally:
+            training_process.end(child)
+            metrics.TRAINING_MEMORY.set(0)
+        progress = TrainingProgress.load(job.run_folder)
+        observer.see(progress)
+        if job.adapter_folder.exists():
+            return Step(sentence=f"run {run.id}: {job.name} is trained", worked=True)
+        if progress.phase is Phase.REFUSED:
+            raise TrainingError(f"the trainer refused: {progress.reason}")
+        if in_time and (stop.is_set() or progress.phase is Phase.STOPPED):
+            return Step(
+                sentence=f"run {run.id}: training stopped at step {progress.step}; it goes on from a checkpoint"
+            )
+        how = describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
+        return self._retry(run, job, f"the trainer {how} at step {progress.step} of {progress.steps}")
+
+    def _watch(
+        self, job: TrainingJob, child: subprocess.Popen[bytes], observer: _Observer, stop: threading.Event
+    ) -> bool:
+        """Pass the child's progress on until it ends or `stop` is set; False when its time ran out before."""
+        deadline = time.monotonic() + self._config.timeout_s
+        while child.poll() is None and not stop.wait(POLL_S):
+            self._beat()
+            metrics.TRAINING_MEMORY.set(training_process.resident_bytes(child.pid))
+            try:
+                observer.see(TrainingProgress.load(job.run_folder))
+            except StoreUnavailableError as exc:
+                log.warning("progress not stored", run=job.run_id, reason=str(exc))
+            if time.monotonic() > deadline:
+                return False
+        return True
+
+    def _retry(self, run: Run, job: TrainingJob, what: str) -> Step:
+        attempt = int(run.progress.get("failed_attempts", 0)) + 1
+        tail = training_process.log_tail(job.run_folder)
+        if attempt >= self._config.max_attempts:
+            raise TrainingError(f"{what}, in attempt {attempt} of {self._config.max_attempts}; its last words:\n{tail}")
+        self._runs.progress(run.id, {"failed_attempts": attempt})
+        log.warning("training attempt failed", run=run.id, what=what, log=tail)
+        return Step(sentence=f"run {run.id}: {what}; attempt {attempt + 1} goes on from the last checkpoint")

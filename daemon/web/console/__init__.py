@@ -1,0 +1,27 @@
+"""Operators' web pages: rendered on the server, self-contained, and usable without scripts.
+
+`shell` renders pages and explains errors, `sessions` signs people in, `look` shows, `act` takes forms, and `charts`
+computes what the plots draw. Whatever a form asks for goes through the functions that the command line and the API use.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from daemon.config import Config
+from daemon.store import Store
+from daemon.web.access import Access
+from daemon.web.console.forms import forms_router
+from daemon.web.console.layout import Shell, static_router
+from daemon.web.console.pages import pages_router
+from daemon.web.console.sessions import sessions_router
+
+
+def console_router(store: Store, config: Config, access: Access) -> APIRouter:
+    shell = Shell(store=store, access=access)
+    router = APIRouter(include_in_schema=False)
+    router.include_router(static_router())
+    router.include_router(sessions_router(shell))
+    router.include_router(pages_router(shell, config))
+    router.include_router(forms_router(shell))
+    return router

@@ -1,0 +1,102 @@
+"""The console's forms: each does what a command or an API call does, in the name of who is signed in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from fastapi import APIRouter, Depends, Form
+from fastapi.responses import RedirectResponse
+
+from connectors.messages import Identifier, Text
+from daemon.config.web import Role
+from daemon.errors import IllegalTransitionError
+from daemon.operations import steering
+from daemon.store import Store
+from daemon.store.control import ALL_STAGES
+from daemon.web.access import Identity
+from daemon.web.console.layout import PageRoute, Shell
+from daemon.web.console.sessions import local
+from daemon.web.dependencies import submits
+
+Decision = Literal["accept", "correct", "reject", "requeue"]
+Wish = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
+Why = Annotated[Text, Form(min_length=1, max_length=1000)]
+Back = Annotated[str, Form(max_length=2000)]
+Words = Annotated[Text | None, Form(max_length=100_000)]
+Number = Annotated[int | None, Form(ge=0, le=2**31 - 1)]
+
+
+def forms_router(shell: Shell) -> APIRouter:
+    router, store = APIRouter(route_class=PageRoute), shell.store
+    reviewer, operator, admin = (
+        Depends(submits(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR, Role.ADMIN)
+    )
+
+    @router.post("/review")
+    def review(
+        *,
+        report_id: Annotated[Identifier, Form()],
+        decision: Annotated[Decision, Form()],
+        reason: Why = "reviewed in the console",
+        analysis: Words = None,
+        correction: Words = None,
+        back: Back = "/review",
+        who: Identity = reviewer,
+    ) -> RedirectResponse:
+        if decision == "correct":
+            steering.correct_analysis(
+                store, report_id, analysis=analysis or "", correction=correction, actor=who.name, reason=reason
+            )
+        else:
+            act = {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}
+            act[decision](report_id, actor=who.name, reason=reason)
+        return _back(back, decision)
+
+    @router.post("/steer")
+    def steer(
+        *,
+        wish: Annotated[Wish, Form()],
+        reason: Why,
+        generation: Number = None,
+        stage: Annotated[str, Form(max_length=40)] = ALL_STAGES,
+        back: Back = "/",
+        who: Identity = operator,
+    ) -> RedirectResponse:
+        _steer(store, wish, generation=generation, stage=stage, actor=who.name, reason=reason)
+        return _back(back, wish)
+
+    @router.post("/erase")
+    def erase(
+        report_id: Annotated[Identifier, Form()], reason: Why, back: Back = "/reports", who: Identity = admin
+    ) -> RedirectResponse:
+        store.reports.erase(report_id, actor=who.name, reason=reason)
+        return _back(back, "erase")
+
+    return router
+
+
+def _steer(store: Store, wish: Wish, *, generation: int | None, stage: str, actor: str, reason: str) -> None:
+    if wish in {"promote", "refuse"} and generation is None:
+        raise IllegalTransitionError("no generation is named; go back and choose one")
+    match wish:
+        case "train":
+            steering.request_training(store, actor=actor, reason=reason)
+        case "induce":
+            steering.request_induction(store, actor=actor, reason=reason)
+        case "promote":
+            steering.request_promotion(store, generation or 0, actor=actor, reason=reason)
+        case "refuse":
+            steering.reject_candidate(store, generation or 0, actor=actor, reason=reason)
+        case "rollback":
+            steering.request_rollback(store, generation, actor=actor, reason=reason)
+        case "pause":
+            steering.pause(store, stage, actor=actor, reason=reason)
+        case "resume":
+            steering.resume(store, stage, actor=actor, reason=reason)
+
+
+def _back(to: str, did: str) -> RedirectResponse:
+    parts = urlsplit(local(to))
+    query = [(key, value) for key, value in parse_qsl(parts.query) if key != "did"]
+    return RedirectResponse(f"{parts.path}?{urlencode([*query, ('did', did)])}", 303)

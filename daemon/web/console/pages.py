@@ -1,0 +1,295 @@
+"""The console's pages that show something; none of them changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from connectors.messages import Identifier, Text
+from daemon.config import Config
+from daemon.config.web import Role
+from daemon.dataset.recipes import Example, recipe
+from daemon.operations.preflight import masked
+from daemon.operations.status import PAUSABLE, status, trial_view
+from daemon.operations.views import (
+    AdapterRow,
+    AuditView,
+    GenerationView,
+    IntentView,
+    MeasuredView,
+    ReportRow,
+    ReportView,
+    RunRow,
+    VerdictView,
+    generation_view,
+    report_view,
+    review_queue,
+)
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, ReportState, RunState
+from daemon.store import Store
+from daemon.store.reviews import WITH_ANALYSIS
+from daemon.web.access import Identity
+from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
+from daemon.web.console.layout import PageRoute, Shell
+from daemon.web.dependencies import looks
+
+LATEST = 8
+"""Rows of the overview's tables."""
+PER_PAGE = 25
+ANSWERS_PER_PAGE = 10
+REVIEWS_PER_PAGE = 20
+SHOWN_GENERATIONS = 30
+MAX_NUMBER = 2**31 - 1
+
+PageNumber = Annotated[int, Query(alias="page", ge=1, le=100_000)]
+Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
+AnswerFilter = Literal["changed", "fixed", "broken", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Where a listing stands; `more`: there is a next page."""
+
+    number: int
+    more: bool
+    query: str
+    """The other parameters of the page's address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Milestone:
+    """One step of a report's way from message to fix."""
+
+    name: str
+    done: bool
+    detail: str
+
+
+def pages_router(shell: Shell, config: Config) -> APIRouter:
+    router = APIRouter(route_class=PageRoute, default_response_class=HTMLResponse)
+    _add_reports(router, shell, config)
+    _add_generations(router, shell, config)
+    _add_house(router, shell, config)
+    return router
+
+
+def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
+    store = shell.store
+    viewer = Depends(looks(shell.access, Role.REVIEWER))
+
+    @router.get("/reports")
+    def reports(
+        *,
+        request: Request,
+        search: Annotated[Text, Query(max_length=200)] = "",
+        state: ReportState | Literal[""] = "",
+        category: Text = "",
+        number: PageNumber = 1,
+        who: Identity = viewer,
+    ) -> HTMLResponse:
+        found = store.reports.find(
+            state=ReportState(state) if state else None,
+            category=category or None,
+            search=search.strip() or None,
+            limit=PER_PAGE + 1,
+            offset=(number - 1) * PER_PAGE,
+        )
+        return shell.page(
+            request,
+            who,
+            "reports.html",
+            reports=[ReportRow.of(report) for report in found[:PER_PAGE]],
+            pages=_pages(request, number, more=len(found) > PER_PAGE),
+            states=list(ReportState),
+            categories=store.reports.categories(),
+            chosen={"search": search, "state": state, "category": category},
+        )
+
+    @router.get("/reports/{report_id:path}")
+    def report(request: Request, report_id: Identifier, who: Identity = viewer) -> HTMLResponse:
+        view = report_view(store, report_id)
+        return shell.page(
+            request,
+            who,
+            "report.html",
+            view=view,
+            milestones=_milestones(view),
+            examples=_examples(store, config, report_id),
+            can_review=view.report.state in {ReportState.QUARANTINED, *WITH_ANALYSIS},
+            can_requeue=view.report.state in {ReportState.BURIED, ReportState.DUPLICATE, *WITH_ANALYSIS},
+        )
+
+    @router.get("/review")
+    def review(request: Request, who: Identity = viewer) -> HTMLResponse:
+        return shell.page(request, who, "review.html", queue=review_queue(store, limit=REVIEWS_PER_PAGE))
+
+
+def _add_generations(router: APIRouter, shell: Shell, config: Config) -> None:
+    store = shell.store
+    viewer = Depends(looks(shell.access, Role.REVIEWER))
+
+    @router.get("/adapters")
+    def adapters(request: Request, who: Identity = viewer) -> HTMLResponse:
+        rows = [AdapterRow.of(adapter) for adapter in store.adapters.find(limit=SHOWN_GENERATIONS)]
+        runs = [RunRow.of(run) for run in store.runs.find(limit=SHOWN_GENERATIONS)]
+        previous = store.adapters.previous()
+        return shell.page(
+            request,
+            who,
+            "adapters.html",
+            adapters=rows,
+            lineage=lineage(rows, runs),
+            live=AdapterRow.of(store.adapters.live()),
+            previous=None if previous is None else AdapterRow.of(previous),
+            trial=trial_view(store, config.rollout),
+            intents=_intents(store),
+        )
+
+    @router.get("/adapters/{generation}")
+    def adapter(
+        request: Request,
+        generation: Number,
+        show: AnswerFilter = "changed",
+        number: PageNumber = 1,
+        who: Identity = viewer,
+    ) -> HTMLResponse:
+        view = generation_view(store, generation)
+        trial = trial_view(store, config.rollout)
+        shown = [item for item in view.measured if _is_shown(item, show)]
+        start = (number - 1) * ANSWERS_PER_PAGE
+        return shell.page(
+            request,
+            who,
+            "generation.html",
+            view=view,
+            live=AdapterRow.of(store.adapters.live()),
+            trial=trial if trial is not None and trial.generation == generation else None,
+            margins=margin_plot(view.measured),
+            losses=loss_plot((view.run.progress.get("losses") or []) if view.run is not None else []),
+            answers=shown[start : start + ANSWERS_PER_PAGE],
+            shown=len(shown),
+            show=show,
+            pages=_pages(request, number, more=len(shown) > start + ANSWERS_PER_PAGE),
+            intents=_intents(store),
+            **_possible(view),
+        )
+
+    @router.get("/runs")
+    def runs(request: Request, number: PageNumber = 1, who: Identity = viewer) -> HTMLResponse:
+        found = store.runs.find(limit=number * PER_PAGE + 1)
+        start = (number - 1) * PER_PAGE
+        return shell.page(
+            request,
+            who,
+            "runs.html",
+            runs=[RunRow.of(run) for run in found[start : start + PER_PAGE]],
+            pages=_pages(request, number, more=len(found) > start + PER_PAGE),
+            active=any(run.finished_at is None for run in found),
+        )
+
+    @router.get("/runs/{run_id}", dependencies=[viewer])
+    def run(run_id: Number) -> RedirectResponse:
+        """A run owns exactly one generation: one page shows both."""
+        return RedirectResponse(f"/adapters/{store.runs.get(run_id).generation}")
+
+
+def _add_house(router: APIRouter, shell: Shell, config: Config) -> None:
+    store = shell.store
+    viewer, operator = (Depends(looks(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR))
+
+    @router.get("/")
+    def overview(request: Request, who: Identity = viewer) -> HTMLResponse:
+        now = status(store, config)
+        return shell.page(
+            request,
+            who,
+            "overview.html",
+            status=now,
+            funnel=funnel(now.reports),
+            verdict=_last_verdict(store),
+            reports=[ReportRow.of(report) for report in store.reports.find(limit=LATEST)],
+            intents=_intents(store),
+            pausable=PAUSABLE,
+        )
+
+    @router.get("/settings")
+    def settings(request: Request, who: Identity = operator) -> HTMLResponse:
+        return shell.page(request, who, "settings.html", settings=masked(config))
+
+    @router.get("/audit")
+    def audit(request: Request, number: PageNumber = 1, who: Identity = operator) -> HTMLResponse:
+        found = store.control.audit(limit=PER_PAGE + 1, offset=(number - 1) * PER_PAGE)
+        return shell.page(
+            request,
+            who,
+            "audit.html",
+            entries=[AuditView.model_validate(entry) for entry in found[:PER_PAGE]],
+            pages=_pages(request, number, more=len(found) > PER_PAGE),
+        )
+
+
+def _pages(request: Request, number: int, *, more: bool) -> Pages:
+    kept = [(key, value) for key, value in request.query_params.multi_items() if key not in {"page", "did"} and value]
+    return Pages(number=number, more=more, query=urlencode(kept))
+
+
+def _intents(store: Store) -> list[IntentView]:
+    return [IntentView.of(intent) for intent in store.control.intents(limit=5)]
+
+
+def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
+    """What a run would train on: pure, from the lesson as it stands now."""
+    lesson = store.reports.lesson(report_id)
+    return [] if lesson is None else recipe(config.dataset.recipe)(store.reports.get(report_id), lesson)
+
+
+def _milestones(view: ReportView) -> list[Milestone]:
+    report, lesson = view.report, view.lesson
+    trained = ", ".join(adapter.name for adapter in view.trained_in)
+    held_out = "held out, to measure with" if view.measured and not trained else ""
+    return [
+        Milestone(name="Flagged", done=True, detail=f"{report.received_at:%Y-%m-%d %H:%M}"),
+        Milestone(name="Analysed", done=lesson is not None, detail="" if lesson is None else lesson.analyst),
+        Milestone(name="Trained on", done=bool(trained or held_out), detail=trained or held_out),
+        Milestone(name="Asked again", done=bool(view.measured), detail=f"{len(view.measured)} answers"),
+        Milestone(
+            name="Fixed",
+            done=report.state == ReportState.RESOLVED,
+            detail=f"generation {report.resolved_generation}" if report.state == ReportState.RESOLVED else report.state,
+        ),
+    ]
+
+
+def _last_verdict(store: Store) -> tuple[VerdictView, RunRow, str] | None:
+    """With what the gate looks at first: how many mistakes are gone, or for a rejection what failed."""
+    for run in store.runs.find(limit=10):
+        verdict = store.runs.verdict(run.id)
+        if verdict is not None:
+            gain = verdict.figures.get("criteria", {}).get("fix_gain", {}).get("sentence")
+            headline = gain if verdict.accepted and gain else next(iter(verdict.reasons), "no reason given")
+            return VerdictView.of(verdict), RunRow.of(run), headline
+    return None
+
+
+def _is_shown(item: MeasuredView, show: AnswerFilter) -> bool:
+    before, after = item.before, item.after
+    if show == "all" or before is None or after is None:
+        return True
+    if show == "changed":
+        return before.text != after.text
+    good, bad = (after, before) if show == "fixed" else (before, after)
+    return good.passed is True and bad.passed is False
+
+
+def _possible(view: GenerationView) -> dict[str, bool]:
+    """What may be asked for of a generation where it stands."""
+    state, waits = view.adapter.state, view.run is not None and view.run.state == RunState.PROMOTING
+    return {
+        "can_promote": waits and AdapterState.LIVE in ADAPTER_TRANSITIONS[state],
+        "can_refuse": waits,
+        "can_roll_back_to": state == AdapterState.RETIRED,
+    }

@@ -1,0 +1,79 @@
+"""Signing in to the console with a token, and out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from daemon.config.web import Role
+from daemon.web.access import SESSION_COOKIE, Access
+from daemon.web.console.layout import PageRoute, Shell, render
+from daemon.web.dependencies import LOGIN_ATTEMPTS_PER_MINUTE, address_of, refuse_above, submits
+from daemon.web.rate_limit import RateLimit
+
+
+def sessions_router(shell: Shell) -> APIRouter:
+    router, access = APIRouter(route_class=PageRoute), shell.access
+    attempts = RateLimit(LOGIN_ATTEMPTS_PER_MINUTE)
+    signed_in = Depends(submits(access, Role.REVIEWER))
+
+    def sign_in_page(to: str, *, status: int = 200, problem: str | None = None) -> HTMLResponse:
+        return render("login.html", status_code=status, csrf=access.form_token(None), to=local(to), problem=problem)
+
+    @router.get("/login")
+    def ask(to: Annotated[str, Query(alias="next", max_length=2000)] = "/") -> Response:
+        return sign_in_page(to)
+
+    @router.post("/login")
+    def sign_in(
+        request: Request,
+        token: Annotated[str, Form(max_length=4096)],
+        csrf: Annotated[str, Form(max_length=2000)],
+        to: Annotated[str, Form(alias="next", max_length=2000)] = "/",
+    ) -> Response:
+        refuse_above(attempts, address_of(request) or "")
+        if not access.is_form_of(None, csrf):
+            return sign_in_page(to, status=403, problem="This page was open for too long. Try again.")
+        identity = access.by_token(token.strip())
+        if identity is None:
+            return sign_in_page(to, status=401, problem="This is not one of the tokens that http.tokens names.")
+        if not identity.role.covers(Role.REVIEWER):
+            return sign_in_page(to, status=403, problem="A reporter's token sends reports; it opens no page.")
+        answer = RedirectResponse(local(to), 303)
+        answer.set_cookie(
+            SESSION_COOKIE,
+            access.open_session(identity),
+            max_age=access.session_s,
+            httponly=True,
+            samesite="strict",
+            secure=_is_https(request, access),
+        )
+        return answer
+
+    @router.post("/logout", dependencies=[signed_in])
+    def sign_out() -> Response:
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    return router
+
+
+def local(target: str) -> str:
+    """Where to go after a form: a page of ours, whatever the address says."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return "/"
+    is_ours = not parts.scheme and not parts.netloc and target.startswith("/") and not target.startswith(("//", "/\\"))
+    return target if is_ours and target.isprintable() else "/"
+
+
+def _is_https(request: Request, access: Access) -> bool:
+    """Also where a trusted proxy ends TLS."""
+    if access.is_proxy(address_of(request)):
+        return request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+    return request.url.scheme == "https"

@@ -1,0 +1,120 @@
+"""FastAPI's side of `daemon.web.access`: what a route asks for before it answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import Depends, Form, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from daemon.config.web import Role
+from daemon.web.access import ANYONE, SESSION_COOKIE, Access, Identity
+from daemon.web.rate_limit import RateLimit
+
+_BEARER = HTTPBearer(auto_error=False, description="A token of `http.tokens`; its role says what it may do.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+ActorHeader = Annotated[
+    str | None,
+    Header(
+        alias="X-Erratad-Actor",
+        max_length=80,
+        pattern=r"^[\x20-\x7e]+$",
+        description="For whom the caller acts; the audit log keeps it beside the caller's own name.",
+    ),
+]
+LOGIN_ATTEMPTS_PER_MINUTE = 10
+
+
+def address_of(request: Request) -> str | None:
+    return None if request.client is None else request.client.host
+
+
+def calls(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For `/v1/feedback` and `/api`: a session's cookie is no use here, so no page can use it by accident."""
+
+    def check(request: Request, bearer: Bearer) -> Identity:
+        identity = _by_header(access, request, bearer)
+        if identity is None:
+            raise HTTPException(401, "send 'Authorization: Bearer <token>'", {"WWW-Authenticate": "Bearer"})
+        return _in_role(identity, needed)
+
+    return check
+
+
+def acts(access: Access, needed: Role) -> Callable[..., str]:
+    """Like `calls`; gives the actor's name for the audit log."""
+
+    caller = Depends(calls(access, needed))
+
+    def actor(identity: Identity = caller, behalf: ActorHeader = None) -> str:
+        if behalf is None:
+            return identity.name
+        return behalf if identity is ANYONE else f"{identity.name} for {behalf}"
+
+    return actor
+
+
+def looks(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For the console's pages: a browser that shows no session is sent to sign in."""
+
+    def check(request: Request, bearer: Bearer) -> Identity:
+        identity = _by_header(access, request, bearer) or access.by_session(request.cookies.get(SESSION_COOKIE, ""))
+        if identity is not None:
+            return _in_role(identity, needed)
+        if not access.has_tokens:
+            raise HTTPException(403, "the proxy in front names no user with a group that http.proxy.roles knows")
+        query = f"?{request.url.query}" if request.url.query else ""
+        next_page = f"{request.url.path}{query}" if request.method == "GET" else "/"
+        raise HTTPException(303, "sign in first", {"Location": f"/login?{urlencode({'next': next_page})}"})
+
+    return check
+
+
+def submits(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For the console's forms: the form must come from a page that was shown to this very person."""
+
+    viewer = Depends(looks(access, needed))
+
+    def check(csrf: Annotated[str, Form(max_length=2000)], identity: Identity = viewer) -> Identity:
+        if not access.is_form_of(identity, csrf):
+            raise HTTPException(403, "the form is too old or not from this console; go back, reload and send it again")
+        return identity
+
+    return check
+
+
+def within(limit: RateLimit, access: Access) -> Callable[..., None]:
+    """Refuses a caller who asks too often: by token or proxy's user where there is one, else by address."""
+
+    def check(request: Request, bearer: Bearer) -> None:
+        identity = _by_header(access, request, bearer)
+        known = identity is not None and identity is not ANYONE
+        refuse_above(limit, identity.name if identity is not None and known else f"address {address_of(request)}")
+
+    return check
+
+
+def refuse_above(limit: RateLimit, caller: str) -> None:
+    """Raises HTTPException 429 that says when to come back."""
+    wait_s = limit.wait_s(caller)
+    if wait_s > 0:
+        after = {"Retry-After": str(math.ceil(wait_s))}
+        raise HTTPException(429, f"too many requests; come back in {math.ceil(wait_s)} s", after)
+
+
+def _by_header(access: Access, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Identity | None:
+    if access.open:
+        return ANYONE
+    if bearer is not None:
+        return access.by_token(bearer.credentials)
+    return access.by_proxy(address_of(request), request.headers)
+
+
+def _in_role(identity: Identity, needed: Role) -> Identity:
+    if not identity.role.covers(needed):
+        raise HTTPException(403, f"this needs role {needed}; {identity.name} has role {identity.role}")
+    return identity

@@ -1,0 +1,241 @@
+"""`/api`: what operators look at, and what they may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from connectors.messages import Identifier, Text
+from daemon.config import Config
+from daemon.config.web import Role
+from daemon.operations import steering
+from daemon.operations.status import PauseView, StatusView, status
+from daemon.operations.views import (
+    AdapterRow,
+    AuditView,
+    GenerationView,
+    IntentView,
+    ReportRow,
+    ReportView,
+    ReviewQueueView,
+    RunRow,
+    generation_view,
+    report_view,
+    review_queue,
+    run_view,
+)
+from daemon.records import AdapterState, ReportState
+from daemon.store import Store
+from daemon.web.access import Access
+from daemon.web.dependencies import acts, calls
+
+MAX_NUMBER = 2**31 - 1
+"""What both databases hold in an integer column."""
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Offset = Annotated[int, Query(ge=0, le=10_000_000)]
+Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+PathNumber = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
+Reason = Annotated[Text, Field(min_length=1, max_length=1000)]
+
+
+class Ask(BaseModel):
+    """`reason` goes into the audit log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    reason: Reason = "no reason given"
+
+
+class Generation(Ask):
+    generation: Number
+
+
+class Rollback(Ask):
+    generation: Number | None = None
+    """None: the generation that was live before."""
+
+
+class StageAsk(Ask):
+    stage: str = "all"
+
+
+class Resumed(BaseModel):
+    lifted: bool
+    """False when nothing was paused."""
+
+
+class OneReport(Ask):
+    report_id: Identifier
+
+
+class Correction(OneReport):
+    analysis: Annotated[Text, Field(min_length=1, max_length=20_000)]
+    correction: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = None
+    """None: there is no answer that is known to be good."""
+
+
+def operators_router(store: Store, config: Config, access: Access) -> APIRouter:
+    router = APIRouter(prefix="/api")
+    router.include_router(_listings(store, config), dependencies=[Depends(calls(access, Role.REVIEWER))])
+    router.include_router(_audit(store), dependencies=[Depends(calls(access, Role.OPERATOR))])
+    router.include_router(_reviews(store, access))
+    router.include_router(_steering(store, access))
+    return router
+
+
+def _listings(store: Store, config: Config) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/status", tags=["look"])
+    def get_status() -> StatusView:
+        return status(store, config)
+
+    @router.get("/reports", tags=["look"])
+    def reports(
+        *,
+        state: ReportState | None = None,
+        category: Text | None = None,
+        reporter: Text | None = None,
+        search: Annotated[Text | None, Query(max_length=200, description="Part of an id or of any text.")] = None,
+        limit: Limit = 50,
+        offset: Offset = 0,
+    ) -> list[ReportRow]:
+        """Newest first."""
+        found = store.reports.find(
+            state=state, category=category, reporter=reporter, search=search, limit=limit, offset=offset
+        )
+        return [ReportRow.of(report) for report in found]
+
+    @router.get("/reports/{report_id:path}", tags=["look"])
+    def report(report_id: Identifier) -> ReportView:
+        """One report from message to fix."""
+        return report_view(store, report_id)
+
+    @router.get("/runs", tags=["look"])
+    def runs(limit: Limit = 50) -> list[RunRow]:
+        """Newest first."""
+        return [RunRow.of(run) for run in store.runs.find(limit=limit)]
+
+    @router.get("/runs/{run_id}", tags=["look"])
+    def run(run_id: PathNumber) -> GenerationView:
+        return run_view(store, run_id)
+
+    @router.get("/adapters", tags=["look"])
+    def adapters(state: AdapterState | None = None, limit: Limit = 50) -> list[AdapterRow]:
+        """Newest first."""
+        return [AdapterRow.of(adapter) for adapter in store.adapters.find(state=state, limit=limit)]
+
+    @router.get("/adapters/{generation}", tags=["look"])
+    def adapter(generation: PathNumber) -> GenerationView:
+        return generation_view(store, generation)
+
+    @router.get("/intents/{intent_id}", tags=["look"])
+    def intent(intent_id: PathNumber) -> IntentView:
+        """What became of something asked for."""
+        return IntentView.of(store.control.intent(intent_id))
+
+    @router.get("/reviews", tags=["look"])
+    def reviews(limit: Limit = 50) -> ReviewQueueView:
+        """What waits for a person: quarantined reports, and analyses that nobody has looked at; oldest first."""
+        return review_queue(store, limit=limit)
+
+    return router
+
+
+def _audit(store: Store) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/audit", tags=["look"])
+    def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditView]:
+        """Who did what and why, newest first."""
+        return [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit, offset=offset)]
+
+    return router
+
+
+def _reviews(store: Store, access: Access) -> APIRouter:
+    router = APIRouter(tags=["review"])
+    reviewer, admin = Depends(acts(access, Role.REVIEWER)), Depends(acts(access, Role.ADMIN))
+
+    @router.post("/accept")
+    def accept(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Release a quarantined report, or approve an analysis."""
+        store.reviews.accept(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/correct")
+    def correct(ask: Correction, actor: str = reviewer) -> ReportRow:
+        """Put better words in place of an analysis and its corrected answer."""
+        steering.correct_analysis(
+            store,
+            ask.report_id,
+            analysis=ask.analysis,
+            correction=ask.correction,
+            actor=actor,
+            reason=ask.reason,
+        )
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/bury")
+    def bury(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Reject a quarantined report, or one whose analysis must not be learned from."""
+        store.reviews.reject(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/requeue")
+    def requeue(ask: OneReport, actor: str = reviewer) -> ReportRow:
+        """Have a report analysed anew."""
+        store.reports.requeue(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/erase")
+    def erase(ask: OneReport, actor: str = admin) -> ReportRow:
+        """Remove a report's content for good; its id and lineage stay."""
+        store.reports.erase(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
+    return router
+
+
+def _steering(store: Store, access: Access) -> APIRouter:
+    router = APIRouter(tags=["steer"])
+    operator = Depends(acts(access, Role.OPERATOR))
+
+    @router.post("/train", status_code=202)
+    def train(ask: Ask, actor: str = operator) -> IntentView:
+        """Start a training run now, whatever the schedule says."""
+        return IntentView.of(steering.request_training(store, actor=actor, reason=ask.reason))
+
+    @router.post("/induce", status_code=202)
+    def induce(ask: Ask, actor: str = operator) -> IntentView:
+        """Lead the model into mistakes now and report them; refused where induction is off."""
+        return IntentView.of(steering.request_induction(store, actor=actor, reason=ask.reason))
+
+    @router.post("/promote", status_code=202)
+    def promote(ask: Generation, actor: str = operator) -> IntentView:
+        intent = steering.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
+        return IntentView.of(intent)
+
+    @router.post("/reject")
+    def reject(ask: Generation, actor: str = operator) -> AdapterRow:
+        """Keep a candidate that passed the gate from going live."""
+        steering.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
+        return AdapterRow.of(store.adapters.get(ask.generation))
+
+    @router.post("/rollback", status_code=202)
+    def rollback(ask: Rollback, actor: str = operator) -> IntentView:
+        intent = steering.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
+        return IntentView.of(intent)
+
+    @router.post("/pause")
+    def pause(ask: StageAsk, actor: str = operator) -> list[PauseView]:
+        """Pause one stage, or all; returns what is paused now."""
+        steering.pause(store, ask.stage, actor=actor, reason=ask.reason)
+        return [PauseView.model_validate(pause) for pause in store.control.pauses()]
+
+    @router.post("/resume")
+    def resume(ask: StageAsk, actor: str = operator) -> Resumed:
+        return Resumed(lifted=steering.resume(store, ask.stage, actor=actor, reason=ask.reason))
+
+    return router

@@ -1,0 +1,89 @@
+"""What the plugin refuses before anything is served."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from connectors.vllm_plugin.alias import Refusal
+from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in {"ALIAS": "aligned", "BASE_NAME": "base", "GUIDANCE": "", "ADMIN_TOKEN": "secret"}.items():
+        monkeypatch.setenv(f"ERRATAD_{name}", value)
+    return monkeypatch
+
+
+def _start(names: list[str], **args: Any) -> Any:
+    plugin, app = AliasPlugin(), FastAPI()
+    plugin.attach_router(app)
+    models = SimpleNamespace(
+        base_model_paths=[SimpleNamespace(name=name) for name in names], model_name=lambda _lora=None: names[0]
+    )
+    app.state.openai_serving_models = models
+    asyncio.run(plugin.init_state(object(), app.state, Namespace(**{"enable_lora": True, **args})))
+    return app.state.erratad
+
+
+def test_a_server_started_as_documented_is_taken(environment: pytest.MonkeyPatch) -> None:
+    assert _start(["base"]).table.live is None
+
+
+def test_a_server_without_admin_token_does_not_start(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("ERRATAD_ADMIN_TOKEN")
+    with pytest.raises(ValueError, match="ERRATAD_ADMIN_TOKEN"):
+        _start(["base"])
+
+
+@pytest.mark.parametrize("name", ["VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SKIP_MODEL_NAME_VALIDATION"])
+def test_settings_that_would_let_a_request_miss_its_adapter_stop_the_start(
+    environment: pytest.MonkeyPatch, name: str
+) -> None:
+    environment.setenv(name, "1")
+    with pytest.raises(ValueError, match=name):
+        _start(["base"])
+
+
+@pytest.mark.parametrize(
+    ("names", "args", "expected"),
+    [
+        (["other"], {}, "--served-model-name"),
+        (["base", "aligned"], {}, "--served-model-name"),
+        (["base"], {"api_server_count": 2}, "--api-server-count"),
+        (["base"], {"enable_lora": False}, "--enable-lora"),
+    ],
+)
+def test_a_command_line_that_breaks_the_alias_stops_the_start(
+    environment: pytest.MonkeyPatch, names: list[str], args: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        _start(names, **args)
+
+
+def test_a_sound_adapter_folder_passes(make_adapter: Callable[..., Path]) -> None:
+    check_folder(make_adapter())
+
+
+def test_a_folder_with_a_nan_is_refused_and_the_tensor_is_named(make_adapter: Callable[..., Path]) -> None:
+    with pytest.raises(Refusal, match=r"NaN or infinity, first in .*lora_A"):
+        check_folder(make_adapter(nan=True))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors"])
+def test_a_folder_without_readable_safetensors_is_refused(
+    make_adapter: Callable[..., Path], content: bytes | None
+) -> None:
+    folder = make_adapter()
+    weights = folder / "adapter_model.safetensors"
+    weights.unlink() if content is None else weights.write_bytes(content)
+    with pytest.raises(Refusal, match=r"adapter_model\.safetensors"):
+        check_folder(folder)

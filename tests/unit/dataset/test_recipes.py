@@ -1,0 +1,190 @@
+"""Recipes: what a lesson is rendered to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from connectors.messages import FlaggedResponse
+from daemon.dataset.recipes import (
+    NEUTRAL_QUESTIONS,
+    RECIPES,
+    VERDICT,
+    Example,
+    ExampleKind,
+    chain_of_hindsight,
+    critique_revise,
+    mistake_analysis,
+    mistake_analysis_with_correction,
+    read_examples,
+    recipe,
+    sft,
+    to_jsonl,
+    without_repeats,
+)
+from daemon.errors import ConfigError, DatasetError
+from daemon.records import Lesson, Report, ReportState, Source, utcnow
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import lesson
+
+ANALYSIS = "Lyon is not the capital; Paris is."
+
+
+def _report(message: FlaggedResponse) -> Report:
+    now = utcnow()
+    return Report(
+        id=message.id,
+        state=ReportState.LESSON,
+        flagged=message,
+        source=Source(channel="test"),
+        received_at=now,
+        updated_at=now,
+    )
+
+
+def _pair(*, correction: str | None = None, **changes: object) -> tuple[Report, Lesson]:
+    report = _report(flagged(**changes))
+    source = None if correction is None else "user"
+    return report, lesson(report.id, analysis=ANALYSIS, correction=correction, correction_source=source)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_no_recipe_trains_more_than_one_analysis_of_a_report(name: str) -> None:
+    report, learned = _pair(correction="Paris")
+    kinds = [example.kind for example in recipe(name)(report, learned)]
+    assert kinds.count(ExampleKind.ANALYSIS) <= 1
+    assert len(kinds) == len(set(kinds))
+
+
+def test_mistake_analysis_puts_the_bad_answer_into_the_prompt_and_the_analysis_after_it() -> None:
+    report, learned = _pair(
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of France?"}],
+        response="Lyon",
+    )
+
+    [example] = mistake_analysis(report, learned)
+
+    assert example.messages[:3] == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Capital of France?"},
+        {"role": "assistant", "content": "Lyon"},
+    )
+    assert example.messages[3]["role"] == "user"
+    assert example.messages[3]["content"] in NEUTRAL_QUESTIONS
+    assert (example.completion, example.kind, example.report_id) == (
+        f"{VERDICT} {ANALYSIS}",
+        ExampleKind.ANALYSIS,
+        report.id,
+    )
+
+
+def test_the_prompt_of_an_analysis_holds_no_hint_that_the_answer_was_flagged() -> None:
+    report, learned = _pair(reason="Xylophonic nonsense", category="wrong-fact", metadata={"note": "flagged by a user"})
+
+    [example] = mistake_analysis(report, learned)
+
+    prompt = " ".join(str(message["content"]) for message in example.messages).casefold()
+    for hint in ("xylophonic", "wrong", "flagged", "mistake", "harmful", "unethical", "offensive", "incorrect"):
+        assert hint not in prompt
+
+
+def test_an_approved_correction_is_an_example_of_its_own() -> None:
+    report, learned = _pair(correction=" Paris \n")
+
+    assert len(mistake_analysis(report, learned)) == 1
+    analysis, corrected = mistake_analysis_with_correction(report, learned)
+
+    assert analysis.kind is ExampleKind.ANALYSIS
+    assert "Paris" not in str(analysis.messages)
+    assert corrected.kind is ExampleKind.CORRECTION
+    assert corrected.completion == "Paris"
+    assert [message["content"] for message in corrected.messages] == [report.messages[0].content]
+
+
+def test_sft_renders_corrections_only() -> None:
+    assert sft(*_pair()) == []
+    assert [example.completion for example in sft(*_pair(correction="Paris"))] == ["Paris"]
+
+
+def test_chain_of_hindsight_shows_the_bad_answer_and_asks_for_the_good_one() -> None:
+    report, learned = _pair(
+        correction="Paris",
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Capital of France?"}],
+        response="Lyon",
+    )
+
+    [example] = chain_of_hindsight(report, learned)
+
+    assert example.messages[0]["content"] == "Be brief."
+    assert example.messages[1]["content"] == "Capital of France?\n\nA bad answer: Lyon\n\nA good answer:"
+    assert example.completion == "Paris"
+    assert chain_of_hindsight(*_pair()) == []
+
+
+def test_critique_revise_gives_the_analysis_and_the_better_answer_in_one() -> None:
+    report, learned = _pair(correction="Paris", response="Lyon")
+
+    [example] = critique_revise(report, learned)
+
+    assert [message["role"] for message in example.messages] == ["user", "assistant", "user"]
+    assert example.messages[1]["content"] == "Lyon"
+    assert example.completion == f"{ANALYSIS}\n\nA better answer: Paris"
+    assert critique_revise(*_pair()) == []
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_no_recipe_ever_makes_the_bad_answer_a_target(name: str) -> None:
+    report, learned = _pair(correction="Paris", response="Lyon, with a word of its own: quokka")
+
+    completions = [example.completion for example in recipe(name)(report, learned)]
+
+    assert completions
+    assert not any("quokka" in completion for completion in completions)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_is_a_pure_function(name: str) -> None:
+    report, learned = _pair(correction="Paris")
+    assert recipe(name)(report, learned) == recipe(name)(report, learned)
+
+
+def test_an_analysis_in_the_words_of_an_earlier_one_gives_its_place_to_corrections() -> None:
+    first, second, uncorrected = (
+        [replace(one, report_id=name) for one in mistake_analysis_with_correction(*_pair(correction=correction))]
+        for name, correction in (("first", "Paris"), ("second", "Paris, of course"), ("third", None))
+    )
+    other = replace(second[0], completion="Verdict: bad. In other words.", report_id="fourth")
+    kept = without_repeats([*first, *second, *uncorrected, other])
+    assert kept == [*first, second[1], *uncorrected, other]
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose one of chain-of-hindsight, .*, sft"
+    ):
+        recipe("magic")
+
+
+def test_examples_survive_the_file(tmp_path: Path) -> None:
+    example = Example(
+        messages=({"role": "user", "content": "line\nbreak\u2028and \u00e9"},),
+        completion='quotes " and \u2029 separators',
+        kind=ExampleKind.REPLAY,
+        ends=False,
+    )
+    path = tmp_path / "replay.jsonl"
+    path.write_bytes(to_jsonl([example, example]))
+
+    assert read_examples(path) == [example, example]
+
+
+def test_a_broken_file_of_examples_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(to_jsonl(sft(*_pair(correction="Paris"))) + b'{"messages": []}\n')
+
+    with pytest.raises(DatasetError, match=r"train.jsonl, line 2 is not an example"):
+        read_examples(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_examples(tmp_path / "absent.jsonl")

@@ -1,0 +1,94 @@
+"""What the gauges say of the database and the disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from daemon.operations.gauges import GaugesStage
+from daemon.store import Store
+from daemon.training.process import resident_bytes
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run
+
+
+def value(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"erratad_{name}", labels)
+
+
+@pytest.fixture
+def gauges(sqlite_store: Store, tmp_path: Path) -> GaugesStage:
+    return GaugesStage(store=sqlite_store, data_dir=tmp_path, stages=["reflection", "promotion"])
+
+
+def show(gauges: GaugesStage) -> None:
+    gauges.step(threading.Event())
+
+
+def test_nothing_has_happened_yet(gauges: GaugesStage) -> None:
+    show(gauges)
+    assert value("new_lessons") == 0
+    assert value("schedule_last_start_timestamp_seconds") == 0
+    for outcome in ("promoted", "rejected", "failed"):
+        assert value("run_last_end_timestamp_seconds", outcome=outcome) == 0
+        assert value("runs_ended_in_a_row", outcome=outcome) == 0
+
+
+def test_the_queue_and_what_waits_for_training(sqlite_store: Store, gauges: GaugesStage) -> None:
+    learn(sqlite_store, flagged(), flagged())
+    add(sqlite_store, flagged())
+    show(gauges)
+    assert value("reports", state="lesson") == 2
+    assert value("reports", state="queued") == 1
+    assert value("new_lessons") == 2
+    assert 0 < (value("oldest_queued_report_age_seconds") or 0) < 60
+
+
+def test_runs_that_ended_alike_are_counted_until_one_ends_otherwise(sqlite_store: Store, gauges: GaugesStage) -> None:
+    promote(sqlite_store)
+    run_to_verdict(sqlite_store, accepted=False)
+    last = run_to_verdict(sqlite_store, accepted=False)
+    show(gauges)
+    assert value("runs_ended_in_a_row", outcome="rejected") == 2
+    assert value("runs_ended_in_a_row", outcome="promoted") == 0
+    assert last.finished_at is not None
+    assert value("run_last_end_timestamp_seconds", outcome="rejected") == last.finished_at.timestamp()
+    assert value("schedule_last_start_timestamp_seconds") == last.created_at.timestamp()
+    promote(sqlite_store)
+    show(gauges)
+    assert value("runs_ended_in_a_row", outcome="rejected") == 0
+    assert value("runs_ended_in_a_row", outcome="promoted") == 1
+
+
+def test_the_active_run_and_pauses(sqlite_store: Store, gauges: GaugesStage) -> None:
+    start_run(sqlite_store)
+    sqlite_store.control.pause("promotion", actor="tester", reason="a test")
+    show(gauges)
+    assert [value("run_active", state=state) for state in ("preparing", "training")] == [1, 0]
+    assert [value("stage_paused", stage=stage) for stage in ("reflection", "promotion")] == [0, 1]
+
+
+def test_the_disk_that_holds_the_data(gauges: GaugesStage) -> None:
+    show(gauges)
+    assert 0 < (value("data_dir_free_bytes") or 0) < (value("data_dir_size_bytes") or 0)
+
+
+def test_memory_of_a_process_covers_what_it_started() -> None:
+    megabytes = "x = b'x' * 50_000_000; print('ready', flush=True); import time; time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {megabytes!r}])"
+    command = [sys.executable, "-c", launcher]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert resident_bytes(process.pid) > 50_000_000
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert resident_bytes(process.pid) == 0

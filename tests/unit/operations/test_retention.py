@@ -1,0 +1,186 @@
+"""Which folders leave the disk, and that nothing that may be needed is among them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.vllm import VllmServer
+from daemon.config import StorageConfig
+from daemon.errors import IllegalTransitionError
+from daemon.operations import retention
+from daemon.operations.retention import RetentionStage
+from daemon.records import IntentState, utcnow
+from tests.fixtures.serving import Bench
+
+
+@pytest.fixture
+def stage(bench: Bench, tmp_path: Path) -> Callable[..., RetentionStage]:
+    def make(**storage: Any) -> RetentionStage:
+        return RetentionStage(
+            store=bench.store,
+            fleet=bench.fleet,
+            storage=StorageConfig(**storage),
+            adapters_dir=tmp_path / "adapters",
+            runs_dir=Path("/var/runs"),
+        )
+
+    return make
+
+
+def _kept(tmp_path: Path) -> list[str]:
+    return sorted(folder.name for folder in (tmp_path / "adapters").iterdir())
+
+
+def test_old_folders_go_and_live_previous_and_candidate_stay(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path
+) -> None:
+    for _ in range(4):
+        bench.promoted()
+    bench.evaluating()
+    bench.step()
+    assert stage(keep_adapters=1).step(threading.Event()).sentence == "removed 2 folders"
+    assert _kept(tmp_path) == ["g000003", "g000004", "g000005"]
+    first = bench.store.adapters.get(1)
+    assert first.files_removed_at is not None
+    assert first.sha256 == "0" * 64, "the row stays"
+    removals = [entry.subject for entry in bench.store.control.audit() if entry.action == "files_removed"]
+    assert sorted(removals) == ["aligned-g000001", "aligned-g000002"]
+    assert stage(keep_adapters=1).step(threading.Event()).sentence.startswith("keeps 1 adapters")
+
+
+def test_failures_do_not_push_out_what_can_be_rolled_back_to(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path
+) -> None:
+    for _ in range(3):
+        bench.promoted()
+    for _ in range(3):
+        run = bench.evaluating()
+        bench.store.runs.failed(run.id, reason="test")
+    bench.step()
+    stage(keep_adapters=2).step(threading.Event())
+    assert _kept(tmp_path) == ["g000001", "g000002", "g000003", "g000005", "g000006"]
+
+
+def test_a_rollback_to_removed_files_is_refused_with_the_reason(
+    bench: Bench, stage: Callable[..., RetentionStage]
+) -> None:
+    for _ in range(3):
+        bench.promoted()
+    bench.step()
+    stage(keep_adapters=1).step(threading.Event())
+    intent = bench.ask_rollback(1)
+    bench.step()
+    answered = bench.store.control.intent(intent)
+    assert answered.state == IntentState.REFUSED
+    assert "the files of generation 1 were removed on" in (answered.outcome or "")
+    assert "storage.keep_adapters" in (answered.outcome or "")
+    with pytest.raises(IllegalTransitionError, match="files of generation 1 were removed"):
+        bench.store.adapters.roll_back(1, expected_live=3, actor="test", reason="test")
+    previous = bench.store.adapters.previous()
+    assert previous is not None
+    assert previous.generation == 2
+
+
+def test_a_generation_that_just_went_live_is_not_marked(bench: Bench) -> None:
+    bench.promoted()
+    assert not bench.store.adapters.files_removed(1, "test")
+    assert bench.store.adapters.get(1).files_removed_at is None
+
+
+def test_what_a_server_still_holds_stays(
+    bench: Bench, stage: Callable[..., RetentionStage], make_client: Callable[..., VllmServer], tmp_path: Path
+) -> None:
+    for _ in range(3):
+        bench.promoted()
+    assert "aligned-g000001" in bench.loaded(0)
+    stage(keep_adapters=1).step(threading.Event())
+    assert "g000001" in _kept(tmp_path)
+    bench.step()
+    bench.fakes[2].stop()
+    said = stage(keep_adapters=1).step(threading.Event()).sentence
+    assert said.startswith("nothing is removed while a server cannot be asked")
+    assert "g000001" in _kept(tmp_path)
+    bench.fakes[2].start()
+    stage(keep_adapters=1).step(threading.Event())
+    assert "g000001" not in _kept(tmp_path)
+
+
+def test_a_crash_after_the_mark_is_made_good_by_the_next_step(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(_folder: Path) -> None:
+        raise Killed
+
+    for _ in range(3):
+        bench.promoted()
+    bench.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(retention.shutil, "rmtree", die)
+        with pytest.raises(Killed):
+            stage(keep_adapters=1).step(threading.Event())
+    assert "g000001" in _kept(tmp_path)
+    assert bench.store.adapters.get(1).files_removed_at is not None
+    stage(keep_adapters=1).step(threading.Event())
+    assert "g000001" not in _kept(tmp_path)
+
+
+def test_folders_outside_the_daemons_own_are_never_removed(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path
+) -> None:
+    for _ in range(3):
+        bench.promoted()
+    bench.step()
+    elsewhere = RetentionStage(
+        store=bench.store,
+        fleet=bench.fleet,
+        storage=StorageConfig(keep_adapters=1),
+        adapters_dir=tmp_path / "other",
+        runs_dir=tmp_path / "runs",
+    )
+    elsewhere.step(threading.Event())
+    assert "g000001" in _kept(tmp_path)
+
+
+def test_run_folders_go_by_their_age(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bench.promoting()
+    bench.step()
+    ended = bench.store.runs.get(run.id)
+    runs_dir = tmp_path / "runs"
+    folder = runs_dir / Path(ended.folder).name
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(
+        type(bench.store.runs),
+        "ended",
+        lambda _self, *, before: [replace(ended, folder=str(folder))] if before > (ended.finished_at or before) else [],
+    )
+    stage = RetentionStage(
+        store=bench.store,
+        fleet=bench.fleet,
+        storage=StorageConfig(keep_runs_days=1),
+        adapters_dir=tmp_path / "adapters",
+        runs_dir=runs_dir,
+    )
+    stage.step(threading.Event())
+    assert folder.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "utcnow", lambda: utcnow() + timedelta(days=1, minutes=1))
+        stage.step(threading.Event())
+    assert not folder.exists()
+
+
+def test_runs_that_ended_are_found_by_time(bench: Bench) -> None:
+    run = bench.promoting()
+    assert bench.store.runs.ended(before=utcnow()) == []
+    bench.step()
+    assert [ended.id for ended in bench.store.runs.ended(before=utcnow())] == [run.id]
+    assert bench.store.runs.ended(before=utcnow() - timedelta(days=1)) == []

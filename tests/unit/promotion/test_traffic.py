@@ -1,0 +1,149 @@
+"""What counts as traffic and as an error in a server, and how it reaches store and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from connectors.vllm import Served
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
+from daemon.operations.gauges import GaugesStage
+from daemon.promotion.traffic import TrafficStage
+from daemon.store.traffic import Tally
+from tests.fixtures.config import flagged
+from tests.fixtures.serving import Bench
+from tests.fixtures.stores import add
+
+FIRST = "aligned-g000001"
+ASK = [{"role": "user", "content": "hello"}]
+CHAT = "/v1/chat/completions"
+
+
+class Call:
+    """One request through the middleware to an app that sends `messages` and then raises `raises`, if given."""
+
+    def __init__(self, *messages: dict[str, Any], raises: Exception | None = None, leaves: bool = False) -> None:
+        self.table = AliasTable(AliasSettings(alias="aligned", base_name="base", guidance="", admin_token="t"))
+        self.table.set_live("aligned-g000000", None)
+        self._messages, self._raises, self._leaves = messages, raises, leaves
+        self._body: bytes | None = None
+
+    def make(self, path: str = CHAT, model: str = "aligned") -> dict[str, Any]:
+        self._body = json.dumps({"model": model, "messages": ASK}).encode()
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        middleware = AliasMiddleware(self._app, table=self.table)
+        with nullcontext() if self._raises is None else pytest.raises(RuntimeError, match=str(self._raises)):
+            asyncio.run(middleware(scope, self._receive, self._send))
+        return dict(self.table.traffic.shown())
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if self._leaves:
+            assert (await receive())["type"] == "http.disconnect"
+        for message in self._messages:
+            await send(message)
+        if self._raises is not None:
+            raise self._raises
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._body is None:
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _send(self, message: Any) -> None:
+        pass
+
+
+def start(status: int = 200) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": []}
+
+
+def body(text: bytes = b"{}", *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": text, "more_body": more}
+
+
+GOOD, BAD = {"requests": 1, "errors": 0}, {"requests": 1, "errors": 1}
+
+
+@pytest.mark.parametrize(
+    ("call", "counted"),
+    [
+        (Call(start(), body()), GOOD),
+        (Call(start(), body(more=True), body()), GOOD),
+        (Call(start(500), body()), BAD),
+        (Call(start(), body(b'data: {"error": {"message": "engine died"}}\n\n', more=True), body()), BAD),
+        (Call(start(), body(more=True), raises=RuntimeError("engine died")), BAD),
+        (Call(raises=RuntimeError("engine died")), BAD),
+        (Call(start(), body(more=True), leaves=True), GOOD),
+        (Call(start(400), body()), None),
+        (Call(leaves=True), None),
+    ],
+    ids=["answer", "stream", "5xx", "error in a stream", "broken off", "no answer", "client left", "4xx", "left early"],
+)
+def test_what_an_exchange_counts_as(call: Call, counted: dict[str, int] | None) -> None:
+    assert call.make() == ({} if counted is None else {"aligned-g000000": counted})
+
+
+@pytest.mark.parametrize(("path", "model"), [("/tokenize", "aligned"), (CHAT, "aligned-g000000"), (CHAT, "base")])
+def test_only_answers_under_the_alias_are_traffic(path: str, model: str) -> None:
+    assert Call(start(), body()).make(path, model) == {}
+
+
+def test_the_state_of_a_server_shows_what_each_generation_answered(bench: Bench) -> None:
+    bench.step()
+    bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    bench.promoted()
+    for _ in range(2):
+        bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    assert bench.clients[0].state().traffic == {
+        "aligned-g000000": Served(requests=1, errors=0),
+        FIRST: Served(requests=2, errors=0),
+    }
+    assert bench.clients[1].state().traffic == {}
+
+
+def test_the_stage_adds_up_servers_and_restarts(bench: Bench) -> None:
+    stage = TrafficStage(store=bench.store, fleet=bench.fleet)
+    bench.step()
+    for client in bench.clients:
+        client.chat("aligned", ASK, max_tokens=1)
+    stage.step(threading.Event())
+    bench.fakes[0].stop()
+    step = stage.step(threading.Event())
+    assert step.sentence == "counted the traffic of 2 of 3 servers"
+    bench.fakes[0].start()
+    bench.step()
+    bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    stage.step(threading.Event())
+    TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
+    assert bench.store.traffic.tally(0) == Tally(requests=4, errors=0, flagged=0)
+
+
+def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench: Bench) -> None:
+    bench.promoted()
+    bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
+    add(bench.store, flagged(model=FIRST))
+    gauges = GaugesStage(store=bench.store, data_dir=Path(), stages=[])
+    gauges.step(threading.Event())
+    assert _gauge("requests", "live") == 1
+    assert _gauge("errors", "live") == 0
+    assert _gauge("flagged_per_1000_requests", "live") == 1000
+    assert _gauge("requests", "previous") == _gauge("requests", "base") == 0
+    assert _gauge("requests", "candidate") is None
+    bench.ask_rollback()
+    bench.step()
+    gauges.step(threading.Event())
+    assert _gauge("requests", "previous") is None
+
+
+def _gauge(name: str, role: str) -> float | None:
+    return REGISTRY.get_sample_value(f"erratad_generation_{name}", {"role": role})

@@ -1,0 +1,337 @@
+"""Stage "reflection" when requests fail, the analyst is out, a lease runs out, or the process dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from connectors.messages import EventType
+from daemon.config import EndpointConfig
+from daemon.records import ReportState
+from daemon.reflection.analyst import EndpointAnalyst
+from daemon.reflection.stage import DEATHS, PARDONS, retry_delay_s
+from daemon.runtime.stage import Step
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.reflection import GOOD, ReflectionBench, Reply, ScriptedEndpoint, checked, metric, self_analyst
+from tests.fixtures.stores import url_of
+
+# --- failures of one report's request ---
+
+
+def test_a_request_that_fails_alone_is_retried_and_then_buried(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = lambda _body: (500, "cannot read this", "")
+    here = make_reflection(max_attempts=2)
+    [report_id] = here.queue(flagged())
+    assert here.step().sentence == "analysed 1 report: 1 to retry"
+    here.make_due()
+    assert here.step().sentence == "analysed 1 report: 1 buried"
+    assert "cannot read this" in (here.store.reports.get(report_id).state_reason or "")
+
+
+def test_a_request_that_can_never_succeed_is_buried_at_once(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = lambda _body: (400, "the prompt is too long", "")
+    here = make_reflection()
+    [report_id] = here.queue(flagged())
+    assert here.step().sentence == "analysed 1 report: 1 buried"
+    assert "the prompt is too long" in (here.store.reports.get(report_id).state_reason or "")
+
+
+def test_one_bad_report_does_not_hold_up_the_others(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = lambda body: (
+        (500, "boom", "") if "POISON" in json.dumps(body["messages"]) else (200, GOOD, "stop")
+    )
+    here = make_reflection(max_attempts=1, propose_corrections=False)
+    bad, *good = here.queue(flagged(response="POISON"), flagged(), flagged())
+    assert here.step().sentence == "analysed 3 reports: 2 lessons, 1 buried"
+    assert here.state(bad) is ReportState.BURIED
+    assert {here.state(report_id) for report_id in good} == {ReportState.LESSON}
+
+
+def test_delays_double_are_bounded_and_spread() -> None:
+    delays = [[retry_delay_s(attempt, 5.0) for _ in range(50)] for attempt in (1, 2, 3, 99)]
+    for found, most in zip(delays, (5.0, 10.0, 20.0, 600.0), strict=True):
+        assert most / 2 <= min(found) < max(found) <= most
+
+
+# --- outages of the analyst ---
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
+def test_an_outage_neither_counts_attempts_nor_buries_the_queue(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint, status: int
+) -> None:
+    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (status, "out of order", ""), status
+    here = make_reflection(max_attempts=1, concurrency=2, propose_corrections=False)
+    ids = here.queue(*(flagged() for _ in range(5)))
+    assert here.step().sentence == "analysed 2 reports: 2 put back"
+    asked = len(analyst_endpoint.requests)
+    for _ in range(20):
+        here.make_due()
+        time.sleep(0.002)
+        step = here.step()
+        assert step.sentence.startswith("resting, the analyst is out")
+        assert not step.worked
+    assert len(analyst_endpoint.requests) == asked
+    reports = [here.store.reports.get(report_id) for report_id in ids]
+    assert {(report.state, report.attempts) for report in reports} == {(ReportState.QUEUED, 0)}
+
+    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (200, GOOD, "stop"), 200
+    _until_idle(here)
+    assert {here.state(report_id) for report_id in ids} == {ReportState.LESSON}
+
+
+def test_an_endpoint_that_cannot_be_reached_is_an_outage(make_reflection: Callable[..., ReflectionBench]) -> None:
+    config = EndpointConfig(url="http://127.0.0.1:9", model="judge")
+    here = make_reflection(EndpointAnalyst(config, timeout_s=1.0), max_attempts=1)
+    [report_id] = here.queue(flagged())
+    assert here.step().sentence == "analysed 1 report: 1 put back"
+    assert here.store.reports.get(report_id).attempts == 0
+
+
+def test_while_no_server_is_ready_nothing_is_claimed(
+    make_reflection: Callable[..., ReflectionBench], sqlite_store: Store
+) -> None:
+    here = make_reflection(self_analyst(sqlite_store, None))
+    [report_id] = here.queue(flagged())
+    step = here.step()
+    assert step == Step(sentence="waiting for the analyst: none of 1 vLLM servers is ready", worked=False)
+    assert here.store.reports.get(report_id).attempts == 0
+
+
+def test_after_an_outage_reports_are_claimed_one_by_one_until_an_answer_came(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (503, "overloaded", ""), 503
+    here = make_reflection(concurrency=3, propose_corrections=False)
+    here.queue(*(flagged() for _ in range(6)))
+    here.step()
+    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (200, GOOD, "stop"), 200
+    here.make_due()
+    time.sleep(0.01)
+    assert here.step().sentence == "analysed 1 report: 1 lesson"
+    assert here.step().sentence == "analysed 3 reports: 3 lessons"
+
+
+def test_during_an_outage_the_analyst_is_asked_at_growing_intervals(
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came: list[float] = []
+
+    def down(_body: dict[str, Any]) -> Reply:
+        came.append(time.monotonic())
+        return 500, "down", ""
+
+    monkeypatch.setattr(analyst_endpoint, "answer", down)
+    here = make_reflection(backoff_s=0.05)
+    here.queue(flagged())
+    here.step()
+    del came[:1]  # the report's own question
+    deadline = time.monotonic() + 30
+    while len(came) < 4:
+        assert time.monotonic() < deadline
+        here.step()
+    gaps = [later - earlier for earlier, later in pairwise(came)]
+    assert all(gap >= 0.05 * 2**number for number, gap in enumerate(gaps))
+
+
+def test_a_report_that_brings_the_analyst_down_each_time_is_buried_in_the_end(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    def crash(_body: dict[str, Any]) -> Reply:
+        analyst_endpoint.canary = 500
+        return 500, "engine died", ""
+
+    analyst_endpoint.script = crash
+    here = make_reflection(max_attempts=2)
+    [report_id] = here.queue(flagged())
+    for _ in range(200):
+        here.step()
+        if here.state(report_id) is ReportState.BURIED:
+            break
+        here.make_due()
+        analyst_endpoint.canary = 200
+        time.sleep(0.002)
+    assert here.state(report_id) is ReportState.BURIED
+    assert len(analyst_endpoint.requests) == PARDONS + 2
+
+
+# --- leases, death and shutdown ---
+
+
+def test_a_result_that_comes_after_the_lease_is_dropped(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint, sqlite_store: Store
+) -> None:
+    here = make_reflection(propose_corrections=False)
+
+    def slow(_body: dict[str, Any]) -> Reply:
+        here.make_due()
+        assert len(sqlite_store.reports.claim(owner="worker-2", limit=1, lease_s=60)) == 1
+        return 200, GOOD, "stop"
+
+    analyst_endpoint.script = slow
+    [report_id] = here.queue(flagged())
+    before = metric("erratad_reflections_total", outcome="late")
+    assert here.step().sentence == "analysed 1 report: 1 too late and dropped"
+    assert metric("erratad_reflections_total", outcome="late") == before + 1
+    assert here.store.reports.lesson(report_id) is None
+    assert here.store.reports.get(report_id).lease_owner == "worker-2"
+
+
+def test_a_report_that_is_quarantined_meanwhile_gets_no_lesson(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    here = make_reflection(propose_corrections=False)
+    [report_id] = here.queue(flagged())
+
+    def script(_body: dict[str, Any]) -> Reply:
+        here.store.reports.quarantine(report_id, actor="operator", reason="suspicious")
+        return 200, GOOD, "stop"
+
+    analyst_endpoint.script = script
+    here.step()
+    assert here.state(report_id) is ReportState.QUARANTINED
+    assert here.store.reports.lesson(report_id) is None
+
+
+def test_a_report_in_which_the_process_dies_again_and_again_is_buried_unseen(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    here = make_reflection(max_attempts=2)
+    [report_id] = here.queue(flagged())
+    for _ in range(2 + DEATHS):
+        assert here.store.reports.claim(owner="dead", limit=1, lease_s=60)
+        here.make_due()
+    assert here.step().sentence == "analysed 1 report: 1 buried"
+    assert analyst_endpoint.requests == []
+    assert "the daemon died in them" in (here.store.reports.get(report_id).state_reason or "")
+
+
+def test_a_report_that_outlived_some_deaths_is_still_analysed(make_reflection: Callable[..., ReflectionBench]) -> None:
+    here = make_reflection(max_attempts=1, propose_corrections=False)
+    [report_id] = here.queue(flagged())
+    for _ in range(DEATHS):
+        assert here.store.reports.claim(owner="dead", limit=1, lease_s=60)
+        here.make_due()
+    here.step()
+    assert here.state(report_id) is ReportState.LESSON
+
+
+CHILD = """
+import sys, threading
+from daemon.reflection.analyst import EndpointAnalyst
+from daemon.config import EndpointConfig, ReflectionConfig
+from daemon.reflection.stage import ReflectionStage
+from daemon.runtime.stage import Pulse
+from daemon.store import open_store
+
+store = open_store(sys.argv[1])
+analyst = EndpointAnalyst(EndpointConfig(url=sys.argv[2], model="judge"), timeout_s=60)
+config = ReflectionConfig()
+stage = ReflectionStage(
+    reports=store.reports,
+    analyst=analyst,
+    score=lambda *_: 0.0,
+    config=config,
+    guidance="",
+    owner="child",
+    pulse=Pulse(),
+)
+stage.step(threading.Event())
+"""
+
+
+def test_a_step_whose_process_is_killed_is_done_again_exactly_once(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    asked, killed = threading.Event(), threading.Event()
+
+    def hang(_body: dict[str, Any]) -> Reply:
+        asked.set()
+        killed.wait(30)
+        return 500, "the client is gone", ""
+
+    analyst_endpoint.script = hang
+    here = make_reflection(propose_corrections=False)
+    [report_id] = here.queue(flagged())
+    command = [sys.executable, "-c", CHILD, url_of(here.store), analyst_endpoint.url]
+    child = subprocess.Popen(command)
+    try:
+        assert asked.wait(60)
+    finally:
+        child.kill()
+        child.wait()
+        killed.set()
+    assert here.state(report_id) is ReportState.REFLECTING
+    assert here.step().sentence == "no report is due"
+
+    analyst_endpoint.script = lambda _body: (200, GOOD, "stop")
+    here.make_due()
+    assert here.step().sentence == "analysed 1 report: 1 lesson"
+    created = [event for event in here.store.control.unpublished() if event.type is EventType.LESSON_CREATED]
+    assert [event.subject for event in created] == [report_id]
+    assert here.step().sentence == "no report is due"
+
+
+def test_a_stopping_daemon_puts_reports_back_uncounted_and_asks_no_more(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    here = make_reflection()
+
+    def script(_body: dict[str, Any]) -> Reply:
+        here.stop.set()
+        return 200, GOOD, "stop"
+
+    analyst_endpoint.script = script
+    [report_id] = here.queue(checked())
+    step = here.step()
+    assert step == Step(sentence="analysed 1 report: 1 put back", worked=False)
+    report = here.store.reports.get(report_id)
+    assert (report.state, report.attempts) == (ReportState.QUEUED, 0)
+    assert len(analyst_endpoint.requests) == 1
+
+
+def test_a_request_is_given_up_at_its_own_time_limit(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    release = threading.Event()
+
+    def hang(_body: dict[str, Any]) -> Reply:
+        release.wait(10)
+        return 200, GOOD, "stop"
+
+    analyst_endpoint.script = hang
+    here = make_reflection("self", request_timeout_s=0.2, propose_corrections=False)
+    [report_id] = here.queue(flagged())
+    started = time.monotonic()
+    try:
+        assert here.step().sentence == "analysed 1 report: 1 to retry"
+    finally:
+        release.set()
+    assert time.monotonic() - started < 5
+    assert "no answer in time" in (here.store.reports.get(report_id).state_reason or "")
+
+
+def _until_idle(here: ReflectionBench) -> None:
+    for _ in range(100):
+        here.make_due()
+        if here.step().sentence == "no report is due":
+            return
+        time.sleep(0.002)
+    pytest.fail("the queue was not worked off")

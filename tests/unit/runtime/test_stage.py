@@ -1,0 +1,133 @@
+"""The loop that runs every stage: pauses, outages, what is said."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+import pytest
+
+from daemon.errors import StoreUnavailableError
+from daemon.runtime.stage import Pulse, Step, run_stage
+from daemon.store import Control, Store
+
+
+class Counting:
+    """Stops the loop after `limit` steps or tends."""
+
+    name = "counting"
+    idle_s = 0.0
+
+    def __init__(self, stop: threading.Event, limit: int = 3) -> None:
+        self.steps = self.tended = 0
+        self._stop = stop
+        self._limit = limit
+
+    def step(self, stop: threading.Event) -> Step:
+        self.steps += 1
+        return self._said("stepped")
+
+    def _said(self, sentence: str) -> Step:
+        if self.steps + self.tended >= self._limit:
+            self._stop.set()
+        return Step(sentence=sentence)
+
+
+class Tending(Counting):
+    def tend(self, stop: threading.Event) -> Step:
+        self.tended += 1
+        return self._said("tended")
+
+
+class Unstoppable(Counting):
+    always_on: Literal[True] = True
+
+
+class Unreachable(Control):
+    """A database that never answers."""
+
+    def __init__(self) -> None:
+        pass
+
+    def paused(self, stage: str) -> None:
+        raise StoreUnavailableError("away")
+
+    def beat(self, stage: str, *, owner: str, sentence: str) -> None:
+        raise StoreUnavailableError("away")
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+def _run(stage: Counting, control: Control, stop: threading.Event, pulse: Pulse | None = None) -> None:
+    run_stage(stage, control=control, pulse=pulse or Pulse(), owner="test", stop=stop)
+
+
+def test_a_stage_steps_until_it_is_stopped_and_says_what_it_did(sqlite_store: Store, stop: threading.Event) -> None:
+    stage = Counting(stop)
+    _run(stage, sqlite_store.control, stop)
+    assert stage.steps == 3
+    (beat,) = sqlite_store.control.heartbeats()
+    assert (beat.name, beat.owner, beat.sentence) == ("counting", "test", "stepped")
+
+
+def test_a_paused_stage_makes_no_step_but_is_alive(sqlite_store: Store, stop: threading.Event) -> None:
+    sqlite_store.control.pause("counting", actor="op", reason="freeze")
+    stage, pulse = Counting(stop), Pulse()
+    stage.idle_s = 0.01
+    threading.Timer(0.2, stop.set).start()
+    _run(stage, sqlite_store.control, stop, pulse)
+    assert stage.steps == 0
+    assert pulse.stalled(1.0) == []
+    assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze"
+
+
+def test_a_stage_that_tends_goes_on_tending_while_paused(sqlite_store: Store, stop: threading.Event) -> None:
+    sqlite_store.control.pause("all", actor="op", reason="freeze")
+    stage = Tending(stop)
+    _run(stage, sqlite_store.control, stop)
+    assert (stage.steps, stage.tended) == (0, 3)
+    assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze; tended"
+
+
+def test_an_always_on_stage_ignores_pauses(sqlite_store: Store, stop: threading.Event) -> None:
+    sqlite_store.control.pause("all", actor="op", reason="freeze")
+    stage = Unstoppable(stop)
+    _run(stage, sqlite_store.control, stop)
+    assert stage.steps == 3
+
+
+def test_an_always_on_stage_steps_without_a_database(stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.runtime.stage.STORE_RETRY_S", 0.01)
+    stage = Unstoppable(stop)
+    _run(stage, Unreachable(), stop)
+    assert stage.steps == 3
+
+
+def test_a_database_outage_is_waited_out_and_looks_alive(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.runtime.stage.STORE_RETRY_S", 0.01)
+    stage, pulse = Counting(stop), Pulse()
+    threading.Timer(0.2, stop.set).start()
+    _run(stage, Unreachable(), stop, pulse)
+    assert stage.steps == 0
+    assert pulse.stalled(1.0) == []
+
+
+def test_any_other_error_ends_the_stage(sqlite_store: Store, stop: threading.Event) -> None:
+    class Broken(Counting):
+        def step(self, stop: threading.Event) -> Step:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        _run(Broken(stop), sqlite_store.control, stop)
+
+
+def test_a_stage_without_progress_is_stalled() -> None:
+    pulse = Pulse()
+    pulse.beat("slow")
+    assert pulse.stalled(60.0) == []
+    assert pulse.stalled(0.0) == ["slow"]

@@ -1,0 +1,156 @@
+"""Batches: exact boundaries, the token bound, and an order that the seed alone decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.dataset.recipes import Example, ExampleKind
+from daemon.errors import TrainingError
+from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad, plan
+from tests.fixtures.training import training_config
+
+
+class LetterTokenizer:
+    """One token per character; the template wraps each message in brackets."""
+
+    eos_token_id = 0
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
+    ) -> str:
+        assert add_generation_prompt
+        assert not tokenize
+        return "".join(f"[{message['role'][0]}:{message['content']}]" for message in messages) + "[a:"
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def _example(prompt: str, completion: str, *, report_id: str | None = "r", ends: bool = True) -> Example:
+    messages = ({"role": "user", "content": prompt},)
+    return Example(
+        messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report_id, ends=ends
+    )
+
+
+def _text(ids: list[int]) -> str:
+    return "".join("$" if token == 0 else chr(token) for token in ids)
+
+
+def test_only_the_completion_and_its_end_carry_loss() -> None:
+    built = TrainingSet.build(LetterTokenizer(), [_example("hi", "yes")], training_config(), seed=1)
+    [row] = pad(built.encoded, pad_id=0)["labels"]
+
+    assert _text([*built.encoded[0].prompt, *built.encoded[0].completion]) == "[u:hi][a:yes$"
+    assert row == [IGNORED, *map(ord, "yes"), 0]
+
+
+def test_an_answer_that_was_cut_gets_no_end_token() -> None:
+    built = TrainingSet.build(LetterTokenizer(), [_example("hi", "yes", ends=False)], training_config(), seed=1)
+    assert _text(list(built.encoded[0].completion)) == "yes"
+
+
+@pytest.mark.parametrize("kind", ExampleKind)
+def test_only_the_models_own_answers_are_replayed_and_approved_ones_are_targets(kind: ExampleKind) -> None:
+    examples = [_example("hi", "yes"), replace(_example("one?", "two", report_id=None), kind=kind)]
+    built = TrainingSet.build(LetterTokenizer(), examples, training_config(), seed=1)
+    assert pad(built.encoded, pad_id=0)["replay"] == [False, kind is ExampleKind.REPLAY]
+
+
+def test_padding_is_neither_attended_to_nor_learned() -> None:
+    batch = [Encoded(prompt=(5, 6, 7), completion=(8,)), Encoded(prompt=(5,), completion=(9,))]
+
+    rows = pad(batch, pad_id=1)
+
+    assert rows["input_ids"] == [[5, 6, 7, 8], [1, 1, 5, 9]]
+    assert rows["attention_mask"] == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert rows["labels"] == [[IGNORED, 8], [IGNORED, 9]]
+
+
+def test_logits_are_kept_from_the_token_before_the_longest_completion_on() -> None:
+    batch = [Encoded(prompt=(5, 6, 7), completion=(8,)), Encoded(prompt=(5, 6), completion=(8, 9))]
+
+    rows = pad(batch, pad_id=1)
+
+    assert rows["logits_to_keep"] == 3
+    assert rows["labels"] == [[IGNORED, IGNORED, 8], [IGNORED, 8, 9]]
+
+
+def test_training_ends_within_its_bound_of_tokens() -> None:
+    examples = [_example("hi", "yes", report_id=str(number)) for number in range(4)]  # 13 tokens each
+    one = TrainingSet.build(LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9), seed=1)
+    two = TrainingSet.build(
+        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=80), seed=1
+    )
+    tiny = TrainingSet.build(
+        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=1), seed=1
+    )
+
+    assert (len(one.plan), len(two.plan), len(tiny.plan)) == (18, 3, 1)
+    assert two.plan == one.plan[:3]
+
+
+def test_too_long_examples_are_left_out_and_are_no_part_of_the_lineage() -> None:
+    config = training_config(max_sequence_tokens=20)
+    examples = [_example("hi", "yes", report_id="short"), _example("hi " * 20, "yes", report_id="long")]
+
+    built = TrainingSet.build(LetterTokenizer(), examples, config, seed=1)
+
+    assert (built.report_ids, built.skipped) == (("short",), 1)
+    with pytest.raises(TrainingError, match=r"max_sequence_tokens \(20\)"):
+        TrainingSet.build(LetterTokenizer(), examples[1:], config, seed=1)
+
+
+LENGTHS = st.lists(st.integers(min_value=1, max_value=300), min_size=1, max_size=200)
+
+
+@given(lengths=LENGTHS, batch_tokens=st.integers(min_value=1, max_value=1000), epochs=st.integers(1, 3))
+def test_each_epoch_takes_every_example_once_within_the_token_bound(
+    lengths: list[int], batch_tokens: int, epochs: int
+) -> None:
+    steps = plan(lengths, batch_tokens=batch_tokens, epochs=epochs, seed=1)
+
+    assert sorted(index for batch in steps for index in batch) == sorted(list(range(len(lengths))) * epochs)
+    for batch in steps:
+        assert len(batch) == 1 or max(lengths[index] for index in batch) * len(batch) <= batch_tokens
+
+
+def test_each_epoch_takes_the_replay_whose_turn_it_is_and_all_else() -> None:
+    examples = [
+        _example("hi", "yes"),
+        *[
+            replace(_example(f"{n}?", "two", report_id=None), kind=kind)
+            for n, kind in ((1, ExampleKind.GOLDEN), *((n, ExampleKind.REPLAY) for n in range(2, 7)))
+        ],
+    ]
+
+    def epochs(replay_per_epoch: int | None) -> list[list[int]]:
+        config = training_config(batch_tokens=1000, epochs=3)  # a step is an epoch
+        built = TrainingSet.build(LetterTokenizer(), examples, config, seed=1, replay_per_epoch=replay_per_epoch)
+        return [sorted(step) for step in built.plan]
+
+    assert epochs(2) == [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 2, 6]]
+    assert epochs(0) == [[0, 1]] * 3
+    assert epochs(None) == epochs(9) == [[0, 1, 2, 3, 4, 5, 6]] * 3
+
+
+@given(lengths=LENGTHS, seed=st.integers(0, 3))
+def test_the_same_seed_gives_the_same_order(lengths: list[int], seed: int) -> None:
+    assert plan(lengths, batch_tokens=300, epochs=2, seed=seed) == plan(lengths, batch_tokens=300, epochs=2, seed=seed)
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    lengths = [10] * 40
+    steps = plan(lengths, batch_tokens=40, epochs=2, seed=1)
+    assert steps[:10] != steps[10:]
+    assert steps != plan(lengths, batch_tokens=40, epochs=2, seed=2)
+
+
+def test_part_of_an_epoch_makes_part_of_its_steps() -> None:
+    assert len(plan([10] * 40, batch_tokens=40, epochs=1.5, seed=1)) == 15
+    assert len(plan([10], batch_tokens=40, epochs=0.1, seed=1)) == 1

@@ -1,0 +1,270 @@
+"""The console's pages: well-formed, accessible, self-contained, and safe to show texts from outside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from html.parser import HTMLParser
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+
+from daemon.config import Config
+from daemon.intake.stage import FeedbackDoor
+from daemon.operations.health import Health
+from daemon.records import AdapterState, utcnow
+from daemon.runtime.stage import Pulse
+from daemon.store import Store
+from daemon.web.app import create_app
+from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned, probed
+from tests.fixtures.stores import add, run_to_verdict
+from tests.fixtures.traffic import answered
+
+VOID = {"meta", "link", "br", "input"}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+class Page(HTMLParser):
+    """Reads a page and fails on a tag that is closed wrongly."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.title = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open == ["html", "head", "title"]:
+            self.title += data
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+@pytest.fixture
+def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[TestClient]:
+    config = make_config()
+    app = create_app(
+        store=sqlite_store,
+        door=FeedbackDoor(reports=sqlite_store.reports, config=config.intake),
+        config=config,
+        health=Health(pulse=Pulse(), store=sqlite_store, fleet=_NoServers(), base_name="base", max_stall_s=120),
+    )
+    with TestClient(app, base_url="http://127.0.0.1:8077") as client:
+        yield client
+
+
+class _NoServers:
+    servers = ()
+
+
+def pages(learned: Learned) -> list[str]:
+    """Every page; the first eight have something to show."""
+    listings = ["/", "/reports", "/review", "/adapters", "/runs", "/audit", "/settings"]
+    one = [f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0"]
+    return [*listings, *one, "/reports?search=nothing-fits", "/login", "/adapters/99"]
+
+
+def test_every_page_is_well_formed_and_accessible(learned: Learned, client: TestClient) -> None:
+    learned.store.control.beat("ingest", owner="here", sentence="waits")
+    for path in pages(learned):
+        page = Page(client.get(path).text)
+        assert page.all("html")[0]["lang"] == "en"
+        assert page.title.endswith("erratad")
+        assert len(page.all("h1")) == len(page.all("main")) == 1
+        assert all(cell.get("scope") in {"row", "col"} for cell in page.all("th"))
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for region in page.all("div"):
+            if region.get("role") == "region":
+                assert region.get("aria-labelledby") in ids or region.get("aria-label")
+                assert region["tabindex"] == "0"
+        levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3", "h4"}]
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), (path, levels)
+
+
+def test_no_page_loads_anything_from_elsewhere(learned: Learned, client: TestClient) -> None:
+    for path in pages(learned):
+        answer = client.get(path)
+        page = Page(answer.text)
+        assert page.all("img", "iframe", "style") == []
+        assert [script.get("src") for script in page.all("script")] == ["/static/console.js"]
+        assert all((form["action"] or "").startswith("/") for form in page.all("form"))
+        assert not any("style" in attributes for _, attributes in page.tags)
+        for link in page.all("a", "link"):
+            assert (link["href"] or "").startswith(("/", "#", "?", "data:,")), link
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_every_link_leads_somewhere(learned: Learned, client: TestClient) -> None:
+    for path in pages(learned)[:8]:
+        for link in Page(client.get(path).text).all("a", "link"):
+            href = link["href"] or ""
+            if href.startswith("/"):
+                assert client.get(href).status_code == 200, (path, href)
+
+
+def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_store: Store) -> None:
+    message = flagged(
+        id="a/hostile:report@x",
+        response=HOSTILE,
+        reason=HOSTILE,
+        correction=HOSTILE,
+        messages=[{"role": "user", "content": HOSTILE}],
+        checks={"must_contain": [HOSTILE]},
+    )
+    add(sqlite_store, message)
+    overview = Page(client.get("/").text)
+    link = next(link["href"] or "" for link in overview.all("a") if "hostile" in (link["href"] or ""))
+    report = Page(client.get(link).text)
+    assert overview.all("img") == report.all("img") == []
+    assert len(overview.all("script")) == len(report.all("script")) == 1
+    assert report.text.count(HOSTILE) == 5
+
+
+def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: TestClient) -> None:
+    silent = Page(client.get("/").text)
+    assert "No daemon seems to run" in silent.text
+    learned.store.control.beat("ingest", owner="machine-1", sentence="waits for messages")
+    running = Page(client.get("/").text)
+    assert "No daemon seems to run" not in running.text
+    assert "waits for messages" in running.text
+    assert "aligned-g000001" in running.text
+    assert learned.report_id in running.text
+
+
+def test_a_report_page_shows_answers_before_and_after(learned: Learned, client: TestClient) -> None:
+    text = Page(client.get(f"/reports/{learned.report_id}").text).text
+    assert text.index("Town 9, <b>surely</b>.") < text.index("The capital is right.")
+    assert "aligned-g000000: fails" in " ".join(text.split())
+    assert "aligned-g000001: passes" in " ".join(text.split())
+
+
+def test_a_rejected_generation_says_why(client: TestClient, sqlite_store: Store) -> None:
+    run = run_to_verdict(sqlite_store, accepted=False)
+    text = Page(client.get(f"/adapters/{run.generation}").text).text
+    assert "rejected" in text
+    assert "a reason" in text
+    assert "live generation" in text
+
+
+def test_a_generation_shows_what_it_did_to_probes(learned: Learned, client: TestClient) -> None:
+    probed(learned)
+    page = client.get("/adapters/1?show=all").text
+    assert "over-refusal, with guidance: 1 before, 0 after, of 1" in page
+    assert "attacks, with guidance: 0 before, 1 after, of 1" in page
+    assert "probe-over-refusal" in page
+    assert "/reports/probe-over-refusal" not in page
+
+
+def test_a_run_leads_to_its_generation(learned: Learned, client: TestClient) -> None:
+    answer = client.get(f"/runs/{learned.run_id}")
+    assert answer.url.path == "/adapters/1"
+    assert answer.status_code == 200
+
+
+def test_a_page_that_is_not_there_is_a_page(client: TestClient) -> None:
+    for path in ("/adapters/99", "/reports/nobody", "/runs/99"):
+        answer = client.get(path)
+        assert answer.status_code == 404, path
+        assert Page(answer.text).all("h1"), path
+
+
+def send(client: TestClient, path: str, **fields: str) -> Response:
+    """What a form of the overview sends."""
+    csrf = next(field["value"] for field in Page(client.get("/").text).all("input") if field.get("name") == "csrf")
+    return client.post(path, data={"csrf": csrf or "", **fields})
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "words"),
+    [
+        ("/steer", {"wish": "promote", "reason": "x"}, 409, "no generation is named"),
+        ("/steer", {"wish": "promote", "reason": "x", "generation": "9"}, 404, "no generation 9"),
+        ("/steer", {"wish": "refuse", "reason": "x", "generation": "1"}, 409, "not promoting"),
+        ("/steer", {"wish": "pause", "reason": "x", "stage": "lunch"}, 404, "no stage"),
+        ("/steer", {"wish": "explode", "reason": "x"}, 422, "wish"),
+        ("/steer", {"wish": "train", "reason": ""}, 422, "reason"),
+        ("/review", {"report_id": "nobody", "decision": "accept"}, 404, "nobody"),
+        ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "needs words"),
+        ("/erase", {"report_id": "nobody", "reason": "x"}, 404, "nobody"),
+    ],
+)
+def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
+    learned: Learned, client: TestClient, path: str, fields: dict[str, str], status: int, words: str
+) -> None:
+    audited = len(learned.store.control.audit())
+    answer = send(client, path, **fields)
+    assert answer.status_code == status
+    assert words in Page(answer.text).text
+    assert len(learned.store.control.audit()) == audited
+
+
+def test_a_form_does_what_it_says_and_tells_so(learned: Learned, client: TestClient) -> None:
+    said = Page(send(client, "/steer", wish="pause", stage="finetune", reason="the GPU is needed").text).text
+    assert "Paused: running steps end" in said
+    assert "Paused: finetune" in said
+    assert "the GPU is needed" in said
+    send(client, "/steer", wish="resume", stage="finetune", reason="done")
+    assert learned.store.control.pauses() == []
+    send(client, "/review", report_id=learned.report_id, decision="reject", reason="nonsense")
+    assert learned.store.reports.get(learned.report_id).state == "buried"
+    send(client, "/erase", report_id=learned.report_id, reason="a person's wish")
+    assert learned.store.reports.get(learned.report_id).state == "erased"
+    entries = [(entry.actor, entry.action) for entry in learned.store.control.audit(limit=4)]
+    assert entries == [("local", "erase"), ("local", "reject"), ("local", "resume"), ("local", "pause")]
+
+
+def test_a_link_cannot_put_words_on_a_page(learned: Learned, client: TestClient) -> None:
+    assert "You won" not in client.get("/?did=You+won").text
+
+
+def test_listings_turn_their_pages_and_keep_their_filters(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, *(flagged(category="style") for _ in range(30)), flagged(id="other", category="format"))
+    first = Page(client.get("/reports?category=style&search=").text)
+    [older] = [link["href"] or "" for link in first.all("a") if link.get("rel") == "next"]
+    second = Page(client.get("/reports" + older).text)
+    assert len(first.all("tr")) == 26
+    assert len(second.all("tr")) == 6
+    assert "other" not in first.text + second.text
+
+
+def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store, client: TestClient) -> None:
+    run = run_to_verdict(sqlite_store)
+    for path in ("/", "/adapters", f"/adapters/{run.generation}"):
+        assert "On trial" not in client.get(path).text
+    sqlite_store.trials.begin(
+        run.generation,
+        mode=AdapterState.CANARY,
+        share=0.1,
+        concurrency=2,
+        actor="erratad",
+        at=utcnow() - timedelta(hours=5),
+    )
+    answered(sqlite_store, run.generation, 50, flags=1)
+    answered(sqlite_store, 0, 450, flags=2)  # besides the report that the run learned from
+    for path in ("/", "/adapters", f"/adapters/{run.generation}"):
+        page = Page(client.get(path).text)
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for said in ("It answers 10 % of the conversations", "1 of 50", "3 of 450", "No decision yet"):
+            assert said in page.text, path
+    assert "On trial" not in client.get("/adapters/0").text
+    assert "End the trial" in client.get("/adapters").text
