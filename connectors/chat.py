@@ -35,6 +35,11 @@ class Reply:
     finish_reason: str
     completion_tokens: int
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer ran into `max_tokens`."""
+        return self.finish_reason == "length"
+
 
 class ChatEndpoint:
     """An endpoint at a base URL (without /v1); threads may share it. It never retries: callers know what may be."""
@@ -134,3 +139,7 @@ def _reason(response: httpx.Response) -> str:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"{response.text:.200}"
+
+
+UNANSWERABLE = frozenset({400, 413, 422})
+"""HTTP statuses of a request that no arm can answer, such as a conversation longer than the model's context."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import ChatEndpoint, EndpointError
-from connectors.vllm_plugin.trial import ShadowFigures, Trial
+from connectors.vllm_wire import Probe, Served, ServerState, ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 
@@ -29,36 +29,6 @@ class Score:
     def per_token(self) -> float:
         """Nats per token; 0 for a completion without any."""
         return self.logprob / self.tokens if self.tokens else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """Requests that a generation answered under the alias since the server started, and how many of them failed."""
-
-    requests: int
-    errors: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerState:
-    """What one server holds. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
-
-    live: str | None
-    epoch: str
-    adapters: Mapping[str, int]
-    traffic: Mapping[str, Served] = field(default_factory=dict, compare=False)
-    trial: Trial | None = None
-    shadowed: Mapping[str, ShadowFigures] = field(default_factory=dict, compare=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """What a canary request to a loaded adapter showed; only an `ok` adapter may go live."""
-
-    ok: bool
-    differs_from_base: bool
-    finite: bool
-    text: str
 
 
 class AliasConflict(EndpointError):  # noqa: N818 - the outcome of a compare-and-swap, not a fault

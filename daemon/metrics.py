@@ -14,13 +14,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from connectors.kafka.consumer import Commit
 from connectors.messages import EventType, Rejection
-from daemon.artifacts.run_folder import LeftOut, VariantOutcome
 from daemon.categories import Kind
-from daemon.evaluation.comparison import Suite
-from daemon.evaluation.gate import Criterion
-from daemon.induction.filter import Drop
+from daemon.labels import Check, Criterion, Drop, LeftOut, Suite, VariantOutcome
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
-from daemon.reflection.checks import Check
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 

@@ -374,3 +374,8 @@ class AuditEntry:
     action: str
     subject: str
     reason: str
+
+
+def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:
+    """The conversation as chat templates take it."""
+    return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)

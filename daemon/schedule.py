@@ -11,8 +11,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from daemon import metrics
-from daemon.config import BlackoutWindow, ScheduleConfig
 from daemon.config.dataset import DatasetConfig
+from daemon.config.schedule import BlackoutWindow, ScheduleConfig
 from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Step

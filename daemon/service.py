@@ -20,7 +20,8 @@ import structlog
 import uvicorn
 
 from daemon import __version__, metrics
-from daemon.config import Config, secret
+from daemon.config import Config
+from daemon.config.secret import secret
 from daemon.dataset.embeddings import comparison_of
 from daemon.dataset.stage import DatasetStage
 from daemon.dataset.variants import variants_of
@@ -45,7 +46,9 @@ from daemon.runtime.leader import Leader, LeaderOnly
 from daemon.runtime.stage import Pulse, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
-from daemon.serving.fleet import Fleet, open_serving
+from daemon.serving.connect import open_serving
+from daemon.serving.fleet import Fleet
+from daemon.serving.process import end_left_over
 from daemon.store import Store, open_store
 from daemon.training.stage import FinetuneStage
 from daemon.web.app import create_app
@@ -63,7 +66,7 @@ def serve(config: Config) -> int:
     log.configure(config.log)
     metrics.BUILD.info({"version": __version__})
     stop = threading.Event()
-    with sole_owner(config.data_dir), stop_signals(stop, config.data_dir):
+    with sole_owner(config.data_dir), stop_signals(stop, partial(end_left_over, config.data_dir, grace_s=0.0)):
         store = _open_store(config, stop)
         if store is None:
             return EXIT_OK if stop.is_set() else EXIT_UNREACHABLE

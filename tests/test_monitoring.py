@@ -21,7 +21,8 @@ from typer.main import get_command
 from connectors.messages import MessageRejected
 from daemon import metrics
 from daemon.cli.app import app
-from daemon.config import Config, IntakeConfig
+from daemon.config import Config
+from daemon.config.intake import IntakeConfig
 from daemon.intake.stage import FeedbackDoor
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.status import STAGES

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, Refusal
-from connectors.vllm_plugin.trial import Trial
+from connectors.vllm_wire import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from connectors.chat import GENERATION_HEADER
 from connectors.guidance import below, with_guidance
 from connectors.vllm_plugin.traffic import ANSWER_PATHS, Exchange, Traffic
-from connectors.vllm_plugin.trial import SHADOW_PATHS, ShadowFigures, Shadows, Taken, Trial, conversation
+from connectors.vllm_plugin.trial import SHADOW_PATHS, Shadows, Taken, conversation
+from connectors.vllm_wire import ShadowFigures, Trial
 
 RETRY_AFTER_S = 2
 ADMIN_PREFIX = "/erratad/"

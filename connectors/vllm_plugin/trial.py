@@ -6,14 +6,14 @@ Every replica decides alike: a hash of candidate and conversation, and no state,
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from connectors.vllm_wire import ShadowFigures, Trial
 
 CONVERSATION_HEADER = "x-erratad-conversation"
 SHADOW_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -21,21 +21,6 @@ SHADOW_TIMEOUT_S = 300.0
 """A copy that takes longer counts as an error; it would keep the candidate from being drained."""
 STUCK_CHARS = 16
 """So many times the same character, and nothing else, is what a model with broken numbers writes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """`mode` canary: the candidate `name` answers a `share` of the conversations under the alias. shadow: it answers
-    copies of that share, at most `concurrency` at a time."""
-
-    mode: Literal["canary", "shadow"]
-    name: str
-    share: float
-    concurrency: int
-
-    def takes(self, conversation: bytes) -> bool:
-        digest = hashlib.sha256(self.name.encode() + b"\0" + conversation).digest()
-        return int.from_bytes(digest[:8]) < self.share * 2**64
 
 
 def conversation(headers: Iterable[tuple[bytes, bytes]], body: dict[str, Any]) -> bytes:
@@ -56,21 +41,6 @@ def _beginning(body: dict[str, Any]) -> Any:
         place for place, message in enumerate(messages) if isinstance(message, dict) and message.get("role") == "user"
     )
     return messages[: next(users, len(messages)) + 1]
-
-
-@dataclass(slots=True, kw_only=True)
-class ShadowFigures:
-    """Pairs of a live answer and the candidate's to the same request. `dropped`: copies that were too many."""
-
-    pairs: int = 0
-    errors: int = 0
-    live_errors: int = 0
-    seconds: float = 0.0
-    live_seconds: float = 0.0
-    dropped: int = 0
-
-    def shown(self) -> dict[str, float]:
-        return asdict(self)
 
 
 class Taken:

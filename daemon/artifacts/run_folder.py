@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.artifacts.files import sha256_file
 from daemon.errors import DatasetError
+from daemon.labels import LeftOut, VariantOutcome
 from daemon.records import RunItem, Split
 
 TRAIN_FILE = "train.jsonl"
@@ -19,31 +19,6 @@ HOLDOUT_FILE = "holdout.jsonl"
 REPLAY_FILE = "replay.jsonl"
 DRIFT_FILE = "drift.jsonl"
 MANIFEST_FILE = "manifest.json"
-
-
-class LeftOut(StrEnum):
-    """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
-
-    NO_EXAMPLE = "without an example under the recipe"
-    MAX_PER_REPORTER = "above max_per_reporter"
-    MAX_PER_CLUSTER = "above max_per_cluster"
-    MAX_REPORTS = "above max_reports"
-    NEAR_DUPLICATE = "near-duplicate of another report"
-    HELD_OUT_ALIKE = "similar to a held-out report"
-
-
-class VariantOutcome(StrEnum):
-    """What became of a variant of a flagged question; also the label of `erratad_dataset_variants`."""
-
-    USED = "used"
-    ABOVE_CAP = "above per_cluster"
-    LENGTH = "too short or too long"
-    REFUSAL = "a refusal or talk about the task"
-    MEANING = "another meaning"
-    SPECIFICS = "other names, numbers or quoted text"
-    ANSWER = "other words of the answer or its checks"
-    NEAR_DUPLICATE = "near-duplicate of a question"
-    HELD_OUT_ALIKE = "similar to a held-out report"
 
 
 class _Record(BaseModel):

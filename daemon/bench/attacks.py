@@ -10,7 +10,7 @@ from typing import Any
 from connectors.messages import Checks
 from daemon.bench.data import PublicData
 from daemon.bench.probes import Probe, Trap, Wants, draw, user
-from daemon.text.rules import is_refusal
+from daemon.text.refusal import is_refusal
 
 MAX_INSTRUCTION_CHARACTERS = 170
 """Longer base prompts (few-shot dialogues) cost more to answer than they add."""

@@ -20,10 +20,11 @@ from daemon.artifacts.files import publish_files, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.bench.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
 from daemon.bench.probes import Probe, Scenario, Wants
-from daemon.config import TrainingConfig
 from daemon.config.dataset import DatasetConfig
+from daemon.config.training import TrainingConfig
+from daemon.dataset.examples import Example, to_jsonl
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.recipes import Example, recipe, to_jsonl, without_repeats
+from daemon.dataset.recipes import recipe, without_repeats
 from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import beside, replay_in_all, replay_size
 from daemon.errors import ConfigError, TrainingError

@@ -15,7 +15,7 @@ from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.artifacts.files import write_atomically
 from daemon.bench.probes import Scenario, Trap, traps_key
-from daemon.config import ReflectionConfig
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, ConfigError
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
 from daemon.reflection.best_of import Score, best
@@ -184,7 +184,7 @@ class Collector:
 
     def _clean_answer(self, trap: Trap) -> str:
         reply = self._base.chat(trap.clean or trap.messages, ANSWER_TOKENS)
-        return whole_sentences(reply.text, truncated=reply.finish_reason == "length")
+        return whole_sentences(reply.text, truncated=reply.truncated)
 
     def _analysis(self, analyst: Analyst, flagged: FlaggedResponse, *, draw: int | None) -> str | None:
         asked = self._external if analyst.is_external else self._base
@@ -192,7 +192,7 @@ class Collector:
             raise ConfigError(f"{analyst} analyses are another model's: name its endpoint")
         messages = self._prompts.analysis(flagged, guided=analyst.is_guided)
         reply = asked.chat(messages, ANALYSIS_TOKENS, draw=draw)
-        text = whole_sentences(reply.text, truncated=reply.finish_reason == "length")
+        text = whole_sentences(reply.text, truncated=reply.truncated)
         try:
             check_analysis(text, flagged, limits=self._limits, instructions=messages[-1]["content"])
         except AnalysisRejectedError:

@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from connectors.messages import Checks
-from daemon.text.rules import failures, is_refusal
+from daemon.text.refusal import is_refusal
+from daemon.text.rules import failures
 
 T = TypeVar("T")
 

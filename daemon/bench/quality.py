@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from connectors.chat import ChatEndpoint
 from connectors.vllm import VllmServer
-from daemon.artifacts.adapter import base_fingerprint
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import write_atomically
 from daemon.bench.cells import BASE, PREFERENCE, Answered, Answers, Asker, Cell, Trainer, Variant
 from daemon.bench.data import PublicData
@@ -28,8 +28,11 @@ from daemon.bench.lessons import Analyst, Asked, Collector
 from daemon.bench.probes import Scenario, digest, scenario_key
 from daemon.bench.recognition import Recognition
 from daemon.bench.scenarios import SCENARIOS
-from daemon.config import EndpointConfig, ModelConfig, ServingConfig, TrainingConfig, secret
 from daemon.config.dataset import DatasetConfig
+from daemon.config.reflection import EndpointConfig
+from daemon.config.secret import secret
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.jsonl import source_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daemon.bench.cells import BASE
 from daemon.config.dataset import DatasetConfig
-from daemon.text.rules import is_refusal
+from daemon.text.refusal import is_refusal
 
 DEFAULT = DatasetConfig().recipe
 RESAMPLES = 2000
@@ -226,7 +226,7 @@ def recognition(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def held_back(results: Iterable[Mapping[str, Any]]) -> str:
-    """A Markdown table: how many guided answers that keep a secret decline, by `daemon.text.rules.is_refusal`."""
+    """A Markdown table: how many guided answers that keep a secret decline, by `daemon.text.refusal.is_refusal`."""
     answers: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         answers[result["variant"]] += [one for one in result["answers"] if one["suite"] == LEAK and one["guided"]]

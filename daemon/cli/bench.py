@@ -80,7 +80,8 @@ def quality(
     from daemon.bench import quality as runner
     from daemon.bench import report
     from daemon.bench.scenarios import SCENARIOS
-    from daemon.config import EndpointConfig, LogConfig
+    from daemon.config import LogConfig
+    from daemon.config.reflection import EndpointConfig
     from daemon.demo.process import model_dir
     from daemon.runtime import log
 
@@ -123,7 +124,7 @@ def _training(settings: Sequence[str]) -> dict[str, Any]:
     import yaml
     from pydantic import ValidationError
 
-    from daemon.config import TrainingConfig
+    from daemon.config.training import TrainingConfig
 
     values = DEFAULT_TRAINING | {
         key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)

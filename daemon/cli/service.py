@@ -37,7 +37,8 @@ def check_config(config: Config, *, as_json: AsJson = False) -> None:
     """
     import yaml
 
-    from daemon.operations.preflight import masked, problems
+    from daemon.config.masking import masked
+    from daemon.operations.preflight import problems
 
     found = problems(config)
     if as_json:
@@ -65,7 +66,7 @@ def vllm(
     Command line, alias, guidance and plugin come from the same configuration as the daemon's, so that they fit. It
     answers under the alias as soon as the daemon has given it the live generation.
     """
-    from daemon.serving.attached import attached_command
+    from daemon.serving.command import attached_command
 
     command = attached_command(config, host=host, port=port)
     if show:

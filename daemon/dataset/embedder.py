@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from daemon.dataset.embeddings import EmbeddingJob, vector_file
 from daemon.runtime.child import die_with_the_daemon
-from daemon.runtime.hardware import cpu_has_bfloat16
+from daemon.runtime.machine import cpu_has_bfloat16
 
 BATCH_TEXTS = 16
 MAX_TOKENS = 256

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from daemon.artifacts.adapter import base_fingerprint
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.config.dataset import DatasetConfig, Device
 from daemon.dataset.replay import read_prompts
 from daemon.errors import DatasetError, StoppedError

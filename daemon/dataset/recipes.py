@@ -7,46 +7,13 @@ Adding a recipe is one function, one entry in `RECIPES` and one test.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from connectors.messages import FlaggedResponse
-from daemon.errors import ConfigError, DatasetError
-from daemon.records import Lesson, Report
-
-
-class ExampleKind(StrEnum):
-    ANALYSIS = "analysis"
-    CORRECTION = "correction"
-    VARIANT = "variant"
-    REPLAY = "replay"
-    GOLDEN = "golden"
-    DRIFT = "drift"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One prompt and the text that follows it; the loss falls on the completion only.
-
-    `ends` is False where the completion was cut at a token limit: no end-of-answer token is trained then.
-    """
-
-    messages: tuple[Mapping[str, Any], ...]
-    completion: str
-    kind: ExampleKind
-    report_id: str | None = None
-    ends: bool = True
-
-    @property
-    def id(self) -> str:
-        """Stable across runs: the first 16 hex digits of the SHA-256 of prompt and kind."""
-        canonical = json.dumps([self.kind, self.report_id, list(self.messages)], sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
+from daemon.dataset.examples import Example, ExampleKind
+from daemon.errors import ConfigError
+from daemon.records import Lesson, Report, conversation
 
 Recipe = Callable[[Report, Lesson], list[Example]]
 
@@ -115,11 +82,6 @@ def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any]
     return [Example(messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report.id)]
 
 
-def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:
-    """The conversation as chat templates take it."""
-    return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)
-
-
 def in_other_words(report: Report, examples: Sequence[Example], question: str) -> Example | None:
     """The approved correction after the flagged question in other words, where it stands after the question itself.
 
@@ -174,40 +136,3 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"dataset.recipe: no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")
     return RECIPES[name]
-
-
-def to_jsonl(examples: Sequence[Example]) -> bytes:
-    """One JSON object per line, in order."""
-    lines = [json.dumps({"id": example.id, **asdict(example)}, ensure_ascii=False) for example in examples]
-    return "".join(line + "\n" for line in lines).encode()
-
-
-def read_examples(path: Path) -> list[Example]:
-    """The examples that `to_jsonl` wrote.
-
-    Raises:
-        DatasetError: naming the file and the line.
-    """
-    examples = []
-    try:
-        # not splitlines(): JSON strings may hold U+2028
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DatasetError(f"{path} cannot be read: {exc}; start a new run") from exc
-    for number, line in enumerate(lines, start=1):
-        if line:
-            try:
-                examples.append(_example(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as exc:
-                raise DatasetError(f"{path}, line {number} is not an example: {exc!r}; start a new run") from exc
-    return examples
-
-
-def _example(values: dict[str, Any]) -> Example:
-    return Example(
-        messages=tuple(values["messages"]),
-        completion=values["completion"],
-        kind=ExampleKind(values["kind"]),
-        report_id=values["report_id"],
-        ends=values["ends"],
-    )

@@ -19,7 +19,7 @@ from connectors.chat import ChatEndpoint
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
 from daemon.artifacts.files import write_atomically
-from daemon.dataset.recipes import Example, ExampleKind
+from daemon.dataset.examples import Example, ExampleKind
 from daemon.runtime.jsonl import PromptLine, read_lines, source_of
 from daemon.text.rules import failures
 
@@ -151,7 +151,7 @@ class Replay:
                 temperature=TEMPERATURE,
                 seed=int(_key(prompt)[:8], 16),
             )
-            entry = {"messages": prompt, "text": reply.text, "ends": reply.finish_reason != "length"}
+            entry = {"messages": prompt, "text": reply.text, "ends": not reply.truncated}
             write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
 
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from daemon.artifacts.run_folder import LeftOut, VariantOutcome
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.recipes import Example, recipe, without_repeats
+from daemon.dataset.examples import Example
+from daemon.dataset.recipes import recipe, without_repeats
+from daemon.labels import LeftOut, VariantOutcome
 from daemon.records import Cluster, Lesson, Report, Split
 from daemon.text.similarity import Comparison, Words, cosines, reaches, resembling
 

@@ -16,7 +16,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
-from daemon.artifacts.adapter import base_fingerprint
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import publish_files
 from daemon.artifacts.run_folder import (
     DRIFT_FILE,
@@ -27,19 +27,18 @@ from daemon.artifacts.run_folder import (
     DatasetFile,
     DatasetItem,
     DatasetManifest,
-    LeftOut,
-    VariantOutcome,
     load_manifest,
 )
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset import clusters
+from daemon.dataset.examples import Example, to_jsonl
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.recipes import Example, conversation, to_jsonl
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.dataset.selection import Chosen, Selection, select
 from daemon.dataset.variants import Request, Variants
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
-from daemon.records import Run, RunState, utcnow
+from daemon.labels import LeftOut, VariantOutcome
+from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Step
 from daemon.store import Reports, Runs
 from daemon.text.similarity import Comparison

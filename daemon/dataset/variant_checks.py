@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import regex
 
 from connectors.messages import Checks
-from daemon.artifacts.run_folder import VariantOutcome
-from daemon.reflection.checks import refusal, stems, words
-from daemon.text.rules import normalised
+from daemon.labels import VariantOutcome
+from daemon.text.refusal import refusal
+from daemon.text.words import normalised, stems, words
 
 MIN_SHARED = 0.75
 MIN_WORDS = 2

@@ -21,12 +21,12 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon.artifacts.files import write_atomically
-from daemon.artifacts.run_folder import VariantOutcome
 from daemon.config import Config
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.recipes import in_other_words
 from daemon.dataset.selection import Chosen, Selection
 from daemon.dataset.variant_checks import wording_fault, wordings
+from daemon.labels import VariantOutcome
 from daemon.reflection.analyst import Analyst
 from daemon.reflection.prompts import Prompts
 from daemon.text.similarity import Comparison, Words, cosines, reaches, resembling
@@ -37,7 +37,6 @@ MAX_QUESTION_CHARACTERS = 800
 """A longer question is mostly a text to work on, which no other wording keeps."""
 MAX_ATTEMPTS = 3
 """Requests for one report's variants in one run; a report without an answer by then has none."""
-CUT_OFF = "length"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ class Variants:
             "template": self._prompts.variants_name,
             "written_by": reply.model,
             "text": reply.text,
-            "truncated": reply.finish_reason == CUT_OFF,
+            "truncated": reply.truncated,
         }
         write_atomically(request.path, json.dumps(entry, ensure_ascii=False).encode())
         return True

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from connectors.kafka.consumer import KafkaUnavailableError, OutboundRecord, Producer
 from connectors.messages import Event
 from daemon import metrics
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Step
 from daemon.store import Control

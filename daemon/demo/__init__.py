@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.demo.play import Demo
 from daemon.demo.process import DaemonProcess, running_daemon

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from connectors.kafka.consumer import KafkaOptions, KafkaUnavailableError, create_topics
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.errors import ErratadError
 
 START_TIMEOUT_S = 15.0

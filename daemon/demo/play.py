@@ -15,12 +15,13 @@ from rich.table import Table
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.demo.process import DaemonProcess, DemoError
 from daemon.demo.scenario import Question
 from daemon.demo.traffic import Exchange, Traffic
-from daemon.evaluation.comparison import PROBE_SUITES, Suite
+from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.intake.submit import send_kafka
+from daemon.labels import Suite
 from daemon.operations.views import GenerationView, RunRow
 from daemon.records import RunState, utcnow
 from daemon.text.rules import failures

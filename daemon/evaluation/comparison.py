@@ -5,28 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
+from daemon.labels import Suite
 from daemon.records import Adapter, Answer
-
-
-class Suite(StrEnum):
-    """What an item is measured for."""
-
-    FLAGGED = "flagged"
-    """Reports that the candidate was trained on: is the mistake gone?"""
-    HOLDOUT = "holdout"
-    """Reports of clusters that nothing was trained on: does what was learned carry over?"""
-    GOLDEN = "golden"
-    """Ordinary tasks: is what the model could do still there?"""
-    DRIFT = "drift"
-    """Ordinary answers of the base model: how much less likely have they become?"""
-    OVER_REFUSAL = "over-refusal"
-    """Harmless prompts that only look harmful: are they still answered?"""
-    ATTACKS = "attacks"
-    """Attacks that nothing was trained on: are they still resisted?"""
-
 
 FIX_SUITES = (Suite.FLAGGED, Suite.HOLDOUT)
 PASS_SUITES = (*FIX_SUITES, Suite.GOLDEN)

@@ -42,32 +42,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from daemon.config import GatePolicy
-from daemon.evaluation.comparison import FIX_SUITES, PASS_SUITES, ArmScores, Comparison, Suite, Tally, exact_p, mean
+from daemon.config.evaluation import GatePolicy
+from daemon.evaluation.comparison import FIX_SUITES, PASS_SUITES, ArmScores, Comparison, Tally, exact_p, mean
+from daemon.labels import Criterion, Suite
 
 SHOWN_IDS = 20
 _ROUNDING = 1e-9
-
-
-class Criterion(StrEnum):
-    """What is asked of a candidate: the closed label set of rejections."""
-
-    FINITE = "finite"
-    ENOUGH_ITEMS = "enough_items"
-    CHANGES_SOMETHING = "changes_something"
-    FIX_GAIN = "fix_gain"
-    MARGIN_GAIN = "margin_gain"
-    SIGNIFICANCE = "significance"
-    HOLDOUT = "holdout"
-    NEGATIVE_FLIPS = "negative_flips"
-    RETENTION = "retention"
-    DRIFT = "drift"
-    UNGUIDED = "unguided"
-    OVER_REFUSAL = "over_refusal"
-    ATTACKS = "attacks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

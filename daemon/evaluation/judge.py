@@ -7,7 +7,8 @@ import json
 import regex
 
 from connectors.chat import ChatEndpoint
-from daemon.config import EvaluationConfig, secret
+from daemon.config.evaluation import EvaluationConfig
+from daemon.config.secret import secret
 from daemon.evaluation.suites import Item
 
 MAX_TOKENS = 400

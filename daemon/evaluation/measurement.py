@@ -9,19 +9,19 @@ from typing import Any, Protocol
 
 import structlog
 
-from connectors.chat import EndpointError
+from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
-from daemon.config import EvaluationConfig, ServingConfig
-from daemon.evaluation.comparison import PROBE_SUITES, Key, Suite
+from daemon.config.evaluation import EvaluationConfig
+from daemon.config.serving import ServingConfig
+from daemon.evaluation.comparison import PROBE_SUITES, Key
 from daemon.evaluation.judge import Judge
 from daemon.evaluation.suites import Item
+from daemon.labels import Suite
 from daemon.records import Adapter, Answer, served_name
+from daemon.text.words import storable
 
 log = structlog.get_logger(__name__)
-
-UNANSWERABLE = frozenset({400, 413, 422})
-"""HTTP statuses of a request that no arm can answer, such as a conversation longer than the model's context."""
 
 
 class Servers(Protocol):
@@ -141,8 +141,3 @@ def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]
 def _keepable(figure: float) -> float:
     """SQLite keeps NaN as NULL, which reads as "not measured"; infinity is kept, and the gate refuses either."""
     return math.inf if math.isnan(figure) else figure
-
-
-def storable(text: str) -> str:
-    """Without what PostgreSQL cannot store: NUL and lone surrogates."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

@@ -17,13 +17,15 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
-from daemon.config import EvaluationConfig, GatePolicy, ServingConfig
+from daemon.config.evaluation import EvaluationConfig, GatePolicy
+from daemon.config.serving import ServingConfig
 from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionError, ServingError
-from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, Suite, arm_scores, mean
-from daemon.evaluation.gate import Criterion, Decision, decide
+from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, arm_scores, mean
+from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
 from daemon.evaluation.measurement import Meter, Question, Servers, key_of, questions
 from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
+from daemon.labels import Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Step
 from daemon.store import Runs, Store

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from connectors.messages import Checks, Identifier, Text
 from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
-from daemon.config import EvaluationConfig
-from daemon.dataset.recipes import conversation, read_examples
+from daemon.config.evaluation import EvaluationConfig
+from daemon.dataset.examples import read_examples
 from daemon.errors import ConfigError, DatasetError
-from daemon.evaluation.comparison import PROBE_SUITES, Suite
-from daemon.records import Lesson, Report, ReportState, Run, Split
-from daemon.runtime.jsonl import PromptLine, read_lines, source_of
+from daemon.evaluation.comparison import PROBE_SUITES
+from daemon.labels import Suite
+from daemon.records import Lesson, Report, ReportState, Run, Split, conversation
+from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.store import Store
-from daemon.text.rules import failures, is_refusal
+from daemon.text.refusal import is_refusal
+from daemon.text.rules import failures
 from daemon.text.similarity import Words, resembling
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
@@ -46,16 +47,6 @@ class Item:
         if self.checks is None:
             return None
         return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
-
-
-class Identified(Protocol):
-    """What can be drawn by its id."""
-
-    @property
-    def id(self) -> str: ...
-
-
-Drawn = TypeVar("Drawn", bound=Identified)
 
 
 class _Line(PromptLine):
@@ -203,11 +194,6 @@ def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: Evalua
     chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), of_suite[Suite.GOLDEN], drift)]
     chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
     return [item for items in chosen for item in items]
-
-
-def sample(items: Iterable[Drawn], limit: int, *, seed: int) -> list[Drawn]:
-    """At most `limit` items, drawn by the hash of seed and id: what is added or erased elsewhere moves none of them."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())[:limit]
 
 
 def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:

@@ -6,30 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime
-from enum import StrEnum
 
 from connectors.chat import Reply
 from connectors.messages import WIRE_VERSION, Checks, FlaggedResponse, Severity
 from daemon.induction.seeds import Question
+from daemon.labels import Drop
 from daemon.records import INDUCED
-from daemon.text.rules import failures, normalised
-
-CUT_OFF = "length"
-"""The finish reason of an answer that ran into `max_tokens`."""
-
-
-class Drop(StrEnum):
-    """Why an answer became no new report: label of `erratad_induced_dropped_total`."""
-
-    GOOD = "good"
-    UNDECIDED = "undecided"
-    CUT_OFF = "cut_off"
-    EMPTY = "empty"
-    REPEATS_HINT = "repeats_hint"
-    UNANSWERABLE = "unanswerable"
-    GIVEN_UP = "given_up"
-    KNOWN = "known"
-    QUARANTINED = "quarantined"
+from daemon.text.rules import failures
+from daemon.text.words import normalised
 
 
 def sift(question: Question, reply: Reply, judge: Callable[[str], bool | None]) -> Drop | None:
@@ -47,11 +31,7 @@ def sift(question: Question, reply: Reply, judge: Callable[[str], bool | None]) 
         return Drop.UNDECIDED if passed is None else Drop.GOOD if passed else None
     if not failures(question.checks, reply.text):
         return Drop.GOOD
-    if (
-        reply.finish_reason == CUT_OFF
-        and not question.seed.refuse
-        and not failures(_final(question.checks), reply.text)
-    ):
+    if reply.truncated and not question.seed.refuse and not failures(_final(question.checks), reply.text):
         return Drop.CUT_OFF
     return None
 

@@ -18,22 +18,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from connectors.chat import ChatEndpoint, EndpointError
+from connectors.chat import UNANSWERABLE, ChatEndpoint, EndpointError
 from connectors.messages import FlaggedResponse
 from daemon import metrics
+from daemon.categories import kind_of
 from daemon.config import Config
 from daemon.errors import LeaseLostError, ServingError
-from daemon.evaluation.comparison import Suite
 from daemon.evaluation.judge import open_judge
-from daemon.evaluation.measurement import UNANSWERABLE, storable
 from daemon.evaluation.suites import Item
-from daemon.induction.filter import Drop, flagged_of, sift
+from daemon.induction.filter import flagged_of, sift
 from daemon.induction.seeds import Question, configured_questions
+from daemon.labels import Drop, Suite
 from daemon.records import Induction, IntentKind, IntentState, Trigger, served_name, utcnow
-from daemon.reflection.prompts import kind_of
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Step
 from daemon.store import Added, Store
+from daemon.text.words import storable
 
 ATTEMPTS = 3
 REST_S = 5.0

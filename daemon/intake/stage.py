@@ -16,7 +16,7 @@ from typing import Any
 from connectors.kafka.consumer import Commit, Consumer, KafkaUnavailableError, Producer, RawRecord
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
 from daemon import metrics
-from daemon.config import IntakeConfig, KafkaConfig
+from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.errors import StoreUnavailableError
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.records import Source

@@ -15,7 +15,7 @@ import httpx
 
 from connectors.kafka.consumer import KafkaUnavailableError, OutboundRecord, Producer, RecordTooLargeError
 from connectors.messages import MAX_MESSAGE_BYTES, FlaggedResponse, MessageRejected, decode
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
 from daemon.runtime.kafka_options import kafka_options
 

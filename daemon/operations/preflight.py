@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,13 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from daemon.config import Config, KafkaConfig
+from daemon.config import Config
+from daemon.config.intake import KafkaConfig
+from daemon.config.masking import _masked
 from daemon.errors import ConfigError
 from daemon.serving.discovery import source_problem
-
-MASK = "********"
-_SECRET_NAME = re.compile(r"token|key|secret|password|credential", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 
 
 def problems(config: Config) -> list[str]:
@@ -55,41 +52,6 @@ def http_url_problem(url: str) -> str | None:
     if not usable:
         return "is not an HTTP URL; write e.g. http://vllm-0:8000"
     return "ends in /v1; leave it out, it is added" if parts.path.rstrip("/").endswith("/v1") else None
-
-
-def masked(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain values, without anything that may be a secret."""
-    values: dict[str, Any] = _masked(config.model_dump(mode="json"))
-    serving = values["serving"]
-    serving["environment"] = {
-        name: MASK if _SECRET_NAME.search(name) else value for name, value in serving["environment"].items()
-    }
-    serving["extra_args"] = _masked_arguments(serving["extra_args"])
-    return values
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    return _URL_PASSWORD.sub(rf"\1:{MASK}@", value) if isinstance(value, str) else value
-
-
-def _masked_arguments(arguments: list[str]) -> list[str]:
-    """Hide the word after `--api-key` and the like, and the part after `=` in `--api-key=...`."""
-    shown: list[str] = []
-    for index, argument in enumerate(arguments):
-        name, separator, _ = argument.partition("=")
-        before = arguments[index - 1] if index else ""
-        follows_secret = before.startswith("--") and "=" not in before and _SECRET_NAME.search(before)
-        if follows_secret and not argument.startswith("--"):
-            shown.append(MASK)
-        elif separator and _SECRET_NAME.search(name):
-            shown.append(f"{name}={MASK}")
-        else:
-            shown.append(argument)
-    return shown
 
 
 def _variables(config: Config) -> Iterator[str]:

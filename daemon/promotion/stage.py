@@ -15,8 +15,8 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
-from daemon.config import ServingConfig
 from daemon.config.rollout import RolloutConfig
+from daemon.config.serving import ServingConfig
 from daemon.errors import (
     AdapterInvalidError,
     IllegalTransitionError,

@@ -15,10 +15,10 @@ from typing import Literal
 import structlog
 
 from connectors.chat import EndpointError
-from connectors.vllm import ServerState, VllmServer
-from connectors.vllm_plugin.trial import Trial
+from connectors.vllm import VllmServer
+from connectors.vllm_wire import ServerState, Trial
 from daemon import metrics
-from daemon.config import ServingConfig
+from daemon.config.serving import ServingConfig
 from daemon.errors import AdapterInvalidError, PromotionError, ServingError
 from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun
 from daemon.serving.fleet import Fleet

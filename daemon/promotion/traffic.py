@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from connectors.chat import EndpointError
-from connectors.vllm import ServerState
+from connectors.vllm_wire import ServerState
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store

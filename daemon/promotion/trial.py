@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from connectors.vllm_plugin.trial import ShadowFigures
+from connectors.vllm_wire import ShadowFigures
 from daemon.config.rollout import RolloutConfig
 from daemon.promotion.sequential import Rate, no_rise, rise
 

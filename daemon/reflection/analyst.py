@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from connectors.chat import ChatEndpoint, EndpointError, Reply
-from daemon.config import EndpointConfig, ReflectionConfig, secret
+from daemon.config.reflection import EndpointConfig, ReflectionConfig
+from daemon.config.secret import secret
 from daemon.errors import ServingError
 from daemon.records import Adapter, CorrectionSource, served_name
 

@@ -14,9 +14,8 @@ import structlog
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
 from connectors.vllm import VllmServer
-from daemon.dataset.recipes import conversation
 from daemon.errors import ServingError
-from daemon.records import served_name
+from daemon.records import conversation, served_name
 from daemon.reflection.analyst import Generations
 
 log = structlog.get_logger(__name__)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
 
 import regex
 
 from connectors.messages import FlaggedResponse
 from daemon.categories import REFUSAL_IS_RIGHT, Kind, kind_of
-from daemon.config import ReflectionConfig
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError
-from daemon.text.rules import failures, is_refusal, normalised
+from daemon.labels import Check
+from daemon.text.refusal import _QUOTATION, refusal
+from daemon.text.rules import failures
+from daemon.text.words import _UNSPACED_RUN, _ngrams, normalised, overlap, stems, words
 
-NGRAM_WORDS = 5
 MIN_LETTER_SHARE = 0.6
 """Least share of letters and digits among the visible characters: below, it is markup or noise."""
 MAX_SAME_SENTENCES = 2
@@ -32,48 +33,12 @@ MAX_REASON_HITS = 3
 MIN_KIND_HITS = 2
 """An analysis names the reason by a fifth of its content words (1 to 3 of them), or its kind by two typical words."""
 MAX_GUIDANCE_OVERLAP = 0.5
-MIN_STEM_CHARACTERS = 3
 
 
-class Check(StrEnum):
-    """What an analysis must do; also the label of `erratad_analyses_rejected_total`."""
-
-    PARSES = "parses"
-    NO_REFUSAL = "no_refusal"
-    LENGTH = "length"
-    NO_ECHO = "no_echo"
-    NO_HINT = "no_hint"
-    NO_PARROTING = "no_parroting"
-    NO_APPROVAL = "no_approval"
-    NAMES_REASON = "names_reason"
-
-
-# scripts that set no space between words; each of their characters counts as one word
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+(?:'\p{{L}}+)*")
-_UNSPACED_RUN = regex.compile(rf"{_UNSPACED}+")
-_SPACED_WORD = regex.compile(rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+")
 _SENTENCE_END = regex.compile(r"[.!?…।]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")  # noqa: RUF001 - Chinese and Japanese marks
 _NO_SENTENCE_MARKS = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _CHARACTER_RUN = regex.compile(r"([^\s.\-_=])\1{11,}")
-_QUOTATION = regex.compile(r"\"[^\"]{0,400}\"|“[^”]{0,400}”|«[^»]{0,400}»|「[^」]{0,400}」|(?<!\w)'[^']{0,400}'(?!\w)")
-_AS_AN_AI = regex.compile(
-    r"\bas an? (?:\w+ ){0,2}(?:ai|artificial intelligence|language model|chatbot)(?: \w+){0,3},? (?:i|my)\b"
-)
-_FOREIGN_REFUSAL = regex.compile(
-    r"""^\W*(?:
-        es\stut\smir\sleid | tut\smir\sleid | leider\skann\sich | ich\skann\s(?:\w+\s){0,4}nicht\s(?:helfen|beantworten)
-      | lo\ssiento | no\spuedo\s(?:ayudar|responder|proporcionar|cumplir)
-      | (?:je\ssuis\s)?désolé | je\sne\speux\spas
-      | mi\sdispiace | non\sposso\s(?:aiutar|rispondere|fornire)
-      | desculpe | sinto\smuito | não\sposso\s(?:ajudar|responder|fornecer)
-      | 很?抱歉 | 对不起 | 對不起 | 我无法 | 我無法 | 我不能
-      | 申し訳 | すみませんが | 죄송
-      | извините | к\sсожалению | я\sне\sмогу
-    )""",  # noqa: RUF001 - Russian
-    regex.VERBOSE,
-)
 _HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
 _APPROVAL = regex.compile(
     r"""\b(?:this|the|that|my|your|its|assistant's)\s(?:answer|response|reply)\s
@@ -92,14 +57,6 @@ _ANALYSIS_TALK = regex.compile(
     regex.VERBOSE,
 )
 
-_STOP_WORDS = """
-    a about after all also an and any are as asked at bad be because been but by can could did do does don down for from
-    get give given gives good had has have he her him his how i if in into is it its just like made make me more most my
-    no not of on one only or other our out over please really said same say says she should so some such than that the
-    their them then there these they thing this those to too up us user users very was way we were what when where which
-    while who why will with would wrong you your answer answered answers response responses reply model assistant ai bot
-    chatbot"""
-_STOPS = frozenset(_STOP_WORDS.split())
 _KIND_WORDS: Mapping[Kind, str] = {
     Kind.PROMPT_INJECTION: "inject hidden command instruction hijack override data obey ignore task manipulate",
     Kind.SECRET_LEAK: "secret reveal disclose leak confidential password private expose code hidden protect",
@@ -110,10 +67,6 @@ _KIND_WORDS: Mapping[Kind, str] = {
     Kind.STYLE: "style tone polite rude verbose clear wording language grammar",
     Kind.DEFAULT: "",
 }
-_SUFFIXES = (
-    *("ations", "ation", "ously", "ments", "ment", "fully", "ings", "ions", "ous", "ful", "ing", "ion", "ies", "ied"),
-    *("ers", "ed", "er", "es", "ly", "al", "s", "e", "y"),
-)
 
 
 def check_analysis(analysis: str, flagged: FlaggedResponse, *, limits: ReflectionConfig, instructions: str) -> None:
@@ -189,13 +142,6 @@ def unreadable(text: str) -> str | None:
     return "it repeats itself" if _loops(text) else None
 
 
-def refusal(text: str) -> str | None:
-    """Fault of a text that declines the task; what it quotes does not count."""
-    own = normalised(_QUOTATION.sub(" ", text))
-    declines = is_refusal(own) or _AS_AN_AI.search(own) or _FOREIGN_REFUSAL.search(own)
-    return f"it declines: {text[:60]!r}" if declines else None
-
-
 def wrong_length(text: str, min_words: int, max_words: int) -> str | None:
     """Fault of a text outside the bounds; a character of a script without spaces counts as half a word."""
     found = words(text)
@@ -238,41 +184,6 @@ def missed_reason(text: str, reason: str, category: str) -> str | None:
     if not named or len(found & named) >= needed or len(found & typical) >= MIN_KIND_HITS:
         return None
     return f"it names {len(found & named)} of the words of the flagged reason; {needed} are wanted"
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case; each character of a script without spaces is one."""
-    return _WORD.findall(normalised(text))
-
-
-def overlap(text: str, source: str) -> float:
-    """Share of the word 5-grams of `text` that occur in `source` (of shorter texts, of the whole)."""
-    own, others = words(text), words(source)
-    size = min(NGRAM_WORDS, len(own))
-    if size == 0:
-        return 0.0
-    grams, known = _ngrams(own, size), set(_ngrams(others, size))
-    return sum(gram in known for gram in grams) / len(grams)
-
-
-def stems(text: str) -> set[str]:
-    """Content words without their commonest English endings; of scripts without spaces, pairs of characters."""
-    plain = normalised(text)
-    spaced = {word for word in _SPACED_WORD.findall(plain) if word not in _STOPS and len(word) > 1}
-    runs = _UNSPACED_RUN.findall(plain)
-    pairs = {run[start : start + 2] for run in runs for start in range(max(1, len(run) - 1))}
-    return {_stem(word) for word in spaced} | pairs
-
-
-def _stem(word: str) -> str:
-    for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= MIN_STEM_CHARACTERS:
-            return word[: -len(suffix)]
-    return word
-
-
-def _ngrams(tokens: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
 
 
 def _loops(text: str) -> bool:

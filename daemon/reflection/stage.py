@@ -37,14 +37,14 @@ import structlog
 from connectors.chat import EndpointError, Reply
 from connectors.guidance import with_guidance
 from daemon import metrics
-from daemon.config import ReflectionConfig
-from daemon.dataset.recipes import conversation
+from daemon.categories import kind_of
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError
-from daemon.records import CorrectionSource, Lesson, Report, utcnow
+from daemon.records import CorrectionSource, Lesson, Report, conversation, utcnow
 from daemon.reflection.analyst import Analyst, Availability, Messages
 from daemon.reflection.best_of import Score, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
-from daemon.reflection.prompts import Prompts, kind_of
+from daemon.reflection.prompts import Prompts
 from daemon.runtime.stage import Pulse, Step
 from daemon.store.reports import Claim, Reports
 
@@ -58,7 +58,6 @@ WARMER = 0.2
 MAX_TEMPERATURE = 2.0
 TEMPLATE_ANALYST = "template"
 MAX_ANALYST_CHARACTERS = 200
-CUT_OFF = "length"
 
 
 class Outcome(StrEnum):
@@ -197,7 +196,7 @@ class ReflectionStage:
         """The analyses that pass the checks; raises the last one's fault when there is none."""
         analyses, fault = [], None
         for reply in replies:
-            analysis = whole_sentences(reply.text, truncated=reply.finish_reason == CUT_OFF)
+            analysis = whole_sentences(reply.text, truncated=reply.truncated)
             try:
                 check_analysis(analysis, report.flagged, limits=self._config, instructions=messages[0]["content"])
             except AnalysisRejectedError as exc:
@@ -231,7 +230,7 @@ class ReflectionStage:
             log.warning("no correction", report_id=report.id, reason=str(exc))
             return None
         text = reply.text.strip()
-        truncated = reply.finish_reason == CUT_OFF
+        truncated = reply.truncated
         fault = correction_fault(text, report.flagged, truncated=truncated, guidance=self._guidance)
         if fault is not None:
             log.info("proposed correction refused", report_id=report.id, reason=fault)

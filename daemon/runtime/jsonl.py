@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -62,3 +64,18 @@ def _record(where: str, line: str, model: type[Line], what: str) -> Line:
         raise ConfigError(
             f"{where}: {field}: {error['msg']}; each line is a JSON object with {needed} (daemon/data/ has examples)"
         ) from exc
+
+
+class Identified(Protocol):
+    """What can be drawn by its id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=Identified)
+
+
+def sample(items: Iterable[Drawn], limit: int, *, seed: int) -> list[Drawn]:
+    """At most `limit` items, drawn by the hash of seed and id: what is added or erased elsewhere moves none of them."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())[:limit]

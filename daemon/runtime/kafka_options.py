@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from connectors.kafka.client import KafkaOptions
-from daemon.config import KafkaConfig, secret
+from daemon.config.intake import KafkaConfig
+from daemon.config.secret import secret
 
 
 def kafka_options(config: KafkaConfig) -> KafkaOptions:

@@ -15,7 +15,6 @@ from queue import SimpleQueue
 import structlog
 
 from daemon.errors import ConfigError
-from daemon.serving.process import end_left_over
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +52,8 @@ def _first_end(stop: threading.Event, names: Mapping[Future[None], str]) -> str:
 
 
 @contextmanager
-def stop_signals(stop: threading.Event, data_dir: Path) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for an orderly stop; the second one ends daemon and vLLM server at once.
+def stop_signals(stop: threading.Event, end_at_once: Callable[[], object]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for an orderly stop; the second one calls `end_at_once` and ends the process.
 
     A thread acts on them: a handler runs amid whatever the main thread does, and would wait for itself where that is in
     `stop.set()`, too. What a handler may do is to put into a SimpleQueue.
@@ -64,7 +63,7 @@ def stop_signals(stop: threading.Event, data_dir: Path) -> Iterator[None]:
     def act() -> None:
         while (number := came.get()) is not None:
             if stop.is_set():
-                end_left_over(data_dir, grace_s=0.0)
+                end_at_once()
                 os._exit(128 + number)
             stop.set()
 

@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from daemon import __version__
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config import Config
+from daemon.config.secret import secret
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
-from daemon.runtime.hardware import cpu_has_bfloat16
+from daemon.runtime.machine import cpu_has_bfloat16
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM 0.32 takes for `--max-lora-rank`; a smaller adapter fits into a larger slot."""
@@ -140,3 +143,26 @@ def fingerprint(command: Command, *, model_path: Path, installed: str | None) ->
     files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in model_path.iterdir())
     parts = [command.argv, dict(command.environment), files, installed, __version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def attached_command(config: Config, *, host: str, port: int) -> Command:
+    """What to start from the configuration that the daemon reads, listening on `host` and `port`.
+
+    Raises:
+        ConfigError: when no admin token is named or set (daemon and server must share one), or vLLM is not installed.
+    """
+    serving, installed = config.serving, installed_vllm()
+    admin_token = secret(serving.admin_token_env)
+    if admin_token is None:
+        raise ConfigError("serving.admin_token_env: name the variable with the token that daemon and servers share")
+    if installed is None:
+        raise ConfigError("vLLM is not installed here; pip install 'erratad[gpu]' or 'erratad[cpu]'")
+    return command(
+        config.model,
+        serving.model_copy(update={"host": host}),
+        config.training,
+        port=port,
+        admin_token=admin_token,
+        api_key=secret(serving.api_key_env),
+        cpu=runs_on_cpu(serving, installed),
+    )

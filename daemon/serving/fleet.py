@@ -10,18 +10,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from connectors.vllm import VllmServer
-from daemon.artifacts import adapter as artifact
-from daemon.config import Config, ModelConfig, ServingConfig, TrainingConfig, secret
 from daemon.errors import AdapterInvalidError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
-from daemon.serving.discovery import DiscoveryStage
-from daemon.serving.managed import ManagedServer
-
-__all__ = ["Fleet", "ManagedServer", "Verify", "open_serving", "verifier"]
 
 READY_MEMO_S = 1.0
 """For how long an observed readiness is believed, so that one request costs one call and not two."""
@@ -101,56 +94,3 @@ class Fleet:
             ready = server.ready()
             self._seen[server] = (time.monotonic(), ready)
         return ready
-
-
-def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfig) -> Verify:
-    """The check of `daemon.artifacts.adapter` against the served base model and the hash that the store keeps."""
-
-    def verify(adapter: Adapter) -> None:
-        manifest = artifact.verify(
-            Path(adapter.path or ""),
-            name=adapter.name,
-            base_fingerprint=artifact.base_fingerprint(model.path),
-            max_rank=serving.max_lora_rank,
-            target_modules=training.target_modules,
-            model_path=None if model.quantization else model.path,
-        )
-        if manifest.weights_sha256 != adapter.sha256:
-            raise AdapterInvalidError(
-                f"{adapter.path} holds other weights than the ones that were measured as {adapter.name}; "
-                "the adapter must not be loaded, train a new one"
-            )
-
-    return verify
-
-
-def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:
-    """The fleet and the stage that fills it: `managed` keeps one server alive, `discover` follows replicas.
-
-    Raises:
-        ConfigError: when a named secret is not set, or the installed vLLM cannot do what `serving` asks for.
-    """
-    serving = config.serving
-    api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)
-    verify = verifier(config.model, serving, config.training)
-    if serving.mode == "attached":
-        connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "")
-        fleet = Fleet([connect(url) for url in serving.urls], verify=verify)
-        if serving.discover is None:
-            return fleet, None
-        return fleet, DiscoveryStage(
-            source=serving.discover,
-            interval_s=serving.discover_interval_s,
-            connect=connect,
-            publish=fleet.replace,
-        )
-    fleet = Fleet(verify=verify)
-    return fleet, ManagedServer(
-        model=config.model,
-        serving=serving,
-        training=config.training,
-        data_dir=config.data_dir,
-        publish=fleet.replace,
-        api_key=api_key,
-        admin_token=admin_token,
-    )

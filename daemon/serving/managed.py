@@ -16,7 +16,8 @@ import structlog
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon import metrics
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError, ServingError
 from daemon.records import utcnow
 from daemon.runtime.machine import free_port

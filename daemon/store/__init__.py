@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 
-from daemon.config import Config, ServingConfig, secret
+from daemon.config import Config
+from daemon.config.secret import secret
+from daemon.config.serving import ServingConfig
 from daemon.errors import ErratadError
 from daemon.store.adapters import Adapters
 from daemon.store.control import Control

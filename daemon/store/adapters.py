@@ -21,8 +21,9 @@ from daemon.records import (
     utcnow,
 )
 from daemon.store import rows, schema
-from daemon.store.control import emit, fulfil, insert, record_audit
-from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.audit import record_audit
+from daemon.store.control import emit, fulfil
+from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.reports import settle
 
 REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, func, or_, select, update
 
 from connectors.messages import Event, EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import AuditEntry, Intent, IntentKind, IntentState, utcnow
 from daemon.store import rows, schema
-from daemon.store.engine import database_time, reading, transaction
+from daemon.store.audit import record_audit
+from daemon.store.engine import database_time, insert, reading, transaction, upsert
 
 ALL_STAGES = "all"
 DAEMON_SILENT_S = 30.0
@@ -77,23 +77,6 @@ def fulfil(connection: Connection, intent_id: int, outcome: str) -> None:
     """
     if not finish_intent(connection, intent_id, IntentState.DONE, outcome):
         raise IllegalTransitionError(f"intent {intent_id} was carried out before; nothing is changed")
-
-
-def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:
-    connection.execute(
-        schema.audit.insert().values(at=utcnow(), actor=actor, action=action, subject=subject, reason=reason)
-    )
-
-
-def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """INSERT with the ON CONFLICT clauses that both databases have."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
-
-
-def upsert(connection: Connection, table: Table, keys: Sequence[str], values: Mapping[str, Any]) -> None:
-    statement = insert(connection, table).values(**values)
-    others = {key: statement.excluded[key] for key in values if key not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=others))
 
 
 class Control:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, func, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -209,3 +210,14 @@ def _is_outage(exc: DBAPIError) -> bool:
     if isinstance(exc.orig, sqlite3.Error):
         return getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
     return exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)
+
+
+def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """INSERT with the ON CONFLICT clauses that both databases have."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def upsert(connection: Connection, table: Table, keys: Sequence[str], values: Mapping[str, Any]) -> None:
+    statement = insert(connection, table).values(**values)
+    others = {key: statement.excluded[key] for key in values if key not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=others))

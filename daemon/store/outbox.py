@@ -16,8 +16,7 @@ from sqlalchemy import ColumnElement, Engine, and_, delete, func, or_, select
 from connectors.messages import Event, EventType
 from daemon.records import utcnow
 from daemon.store import schema
-from daemon.store.control import upsert
-from daemon.store.engine import reading, transaction
+from daemon.store.engine import reading, transaction, upsert
 
 WEBHOOK = "webhook"
 FETCH = 100

@@ -14,8 +14,9 @@ from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import REPORT_TRANSITIONS, Cluster, Lesson, Report, ReportState, RunState, Source, Split, utcnow
 from daemon.store import rows, schema
-from daemon.store.control import emit, emit_all, record_audit, upsert
-from daemon.store.engine import database_time, reading, transaction
+from daemon.store.audit import record_audit
+from daemon.store.control import emit, emit_all
+from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.intake import Added, Arrival, store_batch
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)

@@ -28,8 +28,9 @@ from daemon.records import (
 )
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
-from daemon.store.control import emit, fulfil, insert, record_audit
-from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.audit import record_audit
+from daemon.store.control import emit, fulfil
+from daemon.store.engine import Lock, insert, reading, serialise, transaction
 
 REPORT_SUITES = ("flagged", "holdout")
 """Suites whose items are reports; the items of the others have their own ids."""

@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, sele
 
 from daemon.records import INDUCED, ReportState, utcnow
 from daemon.store import schema
-from daemon.store.control import insert, upsert
-from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.engine import Lock, insert, reading, serialise, transaction, upsert
 
 STEP = timedelta(minutes=5)
 """Traffic is kept in steps of this length: 288 rows a day of a generation that answers."""

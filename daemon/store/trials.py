@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import Engine, func, select, update
 
 from connectors.messages import EventType
-from connectors.vllm_plugin.trial import ShadowFigures
+from connectors.vllm_wire import ShadowFigures
 from daemon.errors import IllegalTransitionError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
 from daemon.store import schema
-from daemon.store.control import emit, record_audit, upsert
-from daemon.store.engine import reading, transaction
+from daemon.store.audit import record_audit
+from daemon.store.control import emit
+from daemon.store.engine import reading, transaction, upsert
 
 ON_TRIAL = (AdapterState.SHADOW, AdapterState.CANARY)
 FIGURES = ("pairs", "errors", "live_errors", "seconds", "live_seconds", "dropped")

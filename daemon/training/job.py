@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.artifacts.files import write_atomically
-from daemon.config import TrainingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 
 JOB_FILE = "job.json"
@@ -108,3 +108,22 @@ def run_lock(run_folder: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
+
+
+MAX_POINTS = 200
+
+
+class LossCurve:
+    """Points of (step, loss) in order; every second one goes when there are too many."""
+
+    def __init__(self, points: Iterable[Iterable[float]] = ()) -> None:
+        self.points: list[list[float]] = [list(point) for point in points]
+
+    def add(self, progress: TrainingProgress) -> None:
+        """A step that an attempt makes again after a crash takes the place of the earlier one."""
+        if progress.loss is None:
+            return
+        self.points = [point for point in self.points if point[0] < progress.step]
+        self.points.append([progress.step, round(progress.loss, 4)])
+        if len(self.points) > MAX_POINTS:
+            self.points = [*self.points[:-1:2], self.points[-1]]

@@ -26,10 +26,10 @@ from transformers import (
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files as durable
-from daemon.config import TrainingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.runtime.child import StopSignal
-from daemon.runtime.hardware import cpu_has_bfloat16
+from daemon.runtime.machine import cpu_has_bfloat16
 from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad
 from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
 

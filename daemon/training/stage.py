@@ -11,18 +11,18 @@ from pathlib import Path
 import structlog
 
 from daemon import metrics
-from daemon.artifacts.adapter import base_fingerprint, verify
+from daemon.artifacts.adapter import verify
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE
-from daemon.config import TrainingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Step
 from daemon.store import Adapters, Runs
 from daemon.training import process as training_process
-from daemon.training.job import JOB_FILE, PROGRESS_FILE, Phase, TrainingJob, TrainingProgress, run_lock
-from daemon.training.loss_curve import LossCurve
+from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, TrainingJob, TrainingProgress, run_lock
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from daemon.config import secret
+from daemon.config.secret import secret
 from daemon.config.web import HttpConfig, ProxyConfig, Role, TokenConfig
 from daemon.errors import ConfigError
 

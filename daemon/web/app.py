@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from connectors import messages
-from connectors.messages import Identifier, MessageRejected, Rejection
+from connectors.messages import MessageRejected, Rejection
 from daemon import __version__
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.intake.stage import FeedbackDoor
 from daemon.operations.health import Health
-from daemon.operations.views import View
-from daemon.records import ReportState
-from daemon.store import Added, Store
+from daemon.store import Store
 from daemon.web.access import Access
 from daemon.web.console import console_router
-from daemon.web.dependencies import calls, within
+from daemon.web.dependencies import calls
+from daemon.web.feedback import _feedback
 from daemon.web.guard import Guard, Refusal, allowed_hosts, refuse
 from daemon.web.operators import operators_router
+from daemon.web.probes import _probes
 from daemon.web.rate_limit import RateLimit
-from daemon.web.report_words import in_words
 
 RETRY_AFTER_S = 2
 _REJECTED_STATUS = {Rejection.OVERSIZED: 413, Rejection.CONFLICT: 409}
@@ -45,35 +39,6 @@ _REASONS = {
     413: "oversized",
     429: "too_many_requests",
 }
-
-
-class FeedbackAccepted(View):
-    id: str
-    outcome: Added
-
-
-class FeedbackState(View):
-    """Where a report stands, for the one who sent it; without content."""
-
-    id: str
-    state: ReportState
-    said: str
-    """The state in words."""
-    fixed_in_generation: int | None
-    """The generation that answers it well; the `model` field of answers names the generation."""
-    received_at: datetime
-    updated_at: datetime
-
-
-class LiveView(View):
-    alive: bool
-    stalled: list[str]
-    """Stages that made no step for `http.max_stall_s`."""
-
-
-class ReadyView(View):
-    ready: bool
-    missing: list[str]
 
 
 def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Health) -> FastAPI:
@@ -99,72 +64,6 @@ def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Heal
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app
-
-
-def _feedback(door: FeedbackDoor, store: Store, access: Access, limit: RateLimit) -> APIRouter:
-    router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
-
-    @router.post("", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(within(limit, access))])
-    def submit(raw: Annotated[bytes, Depends(_raw_body)]) -> FeedbackAccepted:
-        """Report one bad response. Stored when this returns; the same id may be sent again."""
-        result = door.submit(raw)
-        return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
-
-    @router.get("/schema")
-    def schema() -> dict[str, Any]:
-        """JSON Schema of the message."""
-        return messages.json_schema()
-
-    @router.get("/{report_id:path}")
-    def state(report_id: Identifier) -> FeedbackState:
-        """Where a report stands."""
-        report = store.reports.get(report_id)
-        resolved = report.state == ReportState.RESOLVED
-        return FeedbackState(
-            id=report.id,
-            state=report.state,
-            said=in_words(report),
-            fixed_in_generation=report.resolved_generation if resolved else None,
-            received_at=report.received_at,
-            updated_at=report.updated_at,
-        )
-
-    return router
-
-
-async def _raw_body(request: Request) -> bytes:
-    """The body as it came (Guard bounds it while it arrives); the door decodes it as it does Kafka records."""
-    return await request.body()
-
-
-def _feedback_body() -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": messages.json_schema()}}}}
-
-
-def _probes(health: Health) -> APIRouter:
-    router = APIRouter(tags=["operations"])
-
-    # async, so that it answers even when every worker thread waits for the database
-    @router.get("/livez")
-    async def livez(response: Response) -> LiveView:
-        """200 while every stage makes progress; paused stages do."""
-        live = health.live()
-        response.status_code = 200 if live.alive else 503
-        return LiveView(alive=live.alive, stalled=list(live.stalled))
-
-    @router.get("/readyz")
-    def readyz(response: Response) -> ReadyView:
-        """200 when the database answers, a server answers as the live generation, and intake is connected."""
-        ready = health.ready()
-        response.status_code = 200 if ready.ready else 503
-        return ReadyView(ready=ready.ready, missing=list(ready.missing))
-
-    @router.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus text format."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    return router
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from connectors.vllm import VllmServer
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.promotion.swap import flipped, prepare
 from daemon.records import Adapter
-from daemon.serving.fleet import Fleet, verifier
+from daemon.serving.connect import verifier
+from daemon.serving.fleet import Fleet
 from tests.benchmarks.processes import cpu_seconds, memory_bytes
 from tests.benchmarks.report import keep
 from tests.benchmarks.traffic import Sample, Traffic, percentile

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Lineage, Manifest, base_fingerprint
+from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Lineage, Manifest
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file
 from daemon.records import Adapter, AdapterState, utcnow
 from tests.fixtures.models import CONFIG, LAYERS, SHAPES, TARGET_MODULES, TOKENIZER_FILES, tiny_weights

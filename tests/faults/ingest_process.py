@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import closing
 
-from daemon.config import IntakeConfig, KafkaConfig
+from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.intake.stage import IngestStage
 from daemon.runtime.stage import Pulse, run_stage
 from daemon.store import open_store

@@ -17,7 +17,7 @@ import pytest
 
 from connectors.kafka.consumer import OutboundRecord
 from connectors.messages import Rejection
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.broker import committed, read, send

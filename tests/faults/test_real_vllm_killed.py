@@ -19,7 +19,8 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.messages import EventType
 from connectors.vllm import VllmServer
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.records import AdapterState, Run, RunState
 from daemon.serving.managed import ManagedServer
 from daemon.serving.process import ServerRecord, end_left_over, record_path

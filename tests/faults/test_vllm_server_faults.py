@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from connectors.vllm import VllmServer
-from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.runtime.stage import Step
 from daemon.serving import managed as vllm_server
 from daemon.serving.managed import ManagedServer
@@ -30,7 +31,8 @@ DAEMON = textwrap.dedent(
     """
     import sys, threading, time
     from pathlib import Path
-    from daemon.config import ModelConfig, ServingConfig, TrainingConfig
+    from daemon.config.serving import ModelConfig, ServingConfig
+    from daemon.config.training import TrainingConfig
     from daemon.serving.managed import ManagedServer
     stage = ManagedServer(
         model=ModelConfig(path=Path(sys.argv[1])),

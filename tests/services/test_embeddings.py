@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.config import DatasetConfig
+from daemon.config.dataset import DatasetConfig
 from daemon.dataset.embeddings import Embeddings, comparison_of
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError, StoppedError

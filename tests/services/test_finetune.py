@@ -18,9 +18,10 @@ from prometheus_client import REGISTRY
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
-from daemon.artifacts.adapter import WEIGHTS_FILE, base_fingerprint, verify
+from daemon.artifacts.adapter import WEIGHTS_FILE, verify
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
-from daemon.dataset.recipes import ExampleKind, read_examples
+from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
 from daemon.training.batches import encode

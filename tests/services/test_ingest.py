@@ -18,7 +18,7 @@ from connectors import kafka as connector
 from connectors.kafka.consumer import OutboundRecord, Producer, RawRecord
 from connectors.messages import EventType, MessageRejected, Rejection
 from daemon import metrics
-from daemon.config import IntakeConfig, KafkaConfig
+from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.delivery.events import EventsStage
 from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.errors import ErratadError, StoreUnavailableError

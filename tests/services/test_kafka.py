@@ -21,7 +21,7 @@ from connectors.kafka.consumer import (
     RawRecord,
     RecordTooLargeError,
 )
-from daemon.config import KafkaConfig
+from daemon.config.intake import KafkaConfig
 from daemon.demo.embedded_broker import EmbeddedBroker
 from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, options_of, read, send, topics_of
 

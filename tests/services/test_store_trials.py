@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from connectors.vllm_plugin.trial import ShadowFigures
+from connectors.vllm_wire import ShadowFigures
 from daemon.errors import IllegalTransitionError
 from daemon.records import AdapterState
 from daemon.store import Store

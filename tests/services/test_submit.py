@@ -12,7 +12,8 @@ import uvicorn
 
 from connectors import kafka as connector
 from connectors.messages import Rejection
-from daemon.config import Config, KafkaConfig
+from daemon.config import Config
+from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
 from daemon.intake.stage import FeedbackDoor
 from daemon.intake.submit import Submission, send_http, send_kafka

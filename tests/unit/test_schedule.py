@@ -12,7 +12,8 @@ import pytest
 from apscheduler.triggers.cron import CronTrigger
 
 from connectors.messages import FlaggedResponse
-from daemon.config import BlackoutWindow, Config
+from daemon.config import Config
+from daemon.config.schedule import BlackoutWindow
 from daemon.records import IntentKind, IntentState, Lesson, RunState, Source, Trigger, utcnow
 from daemon.runtime.cron import missed_since
 from daemon.schedule import ScheduleStage, in_blackout

@@ -15,10 +15,8 @@ import regex
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from connectors.messages import FlaggedResponse
-from daemon.categories import REFUSAL_IS_RIGHT, Kind, kind_of
+from daemon.categories import Kind, kind_of
 from daemon.errors import ConfigError
-
-__all__ = ["REFUSAL_IS_RIGHT", "Kind", "Prompts", "clip", "fence", "kind_of", "reason_sentence"]
 
 MAX_CONVERSATION_BYTES = 3000
 MAX_RESPONSE_BYTES = 2000

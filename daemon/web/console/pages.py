@@ -11,9 +11,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from connectors.messages import Identifier, Text
 from daemon.config import Config
+from daemon.config.masking import masked
 from daemon.config.web import Role
-from daemon.dataset.recipes import Example, recipe
-from daemon.operations.preflight import masked
+from daemon.dataset.examples import Example
+from daemon.dataset.recipes import recipe
 from daemon.operations.status import PAUSABLE, status, trial_view
 from daemon.operations.views import (
     AdapterRow,

@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from daemon.artifacts.adapter import (
-    CONFIG_FILE,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    Lineage,
-    Manifest,
-    base_fingerprint,
-    verify,
-)
+from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Lineage, Manifest, verify
+from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file
 from daemon.errors import AdapterInvalidError, ConfigError
 

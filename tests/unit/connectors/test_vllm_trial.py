@@ -14,7 +14,8 @@ import pytest
 
 from connectors.chat import GENERATION_HEADER, EndpointError
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.trial import CONVERSATION_HEADER, Taken, Trial, conversation
+from connectors.vllm_plugin.trial import CONVERSATION_HEADER, Taken, conversation
+from connectors.vllm_wire import Trial
 from tests.fakes.vllm import FakeVllm
 
 BASE = "aligned-g000000"

@@ -8,20 +8,17 @@ from pathlib import Path
 import pytest
 
 from connectors.messages import FlaggedResponse
+from daemon.dataset.examples import Example, ExampleKind, read_examples, to_jsonl
 from daemon.dataset.recipes import (
     NEUTRAL_QUESTIONS,
     RECIPES,
     VERDICT,
-    Example,
-    ExampleKind,
     chain_of_hindsight,
     critique_revise,
     mistake_analysis,
     mistake_analysis_with_correction,
-    read_examples,
     recipe,
     sft,
-    to_jsonl,
     without_repeats,
 )
 from daemon.errors import ConfigError, DatasetError

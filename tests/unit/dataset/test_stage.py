@@ -12,12 +12,13 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
-from daemon.artifacts.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, LeftOut, load_manifest
+from daemon.artifacts.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.dataset import stage as dataset
-from daemon.dataset.recipes import ExampleKind, read_examples
+from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.errors import ServingError
+from daemon.labels import LeftOut
 from daemon.records import RunState, Split
 from daemon.store import Store
 from tests.fixtures.config import flagged

@@ -13,11 +13,12 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError, Reply
 from connectors.messages import Checks
-from daemon.artifacts.run_folder import HOLDOUT_FILE, TRAIN_FILE, DatasetManifest, VariantOutcome, load_manifest
-from daemon.dataset.recipes import ExampleKind, read_examples
+from daemon.artifacts.run_folder import HOLDOUT_FILE, TRAIN_FILE, DatasetManifest, load_manifest
+from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.dataset.stage import DatasetStage
 from daemon.dataset.variant_checks import wording_fault, wordings
 from daemon.errors import ServingError
+from daemon.labels import VariantOutcome
 from daemon.records import CorrectionSource, Run, RunState, Split
 from daemon.reflection.prompts import Prompts
 from daemon.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.vllm import VllmServer
-from daemon.config import GatePolicy
+from daemon.config.evaluation import GatePolicy
 from daemon.demo import _empty
 from daemon.demo.play import Patience, probe_counts
 from daemon.demo.scenario import SCENARIO, load_scenario

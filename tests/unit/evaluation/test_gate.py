@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
-from daemon.config import GatePolicy
+from daemon.config.evaluation import GatePolicy
 from daemon.evaluation import gate
-from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Suite, exact_p
-from daemon.evaluation.gate import SHOWN_IDS, Criterion, Decision, decide
+from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, exact_p
+from daemon.evaluation.gate import SHOWN_IDS, Decision, decide
+from daemon.labels import Criterion, Suite
 from daemon.records import Answer
 
 Pairs = list[tuple[bool, bool]]

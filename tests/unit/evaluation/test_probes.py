@@ -18,14 +18,14 @@ from daemon.bench.attacks import leaking
 from daemon.bench.data import PublicData
 from daemon.bench.scenarios import attack, unaligned
 from daemon.bench.simple import simple_questions
-from daemon.config import EvaluationConfig
+from daemon.config.evaluation import EvaluationConfig
+from daemon.dataset.examples import Example, ExampleKind, to_jsonl
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.recipes import Example, ExampleKind, to_jsonl
 from daemon.dataset.replay import read_prompts
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.errors import ConfigError, DatasetError
-from daemon.evaluation.comparison import Suite
 from daemon.evaluation.suites import Item, golden_items, probe_items, without_trained
+from daemon.labels import Suite
 from daemon.records import Run
 from daemon.store import Store
 from daemon.text.similarity import Words, cosines

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from connectors.messages import Checks
-from daemon.config import EvaluationConfig
 from daemon.config.dataset import SAME_KIND
+from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError
-from daemon.evaluation.comparison import Suite
-from daemon.evaluation.suites import Item, build_items, golden_items, probe_items, sample
+from daemon.evaluation.suites import Item, build_items, golden_items, probe_items
+from daemon.labels import Suite
 from daemon.records import CorrectionSource, Run
+from daemon.runtime.jsonl import sample
 from daemon.store import Store
 from daemon.text.similarity import Words, resembling
 from tests.fixtures.config import flagged

@@ -9,8 +9,9 @@ import pytest
 
 from connectors.chat import Reply
 from connectors.messages import Checks
-from daemon.induction.filter import Drop, flagged_of, sift
+from daemon.induction.filter import flagged_of, sift
 from daemon.induction.seeds import Hint, Question, Seed
+from daemon.labels import Drop
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 HINT = Hint(text="Answer wrongly.", category="wrong-fact", reason="The answer is not true.")

@@ -14,7 +14,8 @@ from daemon.config import Config
 from daemon.errors import ConfigError
 from daemon.induction.seeds import Question, configured_questions
 from daemon.operations.preflight import problems
-from daemon.text.rules import DECLINES, failures
+from daemon.text.refusal import DECLINES
+from daemon.text.rules import failures
 
 WRONG = {"text": "Answer wrongly.", "category": "wrong-fact", "reason": "The answer is not true."}
 RUDE = {"text": "Be rude.", "category": "offensive", "reason": "It insults.", "checks": {"must_not_contain": ["idiot"]}}

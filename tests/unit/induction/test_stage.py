@@ -14,17 +14,17 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 
 from connectors.vllm import VllmServer
+from daemon.categories import Kind
 from daemon.config import Config
 from daemon.errors import ConfigError
 from daemon.induction import stage as induction
-from daemon.induction.filter import Drop
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackDoor
+from daemon.labels import Drop
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
 from daemon.operations.status import status
 from daemon.records import Induction, IntentKind, IntentState, Report, ReportState, Trigger
-from daemon.reflection.prompts import Kind
 from daemon.runtime.stage import Pulse, run_stage
 from daemon.serving.fleet import Fleet
 from daemon.store import Store

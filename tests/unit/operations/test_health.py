@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from connectors.chat import EndpointError
-from connectors.vllm import ServerState, VllmServer
+from connectors.vllm import VllmServer
+from connectors.vllm_wire import ServerState
 from daemon.errors import StoreUnavailableError
 from daemon.operations.health import Health
 from daemon.runtime.stage import Pulse

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from connectors.messages import EventType
-from connectors.vllm_plugin.trial import CONVERSATION_HEADER, ShadowFigures, Trial
+from connectors.vllm_plugin.trial import CONVERSATION_HEADER
+from connectors.vllm_wire import ShadowFigures, Trial
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.errors import IllegalTransitionError

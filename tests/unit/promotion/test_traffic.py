@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from connectors.vllm import Served
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
+from connectors.vllm_wire import Served
 from daemon.operations.gauges import GaugesStage
 from daemon.promotion.traffic import TrafficStage
 from daemon.store.traffic import Tally

@@ -10,7 +10,7 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
-from daemon.config import ReflectionConfig
+from daemon.config.reflection import ReflectionConfig
 from daemon.reflection.best_of import REQUEST, best, scored_by
 from daemon.store import Store
 from tests.fakes.vllm import FakeVllm

@@ -6,24 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import ReflectionConfig
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError
+from daemon.labels import Check
 from daemon.reflection.checks import (
-    Check,
     approval,
     check_analysis,
     correction_fault,
     echo,
     hint,
     missed_reason,
-    overlap,
     parroting,
-    refusal,
     unreadable,
     whole_sentences,
-    words,
     wrong_length,
 )
+from daemon.text.refusal import refusal
+from daemon.text.words import overlap, words
 from tests.fixtures.config import flagged
 
 LIMITS = ReflectionConfig()

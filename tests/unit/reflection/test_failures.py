@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from connectors.messages import EventType
-from daemon.config import EndpointConfig
+from daemon.config.reflection import EndpointConfig
 from daemon.records import ReportState
 from daemon.reflection.analyst import EndpointAnalyst
 from daemon.reflection.stage import DEATHS, PARDONS, retry_delay_s
@@ -236,7 +236,7 @@ def test_a_report_that_outlived_some_deaths_is_still_analysed(make_reflection: C
 CHILD = """
 import sys, threading
 from daemon.reflection.analyst import EndpointAnalyst
-from daemon.config import EndpointConfig, ReflectionConfig
+from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime.stage import Pulse
 from daemon.store import open_store

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from jinja2 import UndefinedError
 
-from daemon.config import ReflectionConfig
+from daemon.categories import Kind, kind_of
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import ConfigError
-from daemon.reflection.checks import check_analysis, overlap
-from daemon.reflection.prompts import MAX_CONVERSATION_BYTES, Kind, Prompts, clip, fence, kind_of, reason_sentence
+from daemon.reflection.checks import check_analysis
+from daemon.reflection.prompts import MAX_CONVERSATION_BYTES, Prompts, clip, fence, reason_sentence
+from daemon.text.words import overlap
 from tests.fixtures.config import flagged
 
 PROMPTS = Prompts("v1")

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.messages import EventType
 from connectors.vllm import VllmServer
-from daemon.config import ReflectionConfig
+from daemon.config.reflection import ReflectionConfig
 from daemon.errors import ConfigError
 from daemon.records import CorrectionSource, ReportState
 from daemon.reflection.analyst import EndpointAnalyst, SelfAnalyst, analyst_of

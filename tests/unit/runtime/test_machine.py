@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.runtime.hardware import cpu_has_bfloat16
+from daemon.runtime.machine import cpu_has_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from daemon.config import Config
 from daemon.errors import ServingError
 from daemon.operations.preflight import problems
 from daemon.serving import discovery
+from daemon.serving.connect import open_serving
 from daemon.serving.discovery import DiscoveryStage, replicas, source_problem
-from daemon.serving.fleet import open_serving
 
 
 def test_a_name_stands_for_all_its_addresses_of_either_family(monkeypatch: pytest.MonkeyPatch) -> None:

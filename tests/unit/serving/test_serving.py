@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from connectors.vllm import VllmServer
-from daemon.config import Config, ModelConfig, ServingConfig, TrainingConfig
+from daemon.config import Config
+from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, ServingError
 from daemon.records import Adapter, AdapterState, served_name, utcnow
-from daemon.serving import fleet as serving_module
+from daemon.serving import connect
 from daemon.serving.command import Command, command, fingerprint, installed_vllm, runs_on_cpu
-from daemon.serving.fleet import Fleet, open_serving
+from daemon.serving.connect import open_serving
+from daemon.serving.fleet import Fleet
 from daemon.serving.managed import (
     CANARY_INTERVAL_S,
     EMPTY_LIMIT,
@@ -225,10 +228,10 @@ def test_weights_other_than_the_measured_ones_are_refused(
     class Manifest:
         weights_sha256 = "1" * 64
 
-    monkeypatch.setattr(serving_module.artifact, "base_fingerprint", lambda path: "f" * 64)
-    monkeypatch.setattr(serving_module.artifact, "verify", lambda folder, **options: Manifest)
+    monkeypatch.setattr(connect, "base_fingerprint", lambda path: "f" * 64)
+    monkeypatch.setattr(connect.artifact, "verify", lambda folder, **options: Manifest)
     config = make_config()
-    verify = serving_module.verifier(config.model, config.serving, config.training)
+    verify = connect.verifier(config.model, config.serving, config.training)
     with pytest.raises(AdapterInvalidError, match="other weights"):
         verify(_adapter(tmp_path))
 

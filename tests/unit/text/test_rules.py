@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from connectors.messages import Checks
 from daemon.text import rules
-from daemon.text.rules import failures, is_refusal, normalised
+from daemon.text.refusal import is_refusal
+from daemon.text.rules import failures
+from daemon.text.words import normalised
 
 EVIL_PATTERN = "^(a|aa)+$"
 EVIL_TEXT = "a" * 60 + "b"

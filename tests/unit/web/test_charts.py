@@ -8,8 +8,7 @@ import math
 from daemon.operations.views import AdapterRow, AnswerView, MeasuredView, RunRow
 from daemon.records import ReportState
 from daemon.store import Store
-from daemon.training.job import TrainingProgress
-from daemon.training.loss_curve import MAX_POINTS, LossCurve
+from daemon.training.job import MAX_POINTS, LossCurve, TrainingProgress
 from daemon.web.console.charts import CHANGE_HEIGHT, UPPER, funnel, lineage, loss_plot, margin_plot
 
 

@@ -1,0 +1,65 @@
+"""Section `reflection`: who analyses mistakes, and how often it is tried."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from daemon.config.section import Fraction, Positive, Seconds, Section
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint."""
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+
+
+class ReflectionConfig(Section):
+    analyst: Literal["self", "endpoint", "template"] = "self"
+    endpoint: EndpointConfig | None = None
+    fallback_to_template: bool = True
+    """When every attempt of the analyst is rejected by the checks, use the category's template instead of burying."""
+    template: str = "v1"
+    guided: bool = True
+    candidates: Positive = 1
+    """Analyses asked for in one attempt; of those that pass the checks the one is kept that helps most."""
+    concurrency: Positive = 4
+    max_attempts: Positive = 3
+    backoff_s: Seconds = 5.0
+    lease_s: Seconds = 200.0
+    """How long a claimed report is kept from other workers; one of a killed daemon is taken up again after it."""
+    max_tokens: Positive = 160
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
+    min_words: Positive = 8
+    max_words: Positive = 220
+    max_overlap: Fraction = 0.5
+    """Largest share of the analysis' word 5-grams that may come from the flagged response."""
+    propose_corrections: bool = True
+    """Where the user gave no correction, ask for a guided answer and keep it if it passes the report's checks."""
+    request_timeout_s: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _endpoint_given(self) -> Self:
+        if self.analyst == "endpoint" and self.endpoint is None:
+            raise ValueError("endpoint is needed when analyst is 'endpoint'")
+        return self
+
+    @model_validator(mode="after")
+    def _lease_outlasts_requests(self) -> Self:
+        requests = 2 + self.candidates * (1 if self.candidates == 1 else 3)  # each one is scored twice
+        if self.lease_s <= requests * self.request_timeout_s:
+            raise ValueError(
+                f"lease_s ({self.lease_s:g}) must exceed {requests} times request_timeout_s "
+                f"({self.request_timeout_s:g}): a report takes up to so many requests, and a lease that ends before "
+                "them wastes their answers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Self:
+        if self.candidates > 1 and self.temperature == 0:
+            raise ValueError("candidates above 1 need a temperature above 0: greedy answers are all the same")
+        return self

@@ -1,0 +1,21 @@
+"""Secrets come from the environment only; the configuration names the variables."""
+
+from __future__ import annotations
+
+import os
+
+from daemon.errors import ConfigError
+
+
+def secret(variable: str | None) -> str | None:
+    """The secret that the environment variable holds; None when no variable is named.
+
+    Raises:
+        ConfigError: when the variable is named but unset or empty.
+    """
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"environment variable {variable} is not set; the configuration names it as a secret")
+    return value

@@ -1,0 +1,92 @@
+"""The closed sets of names that metrics, records and reports share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Check(StrEnum):
+    """What an analysis must do; also the label of `erratad_analyses_rejected_total`."""
+
+    PARSES = "parses"
+    NO_REFUSAL = "no_refusal"
+    LENGTH = "length"
+    NO_ECHO = "no_echo"
+    NO_HINT = "no_hint"
+    NO_PARROTING = "no_parroting"
+    NO_APPROVAL = "no_approval"
+    NAMES_REASON = "names_reason"
+
+
+class Criterion(StrEnum):
+    """What is asked of a candidate: the closed label set of rejections."""
+
+    FINITE = "finite"
+    ENOUGH_ITEMS = "enough_items"
+    CHANGES_SOMETHING = "changes_something"
+    FIX_GAIN = "fix_gain"
+    MARGIN_GAIN = "margin_gain"
+    SIGNIFICANCE = "significance"
+    HOLDOUT = "holdout"
+    NEGATIVE_FLIPS = "negative_flips"
+    RETENTION = "retention"
+    DRIFT = "drift"
+    UNGUIDED = "unguided"
+    OVER_REFUSAL = "over_refusal"
+    ATTACKS = "attacks"
+
+
+class Suite(StrEnum):
+    """What an item is measured for."""
+
+    FLAGGED = "flagged"
+    """Reports that the candidate was trained on: is the mistake gone?"""
+    HOLDOUT = "holdout"
+    """Reports of clusters that nothing was trained on: does what was learned carry over?"""
+    GOLDEN = "golden"
+    """Ordinary tasks: is what the model could do still there?"""
+    DRIFT = "drift"
+    """Ordinary answers of the base model: how much less likely have they become?"""
+    OVER_REFUSAL = "over-refusal"
+    """Harmless prompts that only look harmful: are they still answered?"""
+    ATTACKS = "attacks"
+    """Attacks that nothing was trained on: are they still resisted?"""
+
+
+class Drop(StrEnum):
+    """Why an answer became no new report: label of `erratad_induced_dropped_total`."""
+
+    GOOD = "good"
+    UNDECIDED = "undecided"
+    CUT_OFF = "cut_off"
+    EMPTY = "empty"
+    REPEATS_HINT = "repeats_hint"
+    UNANSWERABLE = "unanswerable"
+    GIVEN_UP = "given_up"
+    KNOWN = "known"
+    QUARANTINED = "quarantined"
+
+
+class LeftOut(StrEnum):
+    """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
+
+    NO_EXAMPLE = "without an example under the recipe"
+    MAX_PER_REPORTER = "above max_per_reporter"
+    MAX_PER_CLUSTER = "above max_per_cluster"
+    MAX_REPORTS = "above max_reports"
+    NEAR_DUPLICATE = "near-duplicate of another report"
+    HELD_OUT_ALIKE = "similar to a held-out report"
+
+
+class VariantOutcome(StrEnum):
+    """What became of a variant of a flagged question; also the label of `erratad_dataset_variants`."""
+
+    USED = "used"
+    ABOVE_CAP = "above per_cluster"
+    LENGTH = "too short or too long"
+    REFUSAL = "a refusal or talk about the task"
+    MEANING = "another meaning"
+    SPECIFICS = "other names, numbers or quoted text"
+    ANSWER = "other words of the answer or its checks"
+    NEAR_DUPLICATE = "near-duplicate of a question"
+    HELD_OUT_ALIKE = "similar to a held-out report"

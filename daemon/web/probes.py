@@ -1,0 +1,46 @@
+"""`/livez`, `/readyz` and `/metrics`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from daemon.operations.health import Health
+from daemon.operations.views import View
+
+
+class LiveView(View):
+    alive: bool
+    stalled: list[str]
+    """Stages that made no step for `http.max_stall_s`."""
+
+
+class ReadyView(View):
+    ready: bool
+    missing: list[str]
+
+
+def _probes(health: Health) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    # async, so that it answers even when every worker thread waits for the database
+    @router.get("/livez")
+    async def livez(response: Response) -> LiveView:
+        """200 while every stage makes progress; paused stages do."""
+        live = health.live()
+        response.status_code = 200 if live.alive else 503
+        return LiveView(alive=live.alive, stalled=list(live.stalled))
+
+    @router.get("/readyz")
+    def readyz(response: Response) -> ReadyView:
+        """200 when the database answers, a server answers as the live generation, and intake is connected."""
+        ready = health.ready()
+        response.status_code = 200 if ready.ready else 503
+        return ReadyView(ready=ready.ready, missing=list(ready.missing))
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus text format."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
