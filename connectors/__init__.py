@@ -1,1 +1,1 @@
-"""Speaks other systems' protocols (Kafka, vLLM); decides nothing and never imports ``daemon``."""
+"""Speaks other systems' protocols; decides nothing and never imports `daemon`. Read `messages` first."""

@@ -1,1 +1,1 @@
-"""What speaks Kafka's protocol: read `consumer` first."""
+"""Speaks Kafka's protocol. Read `consumer` first."""

@@ -1,0 +1,1 @@
+"""Everything that runs inside vLLM's process. Read `plugin` first."""

@@ -1,4 +1,7 @@
-"""The `erratad` command. Start-up stays fast: what a command needs is imported when it runs."""
+"""The `erratad` command. Start-up stays fast: what a command needs is imported when it runs.
+
+Read `app` first.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: typed, closed, frozen; every key is explained in `configs/default.yaml`.
+"""The configuration: typed, closed, frozen; a file per section. `configs/default.yaml` explains every key.
 
 Secrets never stand in YAML: a key that ends in `_env` names the environment variable that holds one.
 """

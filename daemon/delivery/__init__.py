@@ -1,0 +1,1 @@
+"""Tells other systems what happened, from the outbox. Read `stage` first."""

@@ -1,8 +1,8 @@
 """`erratad demo`: the whole loop on one machine, with every part real.
 
-An embedded broker, a vLLM server and the daemon run as processes. A chat backend (`play`) asks the alias the scenario's
-questions, flags the answers that break the scenario's rules, and watches until a better adapter is live. It asks while
-the swap happens, too, and counts what failed.
+Read `play` first. An embedded broker, a vLLM server and the daemon run as processes. A chat backend (`play`) asks the
+alias the scenario's questions, flags the answers that break the scenario's rules, and watches until a better adapter is
+live. It asks during the swap, too, and counts what failed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Measures a candidate beside the live generation, and decides. Read `stage` first, then `gate`."""

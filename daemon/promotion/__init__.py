@@ -1,0 +1,1 @@
+"""Takes an accepted candidate live, on trial first where configured, and watches it. Read `stage` first."""

@@ -1,0 +1,1 @@
+"""The vLLM servers: which there are, and the one that erratad runs itself. Read `fleet` first."""

@@ -1,4 +1,4 @@
-"""The only place with SQL. `Store` groups the tables by the stage that owns them."""
+"""The only place with SQL. `Store` groups the tables by the stage that owns them. Read `schema` first."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Pure functions over text: rules, refusals, words, similarity. Read `rules` first."""

@@ -1,0 +1,1 @@
+"""The HTTP interface: feedback, probes, the operators' API and the console. Read `app` first."""

@@ -1,4 +1,4 @@
-"""Versioned prompt templates: what the analyst is asked, and what is said where nobody is asked.
+"""Versioned prompt templates: the analyst's questions, and fixed analyses for when no analyst is asked.
 
 Each version is a folder of Jinja2 files and never changes once released: a lesson names the template that it came from.
 Whatever a report says reaches a template as a value, never as template text. Inside a prompt it stands between lines

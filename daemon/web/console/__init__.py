@@ -1,7 +1,7 @@
 """Operators' web pages: rendered on the server, self-contained, and usable without scripts.
 
-`shell` renders pages and explains errors, `sessions` signs people in, `look` shows, `act` takes forms, and `charts`
-computes what the plots draw. Whatever a form asks for goes through the functions that the command line and the API use.
+Read `pages` first: it shows. `forms` takes forms, `layout` renders pages and explains errors, `sessions` signs people
+in, and `charts` computes the points of the plots. A form calls the functions that the command line and the API call.
 """
 
 from __future__ import annotations
