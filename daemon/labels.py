@@ -76,17 +76,3 @@ class LeftOut(StrEnum):
     MAX_REPORTS = "above max_reports"
     NEAR_DUPLICATE = "near-duplicate of another report"
     HELD_OUT_ALIKE = "similar to a held-out report"
-
-
-class VariantOutcome(StrEnum):
-    """What became of a variant of a flagged question; also the label of `erratad_dataset_variants`."""
-
-    USED = "used"
-    ABOVE_CAP = "above per_cluster"
-    LENGTH = "too short or too long"
-    REFUSAL = "a refusal or talk about the task"
-    MEANING = "another meaning"
-    SPECIFICS = "other names, numbers or quoted text"
-    ANSWER = "other words of the answer or its checks"
-    NEAR_DUPLICATE = "near-duplicate of a question"
-    HELD_OUT_ALIKE = "similar to a held-out report"

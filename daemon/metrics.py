@@ -15,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import Check, Criterion, Drop, LeftOut, Suite, VariantOutcome
+from daemon.labels import Check, Criterion, Drop, LeftOut, Suite
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -131,14 +131,6 @@ DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dat
 DATASET_LEFT_OUT = _closed(
     Gauge("erratad_dataset_left_out", "Lessons that the latest dataset does not use, by reason.", ["reason"]),
     reason=LeftOut,
-)
-DATASET_VARIANTS = _closed(
-    Gauge(
-        "erratad_dataset_variants",
-        "Variants of flagged questions written for the latest dataset, by what became of them.",
-        ["outcome"],
-    ),
-    outcome=VariantOutcome,
 )
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")

@@ -24,7 +24,6 @@ from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.dataset.embeddings import comparison_of
 from daemon.dataset.stage import DatasetStage
-from daemon.dataset.variants import variants_of
 from daemon.delivery.events import EventsStage
 from daemon.delivery.outbox import OutboxStage
 from daemon.delivery.webhook import WebhookStage
@@ -129,10 +128,9 @@ def _stages(
     """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
     serving, base_name = config.serving, config.serving.base_name
     induction = InductionStage(store=store, servers=fleet, config=config, beat=partial(pulse.beat, InductionStage.name))
-    analyst = analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name)
     reflection = ReflectionStage(
         reports=store.reports,
-        analyst=analyst,
+        analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
         score=scored_by(fleet, store.adapters, base_name=base_name),
         config=config.reflection,
         guidance=serving.guidance,
@@ -159,7 +157,6 @@ def _stages(
         servers=fleet,
         config=config.dataset,
         comparison=comparison,
-        variants=variants_of(config, analyst, comparison),
         base_name=base_name,
         model_path=config.model.path,
         cache_dir=config.data_dir / "replay",

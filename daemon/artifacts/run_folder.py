@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from daemon.artifacts.files import sha256_file
 from daemon.errors import DatasetError
-from daemon.labels import LeftOut, VariantOutcome
+from daemon.labels import LeftOut
 from daemon.records import RunItem, Split
 
 TRAIN_FILE = "train.jsonl"
@@ -54,9 +54,14 @@ class DatasetManifest(_Record):
         default=None, description="Each epoch trains on so many of the replay pairs, in turn; None: on all."
     )
     left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
-    variants: Mapping[VariantOutcome, int] = Field(
-        default={}, description="What a model wrote as variants of flagged questions, by what became of it."
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_variants(cls, values: Any) -> Any:
+        """Earlier versions counted variants of flagged questions; no run makes them any more."""
+        return (
+            {key: value for key, value in values.items() if key != "variants"} if isinstance(values, dict) else values
+        )
 
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=2) + "\n").encode()

@@ -73,15 +73,6 @@ class Config(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _variants_have_a_writer(self) -> Self:
-        if self.dataset.variants.per_cluster > 0 and self.reflection.analyst == "template":
-            raise ValueError(
-                "dataset.variants.per_cluster: the model of reflection.analyst writes the variants, and a template "
-                "writes none; set reflection.analyst to self or endpoint, or per_cluster to 0"
-            )
-        return self
-
     @property
     def adapters_dir(self) -> Path:
         return self.data_dir / "adapters"

@@ -16,17 +16,6 @@ SAME_KIND = {"words": 0.8, "embeddings": 0.5}
 prompts stay below 0.33 in 99 of 100 pairs."""
 
 
-class VariantsConfig(Section):
-    """Flagged questions in other words, for clusters of few reports."""
-
-    per_cluster: Annotated[int, Field(ge=0)] = 0
-    """At most so many for one cluster; 0: none."""
-    min_members: Positive = 3
-    """A cluster that trains on at least so many reports gets none."""
-    max_tokens: Positive = 200
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-
-
 class DatasetConfig(Section):
     recipe: str = "mistake-analysis+correction"
     seed: int = 0
@@ -43,7 +32,6 @@ class DatasetConfig(Section):
     max_reports: Positive = 500
     max_per_cluster: Positive = 20
     max_per_reporter: Positive = 50
-    variants: VariantsConfig = VariantsConfig()
     replay_fraction: Fraction = 0.45
     """Share of ordinary pairs (the base model's own answers) among the examples of an epoch; each epoch has pairs of
     its own, as far as the prompts reach."""

@@ -17,6 +17,7 @@ class ExampleKind(StrEnum):
     ANALYSIS = "analysis"
     CORRECTION = "correction"
     VARIANT = "variant"
+    """In datasets that an earlier version wrote: a correction after the question in other words."""
     REPLAY = "replay"
     GOLDEN = "golden"
     DRIFT = "drift"

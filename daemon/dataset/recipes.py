@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from daemon.dataset.examples import Example, ExampleKind
@@ -80,20 +79,6 @@ def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any]
         return []
     completion = preface + lesson.correction.strip()
     return [Example(messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report.id)]
-
-
-def in_other_words(report: Report, examples: Sequence[Example], question: str) -> Example | None:
-    """The approved correction after the flagged question in other words, where it stands after the question itself.
-
-    None where no example is that plain: the others hold the flagged answer, which nobody gave to the other wording.
-    """
-    asked = conversation(report)
-    plain = next((one for one in examples if one.kind is ExampleKind.CORRECTION and one.messages == asked), None)
-    last = max((number for number, message in enumerate(asked) if message["role"] == "user"), default=None)
-    if plain is None or last is None:
-        return None
-    reworded = {**asked[last], "content": question}
-    return replace(plain, messages=(*asked[:last], reworded, *asked[last + 1 :]), kind=ExampleKind.VARIANT)
 
 
 def without_repeats(examples: Sequence[Example]) -> list[Example]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.examples import Example
 from daemon.dataset.recipes import recipe, without_repeats
-from daemon.labels import LeftOut, VariantOutcome
+from daemon.labels import LeftOut
 from daemon.records import Cluster, Lesson, Report, Split
 from daemon.text.similarity import Comparison, Words, cosines, reaches, resembling
 
@@ -32,7 +32,6 @@ class Selection:
     train: tuple[Chosen, ...]
     holdout: tuple[Chosen, ...]
     left_out: Mapping[LeftOut, int]
-    variants: Mapping[VariantOutcome, int] = field(default_factory=dict)
 
     @property
     def examples(self) -> list[Example]:

@@ -35,9 +35,8 @@ from daemon.dataset.examples import Example, to_jsonl
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.dataset.selection import Chosen, Selection, select
-from daemon.dataset.variants import Request, Variants
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
-from daemon.labels import LeftOut, VariantOutcome
+from daemon.labels import LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Step
 from daemon.store import Reports, Runs
@@ -66,7 +65,6 @@ class DatasetStage:
         servers: Servers,
         config: DatasetConfig,
         comparison: Comparison,
-        variants: Variants | None,
         base_name: str,
         model_path: Path,
         cache_dir: Path,
@@ -77,7 +75,6 @@ class DatasetStage:
         self._runs = runs
         self._config = config
         self._comparison = comparison
-        self._variants = variants
         self._model_path = model_path
         self._epochs = epochs
         self._guidance = guidance
@@ -120,10 +117,6 @@ class DatasetStage:
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
         selection = self._select(run)
-        if self._variants is not None:
-            if requests := self._variants.missing(selection):
-                return self._ask_for_variants(run, self._variants, requests)
-            selection = self._variants.added(selection)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
@@ -151,11 +144,6 @@ class DatasetStage:
             similarity=self._config.same_kind,
         )
 
-    def _ask_for_variants(self, run: Run, variants: Variants, requests: Sequence[Request]) -> Step:
-        answered = variants.ask(requests[:CONCURRENCY])
-        waiting = len(requests) - answered
-        return Step(sentence=f"run {run.id}: {waiting} questions wait for other wordings", worked=answered > 0)
-
     def _select(self, run: Run) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
@@ -178,23 +166,15 @@ class DatasetStage:
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
-        parts: dict[str, Mapping[Any, int]] = {
-            "examples": manifest.examples,
-            "left_out": manifest.left_out,
-            "variants": manifest.variants,
-        }
+        parts: dict[str, Mapping[Any, int]] = {"examples": manifest.examples, "left_out": manifest.left_out}
         self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
         self._runs.prepared(run.id, manifest.run_items())
         self._comparison.forget_unused()
-        if self._variants is not None:
-            self._variants.forget_unused()
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
         for reason in LeftOut:
             metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
-        for outcome in VariantOutcome:
-            metrics.DATASET_VARIANTS.labels(outcome=outcome).set(manifest.variants.get(outcome, 0))
         examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
         held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
         return Step(
@@ -266,7 +246,6 @@ def render(
         replay_per_epoch=replay_per_epoch,
         examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *golden, *pairs.drift)),
         left_out=selection.left_out,
-        variants=selection.variants,
     )
     return {**contents, MANIFEST_FILE: manifest.encode()}
 

@@ -238,7 +238,7 @@ def progress_words(run: RunRow) -> str:
 
 
 def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("examples", "left_out", "variants"):
+    for name in ("examples", "left_out"):
         if counts := progress.get(name):
             counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"

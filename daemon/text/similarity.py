@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -29,16 +29,10 @@ class Comparison(Protocol):
 
 
 class Words:
-    """By the words that two texts share. Words are hashed, so nothing is fitted and nothing has to be kept.
-
-    With `function_words` two texts about the same in another wording differ.
-    """
-
-    def __init__(self, *, function_words: bool = False) -> None:
-        self._vectorizer = _EVERY_WORD if function_words else _CONTENT_WORDS
+    """By the words that two texts share. Words are hashed, so nothing is fitted and nothing has to be kept."""
 
     def vectors(self, texts: Sequence[str]) -> csr_matrix:
-        return self._vectorizer.transform(texts)
+        return _VECTORIZER.transform(texts)
 
     def forget_unused(self) -> None:
         """Nothing is kept."""
@@ -50,13 +44,9 @@ def features(text: str) -> list[str]:
     "What is the capital of France?" and "... of Spain?" share one of two features, not five of six words. Scripts
     without spaces are cut into pairs of characters.
     """
-    words = every_word(text)
+    found = _WORD.findall(text.casefold()) or [text.strip()]
+    words = [feature for word in found for feature in _cut(word)]
     return [word for word in words if word not in ENGLISH_STOP_WORDS] or words
-
-
-def every_word(text: str) -> list[str]:
-    words = _WORD.findall(text.casefold()) or [text.strip()]
-    return [feature for word in words for feature in _cut(word)]
 
 
 def _cut(word: str) -> list[str]:
@@ -65,11 +55,7 @@ def _cut(word: str) -> list[str]:
     return [word[start : start + 2] for start in range(len(word) - 1)]
 
 
-def _vectorizer(analyzer: Callable[[str], list[str]]) -> HashingVectorizer:
-    return HashingVectorizer(analyzer=analyzer, n_features=2**18, alternate_sign=False, norm="l2")
-
-
-_CONTENT_WORDS, _EVERY_WORD = _vectorizer(features), _vectorizer(every_word)
+_VECTORIZER = HashingVectorizer(analyzer=features, n_features=2**18, alternate_sign=False, norm="l2")
 
 
 def cosines(rows: Vectors, others: Vectors) -> NDArray[np.float64]:

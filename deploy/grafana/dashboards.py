@@ -132,16 +132,9 @@ def training() -> Dashboard:
                 unit="s",
                 width=8,
             ),
-            bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}"), width=8),
+            bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}")),
             bars(
-                "Lessons left out of the latest dataset",
-                ("max by (reason) (erratad_dataset_left_out)", "{{reason}}"),
-                width=8,
-            ),
-            bars(
-                "Variants for the latest dataset, by what became of them",
-                ("max by (outcome) (erratad_dataset_variants)", "{{outcome}}"),
-                width=8,
+                "Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")
             ),
         ],
         "Gate": [

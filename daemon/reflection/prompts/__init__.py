@@ -8,7 +8,6 @@ that carry a fence derived from the SHA-256 of the report's own content, so a fl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import regex
@@ -55,27 +54,16 @@ class Prompts:
     def analysis_name(self, *, guided: bool) -> str:
         return f"{self._version}/analysis-{'guided' if guided else 'unguided'}"
 
-    @property
-    def variants_name(self) -> str:
-        return f"{self._version}/variants"
-
     def template_name(self, kind: Kind) -> str:
         return f"{self._version}/template-{kind}"
 
     def analysis(self, flagged: FlaggedResponse, *, guided: bool) -> list[dict[str, str]]:
         """The messages that ask for an analysis of the flagged response (method step 2)."""
-        return self._messages(f"analysis-{'guided' if guided else 'unguided'}.j2", _quoted(flagged))
-
-    def _messages(self, name: str, values: Mapping[str, object]) -> list[dict[str, str]]:
-        template = self._environment.get_template(name)
-        context = template.new_context(dict(values))
+        template = self._environment.get_template(f"analysis-{'guided' if guided else 'unguided'}.j2")
+        context = template.new_context(_quoted(flagged))
         return [
             {"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in ("system", "user")
         ]
-
-    def variants(self, flagged: FlaggedResponse, question: str, *, count: int) -> list[dict[str, str]]:
-        """The messages that ask for `count` other wordings of a flagged question, and tell nothing else of it."""
-        return self._messages("variants.j2", {"fence": fence(flagged), "question": question, "count": count})
 
     def correction_hint(self, flagged: FlaggedResponse, guidance: str) -> str:
         """What is put before the conversation to get a corrected answer: the guidance and what went wrong."""

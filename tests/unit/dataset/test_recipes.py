@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,16 @@ def test_examples_survive_the_file(tmp_path: Path) -> None:
     path.write_bytes(to_jsonl([example, example]))
 
     assert read_examples(path) == [example, example]
+
+
+def test_variants_that_an_earlier_version_wrote_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    line = {"id": "0", "messages": [], "completion": "Paris", "kind": "variant", "report_id": "one", "ends": True}
+    path.write_text(json.dumps(line) + "\n")
+
+    [example] = read_examples(path)
+
+    assert (example.kind, example.completion) == (ExampleKind.VARIANT, "Paris")
 
 
 def test_a_broken_file_of_examples_is_refused_by_its_line(tmp_path: Path) -> None:
