@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from connectors import kafka as connector
+from connectors.kafka import consumer as connector
 from connectors.kafka.consumer import OutboundRecord, Producer, RawRecord
 from connectors.messages import EventType, MessageRejected, Rejection
 from daemon import metrics

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 import pytest
 from kafka import KafkaProducer
 
-from connectors import kafka as connector
+from connectors.kafka import consumer as connector
 from connectors.kafka.consumer import (
     Commit,
     Consumer,

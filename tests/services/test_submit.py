@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from connectors import kafka as connector
+from connectors.kafka import consumer as connector
 from connectors.messages import Rejection
 from daemon.config import Config
 from daemon.config.intake import KafkaConfig
