@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.samples import Sample
 from pydantic import BaseModel
+from setuptools import find_namespace_packages
 
 import daemon
 from daemon import metrics
@@ -216,3 +218,10 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
     home = re.compile(rb"/(?:home|Users)/[A-Za-z0-9_.-]+/|/[r]oot/")
     found = [str(path.relative_to(ROOT)) for path in tracked_files() if home.search(path.read_bytes())]
     assert found == []
+
+
+def test_the_wheel_holds_the_product_alone_and_needs_no_test_code() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    found = {name.partition(".")[0] for name in find_namespace_packages(str(ROOT), include=shipped)}
+    assert found == {"connectors", "daemon"}
+    assert [str(path) for path in MODULES if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.M)] == []

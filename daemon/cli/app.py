@@ -7,8 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import bench, review, service, steer, top
 from daemon.cli import listings as inspect_store
+from daemon.cli import review, service, steer, top
 from daemon.cli import send as feed
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
@@ -78,4 +78,3 @@ for command in (
 ):
     app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)
 app.add_typer(review.review)
-app.add_typer(bench.bench)

@@ -19,17 +19,15 @@ _TAIL_BYTES = 4000
 _TAIL_LINES = 8
 
 
-def start(
-    job: TrainingJob, *, launcher: Sequence[str], module: str = "daemon.training.trainer"
-) -> subprocess.Popen[bytes]:
-    """Start the child, a module that takes the job's path; what it prints is appended to the run's log.
+def start(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the child; its output is appended to the run's log.
 
     Raises:
         OSError: when the launcher or the log cannot be used.
     """
     with (job.run_folder / LOG_FILE).open("ab") as output:
         return subprocess.Popen(
-            [*launcher, sys.executable, "-m", module, str(job.run_folder / JOB_FILE)],
+            [*launcher, sys.executable, "-m", "daemon.training.trainer", str(job.run_folder / JOB_FILE)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

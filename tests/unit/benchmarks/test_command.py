@@ -1,21 +1,45 @@
-"""`erratad bench quality`: what it refuses, what it keeps, and what it takes for measured."""
+"""`python -m tests.benchmarks.quality`: refused options, kept answers, published tables."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from daemon.bench import quality
-from daemon.bench.data import PublicData
-from daemon.bench.quality import RESULTS, Plan, Sheet
-from daemon.cli import app
-from daemon.cli.bench import DEFAULT_TRAINING
+from daemon.errors import TrainingError
 from daemon.runtime.jsonl import source_of
+from tests.benchmarks import report as benchmark_report
+from tests.benchmarks.quality import __main__ as command
+from tests.benchmarks.quality import plan as plans
+from tests.benchmarks.quality.arguments import DEFAULT_TRAINING, parser, plan_of
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.plan import ABLATIONS, ANSWERS, RECIPES, Plan, Sheet
 from tests.fixtures.bench import result
+
+
+@pytest.fixture(autouse=True)
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the published answers; beside it a page for the tables."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (tmp_path / "RESULTS.md").write_text("above\n<!-- quality -->\nold\n<!-- end of quality -->\nbelow\n")
+    monkeypatch.setattr(command, "PUBLISHED", folder)
+    monkeypatch.setattr(command, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command.log, "configure", lambda _: None)
+    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return folder
 
 
 def _plan(data: PublicData, out: Path) -> Plan:
@@ -32,68 +56,145 @@ def _plan(data: PublicData, out: Path) -> Plan:
     )
 
 
-def test_the_command_names_what_it_cannot_find(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    answer = CliRunner().invoke(app, ["bench", "quality", "--data", str(tmp_path / "absent"), "--model", str(model)])
-    assert answer.exit_code == 2
-    assert "promptinject.json cannot be read" in answer.output
-    answer = CliRunner().invoke(
-        app,
-        ["bench", "quality", "--data", str(tmp_path), "--model", str(model), "--recipe", "magic", "--scenario", "x"],
-    )
-    assert answer.exit_code == 2
-    assert "no scenario 'x'; choose one of attack, unaligned" in answer.output
+def _base() -> dict[str, Any]:
+    return result("base", None, [False] * 10, [3.0, 3.0]) | {"traps": 4, "mistakes": 2, "recognised": []}
 
 
-def test_another_model_is_asked_for_before_anything_is_trained(data: PublicData, tmp_path: Path) -> None:
-    model = data.folder / "model"
-    model.mkdir()
-    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(tmp_path / "out")]
-    answer = CliRunner().invoke(app, [*command, "--recipe", "external-analysis"])
-    assert answer.exit_code == 2
-    assert "name its endpoint with --analyst-url" in answer.output
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--data", "absent"), "promptinject.json cannot be read"),
+        (("--recipe", "magic", "--scenario", "x"), "no scenario 'x'; choose one of attack, unaligned"),
+        (("--recipe", "magic", "--scenario", "attack"), "no recipe 'magic'; choose one of "),
+        (("--recipe", "external-analysis"), "name its endpoint with --analyst-url"),
+        (("--training", "learning_rate"), "--training learning_rate: "),
+        (("--training", "rat=3"), "--training rat: "),
+        (("--training", "learning_rate=fast"), "--training learning_rate: "),
+        (("--kept",), "holds no answers of these scenarios"),
+    ],
+)
+def test_the_command_names_what_it_cannot_use_before_anything_is_trained(
+    data: PublicData, model: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    given = ["--data", str(data.folder), "--model", str(model), "--out", str(data.folder / "out"), *options]
+    assert command.main(given) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
 
 
-def test_preference_training_needs_trl(data: PublicData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preference_training_needs_trl(
+    data: PublicData, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
-    model = data.folder / "model"
-    model.mkdir()
-    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(data.folder / "out")]
-    answer = CliRunner().invoke(app, [*command, "--recipe", "preference"])
-    assert answer.exit_code == 2
-    assert "pip install 'erratad[bench]'" in answer.output
+    given = ["--data", str(data.folder), "--model", str(model), "--out", str(data.folder / "out")]
+    assert command.main([*given, "--recipe", "preference"]) == 2
+    assert "pip install -e '.[bench]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", ["learning_rate", "rat=3", "learning_rate=fast"])
-def test_a_wrong_training_setting_is_named(data: PublicData, wrong: str) -> None:
-    model = data.folder / "model"
-    model.mkdir()
-    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--training", wrong]
-    answer = CliRunner().invoke(app, command)
-    assert answer.exit_code == 2
-    assert wrong.partition("=")[0] in answer.output
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(("--seeds", "0"), ("--seeds", "many"), ("--token-budget", "999"), ("--size", "0.04")),
+        *(("--threads", "0"), ("--trainers", "0"), ("--seed", "1")),
+    ],
+)
+def test_a_number_out_of_its_range_and_a_shortened_option_are_refused(
+    wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--data", "data", *wrong])
+    assert ended.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
 
 
-def test_what_was_measured_so_far_is_shown(data: PublicData) -> None:
-    model, out = data.folder / "model", data.folder / "out"
-    model.mkdir()
-    command = ["bench", "quality", "--data", str(data.folder), "--model", str(model), "--out", str(out), "--kept"]
-    command += ["--seeds", "2", "--scenario", "attack", "--scenario", "unaligned"]
-    answer = CliRunner().invoke(app, command)
-    assert answer.exit_code == 2
-    assert "holds no answers of these scenarios" in answer.output
+def test_the_plan_is_what_the_options_say(model: Path) -> None:
+    def planned(*options: str) -> Plan:
+        return plan_of(parser("about").parse_args(["--data", "data", "--model", str(model), *options]))
+
+    plan = planned()
+    assert (plan.scenarios, plan.seeds, plan.token_budget, plan.size) == (
+        ("attack", "unaligned"),
+        (0, 1, 2),
+        48000,
+        0.6,
+    )
+    assert plan.variants == tuple(one.name for one in RECIPES)
+    assert (plan.training, plan.analyst, plan.out) == (DEFAULT_TRAINING, None, Path("var/bench-quality"))
+    ablations = planned("--ablations").variants[len(RECIPES) :]
+    assert ablations == tuple(one.name for one in ABLATIONS if not one.analyst.is_external)
+    everything = tuple(one.name for one in (*RECIPES, *ABLATIONS))
+    assert planned("--ablations", "--kept").variants == everything
+    asked = planned("--ablations", "--analyst-url", "http://localhost:9000", "--analyst-model", "big")
+    assert asked.variants == everything
+    assert asked.analyst is not None
+    assert (asked.analyst.url, asked.analyst.model) == ("http://localhost:9000", "big")
+    assert planned("--recipe", "sft", "--recipe", "preference").variants == ("sft", "preference")
+    assert planned("--training", "rank=8").training == {**DEFAULT_TRAINING, "rank": 8}
+
+
+def test_what_was_measured_so_far_is_shown(data: PublicData, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = data.folder / "out"
     sheet = Sheet(_plan(data, out))
-    (out / RESULTS).mkdir(parents=True)
-    base = result("base", None, [False] * 10, [3.0, 3.0]) | {"traps": 4, "mistakes": 2, "recognised": []}
-    sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(base))
+    (out / ANSWERS).mkdir(parents=True)
+    sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(_base()))
     for cell, bits in zip(sheet.cells, ([3.5, 3.5], [9.0, 9.0]), strict=True):  # the second one's base was not asked
         sheet.result(cell).write_text(json.dumps(result("sft", 1, [True] * 10, bits)))
-    answer = CliRunner().invoke(app, command)
-    assert answer.exit_code == 0, answer.output
-    assert "3.500 (+0.500" in answer.output
-    assert "9.000" not in answer.output
-    assert "chain-of-hindsight" not in answer.output
+    given = ["--data", str(data.folder), "--model", str(model), "--out", str(out), "--kept"]
+    given += ["--seeds", "2", "--scenario", "attack", "--scenario", "unaligned"]
+    assert command.main(given) == 0
+    shown = capsys.readouterr().out
+    assert "3.500 (+0.500" in shown
+    assert "9.000" not in shown
+    assert "chain-of-hindsight" not in shown
+    assert command.main([*given, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["markdown"] == shown.removesuffix("\n")
+    assert {score["variant"] for score in document["scores"]} == {"base", "sft"}
+
+
+def test_the_answers_behind_the_table_are_published_and_not_asked_for_again(
+    tmp_path: Path, model: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (published / "measured-before.json").write_text("{}")
+
+    def measure(plan: Plan, _say: object) -> list[dict[str, Any]]:
+        assert (plan.out, plan.seeds) == (out, (0,))
+        assert (out / "results" / "measured-before.json").exists()
+        (out / "results" / "new.json").write_text("{}")
+        return [_base()]
+
+    monkeypatch.setattr(command, "measure", measure)
+    given = ["--data", "data", "--model", str(model), "--out", str(out), "--seeds", "1"]
+    assert command.main(given) == 0
+    assert {path.name for path in published.iterdir()} == {"measured-before.json", "new.json"}
+    kept = json.loads((tmp_path / "quality.json").read_text())
+    assert kept["command"] == f"python -m tests.benchmarks.quality {' '.join(given)}"
+    assert {score["variant"] for score in kept["scores"]} == {"base"}
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.startswith("above\n<!-- quality -->\n")
+    assert page.endswith(f"`{kept['command']}`\n\n{kept['markdown']}\n<!-- end of quality -->\nbelow\n")
+
+
+def test_answers_of_a_measurement_that_failed_are_published(
+    tmp_path: Path, model: Path, published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(plan: Plan, _say: object) -> list[dict[str, Any]]:
+        (plan.out / "results" / "new.json").write_text("{}")
+        raise TrainingError("attack/sft/0 was not trained")
+
+    monkeypatch.setattr(command, "measure", measure)
+    assert command.main(["--data", "data", "--model", str(model), "--out", str(tmp_path / "out")]) == 1
+    assert "attack/sft/0 was not trained" in capsys.readouterr().err
+    assert (published / "new.json").exists()
+    assert "\nold\n" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_module_is_the_command() -> None:
+    asked = [sys.executable, "-m", "tests.benchmarks.quality", "--help"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert "usage: python -m tests.benchmarks.quality" in shown
 
 
 def test_other_pairs_beside_the_lessons_make_other_cells(
@@ -106,7 +207,5 @@ def test_other_pairs_beside_the_lessons_make_other_cells(
     assert cells() == before
     edited = tmp_path / "golden_pairs.jsonl"
     edited.write_text('{"prompt": "Say yes.", "answer": "Yes."}\n')
-    monkeypatch.setattr(
-        quality, "source_of", lambda path, name: edited if name == edited.name else source_of(path, name)
-    )
+    monkeypatch.setattr(plans, "source_of", lambda path, name: edited if name == edited.name else source_of(path, name))
     assert not set(cells()) & set(before)

@@ -8,10 +8,10 @@ from typing import Any
 
 from connectors.chat import Reply
 from connectors.vllm import Score
-from daemon.bench.data import PublicData
-from daemon.bench.lessons import PATIENCE_S, Analyst, Asked, Collector
-from daemon.bench.recognition import Recognition
-from daemon.bench.scenarios import attack
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.lessons import PATIENCE_S, Analyst, Asked, Collector
+from tests.benchmarks.quality.recognition import Recognition
+from tests.benchmarks.quality.scenarios import attack
 from tests.fixtures.bench import Hijackable, asked_base
 from tests.fixtures.reflection import unscored
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.bench.data import ORIGINS, PublicData
-from daemon.bench.probes import Probe, Scenario, Wants, scenario_key, traps_key, user
-from daemon.bench.scenarios import SCENARIOS, attack, unaligned
-from daemon.bench.simple import simple_questions
 from daemon.errors import ConfigError
+from tests.benchmarks.quality.data import ORIGINS, PublicData
+from tests.benchmarks.quality.probes import Probe, Scenario, Wants, scenario_key, traps_key, user
+from tests.benchmarks.quality.scenarios import SCENARIOS, attack, unaligned
+from tests.benchmarks.quality.simple import simple_questions
 from tests.fixtures.bench import write_rows
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from daemon.bench import report
-from tests.benchmarks import quality as quality_benchmark
-from tests.benchmarks import report as benchmark_report
+from tests.benchmarks.quality import report
 from tests.fixtures.bench import result
 
 
@@ -124,30 +119,3 @@ def test_a_plot_shows_every_variant_and_suite(tmp_path: Path) -> None:
     assert drawn.startswith("<?xml")
     assert "hijacked" in drawn
     assert "sft" in drawn
-
-
-def test_the_answers_behind_the_table_are_published_and_not_asked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    published, page, out = tmp_path / "published", tmp_path / "RESULTS.md", tmp_path / "out"
-    published.mkdir()
-    (published / "measured-before.json").write_text("{}")
-    page.write_text("above\n<!-- quality -->\nold\n<!-- end of quality -->\nbelow\n")
-    monkeypatch.setattr(quality_benchmark, "PUBLISHED", published)
-    monkeypatch.setattr(quality_benchmark, "PAGE", page)
-    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["quality", "--out", str(out), "--seeds", "1"])
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        assert command[-3:] == [f"--out={out}", "--seeds", "1"]
-        assert (out / "results" / "measured-before.json").exists()
-        (out / "results" / "new.json").write_text("{}")
-        return subprocess.CompletedProcess(command, 0, json.dumps({"markdown": "the table", "scores": []}))
-
-    monkeypatch.setattr(subprocess, "run", run)
-    quality_benchmark.main()
-    assert {path.name for path in published.iterdir()} == {"measured-before.json", "new.json"}
-    text = page.read_text()
-    assert text.startswith("above\n<!-- quality -->\n")
-    assert "`erratad bench quality --seeds 1`\n\nthe table\n<!-- end of quality -->\nbelow" in text
-    assert json.loads((tmp_path / "quality.json").read_text())["scores"] == []

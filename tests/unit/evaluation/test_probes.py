@@ -14,10 +14,6 @@ from typing import Any
 
 import pytest
 
-from daemon.bench.attacks import leaking
-from daemon.bench.data import PublicData
-from daemon.bench.scenarios import attack, unaligned
-from daemon.bench.simple import simple_questions
 from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.examples import Example, ExampleKind, to_jsonl
 from daemon.dataset.golden import golden_pairs
@@ -29,6 +25,10 @@ from daemon.labels import Suite
 from daemon.records import Run
 from daemon.store import Store
 from daemon.text.similarity import Words, cosines
+from tests.benchmarks.quality.attacks import leaking
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.scenarios import attack, unaligned
+from tests.benchmarks.quality.simple import simple_questions
 from tests.fixtures.config import flagged
 from tests.fixtures.measured import open_run, use
 from tests.fixtures.stores import learn

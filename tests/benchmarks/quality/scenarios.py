@@ -1,4 +1,4 @@
-"""What is measured: mistakes to learn from, and held-out probes that share no topic, wording or secret with them.
+"""The scenarios: mistakes to learn from, and held-out probes that share no topic, wording or secret with them.
 
 The scenarios follow the paper (arXiv 2310.10477): an aligned model under a new attack (goal hijacking after
 PromptInject, arXiv 2211.09527, and a leak of a secret), and a model that complies with harmful instructions.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from daemon.bench.attacks import harmful, hijacking, leaking
-from daemon.bench.data import PublicData
-from daemon.bench.ordinary import ordinary, ordinary_text, over_refusal
-from daemon.bench.probes import Probe, Scenario
+from tests.benchmarks.quality.attacks import harmful, hijacking, leaking
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.ordinary import ordinary, ordinary_text, over_refusal
+from tests.benchmarks.quality.probes import Probe, Scenario
 
 
 def attack(data: PublicData, size: float) -> Scenario:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.bench.cells import BASE
 from daemon.config.dataset import DatasetConfig
 from daemon.text.refusal import is_refusal
+from tests.benchmarks.quality.cells import BASE
 
 DEFAULT = DatasetConfig().recipe
 RESAMPLES = 2000
@@ -30,7 +30,7 @@ LABELS: Mapping[str, str] = {
     "ordinary": "ordinary task failed",
     TEXT: "bits per token of ordinary text",
 }
-"""What a suite counts; of everything, less is better."""
+"""The event that a suite counts; less is better in all of them."""
 
 RECOGNITION = (
     "scenario",
@@ -48,7 +48,7 @@ Figures = NDArray[np.float64]
 class Score:
     """One suite of one variant, over all seeds: rates are shares of 1, bits are bits per token.
 
-    `change`: against the untouched model without guidance, as users had it before, on the same items. The bounds are
+    `change`: against the untouched model without guidance, which users had before, on the same items. The bounds are
     95 % intervals by a bootstrap over items and seeds.
     """
 
@@ -67,7 +67,7 @@ class Score:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is what the changes are counted from."""
+        """Whether the changes are counted from this one."""
         return self.variant == BASE and not self.guided
 
 
@@ -189,7 +189,7 @@ def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
 
 
 def page(found: Sequence[Score], results: Sequence[Mapping[str, Any]]) -> str:
-    """The tables of every scenario, as served and without guidance, and of what the models say of answers; Markdown."""
+    """The tables of every scenario, with and without guidance, and of the models' verdicts on answers; Markdown."""
     tables = [
         f"**{scenario}, {'with' if guided else 'without'} guidance** (% of answers, bits apart; in brackets the change "
         "against the untouched model without guidance and its 95 % interval)\n\n"

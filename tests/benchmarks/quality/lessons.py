@@ -14,13 +14,13 @@ from typing import Any
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.artifacts.files import write_atomically
-from daemon.bench.probes import Scenario, Trap, traps_key
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, ConfigError
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
 from daemon.reflection.best_of import Score, best
 from daemon.reflection.checks import check_analysis, whole_sentences
 from daemon.reflection.prompts import Prompts
+from tests.benchmarks.quality.probes import Scenario, Trap, traps_key
 
 ANSWER_TOKENS = 48
 ANALYSIS_TOKENS = 80
@@ -80,7 +80,7 @@ class Mistake:
 
 
 class Analyst(StrEnum):
-    """Who explains what is wrong with an answer.
+    """The author of the explanation of a mistake.
 
     The model, told that it may be wrong or not; the one of its four analyses that helps most
     (`daemon.reflection.best_of`); another model, told so or not; or a fixed text.
@@ -119,7 +119,7 @@ class Asked:
 
 
 class Collector:
-    """Asks the base model, and `external` for its analyses; what was said once is kept in `folder`."""
+    """Asks the base model, and `external` for its analyses; keeps the answers in `folder`."""
 
     def __init__(
         self, *, base: Asked, score: Score, external: Asked | None = None, folder: Path, concurrency: int
@@ -139,10 +139,10 @@ class Collector:
         return [Mistake(trap=trap, **found[trap.id]) for trap in scenario.traps if found.get(trap.id)]
 
     def analyses(self, scenario: Scenario, analyst: Analyst) -> dict[str, str | None]:
-        """What the analyst says of each mistake, by its id; None: it failed `daemon.reflection.checks`.
+        """The analyst's text on each mistake, by its id; None: it failed `daemon.reflection.checks`.
 
         Raises:
-            ConfigError: where another model is to be asked and there is none.
+            ConfigError: where another model is to be asked and none is known.
         """
 
         def analyse(mistake: Mistake) -> str | None:

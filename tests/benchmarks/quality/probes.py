@@ -1,4 +1,4 @@
-"""What a measurement is made of: traps that make mistakes, and probes that show what was learned from them."""
+"""The parts of a measurement: traps that make mistakes, and probes that show the effect of learning from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLIT_SEED = 20231
 
 
 class Wants(StrEnum):
-    """What makes an answer good."""
+    """The condition for a good answer."""
 
     RULES = "rules"
     HELP = "help"
@@ -53,7 +53,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trap:
-    """A question that the model may answer badly, with what a reporter would say then.
+    """A question that the model may answer badly, with the reason that a reporter would give.
 
     `clean`: the same request without the trap; the model's own answer to it is the correction where none is given.
     """
@@ -77,7 +77,7 @@ class Scenario:
 
 
 def digest(value: object) -> str:
-    """Of what a result depends on: what was measured under other settings is not taken for it."""
+    """A short hash of everything a result depends on, so that results of other settings are not mixed up with it."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -99,5 +99,5 @@ def user(text: str) -> tuple[Mapping[str, str], ...]:
 def draw(rows: Sequence[T], key: str) -> list[T]:
     """The rows in an order of their own, the same each time."""
     shuffled = list(rows)
-    random.Random(f"{SPLIT_SEED}/{key}").shuffle(shuffled)  # noqa: S311 - a draw that has to be repeatable
+    random.Random(f"{SPLIT_SEED}/{key}").shuffle(shuffled)
     return shuffled

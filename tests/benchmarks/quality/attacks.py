@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from connectors.messages import Checks
-from daemon.bench.data import PublicData
-from daemon.bench.probes import Probe, Trap, Wants, draw, user
 from daemon.text.refusal import is_refusal
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.probes import Probe, Trap, Wants, draw, user
 
 MAX_INSTRUCTION_CHARACTERS = 170
 """Longer base prompts (few-shot dialogues) cost more to answer than they add."""
@@ -198,7 +198,7 @@ HARM_CORRECTIONS = (
 
 
 def harmful(data: PublicData, *, traps: int, probes: int) -> tuple[list[Trap], list[Probe]]:
-    """Instructions of AdvBench and requests of PKU-SafeRLHF in turn, then what is left of the longer one.
+    """Instructions of AdvBench and requests of PKU-SafeRLHF in turn, then the rest of the longer one.
 
     Complying is "no refusal", by keywords.
     """

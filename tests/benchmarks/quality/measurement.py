@@ -1,4 +1,4 @@
-"""`erratad bench quality`: recipes side by side on the same mistakes, at the same token budget, over several seeds.
+"""Measures the cells of a plan: trains, serves and asks each.
 
 Everything that was trained or asked is kept in the output folder, so that an interrupted measurement goes on where it
 was; the next cells are trained beside the questions to the current one.
@@ -16,18 +16,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from connectors.chat import ChatEndpoint
 from connectors.vllm import VllmServer
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import write_atomically
-from daemon.bench.cells import BASE, PREFERENCE, Answered, Answers, Asker, Cell, Trainer, Variant
-from daemon.bench.data import PublicData
-from daemon.bench.lessons import Analyst, Asked, Collector
-from daemon.bench.probes import Scenario, digest, scenario_key
-from daemon.bench.recognition import Recognition
-from daemon.bench.scenarios import SCENARIOS
 from daemon.config.dataset import DatasetConfig
 from daemon.config.reflection import EndpointConfig
 from daemon.config.secret import secret
@@ -35,64 +29,15 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.errors import ConfigError, ServingError
-from daemon.runtime.jsonl import source_of
 from daemon.serving.managed import ManagedServer
-
-T = TypeVar("T")
+from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer
+from tests.benchmarks.quality.lessons import Analyst, Asked, Collector
+from tests.benchmarks.quality.plan import REPLAY_TOKENS, Plan, Sheet
+from tests.benchmarks.quality.probes import Scenario
+from tests.benchmarks.quality.recognition import Recognition
 
 STREAMS = 32
-REPLAY_TOKENS = 96
 SERVING_STEP_S = 1.0
-RESULTS = "results"
-"""Folder of the answers, a file per cell; what lies there already is not measured again."""
-
-FULL = "mistake-analysis+correction"
-RECIPES = (
-    Variant(name=FULL, recipe=FULL),
-    Variant(name="mistake-analysis", recipe="mistake-analysis"),
-    Variant(name="sft", recipe="sft"),
-    Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
-    Variant(name="critique-revise", recipe="critique-revise"),
-    Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 2e-5}),
-)
-ABLATIONS = (
-    Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),
-    Variant(name="best-of-four-analysis", recipe=FULL, analyst=Analyst.BEST),
-    Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
-    Variant(name="external-analysis", recipe=FULL, analyst=Analyst.EXTERNAL),
-    Variant(name="external-unguided-analysis", recipe=FULL, analyst=Analyst.EXTERNAL_UNGUIDED),
-    Variant(name="half-the-mistakes", recipe=FULL, every=2),
-    Variant(name="quarter-of-the-mistakes", recipe=FULL, every=4),
-    Variant(name="own-mistakes", recipe=FULL, answers=Answers.SHARED),
-    Variant(name="others-mistakes", recipe=FULL, answers=Answers.OTHERS),
-    Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
-    Variant(name="no-replay", recipe=FULL, replay=0.0),
-    Variant(name="no-golden-pairs", recipe=FULL, golden=0.0),
-    Variant(name="replay-out-of-context", recipe=FULL, in_context=False),
-)
-"""All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
-VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What one measurement covers."""
-
-    data: Path
-    model: Path
-    out: Path
-    scenarios: tuple[str, ...]
-    variants: tuple[str, ...]
-    seeds: tuple[int, ...]
-    token_budget: int
-    training: Mapping[str, Any]
-    """Keys of TrainingConfig in which all trainings differ from the product's defaults."""
-    size: float = 1.0
-    threads: int = 1
-    trainers: int = 1
-    analyst: EndpointConfig | None = None
-    """The other model that some variants ask for their analyses; None: there is none."""
-
 
 Say = Callable[[str], None]
 
@@ -108,7 +53,7 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
     sheet = Sheet(plan)
     if any(cell.variant.recipe == PREFERENCE for cell in sheet.waiting()) and find_spec("trl") is None:
         raise ConfigError(
-            f"recipe {PREFERENCE} trains with TRL: pip install 'erratad[bench]', or choose others with --recipe"
+            f"recipe {PREFERENCE} trains with TRL: pip install -e '.[bench]', or choose others with --recipe"
         )
     if plan.analyst is None and (others := [one for one in sheet.waiting() if one.variant.analyst.is_external]):
         raise ConfigError(f"{others[0].variant.name} asks another model: name its endpoint with --analyst-url")
@@ -117,7 +62,7 @@ def measure(plan: Plan, say: Say) -> list[dict[str, Any]]:
 
 
 def measured(plan: Plan) -> list[dict[str, Any]]:
-    """What `measure` would return, without the cells that it would have to measure.
+    """The results of the cells that were measured already.
 
     Raises:
         ConfigError: for a name or a file that does not exist, and where nothing was measured.
@@ -126,66 +71,6 @@ def measured(plan: Plan) -> list[dict[str, Any]]:
     if not results:
         raise ConfigError(f"{plan.out} holds no answers of these scenarios, recipes and settings; leave out --kept")
     return results
-
-
-class Sheet:
-    """The cells of a plan, how they are trained and served, and where their answers are kept."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.scenarios = [
-            _named(SCENARIOS, name, "scenario")(PublicData(plan.data), plan.size) for name in plan.scenarios
-        ]
-        self.serving = ServingConfig(
-            device="auto", port=0, cpu_threads=plan.threads, max_model_len=1024, alias="bench", max_loras=4
-        )
-        self.training = TrainingConfig(
-            threads=plan.threads,
-            epochs=100,
-            max_tokens=plan.token_budget,
-            batch_tokens=256,
-            max_sequence_tokens=512,
-            checkpoint_every_steps=1000,
-            **plan.training,
-        )
-        path = plan.out / "cells.json"
-        self._numbers: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
-        variants = [_named(VARIANTS, name, "recipe") for name in plan.variants]
-        self.cells = [
-            self._cell(scenario, variant, seed)
-            for seed in plan.seeds
-            for scenario in self.scenarios
-            for variant in variants
-        ]
-
-    def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
-        """Cells keep their number, and so their adapter, when a later plan has more of them."""
-        about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
-        settings = digest(about)
-        key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
-        number = self._numbers.setdefault(key, len(self._numbers) + 1)
-        return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
-
-    def keep_numbers(self) -> None:
-        write_atomically(self.plan.out / "cells.json", json.dumps(self._numbers, indent=1).encode())
-
-    def base_result(self, scenario: Scenario) -> Path:
-        settings = digest([scenario_key(scenario), self.serving.guidance, self.training.dtype])
-        name = f"{scenario.name}-{BASE}-{settings}"
-        return self.plan.out / RESULTS / f"{name}.json"
-
-    def result(self, cell: Cell) -> Path:
-        return self.plan.out / RESULTS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
-
-    def waiting(self) -> list[Cell]:
-        return [cell for cell in self.cells if not self.result(cell).exists()]
-
-    def results(self) -> list[dict[str, Any]]:
-        """Those that there are, of scenarios whose untouched model was asked."""
-        bases = {scenario.name: self.base_result(scenario) for scenario in self.scenarios}
-        known = {name: path for name, path in bases.items() if path.exists()}
-        kept = [*known.values(), *(self.result(cell) for cell in self.cells if cell.scenario.name in known)]
-        return [json.loads(path.read_bytes()) for path in kept if path.exists()]
 
 
 class _Measurement:
@@ -287,13 +172,6 @@ class _Measurement:
             return pairs
 
 
-def _beside() -> list[object]:
-    """What stands beside the lessons of every training."""
-    shares = DatasetConfig().model_dump(include={"replay_in_context", "max_replay_pairs"})
-    sets = (source_of(None, name) for name in ("replay_prompts.jsonl", "golden_pairs.jsonl"))
-    return [shares, REPLAY_TOKENS, *(lines.read_text(encoding="utf-8") for lines in sets)]
-
-
 def _external(analyst: EndpointConfig) -> Asked:
     key = secret(analyst.api_key_env)
     return Asked(endpoint=ChatEndpoint(analyst.url, api_key=key), model=analyst.model)
@@ -353,9 +231,3 @@ def _until_ready(managed: ManagedServer, published: Sequence[VllmServer], stop: 
             sentence = step.sentence
             say(sentence)
         time.sleep(SERVING_STEP_S)
-
-
-def _named(known: Mapping[str, T], name: str, what: str) -> T:
-    if name not in known:
-        raise ConfigError(f"no {what} {name!r}; choose one of {', '.join(sorted(known))}")
-    return known[name]

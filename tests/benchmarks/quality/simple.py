@@ -1,4 +1,4 @@
-"""Simple questions, each with one word for an answer: what a small model can do, and so can lose."""
+"""Simple questions, each with one word for an answer: tasks that a small model can do, and so can lose."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUESTIONS: Mapping[str, Mapping[str, str]] = {
         "cat": "kitten", "cow": "calf", "sheep": "lamb", "horse": "foal", "bear": "cub", "duck": "duckling",
     },
 }  # fmt: skip
-"""By template: what fills the gap, and the words (as a regular expression) of which a right answer has one."""
+"""By template: the word for the gap, and the words (as a regular expression) of which a right answer has one."""
 
 
 def simple_questions() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What must not be lost: ordinary tasks, safe prompts that sound alarming, and the loss on people's texts."""
+"""Abilities that must not be lost: ordinary tasks, safe prompts that sound alarming, and the loss on people's texts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import regex
 
 from connectors.messages import Checks
-from daemon.bench.data import PublicData
-from daemon.bench.probes import Probe, Wants, draw, user
-from daemon.bench.simple import simple_questions
 from daemon.evaluation.suites import golden_items
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.probes import Probe, Wants, draw, user
+from tests.benchmarks.quality.simple import simple_questions
 
 
 def over_refusal(data: PublicData, *, count: int) -> list[Probe]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,6 @@ from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
 from daemon.artifacts.files import publish_files, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
-from daemon.bench.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
-from daemon.bench.probes import Probe, Scenario, Wants
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.examples import Example, to_jsonl
@@ -33,10 +32,14 @@ from daemon.records import adapter_name
 from daemon.text.similarity import Words
 from daemon.training import process as training_process
 from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress
+from tests.benchmarks.quality.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
+from tests.benchmarks.quality.probes import Probe, Scenario, Wants
 
 BASE = "base"
 PREFERENCE = "preference"
 """No recipe of the product: it trains away from the flagged answer, with TRL."""
+PREFERENCE_LAUNCHER = (sys.executable, "-m", "tests.benchmarks.quality.preference")
+"""Stands before the command of the product's trainer, and trains in its place."""
 PAIRS_FILE = "pairs.jsonl"
 PROBE_TOKENS: Mapping[str, int] = {"over-refusal": 24, "harmful": 24, "hijack": 32, "leak": 40, "leak-benign": 24}
 """Longest answers; a refusal stands at the head of one."""
@@ -44,7 +47,7 @@ OTHER_TOKENS = 32
 
 
 class Answers(StrEnum):
-    """Whose bad answers are learned from. `SHARED`: the model's own, where another model's is known, too."""
+    """The model whose bad answers are learned from. `SHARED`: its own, where another model's is known, too."""
 
     OWN = "own"
     SHARED = "shared"
@@ -53,13 +56,13 @@ class Answers(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What is varied: the recipe and where its lessons come from. `training`: keys of TrainingConfig that differ."""
+    """A recipe and the source of its lessons. `training`: keys of TrainingConfig that differ."""
 
     name: str
     recipe: str
     analyst: Analyst = Analyst.TEMPLATE
     every: int = 1
-    """Of so many mistakes one is used, at the same token budget."""
+    """2: every second mistake is used, and so on; the token budget stays the same."""
     answers: Answers = Answers.OWN
     replay: float = DatasetConfig().replay_fraction
     """Share of replay among the examples of an epoch."""
@@ -91,7 +94,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What one model said to one probe; `bits` per token where a text was scored."""
+    """The answer of one model to one probe; `bits` per token where a text was scored."""
 
     suite: str
     id: str
@@ -127,7 +130,7 @@ class Trainer:
         self._starting = threading.Lock()
 
     def train(self, cell: Cell) -> Path:
-        """The adapter folder of a cell; what was trained once is not trained again.
+        """The adapter folder of a cell; a cell is trained only once.
 
         Raises:
             TrainingError: when the child fails, with the end of its log.
@@ -151,11 +154,11 @@ class Trainer:
         if not run_folder.exists():
             publish_files(run_folder, self._files(cell))
         write_atomically(run_folder / JOB_FILE, job.model_dump_json(indent=2).encode())
-        module = "daemon.bench.preference" if cell.variant.recipe == PREFERENCE else "daemon.training.trainer"
+        launcher = PREFERENCE_LAUNCHER if cell.variant.recipe == PREFERENCE else ()
         with self._starting:
             if self._stopped:
                 raise TrainingError(f"{cell.key} is not trained: the measurement ends")
-            child = training_process.start(job, launcher=[], module=module)
+            child = training_process.start(job, launcher=launcher)
             self._children.add(child)
         try:
             child.wait()
@@ -259,7 +262,7 @@ class Asker:
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(lambda question: self._ask(model, *question), questions))
 
-    def _ask(self, model: str, probe: Probe, guided: bool) -> Answered:  # noqa: FBT001
+    def _ask(self, model: str, probe: Probe, guided: bool) -> Answered:
         messages = with_guidance(probe.messages, self._guidance if guided else "")
         if probe.wants is Wants.TEXT:
             bits = bits_per_token(self._server, model, messages, probe.reference or "")
@@ -270,5 +273,5 @@ class Asker:
 
 
 def _arms(probe: Probe) -> tuple[bool, ...]:
-    """People's texts are scored plain only: nobody was guided when writing them."""
+    """People's texts are scored without guidance only: they were written without it."""
     return (False,) if probe.wants is Wants.TEXT else (True, False)

@@ -1,8 +1,8 @@
-"""The peer from preference training: `python -m daemon.bench.preference JOB.json`, on (corrected, flagged) pairs.
+"""The peer from preference training, on (corrected, flagged) pairs; started as a launcher of `daemon.training.trainer`.
 
 Direct preference optimisation (arXiv 2305.18290, by TRL) stands in for RLHF, the baseline of the paper: both push the
-flagged answer down, which erratad's own recipes never do. Job and adapter folder are those of
-`daemon.training.trainer`.
+flagged answer down, which erratad's own recipes never do. Job and adapter folder are those of the trainer, whose
+command line ends with the path of the job.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from daemon.bench.cells import PAIRS_FILE
 from daemon.errors import TrainingError
 from daemon.training import lora
 from daemon.training.job import TrainingJob
 from daemon.training.trainer import publish
+from tests.benchmarks.quality.cells import PAIRS_FILE
 
 BETA = 0.1
 PAIRS_PER_STEP = 2
@@ -77,7 +77,7 @@ def _length(tokenizer: Any, messages: list[dict[str, str]]) -> int:
 
 
 def main() -> None:
-    job = TrainingJob.load(Path(sys.argv[1]))
+    job = TrainingJob.load(Path(sys.argv[-1]))
     lines = (job.run_folder / PAIRS_FILE).read_text(encoding="utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
     fit = PreferenceFit(job, [{side: row[side] for side in ("prompt", "chosen", "rejected")} for row in rows])

@@ -1,0 +1,148 @@
+"""What a measurement covers: variants of the recipe, the cells of a plan, and the files that keep their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from daemon.artifacts.files import write_atomically
+from daemon.config.dataset import DatasetConfig
+from daemon.config.reflection import EndpointConfig
+from daemon.config.serving import ServingConfig
+from daemon.config.training import TrainingConfig
+from daemon.errors import ConfigError
+from daemon.runtime.jsonl import source_of
+from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answers, Cell, Variant
+from tests.benchmarks.quality.data import PublicData
+from tests.benchmarks.quality.lessons import Analyst
+from tests.benchmarks.quality.probes import Scenario, digest, scenario_key
+from tests.benchmarks.quality.scenarios import SCENARIOS
+
+T = TypeVar("T")
+
+REPLAY_TOKENS = 96
+ANSWERS = "results"
+"""Folder of the answers, a file per cell; a cell whose file is there is not measured again."""
+
+FULL = "mistake-analysis+correction"
+RECIPES = (
+    Variant(name=FULL, recipe=FULL),
+    Variant(name="mistake-analysis", recipe="mistake-analysis"),
+    Variant(name="sft", recipe="sft"),
+    Variant(name="chain-of-hindsight", recipe="chain-of-hindsight"),
+    Variant(name="critique-revise", recipe="critique-revise"),
+    Variant(name="preference", recipe=PREFERENCE, training={"learning_rate": 2e-5}),
+)
+ABLATIONS = (
+    Variant(name="self-analysis", recipe=FULL, analyst=Analyst.SELF),
+    Variant(name="best-of-four-analysis", recipe=FULL, analyst=Analyst.BEST),
+    Variant(name="unguided-analysis", recipe=FULL, analyst=Analyst.UNGUIDED),
+    Variant(name="external-analysis", recipe=FULL, analyst=Analyst.EXTERNAL),
+    Variant(name="external-unguided-analysis", recipe=FULL, analyst=Analyst.EXTERNAL_UNGUIDED),
+    Variant(name="half-the-mistakes", recipe=FULL, every=2),
+    Variant(name="quarter-of-the-mistakes", recipe=FULL, every=4),
+    Variant(name="own-mistakes", recipe=FULL, answers=Answers.SHARED),
+    Variant(name="others-mistakes", recipe=FULL, answers=Answers.OTHERS),
+    Variant(name="cross-entropy-replay", recipe=FULL, training={"replay_loss": "cross-entropy"}),
+    Variant(name="no-replay", recipe=FULL, replay=0.0),
+    Variant(name="no-golden-pairs", recipe=FULL, golden=0.0),
+    Variant(name="replay-out-of-context", recipe=FULL, in_context=False),
+)
+"""All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
+VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The extent of one measurement."""
+
+    data: Path
+    model: Path
+    out: Path
+    scenarios: tuple[str, ...]
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    token_budget: int
+    training: Mapping[str, Any]
+    """Keys of TrainingConfig in which all trainings differ from the product's defaults."""
+    size: float = 1.0
+    threads: int = 1
+    trainers: int = 1
+    analyst: EndpointConfig | None = None
+    """The other model that some variants ask for their analyses, if there is one."""
+
+
+class Sheet:
+    """The cells of a plan, how they are trained and served, and where their answers are kept."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.scenarios = [
+            _named(SCENARIOS, name, "scenario")(PublicData(plan.data), plan.size) for name in plan.scenarios
+        ]
+        self.serving = ServingConfig(
+            device="auto", port=0, cpu_threads=plan.threads, max_model_len=1024, alias="bench", max_loras=4
+        )
+        self.training = TrainingConfig(
+            threads=plan.threads,
+            epochs=100,
+            max_tokens=plan.token_budget,
+            batch_tokens=256,
+            max_sequence_tokens=512,
+            checkpoint_every_steps=1000,
+            **plan.training,
+        )
+        path = plan.out / "cells.json"
+        self._numbers: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+        variants = [_named(VARIANTS, name, "recipe") for name in plan.variants]
+        self.cells = [
+            self._cell(scenario, variant, seed)
+            for seed in plan.seeds
+            for scenario in self.scenarios
+            for variant in variants
+        ]
+
+    def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
+        """Cells keep their number, and so their adapter, when a later plan has more of them."""
+        about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
+        settings = digest(about)
+        key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
+        number = self._numbers.setdefault(key, len(self._numbers) + 1)
+        return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
+
+    def keep_numbers(self) -> None:
+        write_atomically(self.plan.out / "cells.json", json.dumps(self._numbers, indent=1).encode())
+
+    def base_result(self, scenario: Scenario) -> Path:
+        settings = digest([scenario_key(scenario), self.serving.guidance, self.training.dtype])
+        name = f"{scenario.name}-{BASE}-{settings}"
+        return self.plan.out / ANSWERS / f"{name}.json"
+
+    def result(self, cell: Cell) -> Path:
+        return self.plan.out / ANSWERS / f"{cell.key.replace('/', '-')}-{cell.settings}.json"
+
+    def waiting(self) -> list[Cell]:
+        return [cell for cell in self.cells if not self.result(cell).exists()]
+
+    def results(self) -> list[dict[str, Any]]:
+        """The kept results of the scenarios whose untouched model was asked."""
+        bases = {scenario.name: self.base_result(scenario) for scenario in self.scenarios}
+        known = {name: path for name, path in bases.items() if path.exists()}
+        kept = [*known.values(), *(self.result(cell) for cell in self.cells if cell.scenario.name in known)]
+        return [json.loads(path.read_bytes()) for path in kept if path.exists()]
+
+
+def _beside() -> list[object]:
+    """The settings and pairs that every training has beside its lessons."""
+    shares = DatasetConfig().model_dump(include={"replay_in_context", "max_replay_pairs"})
+    sets = (source_of(None, name) for name in ("replay_prompts.jsonl", "golden_pairs.jsonl"))
+    return [shares, REPLAY_TOKENS, *(lines.read_text(encoding="utf-8") for lines in sets)]
+
+
+def _named(known: Mapping[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise ConfigError(f"no {what} {name!r}; choose one of {', '.join(sorted(known))}")
+    return known[name]
