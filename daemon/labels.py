@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -70,9 +71,25 @@ class Drop(StrEnum):
 class LeftOut(StrEnum):
     """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
 
-    NO_EXAMPLE = "without an example under the recipe"
-    MAX_PER_REPORTER = "above max_per_reporter"
-    MAX_PER_CLUSTER = "above max_per_cluster"
-    MAX_REPORTS = "above max_reports"
-    NEAR_DUPLICATE = "near-duplicate of another report"
-    HELD_OUT_ALIKE = "similar to a held-out report"
+    NO_EXAMPLE = "no_example"
+    MAX_PER_REPORTER = "max_per_reporter"
+    MAX_PER_CLUSTER = "max_per_cluster"
+    MAX_REPORTS = "max_reports"
+    NEAR_DUPLICATE = "near_duplicate"
+    HELD_OUT_ALIKE = "held_out_alike"
+
+    @classmethod
+    def _missing_(cls, value: object) -> LeftOut | None:
+        """The reason of that text: earlier versions wrote the texts into manifests."""
+        return next((reason for reason in cls if LEFT_OUT_TEXT[reason] == value), None)
+
+
+LEFT_OUT_TEXT: Mapping[str, str] = {
+    LeftOut.NO_EXAMPLE: "without an example under the recipe",
+    LeftOut.MAX_PER_REPORTER: "above max_per_reporter",
+    LeftOut.MAX_PER_CLUSTER: "above max_per_cluster",
+    LeftOut.MAX_REPORTS: "above max_reports",
+    LeftOut.NEAR_DUPLICATE: "near-duplicate of another report",
+    LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
+}
+"""The reasons for people."""

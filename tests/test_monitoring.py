@@ -221,6 +221,11 @@ def test_closed_sets_hold_what_the_code_says() -> None:
     assert Trigger.MANUAL not in metrics.CLOSED_SETS[metrics.SCHEDULE_MIN_LESSONS]["trigger"]
 
 
+def test_values_of_labels_are_names_and_no_sentences() -> None:
+    values = {value for sets in metrics.CLOSED_SETS.values() for of_label in sets.values() for value in of_label}
+    assert [value for value in values if not re.fullmatch(r"[a-z0-9]+([_.-][a-z0-9]+)*", value)] == []
+
+
 def test_labels_are_closed_or_bounded_by_what_is_deployed() -> None:
     for metric in declared():
         labels = set(metric._labelnames)

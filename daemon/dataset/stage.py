@@ -36,7 +36,7 @@ from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.dataset.selection import Chosen, Selection, select
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
-from daemon.labels import LeftOut
+from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Step
 from daemon.store import Reports, Runs
@@ -157,11 +157,11 @@ class DatasetStage:
             candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=self._comparison
         )
         if len(selection.train) < MIN_TRAIN_REPORTS:
-            left_out = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
+            reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             raise DatasetError(
                 f"too few lessons: {len(selection.train)} of {len(candidates)} can be trained on under recipe "
                 f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
-                f"left out: {left_out}); collect more reports and start a new run"
+                f"left out: {', '.join(reasons) or 'none'}); collect more reports and start a new run"
             )
         return selection
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from daemon import __version__
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
+from daemon.labels import LEFT_OUT_TEXT
 from daemon.operations.views import AdapterRow, InductionRow, RunRow, View
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Course, level_of_each
@@ -240,7 +241,8 @@ def progress_words(run: RunRow) -> str:
 def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
     for name in ("examples", "left_out"):
         if counts := progress.get(name):
-            counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
+            # runs of earlier versions are counted by the texts
+            counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(kind, kind)}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"
     if progress.get("steps"):
         loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))

@@ -89,7 +89,7 @@ def test_the_training_side_never_holds_what_resembles_the_held_out_side(
 
     assert prompts(HOLDOUT_FILE)
     assert prompts(TRAIN_FILE).isdisjoint(prompts(HOLDOUT_FILE))
-    assert load_manifest(Path(run.folder)).left_out["similar to a held-out report"] > 0
+    assert load_manifest(Path(run.folder)).left_out[LeftOut.HELD_OUT_ALIKE] > 0
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
         "the-newest", "another-answer", "another-question", "another-context", "another-category"
     }  # fmt: skip
     assert manifest.left_out == {LeftOut.NEAR_DUPLICATE: 2}
-    assert run.progress["left_out"] == {"near-duplicate of another report": 2}
-    sample = {"reason": LeftOut.NEAR_DUPLICATE.value}
+    assert run.progress["left_out"] == {"near_duplicate": 2}
+    sample = {"reason": "near_duplicate"}
     assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 2
 
 
