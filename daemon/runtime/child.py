@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from pathlib import Path
+
+import psutil
 
 DAEMON_PID_VARIABLE = "ERRATAD_DAEMON_PID"
 _PR_SET_PDEATHSIG = 1
@@ -27,7 +28,7 @@ def die_with_the_daemon() -> None:
     """Have the kernel send SIGTERM when the parent dies, however it dies."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     daemon = os.environ.get(DAEMON_PID_VARIABLE)
-    if daemon is not None and not Path(f"/proc/{daemon}").exists():
+    if daemon is not None and not psutil.pid_exists(int(daemon)):
         raise SystemExit("the daemon died before the work began; it starts again with the daemon")
 
 

@@ -11,7 +11,7 @@ running server. What makes that safe:
   engine processes of a server whose front end is gone are still found, and ended before the port is used again.
 
 An orderly stop of the daemon ends the server. A supervisor that kills whole control groups (systemd's default) ends it
-with the daemon; with ``KillMode=process`` it is adopted. Linux only: it reads /proc.
+with the daemon; with ``KillMode=process`` it is adopted. Linux only: the boot id and the sessions are the kernel's.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from daemon.errors import ServingError
 from daemon.serving.command import Command
 
 _GATE = 'read -r _ && exec "$@" </dev/null'
-_PROC = Path("/proc")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 KILL_TIMEOUT_S = 10.0
 POLL_S = 0.05
 
@@ -70,28 +72,33 @@ class ServerRecord:
         return record if record.boot_id == _boot_id() else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stat:
-    state: str
-    session: int
-    started: int
-
-    @property
-    def runs(self) -> bool:
-        return self.state not in {"Z", "X"}
-
-
-def _stat(pid: int) -> _Stat | None:
-    try:
-        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return _Stat(state=fields[0], session=int(fields[3]), started=int(fields[19]))
-
-
 def _boot_id() -> str:
-    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def _process(pid: int) -> psutil.Process | None:
+    """Equal to another one only if its start time agrees, too; None for an unused process id."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid)
+    return None
+
+
+def _started(process: psutil.Process) -> int:
+    """In clock ticks since boot: psutil's seconds since 1970 shift when the clock is set."""
+    return round((process.create_time() - psutil.boot_time()) * _TICKS_PER_S)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
 
 
 class ServerProcess:
@@ -100,6 +107,8 @@ class ServerProcess:
     def __init__(self, record: ServerRecord, popen: subprocess.Popen[bytes] | None = None) -> None:
         self.record = record
         self._popen = popen
+        found = _process(record.pid)
+        self._leader = found if found is not None and _started(found) == record.started else None
 
     @property
     def adopted(self) -> bool:
@@ -113,12 +122,11 @@ class ServerProcess:
     def alive(self) -> bool:
         if self._popen is not None:
             return self._popen.poll() is None
-        stat = _stat(self.record.pid)
-        return stat is not None and stat.runs and stat.started == self.record.started
+        return self._leader is not None and _runs(self._leader)
 
     def age_s(self) -> float:
         """Seconds since the process was created."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.record.started / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.record.started / _TICKS_PER_S
 
     def end(self, *, grace_s: float) -> None:
         """Ask the server to stop, and kill what is left of its session after `grace_s`.
@@ -126,30 +134,28 @@ class ServerProcess:
         Raises:
             ServingError: when a process survives even that.
         """
-        if self.alive():
-            os.kill(self.record.pid, signal.SIGTERM)
+        if self._leader is not None and self.alive():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._leader.terminate()
             _wait_until(lambda: not self.alive(), grace_s)
         if not _wait_until(self._killed, KILL_TIMEOUT_S):
-            raise ServingError(
-                f"processes {self._members()} of the vLLM server survive SIGKILL; look at their state with ps"
-            )
+            pids = [member.pid for member in self._members()]
+            raise ServingError(f"processes {pids} of the vLLM server survive SIGKILL; look at their state with ps")
 
     def _killed(self) -> bool:
         members = self._members()
-        for pid in members:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
         return not members and not self.alive()
 
-    def _members(self) -> list[int]:
-        leader = _stat(self.record.pid)
-        if leader is not None and leader.started != self.record.started:
+    def _members(self) -> list[psutil.Process]:
+        holder = _process(self.record.pid)
+        if holder is not None and holder != self._leader:
             return []
-        pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
-        stats = ((pid, _stat(pid)) for pid in pids)
-        return [pid for pid, stat in stats if stat is not None and stat.runs and stat.session == self.record.pid]
+        # not `process_iter`: it keeps what it found before, and would pass over a member with a reused process id
+        found = (_process(pid) for pid in psutil.pids() if _session(pid) == self.record.pid)
+        return [process for process in found if process is not None and _runs(process)]
 
 
 def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -174,12 +180,12 @@ def start(
             env={**os.environ, **command.environment},
             start_new_session=True,
         )
-    stat = _stat(popen.pid)
-    if stat is None or popen.stdin is None:
+    process = _process(popen.pid)
+    if process is None or popen.stdin is None:
         raise ServingError("the vLLM server cannot be watched: /proc shows no process; erratad needs Linux with /proc")
     record = ServerRecord(
         pid=popen.pid,
-        started=stat.started,
+        started=_started(process),
         boot_id=_boot_id(),
         port=port,
         admin_token=admin_token,

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from daemon.runtime.child import environment
 from daemon.training.job import JOB_FILE, LOG_FILE, TrainingJob
 
@@ -49,13 +51,13 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 def resident_bytes(pid: int) -> int:
     """Memory of a process and of all that it started (a launcher's workers); 0 for one that is gone."""
-    process = Path(f"/proc/{pid}")
-    try:
-        pages = int((process / "statm").read_text().split()[1])
-        children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += member.memory_info().rss
+    return total
 
 
 def log_tail(run_folder: Path) -> str:

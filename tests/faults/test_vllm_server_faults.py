@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from connectors.vllm import VllmServer
@@ -205,6 +207,31 @@ def test_a_killed_daemon_leaves_a_server_that_the_next_one_adopts(desk: Desk) ->
     assert desk.published[0].state().epoch
 
 
+def test_a_server_that_an_older_daemon_recorded_is_adopted(desk: Desk) -> None:
+    """erratad 0.1 read the start time itself, as field 22 of /proc/PID/stat."""
+    before = desk.killed_daemon()
+    fields = Path(f"/proc/{before.pid}/stat").read_text().rpartition(")")[2].split()
+    written = {
+        "pid": before.pid,
+        "started": int(fields[19]),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "port": before.port,
+        "admin_token": before.admin_token,
+        "fingerprint": before.fingerprint,
+    }
+    record_path(desk.data_dir).write_text(json.dumps(written))
+    assert f"(process {before.pid}, adopted)" in _until_says(desk.stage(), "vLLM serves")
+
+
+def test_a_server_is_adopted_though_the_clock_was_set_since_its_start(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = desk.killed_daemon()
+    boot_time = psutil.boot_time() + 3600
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot_time)
+    assert f"(process {before.pid}, adopted)" in _until_says(desk.stage(), "vLLM serves")
+
+
 def test_an_adopted_server_is_supervised_like_an_own_one(desk: Desk) -> None:
     before = desk.killed_daemon()
     stage = desk.stage()
@@ -338,10 +365,9 @@ def _values(record: ServerRecord) -> dict[str, Any]:
 
 def _runs(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
         return False
-    return state not in {"Z", "X"}
 
 
 def _step(stage: ManagedServer) -> Step:
