@@ -5,7 +5,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check format bench bench-swap bench-alias bench-quality clean
+.PHONY: help setup demo test check docs format bench bench-swap bench-alias bench-quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +25,14 @@ test: $(READY) check ## every test: unit, services, faults, end to end (PYTEST="
 	@deploy/local/prometheus.sh
 	$(BIN)/python -m pytest $(PYTEST)
 
-check: $(READY) ## ruff, mypy, import-linter
+check: $(READY) docs ## ruff, mypy, import-linter, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY) ## the documentation's site in build/site; a broken link, anchor or image fails
+	$(BIN)/python -m deploy.docs.build
 
 format: $(READY) ## format and fix
 	$(BIN)/ruff format .

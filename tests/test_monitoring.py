@@ -39,7 +39,7 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 ALERT_TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
-RUNBOOK = (DEPLOY / "RUNBOOK.md").read_text()
+RUNBOOK = (DEPLOY.parent / "docs" / "runbook.md").read_text()
 PROCESS_METRICS = {family.name for family in REGISTRY.collect() if family.name.startswith(("process_", "python_"))}
 OPEN_LABELS = {"partition", "stage", "kind"}
 """Labels bounded by what is deployed: partitions of the topic, stages, kinds of examples."""
@@ -77,7 +77,7 @@ def test_an_alert_says_how_bad_what_and_where_to_read_on(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"deploy/RUNBOOK.md#{name.lower()}"
+    assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
 
 
 @pytest.mark.parametrize("name", ALERTS)

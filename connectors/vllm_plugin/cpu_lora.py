@@ -2,8 +2,8 @@
 
 The stock functions look weights up by `stacked[indices]`. Index -1 means "no adapter" but selects the LAST slot there:
 base requests that share a batch with adapter requests are computed with an adapter. The functions here make one matrix
-product per adapter in the batch and leave rows of index -1 alone, which is also faster (RESULTS.md). Nearly all of the
-work is in linear layers: `add_lora_linear` groups the rows once for all of them, vLLM's own for each product anew.
+product per adapter in the batch and leave rows of index -1 alone, which is also faster (docs/results.md). Nearly all of
+the work is in linear layers: `add_lora_linear` groups the rows once for all of them, vLLM's own for each product anew.
 
 vLLM calls `register` in each of its processes (entry point `erratad_cpu_lora` in the group `vllm.general_plugins`).
 It does nothing where the stock functions are right: `is_correct` asks them.

@@ -1,4 +1,4 @@
-"""The lines of INTEGRATION.md with the OpenAI Python client itself: ask the alias, keep the generation, flag."""
+"""The lines of docs/integrate.md with the OpenAI Python client itself: ask the alias, keep the generation, flag."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`make bench-quality`: the recipes side by side on the same mistakes, at the same token budget, over several seeds.
 
-Writes the answers (results/quality/, a file per training), results/quality.json and the section of RESULTS.md. Takes
+Writes the answers (results/quality/, a file per training), results/quality.json and its section of the page (PAGE). Takes
 hours; an interrupted measurement goes on where it was, and published answers are not asked for again.
 """
 
@@ -26,7 +26,7 @@ from tests.benchmarks.quality.measurement import measure, measured
 from tests.benchmarks.quality.plan import ANSWERS
 from tests.benchmarks.report import RESULTS, keep
 
-PAGE = Path(__file__).parents[3] / "RESULTS.md"
+PAGE = Path(__file__).parents[3] / "docs" / "measurements" / "2026-11-26-recipes.md"
 SECTION = re.compile(r"(?<=<!-- quality -->\n).*?(?=<!-- end of quality -->)", re.DOTALL)
 PUBLISHED = RESULTS / "quality"
 FAILED, USAGE = 1, 2

@@ -229,8 +229,8 @@ def test_what_the_webhook_still_waits_for_is_never_deleted(
 
 
 def _documented() -> dict[str, Any]:
-    """The verification code of INTEGRATION.md, run as it stands there."""
-    text = (Path(__file__).parents[3] / "INTEGRATION.md").read_text()
+    """The verification code of docs/integrate.md, run as it stands there."""
+    text = (Path(__file__).parents[3] / "docs" / "integrate.md").read_text()
     [code] = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def verify" in one]
     names: dict[str, Any] = {}
     exec(code, names)
