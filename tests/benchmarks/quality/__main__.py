@@ -1,6 +1,6 @@
 """`make bench-quality`: the recipes side by side on the same mistakes, at the same token budget, over several seeds.
 
-Writes the answers (results/quality/, a file per training), results/quality.json and its section of the page (PAGE). Takes
+Writes the answers (results/quality/, a file per training), results/quality.json and its section of PAGE. Takes
 hours; an interrupted measurement goes on where it was, and published answers are not asked for again.
 """
 
