@@ -155,7 +155,7 @@ class IntentKind(StrEnum):
 
 
 class Split(StrEnum):
-    """Which side a cluster of similar reports is on, for ever."""
+    """Which side a cluster of similar reports is on, permanently."""
 
     TRAIN = "train"
     HOLDOUT = "holdout"
@@ -355,7 +355,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An operator's wish, queued so that it works alike from command line, API and console."""
+    """What an operator asks for, queued so that it works alike from command line, API and console."""
 
     id: int
     kind: IntentKind

@@ -72,7 +72,7 @@ class ScheduleStage:
         active = self._store.runs.active()
         if active is not None:
             return Step(sentence=f"not starting: run {active.id} (generation {active.generation}) is {active.state}")
-        intent = self._store.control.pending(IntentKind.TRAIN)
+        intent = self._store.intents.pending(IntentKind.TRAIN)
         if intent is not None:
             return self._start_by_hand(intent.id, intent.actor, lessons)
         return self._start_by_rule(lessons)
@@ -81,11 +81,11 @@ class ScheduleStage:
         """An operator may start a run in a blackout and below the threshold, but not from nothing."""
         if not self._store.reports.trainable(limit=1):
             outcome = "not training: there are no lessons yet"
-            self._store.control.finish(intent_id, IntentState.REFUSED, outcome)
+            self._store.intents.finish(intent_id, IntentState.REFUSED, outcome)
             return Step(sentence=outcome, worked=True)
         step = self._start(Trigger.MANUAL, actor, lessons, intent_id)
         if not step.worked:
-            self._store.control.finish(intent_id, IntentState.REFUSED, step.sentence)
+            self._store.intents.finish(intent_id, IntentState.REFUSED, step.sentence)
         return step
 
     def _start_by_rule(self, lessons: int) -> Step:

@@ -152,8 +152,7 @@ def _stages(
         stop=stop,
     )
     dataset = DatasetStage(
-        reports=store.reports,
-        runs=store.runs,
+        store=store,
         servers=fleet,
         config=config.dataset,
         comparison=comparison,
@@ -227,7 +226,7 @@ def _intake(config: Config, store: Store, stages: list[Stage], closing: ExitStac
     if kafka is None:
         return None
     ingest = IngestStage.connect(kafka=kafka, config=config.intake, reports=store.reports)
-    events = EventsStage.connect(kafka=kafka, control=store.control)
+    events = EventsStage.connect(kafka=kafka, outbox=store.outbox)
     closing.callback(events.close)
     closing.callback(ingest.close)
     stages += [ingest, events]

@@ -189,7 +189,7 @@ def audit(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None
     from daemon.operations.views import AuditView
 
     with opened(config) as store:
-        rows = [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit)]
+        rows = [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit)]
     listing(
         rows,
         {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},

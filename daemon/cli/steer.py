@@ -28,7 +28,7 @@ StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad st
 
 
 def asked_of_the_daemon(request: Callable[Concatenate[Store, Own], Intent]) -> Callable[..., None]:
-    """A command that hands a wish to the daemon and, unless told not to, waits for what becomes of it."""
+    """A command that hands an intent to the daemon and, unless told not to, waits for what becomes of it."""
 
     def run(config: Config, *, wait: bool, timeout: float, as_json: bool, **own: Any) -> None:
         with opened(config) as store:
@@ -186,7 +186,7 @@ def _outcome(store: Store, intent: Intent, wait_s: float) -> Intent:
     deadline = time.monotonic() + wait_s
     while intent.state == "pending" and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL_S)
-        intent = store.control.intent(intent.id)
+        intent = store.intents.get(intent.id)
     return intent
 
 

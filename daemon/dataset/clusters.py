@@ -1,4 +1,4 @@
-"""Which reports are about the same thing, and on which side of the holdout each group stands, for ever.
+"""Which reports are about the same thing, and on which side of the holdout each group stands, permanently.
 
 Leader clustering: a report joins the nearest cluster of its category whose first prompt (the leader) is similar enough,
 or opens a cluster. A leader is kept as text, so every way of comparing can compare with it, and clusters stay what they
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from daemon.records import Cluster, Report, Split
-from daemon.store import Reports
+from daemon.store import Clusters
 from daemon.text.similarity import Comparison, Vectors, cosines, reaches
 
 
 def assign(
-    store: Reports,
+    store: Clusters,
     reports: Sequence[Report],
     *,
     comparison: Comparison,
@@ -30,7 +30,7 @@ def assign(
 
     A crash half-way leaves complete assignments only: the next call goes on.
     """
-    clusters = store.clusters()
+    clusters = store.all()
     by_id = {cluster.id: cluster for cluster in clusters}
     assigned = {report.id: by_id[report.cluster_id] for report in reports if report.cluster_id is not None}
     waiting = sorted(
@@ -62,13 +62,13 @@ class _Category:
         self._clusters.append(cluster)
         self._leaders.append(row)
 
-    def place(self, store: Reports, report: Report, row: int, similarity: float, holdout_fraction: float) -> Cluster:
+    def place(self, store: Clusters, report: Report, row: int, similarity: float, holdout_fraction: float) -> Cluster:
         nearest = self._nearest(row, similarity)
         if nearest is not None:
-            store.join_cluster(report.id, nearest.id)
+            store.join(report.id, nearest.id)
             return nearest
         split = next_split([cluster.split for cluster in self._clusters], holdout_fraction)
-        cluster = store.new_cluster(
+        cluster = store.open(
             report_id=report.id, category=report.flagged.category, leader_text=report.prompt_text, split=split
         )
         self.add(cluster, row)

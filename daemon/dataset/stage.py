@@ -39,7 +39,7 @@ from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Step
-from daemon.store import Reports, Runs
+from daemon.store import Store
 from daemon.text.similarity import Comparison
 
 log = structlog.get_logger(__name__)
@@ -60,8 +60,7 @@ class DatasetStage:
     def __init__(
         self,
         *,
-        reports: Reports,
-        runs: Runs,
+        store: Store,
         servers: Servers,
         config: DatasetConfig,
         comparison: Comparison,
@@ -71,8 +70,9 @@ class DatasetStage:
         guidance: str,
         epochs: float,
     ) -> None:
-        self._reports = reports
-        self._runs = runs
+        self._reports = store.reports
+        self._clusters = store.clusters
+        self._runs = store.runs
         self._config = config
         self._comparison = comparison
         self._model_path = model_path
@@ -147,7 +147,7 @@ class DatasetStage:
     def _select(self, run: Run) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
-            self._reports,
+            self._clusters,
             [report for report, _ in candidates],
             comparison=self._comparison,
             similarity=self._config.same_kind,

@@ -11,7 +11,7 @@ from daemon import metrics
 from daemon.config.intake import KafkaConfig
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Step
-from daemon.store import Control
+from daemon.store import Outbox
 
 BATCH = 200
 
@@ -22,25 +22,25 @@ class EventsStage:
     name = "events"
     idle_s = 1.0
 
-    def __init__(self, *, producer: Producer, control: Control, topic: str) -> None:
+    def __init__(self, *, producer: Producer, outbox: Outbox, topic: str) -> None:
         self._producer = producer
-        self._control = control
+        self._outbox = outbox
         self._topic = topic
 
     @classmethod
-    def connect(cls, *, kafka: KafkaConfig, control: Control) -> EventsStage:
+    def connect(cls, *, kafka: KafkaConfig, outbox: Outbox) -> EventsStage:
         """The stage for the configured topic; it connects when there is something to publish."""
-        return cls(producer=Producer(kafka_options(kafka)), control=control, topic=kafka.events_topic)
+        return cls(producer=Producer(kafka_options(kafka)), outbox=outbox, topic=kafka.events_topic)
 
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one batch is short
-        events = self._control.unpublished(limit=BATCH)
+        events = self._outbox.unpublished(limit=BATCH)
         if not events:
             metrics.EVENTS_WAITING.set(0)
             return Step(sentence="no events to publish")
         try:
             self._publish(events)
         except KafkaUnavailableError as exc:
-            waiting = self._control.count_unpublished()
+            waiting = self._outbox.count_unpublished()
             metrics.EVENTS_WAITING.set(waiting)
             return Step(sentence=f"{waiting} events wait: {exc}")
         return Step(sentence=f"published {len(events)} events to {self._topic}", worked=True)
@@ -60,6 +60,6 @@ class EventsStage:
                 for event in events
             ]
         )
-        self._control.mark_published([event.id for event in events])
+        self._outbox.mark_published([event.id for event in events])
         for event in events:
             metrics.EVENTS_PUBLISHED.labels(type=event.type).inc()

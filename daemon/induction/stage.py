@@ -110,11 +110,11 @@ class InductionStage:
     # --- when ---
 
     def _begin(self) -> Step:
-        intent = self._store.control.pending(IntentKind.INDUCE)
+        intent = self._store.intents.pending(IntentKind.INDUCE)
         if intent is not None:
             step = self._start(Trigger.MANUAL, intent.actor, intent.id)
             if not step.worked:
-                self._store.control.finish(intent.id, IntentState.REFUSED, step.sentence)
+                self._store.intents.finish(intent.id, IntentState.REFUSED, step.sentence)
             return step
         if not self._config.enabled:
             return Step(sentence=OFF)

@@ -43,7 +43,7 @@ class GaugesStage:
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())
-        metrics.EVENTS_WAITING.set(self._store.control.count_unpublished())
+        metrics.EVENTS_WAITING.set(self._store.outbox.count_unpublished())
         return sum(counts.values())
 
     def _show_runs(self) -> None:

@@ -163,7 +163,7 @@ def status(store: Store, config: Config) -> StatusView:
         new_lessons=store.reports.count_new_lessons(),
         min_lessons=config.schedule.min_lessons,
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
-        events_waiting=store.control.count_unpublished(),
+        events_waiting=store.outbox.count_unpublished(),
         live=AdapterRow.of(store.adapters.live()),
         previous=None if previous is None else AdapterRow.of(previous),
         active_run=None if active is None else RunRow.of(active),

@@ -11,18 +11,18 @@ from daemon.text.rules import failures
 
 
 def request_training(store: Store, *, actor: str, reason: str) -> Intent:
-    return store.control.request(IntentKind.TRAIN, actor=actor, reason=reason)
+    return store.intents.request(IntentKind.TRAIN, actor=actor, reason=reason)
 
 
 def request_induction(store: Store, *, actor: str, reason: str) -> Intent:
     """Ask the model for mistakes now; refused by the daemon where induction is off."""
-    return store.control.request(IntentKind.INDUCE, actor=actor, reason=reason)
+    return store.intents.request(IntentKind.INDUCE, actor=actor, reason=reason)
 
 
 def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
     """Raises NotFoundError, or IllegalTransitionError when the generation can never go live from where it is."""
     _may_go_live(store, generation)
-    return store.control.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
+    return store.intents.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
 
 
 def request_rollback(store: Store, generation: int | None, *, actor: str, reason: str) -> Intent:
@@ -31,7 +31,7 @@ def request_rollback(store: Store, generation: int | None, *, actor: str, reason
         _may_go_live(store, generation)
     elif store.adapters.previous() is None:
         raise IllegalTransitionError("nothing to roll back to: no generation was live before the one that is")
-    return store.control.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
+    return store.intents.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
 
 
 def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) -> None:

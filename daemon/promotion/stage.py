@@ -49,7 +49,7 @@ from daemon.store.runs import REPORT_SUITES
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
-"""How often the store is asked for wishes; servers are called only once per `serving.reconcile_interval_s`."""
+"""How often the store is asked for intents; servers are called only once per `serving.reconcile_interval_s`."""
 RETRY_MAX_S = 60.0
 DIRECT = RolloutConfig(mode="direct")
 GIVE_UP_AFTER_S = 1800.0
@@ -113,11 +113,11 @@ class PromotionStage:
         return Step(sentence=_standing(*self._in_line()) if due else self._said)
 
     def _roll_back_on_request(self) -> Step | None:
-        intent = self._store.control.pending(IntentKind.ROLLBACK)
+        intent = self._store.intents.pending(IntentKind.ROLLBACK)
         return None if intent is None else self._finish(intent, self._roll_back(intent))
 
     def _promote_on_request(self) -> Step | None:
-        intent = self._store.control.pending(IntentKind.PROMOTE)
+        intent = self._store.intents.pending(IntentKind.PROMOTE)
         return None if intent is None else self._finish(intent, self._promote_now(intent, *self._in_line()))
 
     def _in_line(self) -> tuple[Adapter, Fit]:
@@ -128,7 +128,7 @@ class PromotionStage:
 
     def _finish(self, intent: Intent, outcome: Outcome) -> Step:
         if outcome.state != IntentState.PENDING:
-            self._store.control.finish(intent.id, outcome.state, outcome.sentence)
+            self._store.intents.finish(intent.id, outcome.state, outcome.sentence)
             log.info("intent", id=intent.id, kind=intent.kind, state=outcome.state, outcome=outcome.sentence)
         return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
 
@@ -181,7 +181,7 @@ class PromotionStage:
         return self._changed("promote", sentence)
 
     def _ruling(self, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> Ruling:
-        """An operator's wish goes past the trial, or ends it; the gate stands before it either way."""
+        """An operator's intent goes past the trial, or ends it; the gate stands before it either way."""
         if intent is not None:
             return Ruling(course=Course.PROMOTE, reason=intent.reason)
         return self._tryout.ruling(candidate, live, fit)

@@ -52,7 +52,7 @@ class WatchStage:
             return _resting("no generation was live before this one")
         if self._came_by_rollback(live):
             return _resting(f"{live.name} is live by a rollback: it was watched before")
-        asked = self._store.control.asked(IntentKind.ROLLBACK, actor=ACTOR, since=live.promoted_at)
+        asked = self._store.intents.asked(IntentKind.ROLLBACK, actor=ACTOR, since=live.promoted_at)
         if asked is not None:
             return _resting(f"asked to roll back {live.name} ({asked.outcome or asked.state})")
         return self._watch(live, previous)
@@ -91,9 +91,9 @@ class WatchStage:
         return compared
 
     def _ask(self, live: Adapter, previous: Adapter, risen: Comparison) -> Step:
-        """Name the target: if somebody rolls back first, this wish is refused instead of rolling back twice."""
+        """Name the target: if somebody rolls back first, this intent is refused instead of rolling back twice."""
         reason = f"{live.name} is worse than {previous.name}: {risen} (level {self._config.alpha:g})"
-        self._store.control.request(
+        self._store.intents.request(
             IntentKind.ROLLBACK, actor=ACTOR, reason=reason, target_generation=previous.generation
         )
         metrics.AUTOMATIC_ROLLBACKS.labels(rate=risen.rate).inc()

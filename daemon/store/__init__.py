@@ -11,10 +11,13 @@ from daemon.config.secret import secret
 from daemon.config.serving import ServingConfig
 from daemon.errors import ErratadError
 from daemon.store.adapters import Adapters
+from daemon.store.audit import Audit
+from daemon.store.clusters import Clusters
 from daemon.store.control import Control
 from daemon.store.engine import connect, reading
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
+from daemon.store.intents import Intents
 from daemon.store.migrate import migrate
 from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
@@ -26,8 +29,11 @@ from daemon.store.trials import Trials
 __all__ = [
     "Adapters",
     "Added",
+    "Audit",
+    "Clusters",
     "Control",
     "Inductions",
+    "Intents",
     "Outbox",
     "Reports",
     "Reviews",
@@ -48,13 +54,16 @@ class Store:
     engine: Engine
     inductions: Inductions
     reports: Reports
+    clusters: Clusters
     reviews: Reviews
     runs: Runs
     adapters: Adapters
+    intents: Intents
     control: Control
     traffic: Traffic
     trials: Trials
     outbox: Outbox
+    audit: Audit
 
     def ping(self) -> None:
         """Ask the database for one row.
@@ -90,13 +99,16 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         engine=engine,
         inductions=Inductions(engine),
         reports=Reports(engine),
+        clusters=Clusters(engine),
         reviews=Reviews(engine),
         runs=Runs(engine),
         adapters=Adapters(engine),
+        intents=Intents(engine),
         control=Control(engine),
         traffic=Traffic(engine),
         trials=Trials(engine),
         outbox=Outbox(engine),
+        audit=Audit(engine),
     )
     try:
         migrate(engine)

@@ -22,8 +22,9 @@ from daemon.records import (
 )
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.control import emit, fulfil
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
+from daemon.store.intents import fulfil
+from daemon.store.outbox import emit
 from daemon.store.reports import settle
 
 REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)
@@ -137,11 +138,11 @@ class Adapters:
         Args:
             resolved: ids of the reports that the candidate answers well now.
             recurring: ids of those that it still answers badly.
-            fulfils: the operator's wish that ends with it.
+            fulfils: the operator's intent that ends with it.
 
         Raises:
             IllegalTransitionError: when another generation than `expected_live` is live, the candidate may not be, or
-                the wish was fulfilled before.
+                the intent was carried out before.
         """
         with transaction(self._engine) as connection:
             candidate = self._replace_live(
@@ -169,12 +170,12 @@ class Adapters:
         """A retired generation becomes live again; the one that leaves is never promoted again.
 
         Reports that were resolved by it, or by a generation newer than the target, recur. The base model (generation 0)
-        is never marked as rolled back: it must stay available. The wish ends in the same transaction, so that a crash
+        is never marked as rolled back: it must stay available. The intent ends in the same transaction, so that a crash
         never rolls back twice.
 
         Raises:
             IllegalTransitionError: when another generation than `expected_live` is live, the target was never live or
-                was itself rolled back, or the wish was fulfilled before.
+                was itself rolled back, or the intent was carried out before.
         """
         with transaction(self._engine) as connection:
             leaving = AdapterState.RETIRED if expected_live == BASE_GENERATION else AdapterState.ROLLED_BACK

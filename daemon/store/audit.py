@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, select
 
-from daemon.records import utcnow
+from daemon.records import AuditEntry, utcnow
 from daemon.store import schema
+from daemon.store.engine import reading
+
+
+class Audit:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def entries(self, *, limit: int = 100, offset: int = 0) -> list[AuditEntry]:
+        """Newest first."""
+        table = schema.audit
+        query = select(table).order_by(table.c.sequence.desc()).limit(limit).offset(offset)
+        with reading(self._engine) as connection:
+            found = connection.execute(query).all()
+        return [
+            AuditEntry(at=row.at, actor=row.actor, action=row.action, subject=row.subject, reason=row.reason)
+            for row in found
+        ]
 
 
 def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:

@@ -1,19 +1,14 @@
-"""What steers the daemon: operators' intents, pauses, leader leases, stage heartbeats, the outbox and the audit log."""
+"""What the daemons share while they run: pauses, leader leases and the stages' heartbeats."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy import Engine, or_, select
 
-from connectors.messages import Event, EventType
-from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.records import AuditEntry, Intent, IntentKind, IntentState, utcnow
-from daemon.store import rows, schema
+from daemon.records import utcnow
+from daemon.store import schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import database_time, insert, reading, transaction, upsert
 
@@ -40,120 +35,9 @@ class Heartbeat:
     sentence: str
 
 
-def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[str, Any]) -> None:
-    """Put an event into the outbox, in the transaction of the change that it tells of."""
-    emit_all(connection, kind, [subject], data)
-
-
-def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], data: Mapping[str, Any]) -> None:
-    """One event of the same kind and data for each subject, in order."""
-    now = utcnow()
-    events = [
-        Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data)) for subject in subjects
-    ]
-    if events:
-        connection.execute(
-            schema.outbox.insert(),
-            [{"event_id": one.id, "event": one.model_dump(mode="json"), "created_at": now} for one in events],
-        )
-
-
-def finish_intent(connection: Connection, intent_id: int, state: IntentState, outcome: str) -> bool:
-    """End a wish, where it can be in the transaction that fulfils it; False when it had ended before."""
-    table = schema.intents
-    ended = connection.execute(
-        update(table)
-        .where(table.c.id == intent_id, table.c.state == IntentState.PENDING)
-        .values(state=state, outcome=outcome, finished_at=utcnow())
-    )
-    return ended.rowcount > 0
-
-
-def fulfil(connection: Connection, intent_id: int, outcome: str) -> None:
-    """End a wish in the transaction that carries it out, so that no crash has it carried out twice.
-
-    Raises:
-        IllegalTransitionError: when it had ended before; the transaction must not be committed then.
-    """
-    if not finish_intent(connection, intent_id, IntentState.DONE, outcome):
-        raise IllegalTransitionError(f"intent {intent_id} was carried out before; nothing is changed")
-
-
 class Control:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-
-    # --- intents ---
-
-    def request(self, kind: IntentKind, *, actor: str, reason: str, target_generation: int | None = None) -> Intent:
-        """Queue an operator's wish; the stage that owns it carries it out and writes the outcome."""
-        with transaction(self._engine) as connection:
-            intent_id = connection.execute(
-                schema.intents.insert()
-                .values(
-                    kind=kind,
-                    state=IntentState.PENDING,
-                    target_generation=target_generation,
-                    actor=actor,
-                    reason=reason,
-                    created_at=utcnow(),
-                )
-                .returning(schema.intents.c.id)
-            ).scalar_one()
-            record_audit(
-                connection,
-                actor=actor,
-                action=kind,
-                subject="next" if target_generation is None else str(target_generation),
-                reason=reason,
-            )
-            return self._intent(connection, intent_id)
-
-    def intent(self, intent_id: int) -> Intent:
-        with reading(self._engine) as connection:
-            return self._intent(connection, intent_id)
-
-    def pending(self, *kinds: IntentKind) -> Intent | None:
-        """The oldest wish of these kinds that waits."""
-        table = schema.intents
-        query = (
-            select(table.c.id)
-            .where(table.c.state == IntentState.PENDING, table.c.kind.in_(kinds))
-            .order_by(table.c.id)
-            .limit(1)
-        )
-        with reading(self._engine) as connection:
-            intent_id = connection.execute(query).scalar()
-            return None if intent_id is None else self._intent(connection, intent_id)
-
-    def asked(self, kind: IntentKind, *, actor: str, since: datetime) -> Intent | None:
-        """The latest wish of that kind that the actor had since that moment, whatever came of it."""
-        table = schema.intents
-        query = (
-            select(table)
-            .where(table.c.kind == kind, table.c.actor == actor, table.c.created_at >= since)
-            .order_by(table.c.id.desc())
-            .limit(1)
-        )
-        with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else rows.intent(row)
-
-    def intents(self, *, limit: int = 20) -> list[Intent]:
-        """Newest first."""
-        query = select(schema.intents).order_by(schema.intents.c.id.desc()).limit(limit)
-        with reading(self._engine) as connection:
-            return [rows.intent(row) for row in connection.execute(query)]
-
-    def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
-        with transaction(self._engine) as connection:
-            finish_intent(connection, intent_id, state, outcome)
-
-    def _intent(self, connection: Connection, intent_id: int) -> Intent:
-        row = connection.execute(select(schema.intents).where(schema.intents.c.id == intent_id)).one_or_none()
-        if row is None:
-            raise NotFoundError(f"no intent {intent_id}")
-        return rows.intent(row)
 
     # --- pauses ---
 
@@ -237,35 +121,4 @@ class Control:
             Heartbeat(name=row.name, owner=row.owner, last_step_at=row.last_step_at, sentence=row.sentence)
             for row in found
             if spoke[row.owner] >= since
-        ]
-
-    # --- outbox and audit ---
-
-    def unpublished(self, *, limit: int = 100) -> list[Event]:
-        """Events that no one has acknowledged yet, oldest first."""
-        table = schema.outbox
-        query = select(table.c.event).where(table.c.published_at.is_(None)).order_by(table.c.sequence).limit(limit)
-        with reading(self._engine) as connection:
-            return [Event.model_validate(event) for event in connection.execute(query).scalars()]
-
-    def count_unpublished(self) -> int:
-        table = schema.outbox
-        query = select(func.count()).select_from(table).where(table.c.published_at.is_(None))
-        with reading(self._engine) as connection:
-            return connection.execute(query).scalar_one()
-
-    def mark_published(self, event_ids: Sequence[str]) -> None:
-        table = schema.outbox
-        with transaction(self._engine) as connection:
-            connection.execute(update(table).where(table.c.event_id.in_(event_ids)).values(published_at=utcnow()))
-
-    def audit(self, *, limit: int = 100, offset: int = 0) -> list[AuditEntry]:
-        """Newest first."""
-        table = schema.audit
-        query = select(table).order_by(table.c.sequence.desc()).limit(limit).offset(offset)
-        with reading(self._engine) as connection:
-            found = connection.execute(query).all()
-        return [
-            AuditEntry(at=row.at, actor=row.actor, action=row.action, subject=row.subject, reason=row.reason)
-            for row in found
         ]

@@ -12,9 +12,9 @@ from connectors.messages import FlaggedResponse
 from daemon.errors import LeaseLostError
 from daemon.records import INDUCED, Induction, Source, Trigger, utcnow
 from daemon.store import rows, schema
-from daemon.store.control import fulfil
 from daemon.store.engine import reading, transaction
 from daemon.store.intake import Added, Arrival, store_batch
+from daemon.store.intents import fulfil
 
 
 class Inductions:
@@ -25,10 +25,10 @@ class Inductions:
         """Open a run that goes on where the one before it ended; None when another one is active.
 
         Args:
-            intent_id: the operator's wish that ends with it.
+            intent_id: the operator's intent that ends with it.
 
         Raises:
-            IllegalTransitionError: when that wish had ended before.
+            IllegalTransitionError: when that intent had ended before.
         """
         table, now = schema.inductions, utcnow()
         try:

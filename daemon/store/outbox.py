@@ -1,17 +1,19 @@
 """What became of each event at each further sink beside Kafka, and when events may go.
 
-Kafka's own delivery is `published_at` of the event (`store.control`); a sink here has a row for each event that it was
+Kafka's own delivery is `published_at` of the event; a sink here has a row for each event that it was
 tried with. So no sink waits for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, or_, select, update
 
 from connectors.messages import Event, EventType
 from daemon.records import utcnow
@@ -46,9 +48,45 @@ class Backlog:
     last_error: str | None
 
 
+def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[str, Any]) -> None:
+    """Put an event into the outbox, in the transaction of the change that it tells of."""
+    emit_all(connection, kind, [subject], data)
+
+
+def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], data: Mapping[str, Any]) -> None:
+    """One event of the same kind and data for each subject, in order."""
+    now = utcnow()
+    events = [
+        Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data)) for subject in subjects
+    ]
+    if events:
+        connection.execute(
+            schema.outbox.insert(),
+            [{"event_id": one.id, "event": one.model_dump(mode="json"), "created_at": now} for one in events],
+        )
+
+
 class Outbox:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def unpublished(self, *, limit: int = 100) -> list[Event]:
+        """Events that no one has acknowledged yet, oldest first."""
+        table = schema.outbox
+        query = select(table.c.event).where(table.c.published_at.is_(None)).order_by(table.c.sequence).limit(limit)
+        with reading(self._engine) as connection:
+            return [Event.model_validate(event) for event in connection.execute(query).scalars()]
+
+    def count_unpublished(self) -> int:
+        table = schema.outbox
+        query = select(func.count()).select_from(table).where(table.c.published_at.is_(None))
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one()
+
+    def mark_published(self, event_ids: Sequence[str]) -> None:
+        table = schema.outbox
+        with transaction(self._engine) as connection:
+            connection.execute(update(table).where(table.c.event_id.in_(event_ids)).values(published_at=utcnow()))
 
     def due(self, types: Sequence[EventType], *, at: datetime | None = None) -> list[Due]:
         """Events of these types whose (next) attempt may be made now, oldest first."""

@@ -1,4 +1,4 @@
-"""Reports and lessons: intake, the reflection queue with leases, clusters, and what came of each report."""
+"""Reports and lessons: intake, the reflection queue with leases, and the outcome of each report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, and_, ca
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import REPORT_TRANSITIONS, Cluster, Lesson, Report, ReportState, RunState, Source, Split, utcnow
+from daemon.records import REPORT_TRANSITIONS, Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.control import emit, emit_all
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.intake import Added, Arrival, store_batch
+from daemon.store.outbox import emit, emit_all
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 ERASED = "[erased]"
@@ -214,7 +214,7 @@ class Reports:
             connection.execute(update(answers).where(answers.c.item_id == report_id).values(text=ERASED))
             connection.execute(update(clusters).where(clusters.c.leader_id == report_id).values(leader_text=ERASED))
 
-    # --- lessons, clusters, results ---
+    # --- lessons and results ---
 
     def lesson(self, report_id: str) -> Lesson | None:
         query = select(schema.lessons).where(schema.lessons.c.report_id == report_id)
@@ -252,36 +252,6 @@ class Reports:
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
-
-    def clusters(self) -> list[Cluster]:
-        with reading(self._engine) as connection:
-            return [
-                rows.cluster(row) for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
-            ]
-
-    def new_cluster(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
-        """Open a cluster with its first report, in one transaction."""
-        with transaction(self._engine) as connection:
-            cluster_id = connection.execute(
-                schema.clusters.insert()
-                .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)
-                .returning(schema.clusters.c.id)
-            ).scalar_one()
-            self._join(connection, report_id, cluster_id)
-        return Cluster(id=cluster_id, category=category, leader_text=leader_text, split=split)
-
-    def join_cluster(self, report_id: str, cluster_id: int) -> None:
-        with transaction(self._engine) as connection:
-            self._join(connection, report_id, cluster_id)
-
-    def _join(self, connection: Connection, report_id: str, cluster_id: int) -> None:
-        table = schema.reports
-        row = report_row(connection, report_id, lock=True)
-        if row.cluster_id not in {None, cluster_id}:
-            raise IllegalTransitionError(
-                f"report {report_id} is in cluster {row.cluster_id} for ever, not {cluster_id}"
-            )
-        connection.execute(update(table).where(table.c.id == report_id).values(cluster_id=cluster_id))
 
     def settle(self, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
         """Mark reports as `resolved` or `recurring` under a generation; returns how many changed."""

@@ -11,8 +11,8 @@ from daemon.errors import IllegalTransitionError
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.control import emit
 from daemon.store.engine import reading, transaction
+from daemon.store.outbox import emit
 from daemon.store.reports import move, report_row
 
 WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)

@@ -29,8 +29,9 @@ from daemon.records import (
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
 from daemon.store.audit import record_audit
-from daemon.store.control import emit, fulfil
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
+from daemon.store.intents import fulfil
+from daemon.store.outbox import emit
 
 REPORT_SUITES = ("flagged", "holdout")
 """Suites whose items are reports; the items of the others have their own ids."""
@@ -54,10 +55,10 @@ class Runs:
         """Open a run and its adapter generation; None when another run is active.
 
         Args:
-            intent_id: the operator's wish that ends with it.
+            intent_id: the operator's intent that ends with it.
 
         Raises:
-            IllegalTransitionError: when that wish had ended before.
+            IllegalTransitionError: when that intent had ended before.
         """
         now = utcnow()
         with transaction(self._engine) as connection:

@@ -159,7 +159,7 @@ run_items = Table(
     Column("role", String(10), nullable=False),
     PrimaryKeyConstraint("run_id", "report_id"),
     ForeignKeyConstraint(["report_id", "cluster_id"], ["reports.id", "reports.cluster_id"]),
-    # a cluster has one split for ever, so no training item can share a cluster with a holdout item
+    # a cluster has one split permanently, so no training item can share a cluster with a holdout item
     ForeignKeyConstraint(["cluster_id", "role"], ["clusters.id", "clusters.split"]),
     Index("ix_run_items_report", "report_id"),
 )

@@ -14,8 +14,8 @@ from daemon.errors import IllegalTransitionError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
 from daemon.store import schema
 from daemon.store.audit import record_audit
-from daemon.store.control import emit
 from daemon.store.engine import reading, transaction, upsert
+from daemon.store.outbox import emit
 
 ON_TRIAL = (AdapterState.SHADOW, AdapterState.CANARY)
 FIGURES = ("pairs", "errors", "live_errors", "seconds", "live_seconds", "dropped")

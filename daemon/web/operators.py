@@ -133,7 +133,7 @@ def _listings(store: Store, config: Config) -> APIRouter:
     @router.get("/intents/{intent_id}", tags=["look"])
     def intent(intent_id: PathNumber) -> IntentView:
         """What became of something asked for."""
-        return IntentView.of(store.control.intent(intent_id))
+        return IntentView.of(store.intents.get(intent_id))
 
     @router.get("/reviews", tags=["look"])
     def reviews(limit: Limit = 50) -> ReviewQueueView:
@@ -149,7 +149,7 @@ def _audit(store: Store) -> APIRouter:
     @router.get("/audit", tags=["look"])
     def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditView]:
         """Who did what and why, newest first."""
-        return [AuditView.model_validate(entry) for entry in store.control.audit(limit=limit, offset=offset)]
+        return [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit, offset=offset)]
 
     return router
 

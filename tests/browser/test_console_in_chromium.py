@@ -116,12 +116,12 @@ def test_an_operator_reviews_rolls_back_and_finds_it_in_the_audit_log(
 
 
 def _carry_out(store: Store) -> None:
-    """What the promotion stage does with the wish."""
-    wish = store.control.pending(IntentKind.ROLLBACK)
-    assert wish is not None
-    assert wish.target_generation == 1
-    fulfilled = Fulfilled(intent_id=wish.id, outcome="rolled back by the daemon")
-    store.adapters.roll_back(1, expected_live=3, actor=wish.actor, reason=wish.reason, fulfils=fulfilled)
+    """What the promotion stage does with the intent."""
+    intent = store.intents.pending(IntentKind.ROLLBACK)
+    assert intent is not None
+    assert intent.target_generation == 1
+    fulfilled = Fulfilled(intent_id=intent.id, outcome="rolled back by the daemon")
+    store.adapters.roll_back(1, expected_live=3, actor=intent.actor, reason=intent.reason, fulfils=fulfilled)
 
 
 def test_no_page_breaks_a_serious_rule_of_accessibility_or_scrolls_sideways(browser: Browser, console: Console) -> None:
@@ -172,7 +172,7 @@ def test_an_operator_watches_a_trial_and_ends_it(
     end.find_element(By.TAG_NAME, "button").click()
     console.until(lambda: "On trial" not in console.text("main"))
     assert history.adapters.get(4).state == AdapterState.REJECTED
-    entry = history.control.audit(limit=1)[0]
+    entry = history.audit.entries(limit=1)[0]
     assert (entry.actor, entry.subject, entry.reason) == ("ann", "aligned-g000004", "users complain")
     assert browser.complaints() == []
 

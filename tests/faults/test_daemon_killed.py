@@ -95,7 +95,7 @@ def _assert_one_clean_run(store: Store) -> None:
     }
     assert Counter(item.role for item in store.runs.items(run.id)).total() == REPORTS
     assert all(item.role in {Split.TRAIN, Split.HOLDOUT} for item in store.runs.items(run.id))
-    events = Counter(event.type for event in store.control.unpublished(limit=1000))
+    events = Counter(event.type for event in store.outbox.unpublished(limit=1000))
     assert events == {"lesson.created": REPORTS, "adapter.promoted": 1, "report.resolved": REPORTS}
     answers = store.runs.answers(run.id)
     keys = [(a.suite, a.item_id, a.arm, a.guided) for a in answers]

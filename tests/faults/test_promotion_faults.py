@@ -62,7 +62,7 @@ def test_a_daemon_killed_in_a_rollback_rolls_back_exactly_once(bench: Bench, ste
     _converge(bench)
     assert bench.store.adapters.live().name == FIRST
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
-    assert bench.store.control.intent(intent).state == IntentState.DONE
+    assert bench.store.intents.get(intent).state == IntentState.DONE
     assert _events(bench)[EventType.ADAPTER_ROLLED_BACK] == 1
 
 
@@ -168,4 +168,4 @@ def _converge(bench: Bench) -> None:
 
 
 def _events(bench: Bench) -> Counter[str]:
-    return Counter(event.type for event in bench.store.control.unpublished())
+    return Counter(event.type for event in bench.store.outbox.unpublished())

@@ -186,7 +186,7 @@ def test_a_server_killed_in_a_swap_comes_back_with_the_one_generation_of_the_sto
     finally:
         traffic.end()
     assert [run.state for run in store.runs.find()] == [RunState.PROMOTED] * 3
-    assert Counter(event.type for event in store.control.unpublished())[EventType.ADAPTER_PROMOTED] == 3
+    assert Counter(event.type for event in store.outbox.unpublished())[EventType.ADAPTER_PROMOTED] == 3
     failed = [one for one in traffic.asked if one.model is None]
     for down, up in downs:
         assert [one for one in failed if one.ended >= down and one.begun <= up], "no request met the dead server"

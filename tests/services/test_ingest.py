@@ -29,8 +29,8 @@ from daemon.intake.submit import send_kafka
 from daemon.records import ReportState
 from daemon.runtime.stage import Pulse, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
-from daemon.store.control import emit
 from daemon.store.engine import transaction
+from daemon.store.outbox import emit
 from tests.fixtures.broker import committed, kafka_config, options_of, read, send, step_until, topics_of
 from tests.fixtures.config import flagged
 
@@ -307,25 +307,25 @@ def emitted(store: Store, count: int) -> list[str]:
     with transaction(store.engine) as connection:
         for number in range(count):
             emit(connection, EventType.LESSON_CREATED, f"report-{number % 3}", {"number": number})
-    return [event.id for event in store.control.unpublished(limit=count)]
+    return [event.id for event in store.outbox.unpublished(limit=count)]
 
 
 def test_events_arrive_once_in_order_with_their_subject_as_key(kafka, store):
     ids = emitted(store, 250)
-    stage = EventsStage.connect(kafka=kafka, control=store.control)
+    stage = EventsStage.connect(kafka=kafka, outbox=store.outbox)
     with contextlib.closing(stage):
         step = step_until(stage, lambda step: not step.worked)
     assert step.sentence == "no events to publish"
     records = read(kafka, kafka.events_topic)
     assert [json.loads(record.value)["id"] for record in records] == ids
     assert {record.key for record in records} == {b"report-0", b"report-1", b"report-2"}
-    assert store.control.count_unpublished() == 0
+    assert store.outbox.count_unpublished() == 0
 
 
 def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafka, sqlite_store, monkeypatch):
     for limit in ("REQUEST_TIMEOUT_S", "DELIVERY_TIMEOUT_S"):
         monkeypatch.setattr(connector, limit, 1.0)
-    stage = EventsStage.connect(kafka=own_kafka, control=sqlite_store.control)
+    stage = EventsStage.connect(kafka=own_kafka, outbox=sqlite_store.outbox)
     emitted(sqlite_store, 1)
     step_until(stage, lambda step: not step.worked)
     own_broker.kill()

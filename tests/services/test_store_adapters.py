@@ -26,8 +26,8 @@ def test_an_accepted_run_is_promoted_in_one_step(store: Store) -> None:
     assert store.adapters.live().generation == run.generation
     assert store.adapters.get(0).state == AdapterState.RETIRED
     assert store.runs.get(run.id).state == RunState.PROMOTED
-    assert EventType.ADAPTER_PROMOTED in [event.type for event in store.control.unpublished()]
-    assert store.control.audit()[0].action == "promoted"
+    assert EventType.ADAPTER_PROMOTED in [event.type for event in store.outbox.unpublished()]
+    assert store.audit.entries()[0].action == "promoted"
 
 
 def test_a_rejected_run_ends_with_its_adapter_and_its_reasons(store: Store) -> None:

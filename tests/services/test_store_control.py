@@ -15,33 +15,34 @@ from connectors.messages import EventType
 from daemon.errors import NotFoundError
 from daemon.records import IntentKind, IntentState, utcnow
 from daemon.store import Store, schema
-from daemon.store.control import DAEMON_SILENT_S, emit
+from daemon.store.control import DAEMON_SILENT_S
 from daemon.store.engine import transaction
+from daemon.store.outbox import emit
 from tests.fixtures.stores import url_of
 
 
-def test_the_oldest_waiting_wish_of_a_kind_comes_first(store: Store) -> None:
-    train = store.control.request(IntentKind.TRAIN, actor="op", reason="now")
-    back = store.control.request(IntentKind.ROLLBACK, actor="op", reason="bad", target_generation=0)
-    store.control.request(IntentKind.TRAIN, actor="op", reason="again")
-    assert store.control.pending(IntentKind.TRAIN) == train
-    assert store.control.pending(IntentKind.ROLLBACK, IntentKind.PROMOTE) == back
-    assert [(entry.action, entry.subject) for entry in store.control.audit()] == [
+def test_the_oldest_waiting_intent_of_a_kind_comes_first(store: Store) -> None:
+    train = store.intents.request(IntentKind.TRAIN, actor="op", reason="now")
+    back = store.intents.request(IntentKind.ROLLBACK, actor="op", reason="bad", target_generation=0)
+    store.intents.request(IntentKind.TRAIN, actor="op", reason="again")
+    assert store.intents.pending(IntentKind.TRAIN) == train
+    assert store.intents.pending(IntentKind.ROLLBACK, IntentKind.PROMOTE) == back
+    assert [(entry.action, entry.subject) for entry in store.audit.entries()] == [
         ("train", "next"),
         ("rollback", "0"),
         ("train", "next"),
     ]
 
 
-def test_a_finished_wish_keeps_its_first_outcome(store: Store) -> None:
-    wish = store.control.request(IntentKind.PROMOTE, actor="op", reason="go", target_generation=3)
-    store.control.finish(wish.id, IntentState.REFUSED, "no such generation")
-    store.control.finish(wish.id, IntentState.DONE, "promoted")
-    finished = store.control.intent(wish.id)
+def test_a_finished_intent_keeps_its_first_outcome(store: Store) -> None:
+    intent = store.intents.request(IntentKind.PROMOTE, actor="op", reason="go", target_generation=3)
+    store.intents.finish(intent.id, IntentState.REFUSED, "no such generation")
+    store.intents.finish(intent.id, IntentState.DONE, "promoted")
+    finished = store.intents.get(intent.id)
     assert (finished.state, finished.outcome) == (IntentState.REFUSED, "no such generation")
-    assert store.control.pending(IntentKind.PROMOTE) is None
+    assert store.intents.pending(IntentKind.PROMOTE) is None
     with pytest.raises(NotFoundError):
-        store.control.intent(99)
+        store.intents.get(99)
 
 
 def test_a_pause_holds_its_stage_and_all_holds_every_stage(store: Store) -> None:
@@ -58,7 +59,7 @@ def test_a_pause_holds_its_stage_and_all_holds_every_stage(store: Store) -> None
     assert store.control.resume("all", actor="op", reason="done") is True
     assert store.control.pauses() == []
     assert store.control.resume("all", actor="op", reason="done") is False
-    assert [entry.action for entry in store.control.audit()] == ["resume", "resume", "pause", "pause", "pause"]
+    assert [entry.action for entry in store.audit.entries()] == ["resume", "resume", "pause", "pause", "pause"]
 
 
 def test_one_daemon_leads_until_it_abdicates_or_its_lease_ends(store: Store) -> None:
@@ -120,12 +121,12 @@ def test_events_leave_the_outbox_in_order_once_they_are_acknowledged(store: Stor
     with transaction(store.engine) as connection:
         for subject in "abc":
             emit(connection, EventType.REPORT_BURIED, subject, {"reason": "x"})
-    first, second, third = store.control.unpublished()
+    first, second, third = store.outbox.unpublished()
     assert [event.subject for event in (first, second, third)] == ["a", "b", "c"]
     assert len({first.id, second.id, third.id}) == 3
-    store.control.mark_published([first.id, second.id])
-    assert store.control.unpublished(limit=5) == [third]
-    assert store.control.count_unpublished() == 1
+    store.outbox.mark_published([first.id, second.id])
+    assert store.outbox.unpublished(limit=5) == [third]
+    assert store.outbox.count_unpublished() == 1
 
 
 def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) -> None:
@@ -133,5 +134,5 @@ def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) ->
         connection.execute(update(schema.adapters).values(reason="half"))
         emit(connection, EventType.REPORT_BURIED, "a", {})
         connection.execute(update(schema.adapters).values(name=None))
-    assert store.control.count_unpublished() == 0
+    assert store.outbox.count_unpublished() == 0
     assert store.adapters.live().reason is None

@@ -63,16 +63,16 @@ def test_the_database_itself_refuses_a_second_active_run_and_takes_the_wish(stor
             "VALUES ('cron', 'x', 0, 0, 0, :now, :now)",
             now=utcnow(),
         )
-    assert store.control.request(IntentKind.INDUCE, actor="op", reason="try").kind is IntentKind.INDUCE
+    assert store.intents.request(IntentKind.INDUCE, actor="op", reason="try").kind is IntentKind.INDUCE
 
 
-def test_a_wish_for_an_induction_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
-    wish = store.control.request(IntentKind.INDUCE, actor="op", reason="go")
-    run = store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=wish.id)
+def test_a_intent_for_an_induction_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
+    intent = store.intents.request(IntentKind.INDUCE, actor="op", reason="go")
+    run = store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=intent.id)
     assert run is not None
-    ended = store.control.intent(wish.id)
+    ended = store.intents.get(intent.id)
     assert (ended.state, ended.outcome) == (IntentState.DONE, f"started induction {run.id}")
     store.inductions.finish(run, reason="asked every question")
     with pytest.raises(IllegalTransitionError, match="carried out before"):
-        store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=wish.id)
+        store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=intent.id)
     assert store.inductions.active() is None

@@ -137,8 +137,8 @@ class Daemon(RuleBasedStateMachine):
     def _prepare(self, run: Run, split: Split) -> None:
         for report, _ in self.store.reports.trainable(limit=100):
             if report.cluster_id is None:
-                self.store.reports.new_cluster(report_id=report.id, category="c", leader_text="t", split=split)
-        splits = {cluster.id: cluster.split for cluster in self.store.reports.clusters()}
+                self.store.clusters.open(report_id=report.id, category="c", leader_text="t", split=split)
+        splits = {cluster.id: cluster.split for cluster in self.store.clusters.all()}
         self.store.runs.prepared(
             run.id,
             [
@@ -196,7 +196,7 @@ class Daemon(RuleBasedStateMachine):
 
     @invariant()
     def no_item_is_on_another_side_than_its_cluster(self) -> None:
-        splits = {cluster.id: cluster.split for cluster in self.store.reports.clusters()}
+        splits = {cluster.id: cluster.split for cluster in self.store.clusters.all()}
         for run in self.store.runs.find():
             assert all(item.role == splits[item.cluster_id] for item in self.store.runs.items(run.id))
 

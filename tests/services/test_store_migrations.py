@@ -89,7 +89,7 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
     assert catalogue(engine) == before
 
 
-def test_wishes_survive_the_revision_that_allows_a_new_kind(database_url: str) -> None:
+def test_intents_survive_the_revision_that_allows_a_new_kind(database_url: str) -> None:
     engine, config = connect(database_url), Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     now = utcnow()

@@ -62,7 +62,7 @@ def test_a_lesson_ends_the_claim_and_tells_of_it(store: Store) -> None:
     report = store.reports.get(message.id)
     assert (report.state, report.lease_owner) == (ReportState.LESSON, None)
     assert store.reports.lesson(message.id) == learned
-    assert [(one.type, one.subject) for one in store.control.unpublished()] == [(EventType.LESSON_CREATED, message.id)]
+    assert [(one.type, one.subject) for one in store.outbox.unpublished()] == [(EventType.LESSON_CREATED, message.id)]
 
 
 def test_another_worker_takes_over_when_the_lease_is_over_and_the_late_result_is_dropped(store: Store) -> None:
@@ -78,7 +78,7 @@ def test_another_worker_takes_over_when_the_lease_is_over_and_the_late_result_is
     with pytest.raises(LeaseLostError):
         store.reports.bury(late, reason="late")
     assert store.reports.lesson(message.id) is None
-    assert store.control.count_unpublished() == 0
+    assert store.outbox.count_unpublished() == 0
     store.reports.complete(claim, lesson(message.id, analysis="in time"))
     assert store.reports.lesson(message.id).analysis == "in time"  # type: ignore[union-attr]
 
@@ -110,7 +110,7 @@ def test_a_buried_report_is_revived_with_a_fresh_count_of_attempts(store: Store)
     store.reports.requeue(claim.report.id, actor="op", reason="new template")
     [again] = store.reports.claim(owner="w", limit=1, lease_s=60)
     assert again.report.attempts == 1
-    assert [(entry.action, entry.actor) for entry in store.control.audit()] == [("requeue", "op")]
+    assert [(entry.action, entry.actor) for entry in store.audit.entries()] == [("requeue", "op")]
 
 
 def test_a_quarantined_duplicate_or_relearned_report_goes_through_reflection_again(store: Store) -> None:
@@ -133,14 +133,14 @@ def test_an_illegal_move_says_what_state_the_report_is_in(store: Store) -> None:
     store.reports.erase(report_id, actor="op", reason="asked")
     with pytest.raises(IllegalTransitionError, match=f"{report_id} is erased: it cannot become queued"):
         store.reports.requeue(report_id, actor="op", reason="why not")
-    assert [entry.action for entry in store.control.audit()] == ["erase"]
+    assert [entry.action for entry in store.audit.entries()] == ["erase"]
 
 
 def test_an_unknown_report_is_not_found(store: Store) -> None:
     for call in (
         lambda: store.reports.get("nobody"),
         lambda: store.reports.erase("nobody", actor="op", reason="asked"),
-        lambda: store.reports.join_cluster("nobody", 1),
+        lambda: store.clusters.join("nobody", 1),
     ):
         with pytest.raises(NotFoundError, match="nobody"):
             call()
@@ -159,14 +159,12 @@ def test_erasing_removes_every_text_of_the_report_and_keeps_its_lineage(store: S
         checks={"must_contain": [secret]},
     )
     learn(store, message)
-    cluster = store.reports.new_cluster(
-        report_id=message.id, category="wrong-fact", leader_text=secret, split=Split.TRAIN
-    )
+    cluster = store.clusters.open(report_id=message.id, category="wrong-fact", leader_text=secret, split=Split.TRAIN)
     store.reports.erase(message.id, actor="op", reason="asked")
     erased = store.reports.get(message.id)
     assert (erased.state, erased.cluster_id) == (ReportState.ERASED, cluster.id)
     assert secret not in repr(erased)
-    assert secret not in repr(store.reports.clusters())
+    assert secret not in repr(store.clusters.all())
     assert store.reports.lesson(message.id) is None
     with pytest.raises(IllegalTransitionError):
         store.reports.requeue(message.id, actor="op", reason="no way back")

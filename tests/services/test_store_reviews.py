@@ -22,7 +22,7 @@ def quarantined(store: Store) -> str:
 
 
 def audited(store: Store) -> list[tuple[str, str, str]]:
-    return [(entry.actor, entry.action, entry.subject) for entry in store.control.audit()]
+    return [(entry.actor, entry.action, entry.subject) for entry in store.audit.entries()]
 
 
 def test_an_accepted_report_is_analysed_like_any_other(store: Store) -> None:
@@ -39,7 +39,7 @@ def test_a_rejected_report_is_buried_and_can_come_back(store: Store) -> None:
     store.reviews.reject(report_id, **BY)
     report = store.reports.get(report_id)
     assert (report.state, report.state_reason) == (ReportState.BURIED, "looked at it")
-    assert [event.type for event in store.control.unpublished()] == ["report.buried"]
+    assert [event.type for event in store.outbox.unpublished()] == ["report.buried"]
     store.reports.requeue(report_id, **BY)
     assert store.reports.get(report_id).state == ReportState.QUEUED
 

@@ -84,15 +84,15 @@ def test_daemons_that_start_a_run_at_once_start_one(store: Store, open_stores: C
     assert sorted(run is None for run in started) == [False, True, True, True]
 
 
-def test_a_wish_for_a_run_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
-    wish = store.control.request(IntentKind.TRAIN, actor="op", reason="go")
-    run = start_run(store, intent_id=wish.id)
+def test_a_intent_for_a_run_ends_with_its_start_and_starts_no_other_one(store: Store) -> None:
+    intent = store.intents.request(IntentKind.TRAIN, actor="op", reason="go")
+    run = start_run(store, intent_id=intent.id)
     assert run is not None
-    ended = store.control.intent(wish.id)
+    ended = store.intents.get(intent.id)
     assert (ended.state, ended.outcome) == (IntentState.DONE, f"started run {run.id} for generation 1")
     store.runs.failed(run.id, reason="ends")
     with pytest.raises(IllegalTransitionError, match="carried out before"):
-        start_run(store, intent_id=wish.id)
+        start_run(store, intent_id=intent.id)
     assert len(store.runs.find()) == 1
     with pytest.raises(NotFoundError):
         store.adapters.get(2)
@@ -115,7 +115,7 @@ def test_an_item_of_a_holdout_cluster_cannot_be_trained_on(store: Store) -> None
     run = start_run(store)
     assert run is not None
     [report_id] = learn(store, flagged())
-    cluster = store.reports.new_cluster(
+    cluster = store.clusters.open(
         report_id=report_id, category="wrong-fact", leader_text="A prompt", split=Split.HOLDOUT
     )
     item = RunItem(run_id=run.id, report_id=report_id, cluster_id=cluster.id, role=Split.TRAIN)
@@ -129,15 +129,15 @@ def test_an_item_of_a_holdout_cluster_cannot_be_trained_on(store: Store) -> None
 
 def test_a_cluster_keeps_its_split_and_a_report_its_cluster(store: Store) -> None:
     first, second = learn(store, flagged(), flagged())
-    one = store.reports.new_cluster(report_id=first, category="format", leader_text="One", split=Split.TRAIN)
-    two = store.reports.new_cluster(report_id=second, category="format", leader_text="Two", split=Split.HOLDOUT)
+    one = store.clusters.open(report_id=first, category="format", leader_text="One", split=Split.TRAIN)
+    two = store.clusters.open(report_id=second, category="format", leader_text="Two", split=Split.HOLDOUT)
     with pytest.raises(IllegalTransitionError, match="clusters keep their split"):
         force(store, "UPDATE clusters SET split = 'holdout' WHERE id = :id", id=one.id)
     force(store, "UPDATE clusters SET split = 'train' WHERE id = :id", id=one.id)
     with pytest.raises(IllegalTransitionError, match=f"{first} is in cluster {one.id}"):
-        store.reports.join_cluster(first, two.id)
-    store.reports.join_cluster(first, one.id)
-    assert store.reports.clusters() == [one, two]
+        store.clusters.join(first, two.id)
+    store.clusters.join(first, one.id)
+    assert store.clusters.all() == [one, two]
     assert store.reports.get(first).cluster_id == one.id
 
 
@@ -145,7 +145,7 @@ def test_a_report_that_a_run_used_cannot_change_its_cluster(store: Store) -> Non
     run = run_to_verdict(store)
     [item] = store.runs.items(run.id)
     [other] = learn(store, flagged())
-    cluster = store.reports.new_cluster(report_id=other, category="format", leader_text="X", split=Split.HOLDOUT)
+    cluster = store.clusters.open(report_id=other, category="format", leader_text="X", split=Split.HOLDOUT)
     with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
         force(store, "UPDATE reports SET cluster_id = :c WHERE id = :id", c=cluster.id, id=item.report_id)
 
@@ -210,7 +210,7 @@ def test_settled_reports_are_resolved_once_and_told_of_once(store: Store) -> Non
     assert store.reports.settle(ids, ReportState.RESOLVED, generation=4) == 0
     assert store.reports.settle(ids[:1], ReportState.RECURRING, generation=4) == 1
     assert store.reports.get(ids[1]).resolved_generation == 3
-    told = [event.subject for event in store.control.unpublished() if event.type == EventType.REPORT_RESOLVED]
+    told = [event.subject for event in store.outbox.unpublished() if event.type == EventType.REPORT_RESOLVED]
     assert told == sorted(ids)
 
 

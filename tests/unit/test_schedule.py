@@ -70,7 +70,7 @@ def test_only_one_run_is_active(store: Store, make_config: Callable[..., Config]
     _learn(store, 3)
     with _stage(store, make_config) as stage:
         stage.step(NEVER)
-        store.control.request(IntentKind.TRAIN, actor="op", reason="again")
+        store.intents.request(IntentKind.TRAIN, actor="op", reason="again")
         assert "not starting" in stage.step(NEVER).sentence
     assert len(store.runs.find()) == 1
 
@@ -79,14 +79,14 @@ def test_a_waiting_manual_start_follows_the_active_run(store: Store, make_config
     _learn(store, 3)
     with _stage(store, make_config) as stage:
         stage.step(NEVER)
-        intent = store.control.request(IntentKind.TRAIN, actor="op", reason="again")
+        intent = store.intents.request(IntentKind.TRAIN, actor="op", reason="again")
         stage.step(NEVER)
-        assert store.control.intent(intent.id).state == IntentState.PENDING
+        assert store.intents.get(intent.id).state == IntentState.PENDING
         active = store.runs.active()
         assert active is not None
         store.runs.failed(active.id, reason="test")
         stage.step(NEVER)
-    assert store.control.intent(intent.id).state == IntentState.DONE
+    assert store.intents.get(intent.id).state == IntentState.DONE
     assert [run.trigger for run in store.runs.find()] == [Trigger.MANUAL, Trigger.THRESHOLD]
 
 
@@ -106,10 +106,10 @@ def test_a_failed_run_is_not_repeated_by_the_threshold_at_once(
 def test_a_manual_start_without_lessons_is_refused_with_the_reason(
     store: Store, make_config: Callable[..., Config]
 ) -> None:
-    intent = store.control.request(IntentKind.TRAIN, actor="op", reason="now")
+    intent = store.intents.request(IntentKind.TRAIN, actor="op", reason="now")
     with _stage(store, make_config) as stage:
         stage.step(NEVER)
-    answered = store.control.intent(intent.id)
+    answered = store.intents.get(intent.id)
     assert answered.state == IntentState.REFUSED
     assert "no lessons" in str(answered.outcome)
 
@@ -119,7 +119,7 @@ def test_a_blackout_holds_the_rule_back_but_not_an_operator(store: Store, make_c
     with _stage(store, make_config, blackout=[ALL_DAY]) as stage:
         assert "blackout" in stage.step(NEVER).sentence
         assert store.runs.active() is None
-        store.control.request(IntentKind.TRAIN, actor="op", reason="urgent")
+        store.intents.request(IntentKind.TRAIN, actor="op", reason="urgent")
         stage.step(NEVER)
     assert store.runs.active() is not None
 

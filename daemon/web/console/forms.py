@@ -20,7 +20,7 @@ from daemon.web.console.sessions import local
 from daemon.web.dependencies import submits
 
 Decision = Literal["accept", "correct", "reject", "requeue"]
-Wish = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
+IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
 Why = Annotated[Text, Form(min_length=1, max_length=1000)]
 Back = Annotated[str, Form(max_length=2000)]
 Words = Annotated[Text | None, Form(max_length=100_000)]
@@ -56,15 +56,15 @@ def forms_router(shell: Shell) -> APIRouter:
     @router.post("/steer")
     def steer(
         *,
-        wish: Annotated[Wish, Form()],
+        intent: Annotated[IntentName, Form()],
         reason: Why,
         generation: Number = None,
         stage: Annotated[str, Form(max_length=40)] = ALL_STAGES,
         back: Back = "/",
         who: Identity = operator,
     ) -> RedirectResponse:
-        _steer(store, wish, generation=generation, stage=stage, actor=who.name, reason=reason)
-        return _back(back, wish)
+        _steer(store, intent, generation=generation, stage=stage, actor=who.name, reason=reason)
+        return _back(back, intent)
 
     @router.post("/erase")
     def erase(
@@ -76,10 +76,10 @@ def forms_router(shell: Shell) -> APIRouter:
     return router
 
 
-def _steer(store: Store, wish: Wish, *, generation: int | None, stage: str, actor: str, reason: str) -> None:
-    if wish in {"promote", "refuse"} and generation is None:
+def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: str, actor: str, reason: str) -> None:
+    if intent in {"promote", "refuse"} and generation is None:
         raise IllegalTransitionError("no generation is named; go back and choose one")
-    match wish:
+    match intent:
         case "train":
             steering.request_training(store, actor=actor, reason=reason)
         case "induce":

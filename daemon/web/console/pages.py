@@ -223,7 +223,7 @@ def _add_house(router: APIRouter, shell: Shell, config: Config) -> None:
 
     @router.get("/audit")
     def audit(request: Request, number: PageNumber = 1, who: Identity = operator) -> HTMLResponse:
-        found = store.control.audit(limit=PER_PAGE + 1, offset=(number - 1) * PER_PAGE)
+        found = store.audit.entries(limit=PER_PAGE + 1, offset=(number - 1) * PER_PAGE)
         return shell.page(
             request,
             who,
@@ -239,7 +239,7 @@ def _pages(request: Request, number: int, *, more: bool) -> Pages:
 
 
 def _intents(store: Store) -> list[IntentView]:
-    return [IntentView.of(intent) for intent in store.control.intents(limit=5)]
+    return [IntentView.of(intent) for intent in store.intents.recent(limit=5)]
 
 
 def _examples(store: Store, config: Config, report_id: str) -> list[Example]:

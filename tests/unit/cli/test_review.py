@@ -40,7 +40,7 @@ def test_review_accepts_and_rejects_in_the_name_of_the_user(erratad: Command, to
     assert to_review.reports.get("second").state is ReportState.BURIED
     assert erratad("review", "reject", "first").exit_code == 2, "a rejection needs its reason"
     assert erratad("review", "list").stdout == "Nothing waits for a review.\n"
-    told = [(entry.actor, entry.action, entry.subject, entry.reason) for entry in to_review.control.audit(limit=3)]
+    told = [(entry.actor, entry.action, entry.subject, entry.reason) for entry in to_review.audit.entries(limit=3)]
     assert told == [
         (operator(), "reject", "second", "nonsense"),
         (operator(), "accept", "first", "reviewed on the command line"),

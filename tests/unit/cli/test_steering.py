@@ -1,4 +1,4 @@
-"""Wishes to the daemon: what is refused, queued or waited for, and the audit log."""
+"""Intents to the daemon: what is refused, queued or waited for, and the audit log."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
 
     def answer() -> None:
         while not stop.wait(0.05):
-            intent = sqlite_store.control.pending(*IntentKind)
+            intent = sqlite_store.intents.pending(*IntentKind)
             if intent is not None:
                 done = intent.kind is IntentKind.TRAIN
                 state = IntentState.DONE if done else IntentState.REFUSED
-                sqlite_store.control.finish(intent.id, state, "started run 1" if done else "another one is live")
+                sqlite_store.intents.finish(intent.id, state, "started run 1" if done else "another one is live")
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -42,7 +42,7 @@ def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
 def test_train_waits_for_the_daemon_and_tells_the_outcome(erratad: Command, daemon_runs: Store) -> None:
     done = erratad("train", "--reason", "new data")
     assert (done.exit_code, done.stdout) == (0, "train: done, started run 1\n")
-    [entry] = daemon_runs.control.audit()
+    [entry] = daemon_runs.audit.entries()
     assert (entry.action, entry.reason) == ("train", "new data")
     assert entry.actor
 
@@ -54,11 +54,11 @@ def test_a_refusal_exits_with_1_and_its_reason(erratad: Command, daemon_runs: St
     assert "refused, another one is live" in done.stdout
 
 
-def test_without_a_daemon_the_wish_is_queued_and_that_is_said(erratad: Command, sqlite_store: Store) -> None:
+def test_without_a_daemon_the_intent_is_queued_and_that_is_said(erratad: Command, sqlite_store: Store) -> None:
     done = erratad("train")
     assert done.exit_code == 3
     assert "no daemon seems to run" in done.stderr
-    assert sqlite_store.control.pending(IntentKind.TRAIN) is not None
+    assert sqlite_store.intents.pending(IntentKind.TRAIN) is not None
 
 
 def test_no_wait_returns_at_once(erratad: Command, sqlite_store: Store) -> None:
@@ -78,7 +78,7 @@ def test_a_wait_that_ends_tells_what_the_stage_says(erratad: Command, sqlite_sto
 def test_what_can_never_happen_is_refused_before_it_is_queued(erratad: Command, sqlite_store: Store) -> None:
     assert erratad("rollback").exit_code == 1
     assert erratad("promote", "9").exit_code == 1
-    assert sqlite_store.control.pending(*IntentKind) is None
+    assert sqlite_store.intents.pending(*IntentKind) is None
 
 
 def test_pause_and_resume_one_stage(erratad: Command, sqlite_store: Store) -> None:
@@ -134,7 +134,7 @@ def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> No
     assert re.search(r"flagged +1 of 50 +\d of 0 ", erratad("top", "--once").stdout), erratad("top", "--once").stdout
     assert erratad("reject", str(run.generation), "-m", "users complain").stdout == "rejected generation 1\n"
     assert sqlite_store.trials.current() is None
-    entry = sqlite_store.control.audit(limit=1)[0]
+    entry = sqlite_store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.reason) == (operator(), "users complain")
     assert erratad("reject", str(run.generation)).exit_code == 1
 
@@ -147,4 +147,4 @@ def test_the_audit_log_names_the_person_behind_sudo(
     monkeypatch.delenv("SUDO_USER")
     monkeypatch.setenv("LOGNAME", "bob")
     assert erratad("resume", "promotion", "-m", "over").exit_code == 0
-    assert [entry.actor for entry in sqlite_store.control.audit(limit=2)] == ["bob", "ann"]
+    assert [entry.actor for entry in sqlite_store.audit.entries(limit=2)] == ["bob", "ann"]

@@ -26,7 +26,7 @@ def _assign(
     store: Store, *, comparison: Comparison | None = None, similarity: float = 0.8, holdout_fraction: float = 0.25
 ) -> dict[str, Cluster]:
     return assign(
-        store.reports,
+        store.clusters,
         _reports(store),
         comparison=comparison or Words(),
         similarity=similarity,
@@ -89,10 +89,10 @@ def test_a_report_joins_the_nearest_of_several_clusters_whichever_side_it_is_on(
         flagged(id="new", **_ask("red green blue black yellow")),
         flagged(id="newer", **_ask("red green blue black white")),
     )
-    sqlite_store.reports.new_cluster(
+    sqlite_store.clusters.open(
         report_id="near", category="wrong-fact", leader_text="red green blue yellow", split=Split.TRAIN
     )
-    held = sqlite_store.reports.new_cluster(
+    held = sqlite_store.clusters.open(
         report_id="nearer", category="wrong-fact", leader_text="red green blue black", split=Split.HOLDOUT
     )
 
@@ -116,7 +116,7 @@ def test_another_way_of_comparing_places_new_reports_among_the_same_clusters(sql
         flagged(id="spain", **_ask("Describe orchards in Spain")),
     )
     by_words = _assign(sqlite_store)
-    known = sqlite_store.reports.clusters()
+    known = sqlite_store.clusters.all()
     assert len(known) == 2
     teach(
         sqlite_store,
@@ -152,17 +152,17 @@ def test_assigning_again_changes_nothing(sqlite_store: Store) -> None:
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
 
     once = _assign(sqlite_store)
-    known = sqlite_store.reports.clusters()
+    known = sqlite_store.clusters.all()
 
     assert _assign(sqlite_store) == once
-    assert sqlite_store.reports.clusters() == known
+    assert sqlite_store.clusters.all() == known
 
 
 def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: Store) -> None:
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]))
     oldest = sorted(_reports(sqlite_store), key=lambda report: report.received_at)
     for part in (oldest[:4], oldest):
-        assigned = assign(sqlite_store.reports, part, comparison=Words(), similarity=0.8, holdout_fraction=0.25)
+        assigned = assign(sqlite_store.clusters, part, comparison=Words(), similarity=0.8, holdout_fraction=0.25)
 
     splits = [assigned[report.id].split for report in oldest]
     expected: list[Split] = []

@@ -165,12 +165,12 @@ def test_the_webhook_and_kafka_do_not_wait_for_each_other(
     sqlite_store: Store, receiver: Receiver, make_stage: Any
 ) -> None:
     resolve(sqlite_store, 2)
-    waiting = sqlite_store.control.count_unpublished()
+    waiting = sqlite_store.outbox.count_unpublished()
     step(make_stage())
     assert len(receiver.received) == 2
-    assert sqlite_store.control.count_unpublished() == waiting
+    assert sqlite_store.outbox.count_unpublished() == waiting
     resolve(sqlite_store, 1)
-    sqlite_store.control.mark_published([event.id for event in sqlite_store.control.unpublished()])
+    sqlite_store.outbox.mark_published([event.id for event in sqlite_store.outbox.unpublished()])
     step(make_stage())
     assert len(receiver.received) == 3
 
@@ -192,9 +192,9 @@ def age(store: Store, days: float) -> None:
 
 
 def pruned(store: Store, *, kafka: bool = False, webhook: Any = ()) -> int:
-    before = store.control.count_unpublished()
+    before = store.outbox.count_unpublished()
     step(OutboxStage(store=store, config=OutboxConfig(), kafka=kafka, webhook=list(webhook)))
-    return before - store.control.count_unpublished()
+    return before - store.outbox.count_unpublished()
 
 
 def test_old_events_go_and_new_ones_stay(sqlite_store: Store) -> None:
@@ -208,7 +208,7 @@ def test_what_kafka_has_not_taken_is_never_deleted(sqlite_store: Store) -> None:
     resolve(sqlite_store, 1)
     age(sqlite_store, 100)
     assert pruned(sqlite_store, kafka=True) == 0
-    sqlite_store.control.mark_published([event.id for event in sqlite_store.control.unpublished()])
+    sqlite_store.outbox.mark_published([event.id for event in sqlite_store.outbox.unpublished()])
     pruned(sqlite_store, kafka=True)
     assert sqlite_store.outbox.backlog([*EventType]).waiting == 0
 

@@ -89,7 +89,7 @@ class Scene:
         return stage
 
     def ask(self) -> int:
-        return self.store.control.request(IntentKind.INDUCE, actor="op", reason="try").id
+        return self.store.intents.request(IntentKind.INDUCE, actor="op", reason="try").id
 
     def run(self, stage: InductionStage | None = None, **changes: Any) -> Induction:
         """One run by hand, from its start to its end."""
@@ -371,12 +371,12 @@ def test_a_killed_daemon_goes_on_where_it_was(scene: Scene) -> None:
 # --- when ---
 
 
-def test_off_means_that_nothing_is_read_or_asked_and_a_wish_is_refused(scene: Scene) -> None:
+def test_off_means_that_nothing_is_read_or_asked_and_a_intent_is_refused(scene: Scene) -> None:
     stage = scene.stage(enabled=False, seeds=scene.folder / "nowhere.jsonl")
     assert stage.step(NEVER).sentence == "off: induction.enabled is false"
-    wish = scene.ask()
+    intent = scene.ask()
     assert not stage.step(NEVER).worked
-    answered = scene.store.control.intent(wish)
+    answered = scene.store.intents.get(intent)
     assert answered.state is IntentState.REFUSED
     assert "induction.enabled" in str(answered.outcome)
     assert scene.fake.requests == []
@@ -405,16 +405,16 @@ def test_a_cron_time_starts_one_run(scene: Scene) -> None:
     assert metric("last_start_timestamp_seconds") == pytest.approx(last.created_at.timestamp())
 
 
-def test_a_wish_waits_for_the_run_under_way(scene: Scene) -> None:
+def test_a_intent_waits_for_the_run_under_way(scene: Scene) -> None:
     stage = scene.stage(concurrency=1)
     scene.ask()
     stage.step(NEVER)
     second = scene.ask()
     stage.step(NEVER)
-    assert scene.store.control.intent(second).state is IntentState.PENDING
+    assert scene.store.intents.get(second).state is IntentState.PENDING
     while stage.step(NEVER).worked:
         pass
-    assert scene.store.control.intent(second).state is IntentState.DONE
+    assert scene.store.intents.get(second).state is IntentState.DONE
 
 
 def test_a_paused_stage_asks_nothing_until_it_is_resumed(scene: Scene) -> None:
@@ -459,7 +459,7 @@ def test_status_tells_the_last_and_the_next_run(scene: Scene) -> None:
     assert after.summary[-1] == said
 
 
-def test_the_api_and_the_console_take_the_wish_and_show_the_source(scene: Scene) -> None:
+def test_the_api_and_the_console_take_the_intent_and_show_the_source(scene: Scene) -> None:
     scene.seeds = [seed(1)]
     scene.run()
     [report] = scene.reports()

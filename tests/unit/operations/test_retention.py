@@ -50,7 +50,7 @@ def test_old_folders_go_and_live_previous_and_candidate_stay(
     first = bench.store.adapters.get(1)
     assert first.files_removed_at is not None
     assert first.sha256 == "0" * 64, "the row stays"
-    removals = [entry.subject for entry in bench.store.control.audit() if entry.action == "files_removed"]
+    removals = [entry.subject for entry in bench.store.audit.entries() if entry.action == "files_removed"]
     assert sorted(removals) == ["aligned-g000001", "aligned-g000002"]
     assert stage(keep_adapters=1).step(threading.Event()).sentence.startswith("keeps 1 adapters")
 
@@ -77,7 +77,7 @@ def test_a_rollback_to_removed_files_is_refused_with_the_reason(
     stage(keep_adapters=1).step(threading.Event())
     intent = bench.ask_rollback(1)
     bench.step()
-    answered = bench.store.control.intent(intent)
+    answered = bench.store.intents.get(intent)
     assert answered.state == IntentState.REFUSED
     assert "the files of generation 1 were removed on" in (answered.outcome or "")
     assert "storage.keep_adapters" in (answered.outcome or "")

@@ -54,7 +54,7 @@ def aged(bench: Bench, seconds: float) -> None:
 
 
 def events(bench: Bench, kind: EventType) -> list[Any]:
-    return [one for one in bench.store.control.unpublished() if one.type == kind]
+    return [one for one in bench.store.outbox.unpublished() if one.type == kind]
 
 
 def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:
@@ -66,7 +66,7 @@ def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:
     assert bench.store.runs.get(run.id).state == RunState.PROMOTING
     [event] = events(bench, EventType.ADAPTER_ON_TRIAL)
     assert (event.subject, event.data["mode"], event.data["share"]) == (SECOND, "canary", 0.3)
-    entry = bench.store.control.audit(limit=1)[0]
+    entry = bench.store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "canary", SECOND)
     assert "canary on 30%: fewer than 100 requests each" in bench.step().sentence
 
@@ -185,7 +185,7 @@ def test_an_unclear_canary_ends_in_time_as_the_policy_says(bench: Bench, unclear
     aged(bench, 86_401)
     bench.step()
     assert bench.live_names() == {live}
-    assert f"rollout.when_unclear says {unclear}" in bench.store.control.audit(limit=1)[0].reason or unclear == "reject"
+    assert f"rollout.when_unclear says {unclear}" in bench.store.audit.entries(limit=1)[0].reason or unclear == "reject"
     assert bench.store.runs.active() is None
 
 
@@ -240,9 +240,9 @@ def test_a_fresh_daemon_goes_on_with_the_canary_whatever_its_configuration_says_
 
 def test_an_operator_can_end_a_canary_by_promoting(bench: Bench) -> None:
     on_trial(bench)
-    intent = bench.store.control.request(IntentKind.PROMOTE, actor="operator", reason="enough", target_generation=2)
+    intent = bench.store.intents.request(IntentKind.PROMOTE, actor="operator", reason="enough", target_generation=2)
     bench.step()
-    assert bench.store.control.intent(intent.id).state == IntentState.DONE
+    assert bench.store.intents.get(intent.id).state == IntentState.DONE
     assert bench.live_names() == {SECOND}
 
 

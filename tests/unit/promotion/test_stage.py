@@ -270,7 +270,7 @@ def test_a_rollback_to_a_warm_generation_takes_well_under_a_second(bench: Bench)
     assert bench.live_names() == {FIRST}
     assert bench.store.adapters.live().name == FIRST
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
-    assert bench.store.control.intent(intent).state == IntentState.DONE
+    assert bench.store.intents.get(intent).state == IntentState.DONE
     assert bench.store.reports.get(report).state == ReportState.RECURRING
     assert len(bench.verified) == verified
     bench.step()
@@ -317,7 +317,7 @@ def test_a_rollback_can_name_an_older_generation(bench: Bench) -> None:
 def test_an_impossible_rollback_is_refused_with_its_reason(bench: Bench, target: int | None, words: str) -> None:
     intent = bench.ask_rollback(target)
     bench.step()
-    done = bench.store.control.intent(intent)
+    done = bench.store.intents.get(intent)
     assert done.state == IntentState.REFUSED
     assert words in str(done.outcome)
     assert bench.store.adapters.live().generation == 0
@@ -329,7 +329,7 @@ def test_a_generation_that_was_rolled_back_never_goes_live_again(bench: Bench) -
     bench.step()
     intent = bench.ask_rollback(1)
     bench.step()
-    done = bench.store.control.intent(intent)
+    done = bench.store.intents.get(intent)
     assert (done.state, bench.live_names()) == (IntentState.REFUSED, {BASE})
     assert "rolled-back" in str(done.outcome)
 
@@ -346,7 +346,7 @@ def test_a_rollback_is_taken_up_at_the_next_look_without_waiting_for_a_reconcile
     assert bench.live_names() == {BASE, FIRST}, "a reconcile came before its time"
     intent = bench.ask_rollback()
     step = look(threading.Event())
-    assert (step.worked, bench.store.control.intent(intent).state) == (True, IntentState.DONE)
+    assert (step.worked, bench.store.intents.get(intent).state) == (True, IntentState.DONE)
     assert bench.live_names() == {BASE}
 
 
@@ -366,11 +366,11 @@ def test_a_rolled_back_generation_is_refused_by_stage_and_store(bench: Bench) ->
     bench.ask_rollback()
     bench.step()
     assert ADAPTER_TRANSITIONS[AdapterState.ROLLED_BACK] == frozenset()
-    wish = bench.store.control.request(
+    intent = bench.store.intents.request(
         IntentKind.PROMOTE, actor="operator", reason="again", target_generation=run.generation
     )
     bench.step()
-    done = bench.store.control.intent(wish.id)
+    done = bench.store.intents.get(intent.id)
     assert done.state == IntentState.REFUSED
     assert "generation 1 is rolled-back" in str(done.outcome)
     with pytest.raises(IllegalTransitionError, match="rolled-back"):
@@ -382,7 +382,7 @@ def test_a_candidate_cannot_slip_past_the_gate_as_a_rollback(bench: Bench) -> No
     run = bench.evaluating()
     intent = bench.ask_rollback(run.generation)
     bench.step()
-    assert bench.store.control.intent(intent).state == IntentState.REFUSED
+    assert bench.store.intents.get(intent).state == IntentState.REFUSED
     assert bench.store.adapters.live().generation == 0
 
 
@@ -391,7 +391,7 @@ def test_a_rollback_does_not_wait_for_a_server_that_is_down(bench: Bench) -> Non
     bench.fakes[1].stop()
     intent = bench.ask_rollback()
     bench.step()
-    assert bench.store.control.intent(intent).state == IntentState.DONE
+    assert bench.store.intents.get(intent).state == IntentState.DONE
     assert bench.live_names() == {BASE}
     bench.fakes[1].start()
     _until_settled(bench)
@@ -415,7 +415,7 @@ def test_a_rollback_to_a_folder_that_is_gone_leaves_the_live_generation(bench: B
     (Path(str(bench.store.adapters.get(1).path)) / "adapter_config.json").unlink()
     intent = bench.ask_rollback()
     bench.step()
-    done = bench.store.control.intent(intent)
+    done = bench.store.intents.get(intent)
     assert done.state == IntentState.REFUSED
     assert f"{SECOND} stays live" in str(done.outcome)
     assert bench.live_names() == {SECOND}
@@ -440,13 +440,13 @@ def test_a_rollback_is_not_held_up_by_a_server_that_does_not_flip(
 
 def test_an_operator_can_have_a_waiting_candidate_promoted_at_once(bench: Bench) -> None:
     run = bench.promoting()
-    intent = bench.store.control.request(
+    intent = bench.store.intents.request(
         IntentKind.PROMOTE, actor="operator", reason="now", target_generation=run.generation
     )
     bench.step()
-    assert bench.store.control.intent(intent.id).state == IntentState.DONE
+    assert bench.store.intents.get(intent.id).state == IntentState.DONE
     assert bench.live_names() == {FIRST}
-    assert bench.store.control.audit(limit=1)[0].actor == "operator"
+    assert bench.store.audit.entries(limit=1)[0].actor == "operator"
 
 
 @pytest.mark.parametrize(
@@ -454,9 +454,9 @@ def test_an_operator_can_have_a_waiting_candidate_promoted_at_once(bench: Bench)
 )
 def test_what_did_not_pass_the_gate_is_not_promoted_on_request(bench: Bench, target: int | None, words: str) -> None:
     bench.evaluating()
-    intent = bench.store.control.request(IntentKind.PROMOTE, actor="operator", reason="now", target_generation=target)
+    intent = bench.store.intents.request(IntentKind.PROMOTE, actor="operator", reason="now", target_generation=target)
     bench.step()
-    done = bench.store.control.intent(intent.id)
+    done = bench.store.intents.get(intent.id)
     assert done.state == IntentState.REFUSED
     assert words in str(done.outcome)
     assert bench.live_names() == {BASE}

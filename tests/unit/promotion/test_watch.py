@@ -45,16 +45,16 @@ def test_a_risen_flagged_rate_rolls_back_for_good(bench: Bench) -> None:
     bench.step()
     assert bench.live_names() == {FIRST}
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
-    entry = bench.store.control.audit(limit=1)[0]
+    entry = bench.store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "rolled_back", SECOND)
     assert "flagged: 50 of 2000 (25.0 per 1,000) against 10 of 2000 (5.0 per 1,000), p = " in entry.reason
-    [event] = [one for one in bench.store.control.unpublished() if one.type == EventType.ADAPTER_ROLLED_BACK]
+    [event] = [one for one in bench.store.outbox.unpublished() if one.type == EventType.ADAPTER_ROLLED_BACK]
     assert event.subject == SECOND
     assert event.data["reason"] == entry.reason
     assert _rollbacks("flagged") == rollbacks + 1
-    again = bench.store.control.request(IntentKind.PROMOTE, actor="operator", reason="try", target_generation=2)
+    again = bench.store.intents.request(IntentKind.PROMOTE, actor="operator", reason="try", target_generation=2)
     bench.step()
-    assert bench.store.control.intent(again.id).state == IntentState.REFUSED
+    assert bench.store.intents.get(again.id).state == IntentState.REFUSED
 
 
 def test_a_like_rate_stays_live(bench: Bench) -> None:
@@ -62,7 +62,7 @@ def test_a_like_rate_stays_live(bench: Bench) -> None:
     answered(bench.store, 2, 2000, flags=14)
     step = look(bench)
     assert f"{SECOND} against {FIRST}: flagged: 14 of 2000" in step.sentence
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is None
     assert (REGISTRY.get_sample_value("erratad_watch_p_value", {"rate": "flagged"}) or 0) > 0.1
 
 
@@ -73,14 +73,14 @@ def test_a_risen_error_rate_that_goes_on_rolls_back(bench: Bench) -> None:
     look(bench)
     bench.step()
     assert bench.live_names() == {FIRST}
-    assert "errors: " in bench.store.control.audit(limit=1)[0].reason
+    assert "errors: " in bench.store.audit.entries(limit=1)[0].reason
 
 
 def test_one_outage_of_a_server_is_not_taken_for_the_adapters_fault(bench: Bench) -> None:
     promoted_twice(bench)
     answered(bench.store, 2, 2000, errors=900)
     look(bench)
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is None
 
 
 def test_one_person_cannot_force_a_rollback(bench: Bench) -> None:
@@ -88,7 +88,7 @@ def test_one_person_cannot_force_a_rollback(bench: Bench) -> None:
     answered(bench.store, 2, 2000)
     add(bench.store, *(flagged(model=SECOND, reporter="attacker") for _ in range(200)))
     assert "flagged: 1 of 2000" in look(bench).sentence
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is None
 
 
 def test_people_who_flag_often_are_no_rise_after_a_long_quiet_time(bench: Bench) -> None:
@@ -109,7 +109,7 @@ def test_nothing_is_decided_before_the_least_requests(bench: Bench) -> None:
     assert look(bench).sentence == f"{SECOND} against {FIRST}: 60 of 100 requests answered"
     answered(bench.store, 2, 60)
     look(bench)
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is not None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is not None
 
 
 def test_the_watch_ends_but_not_before_the_least_requests(bench: Bench) -> None:
@@ -124,7 +124,7 @@ def test_the_watch_ends_but_not_before_the_least_requests(bench: Bench) -> None:
     assert "60 of 100 requests" in look(bench).sentence
     answered(bench.store, 2, 2000, flags=80)
     assert look(bench).sentence == f"{SECOND} has passed its watch of 86400 s"
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is None
 
 
 def test_it_asks_once(bench: Bench) -> None:
@@ -134,7 +134,7 @@ def test_it_asks_once(bench: Bench) -> None:
     assert "asked to roll back aligned-g000002 (pending)" in look(bench).sentence
     bench.step()
     look(bench)
-    assert bench.store.control.pending(IntentKind.ROLLBACK) is None
+    assert bench.store.intents.pending(IntentKind.ROLLBACK) is None
 
 
 def test_a_rise_that_outlives_the_rollback_does_not_undo_one_generation_after_the_other(bench: Bench) -> None:

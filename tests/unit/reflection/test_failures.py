@@ -284,7 +284,7 @@ def test_a_step_whose_process_is_killed_is_done_again_exactly_once(
     analyst_endpoint.script = lambda _body: (200, GOOD, "stop")
     here.make_due()
     assert here.step().sentence == "analysed 1 report: 1 lesson"
-    created = [event for event in here.store.control.unpublished() if event.type is EventType.LESSON_CREATED]
+    created = [event for event in here.store.outbox.unpublished() if event.type is EventType.LESSON_CREATED]
     assert [event.subject for event in created] == [report_id]
     assert here.step().sentence == "no report is due"
 

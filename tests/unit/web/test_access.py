@@ -120,7 +120,7 @@ def test_the_audit_log_names_the_token_and_for_whom_it_acted(
     client = make_client()
     client.post("/api/pause", json={"reason": "freeze"}, headers=bearer(Role.OPERATOR))
     client.post("/api/resume", json={}, headers={**bearer(Role.ADMIN), "X-Erratad-Actor": "ann"})
-    assert [entry.actor for entry in sqlite_store.control.audit()] == ["a-admin for ann", "a-operator"]
+    assert [entry.actor for entry in sqlite_store.audit.entries()] == ["a-admin for ann", "a-operator"]
 
 
 # --- tokens ---
@@ -198,7 +198,7 @@ def test_a_trusted_proxy_names_the_user_and_the_groups_give_the_role(
 ) -> None:
     client = make_client(peer="10.0.0.9", tokens=[], proxy=PROXY)
     assert client.post("/api/pause", json={}, headers=USER).status_code == 200
-    assert sqlite_store.control.audit()[0].actor == "ann@example.org"
+    assert sqlite_store.audit.entries()[0].actor == "ann@example.org"
     page = client.get("/", headers=USER)
     assert page.status_code == 200
     assert "ann@example.org" in page.text
@@ -304,21 +304,21 @@ def test_a_form_needs_the_token_of_its_own_session(make_client: Callable[..., Te
     ann, eve = make_client(), make_client()
     sign_in(ann, Role.OPERATOR)
     sign_in(eve, Role.OPERATOR)
-    form = {"wish": "rollback", "reason": "worse", "back": "/adapters"}
+    form = {"intent": "rollback", "reason": "worse", "back": "/adapters"}
     for csrf in (csrf_of(eve), "", "forged"):
         assert ann.post("/steer", data={**form, "csrf": csrf}).status_code in {403, 422}
     assert ann.post("/steer", data=form).status_code == 422
-    assert sqlite_store.control.audit()[0].action == "promoted"
+    assert sqlite_store.audit.entries()[0].action == "promoted"
     done = ann.post("/steer", data={**form, "csrf": csrf_of(ann)})
     assert (done.status_code, done.headers["location"]) == (303, "/adapters?did=rollback")
-    assert (sqlite_store.control.audit()[0].actor, sqlite_store.control.audit()[0].reason) == ("a-operator", "worse")
+    assert (sqlite_store.audit.entries()[0].actor, sqlite_store.audit.entries()[0].reason) == ("a-operator", "worse")
 
 
 def test_forms_need_their_role_too(make_client: Callable[..., TestClient]) -> None:
     client = make_client()
     sign_in(client, Role.REVIEWER)
     csrf = csrf_of(client)
-    assert client.post("/steer", data={"wish": "train", "reason": "x", "csrf": csrf}).status_code == 403
+    assert client.post("/steer", data={"intent": "train", "reason": "x", "csrf": csrf}).status_code == 403
     assert client.post("/erase", data={"report_id": "x", "reason": "x", "csrf": csrf}).status_code == 403
     assert client.get("/settings").status_code == 403
     assert client.get("/audit").status_code == 403

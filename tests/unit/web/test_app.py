@@ -374,7 +374,7 @@ def test_an_intent_is_queued_in_the_name_of_who_asked(client: TestClient, sqlite
     assert answer.status_code == 202
     assert (answer.json()["kind"], answer.json()["actor"], answer.json()["state"]) == ("train", "ann", "pending")
     assert client.get(f"/api/intents/{answer.json()['id']}").json() == answer.json()
-    [entry] = sqlite_store.control.audit()
+    [entry] = sqlite_store.audit.entries()
     assert (entry.actor, entry.action, entry.reason) == ("ann", "train", "new data")
 
 

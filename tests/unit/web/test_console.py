@@ -196,12 +196,12 @@ def send(client: TestClient, path: str, **fields: str) -> Response:
 @pytest.mark.parametrize(
     ("path", "fields", "status", "words"),
     [
-        ("/steer", {"wish": "promote", "reason": "x"}, 409, "no generation is named"),
-        ("/steer", {"wish": "promote", "reason": "x", "generation": "9"}, 404, "no generation 9"),
-        ("/steer", {"wish": "refuse", "reason": "x", "generation": "1"}, 409, "not promoting"),
-        ("/steer", {"wish": "pause", "reason": "x", "stage": "lunch"}, 404, "no stage"),
-        ("/steer", {"wish": "explode", "reason": "x"}, 422, "wish"),
-        ("/steer", {"wish": "train", "reason": ""}, 422, "reason"),
+        ("/steer", {"intent": "promote", "reason": "x"}, 409, "no generation is named"),
+        ("/steer", {"intent": "promote", "reason": "x", "generation": "9"}, 404, "no generation 9"),
+        ("/steer", {"intent": "refuse", "reason": "x", "generation": "1"}, 409, "not promoting"),
+        ("/steer", {"intent": "pause", "reason": "x", "stage": "lunch"}, 404, "no stage"),
+        ("/steer", {"intent": "explode", "reason": "x"}, 422, "intent"),
+        ("/steer", {"intent": "train", "reason": ""}, 422, "reason"),
         ("/review", {"report_id": "nobody", "decision": "accept"}, 404, "nobody"),
         ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "needs words"),
         ("/erase", {"report_id": "nobody", "reason": "x"}, 404, "nobody"),
@@ -210,25 +210,25 @@ def send(client: TestClient, path: str, **fields: str) -> Response:
 def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
     learned: Learned, client: TestClient, path: str, fields: dict[str, str], status: int, words: str
 ) -> None:
-    audited = len(learned.store.control.audit())
+    audited = len(learned.store.audit.entries())
     answer = send(client, path, **fields)
     assert answer.status_code == status
     assert words in Page(answer.text).text
-    assert len(learned.store.control.audit()) == audited
+    assert len(learned.store.audit.entries()) == audited
 
 
 def test_a_form_does_what_it_says_and_tells_so(learned: Learned, client: TestClient) -> None:
-    said = Page(send(client, "/steer", wish="pause", stage="finetune", reason="the GPU is needed").text).text
+    said = Page(send(client, "/steer", intent="pause", stage="finetune", reason="the GPU is needed").text).text
     assert "Paused: running steps end" in said
     assert "Paused: finetune" in said
     assert "the GPU is needed" in said
-    send(client, "/steer", wish="resume", stage="finetune", reason="done")
+    send(client, "/steer", intent="resume", stage="finetune", reason="done")
     assert learned.store.control.pauses() == []
     send(client, "/review", report_id=learned.report_id, decision="reject", reason="nonsense")
     assert learned.store.reports.get(learned.report_id).state == "buried"
     send(client, "/erase", report_id=learned.report_id, reason="a person's wish")
     assert learned.store.reports.get(learned.report_id).state == "erased"
-    entries = [(entry.actor, entry.action) for entry in learned.store.control.audit(limit=4)]
+    entries = [(entry.actor, entry.action) for entry in learned.store.audit.entries(limit=4)]
     assert entries == [("local", "erase"), ("local", "reject"), ("local", "resume"), ("local", "pause")]
 
 

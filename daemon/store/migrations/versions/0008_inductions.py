@@ -1,4 +1,4 @@
-"""Runs that ask for mistakes, and the operators' wish for one."""
+"""Runs that ask for mistakes, and the operators' intent to start one."""
 
 from __future__ import annotations
 

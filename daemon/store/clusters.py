@@ -1,0 +1,45 @@
+"""Clusters of near-identical reports: each has one split permanently, so that no evaluation item was trained on."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, select, update
+
+from daemon.errors import IllegalTransitionError
+from daemon.records import Cluster, Split
+from daemon.store import rows, schema
+from daemon.store.engine import reading, transaction
+from daemon.store.reports import report_row
+
+
+class Clusters:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def all(self) -> list[Cluster]:
+        with reading(self._engine) as connection:
+            return [
+                rows.cluster(row) for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
+            ]
+
+    def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
+        """Open a cluster with its first report, in one transaction."""
+        with transaction(self._engine) as connection:
+            cluster_id = connection.execute(
+                schema.clusters.insert()
+                .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)
+                .returning(schema.clusters.c.id)
+            ).scalar_one()
+            _join(connection, report_id, cluster_id)
+        return Cluster(id=cluster_id, category=category, leader_text=leader_text, split=split)
+
+    def join(self, report_id: str, cluster_id: int) -> None:
+        with transaction(self._engine) as connection:
+            _join(connection, report_id, cluster_id)
+
+
+def _join(connection: Connection, report_id: str, cluster_id: int) -> None:
+    table = schema.reports
+    row = report_row(connection, report_id, lock=True)
+    if row.cluster_id not in {None, cluster_id}:
+        raise IllegalTransitionError(f"report {report_id} is in cluster {row.cluster_id} permanently, not {cluster_id}")
+    connection.execute(update(table).where(table.c.id == report_id).values(cluster_id=cluster_id))

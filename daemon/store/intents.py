@@ -1,0 +1,110 @@
+"""What operators (or rules) ask the daemon to do: queued as rows, carried out once by the stage that owns the kind."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, select, update
+
+from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.records import Intent, IntentKind, IntentState, utcnow
+from daemon.store import rows, schema
+from daemon.store.audit import record_audit
+from daemon.store.engine import reading, transaction
+
+
+class Intents:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def request(self, kind: IntentKind, *, actor: str, reason: str, target_generation: int | None = None) -> Intent:
+        """Queue what an operator asks for; the stage that owns it carries it out and writes the outcome."""
+        with transaction(self._engine) as connection:
+            intent_id = connection.execute(
+                schema.intents.insert()
+                .values(
+                    kind=kind,
+                    state=IntentState.PENDING,
+                    target_generation=target_generation,
+                    actor=actor,
+                    reason=reason,
+                    created_at=utcnow(),
+                )
+                .returning(schema.intents.c.id)
+            ).scalar_one()
+            record_audit(
+                connection,
+                actor=actor,
+                action=kind,
+                subject="next" if target_generation is None else str(target_generation),
+                reason=reason,
+            )
+            return _get(connection, intent_id)
+
+    def get(self, intent_id: int) -> Intent:
+        with reading(self._engine) as connection:
+            return _get(connection, intent_id)
+
+    def pending(self, *kinds: IntentKind) -> Intent | None:
+        """The oldest intent of these kinds that waits."""
+        table = schema.intents
+        query = (
+            select(table.c.id)
+            .where(table.c.state == IntentState.PENDING, table.c.kind.in_(kinds))
+            .order_by(table.c.id)
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            intent_id = connection.execute(query).scalar()
+            return None if intent_id is None else _get(connection, intent_id)
+
+    def asked(self, kind: IntentKind, *, actor: str, since: datetime) -> Intent | None:
+        """The latest intent of that kind by the actor since that moment, in any state."""
+        table = schema.intents
+        query = (
+            select(table)
+            .where(table.c.kind == kind, table.c.actor == actor, table.c.created_at >= since)
+            .order_by(table.c.id.desc())
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else rows.intent(row)
+
+    def recent(self, *, limit: int = 20) -> list[Intent]:
+        """Newest first."""
+        query = select(schema.intents).order_by(schema.intents.c.id.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [rows.intent(row) for row in connection.execute(query)]
+
+    def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
+        with transaction(self._engine) as connection:
+            finish_intent(connection, intent_id, state, outcome)
+
+
+def finish_intent(connection: Connection, intent_id: int, state: IntentState, outcome: str) -> bool:
+    """End an intent, inside the transaction that carries it out where there is one; False if it had ended before."""
+    table = schema.intents
+    ended = connection.execute(
+        update(table)
+        .where(table.c.id == intent_id, table.c.state == IntentState.PENDING)
+        .values(state=state, outcome=outcome, finished_at=utcnow())
+    )
+    return ended.rowcount > 0
+
+
+def fulfil(connection: Connection, intent_id: int, outcome: str) -> None:
+    """End an intent in the transaction that carries it out, so that no crash has it carried out twice.
+
+    Raises:
+        IllegalTransitionError: when it had ended before; the transaction must not be committed then.
+    """
+    if not finish_intent(connection, intent_id, IntentState.DONE, outcome):
+        raise IllegalTransitionError(f"intent {intent_id} was carried out before; nothing is changed")
+
+
+def _get(connection: Connection, intent_id: int) -> Intent:
+    row = connection.execute(select(schema.intents).where(schema.intents.c.id == intent_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"no intent {intent_id}")
+    return rows.intent(row)
