@@ -7,14 +7,15 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks import Webhook
 
 from connectors.messages import EventType
-from connectors.webhook import key_of, sign
+from connectors.webhook import WebhookEndpoint, key_of
 from daemon.config.delivery import OutboxConfig, WebhookConfig
 from daemon.delivery.outbox import OutboxStage
 from daemon.delivery.webhook import WebhookStage
@@ -61,8 +62,8 @@ def due_again(store: Store) -> None:
 
 def test_the_signature_is_the_conventions_own_example() -> None:
     """The example vector of the Standard Webhooks libraries."""
-    body = b'{"test": 2432232314}'
-    signature = sign(key_of(SECRET), message_id="msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp=1614265330, body=body)
+    at = datetime.fromtimestamp(1614265330, UTC)
+    signature = Webhook(key_of(SECRET)).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", at, '{"test": 2432232314}')
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -79,6 +80,17 @@ def test_an_event_arrives_signed_so_that_the_documented_code_accepts_it(
     assert headers["webhook-id"] == event["id"]
     step(make_stage())
     assert len(receiver.received) == 1
+
+
+def test_the_bytes_that_are_signed_are_those_that_are_sent(receiver: Receiver) -> None:
+    body = '{"said":"naïve 漢字 🙂",\r\n "escaped":"\\ud800", "lines":"a\u2028b"}'.encode()
+    endpoint = WebhookEndpoint(receiver.url, secret=SECRET, timeout_s=5)
+    endpoint.send("evt_1", body)
+    endpoint.close()
+    [(headers, received)] = receiver.received
+    assert received == body
+    _documented()["verify"](SECRET, headers, received)
+    Webhook(SECRET).verify(received, headers)
 
 
 @pytest.mark.parametrize(
