@@ -30,15 +30,15 @@ from daemon.induction.filter import flagged_of, sift
 from daemon.induction.seeds import Question, configured_questions
 from daemon.labels import Drop, Suite
 from daemon.records import Induction, IntentKind, IntentState, Trigger, served_name, utcnow
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Step
 from daemon.store import Added, Store
 from daemon.text.words import storable
 
 ATTEMPTS = 3
-REST_S = 5.0
-MAX_REST_S = 300.0
-"""Between two attempts at the same questions; doubled with each."""
+REST = Backoff(first_s=5.0, limit_s=300.0)
+"""Between two attempts at the same questions."""
 OFF = "off: induction.enabled is false"
 
 
@@ -215,8 +215,8 @@ class InductionStage:
     # --- keeping ---
 
     def _rest(self, run: Induction, exc: Exception) -> Step:
-        self._again_at_s = time.monotonic() + min(REST_S * 2.0 ** min(self._failures, 20), MAX_REST_S)
         self._failures += 1
+        self._again_at_s = time.monotonic() + REST.delay_s(self._failures)
         self._trouble = f"induction {run.id} asks again later: {exc}"
         return Step(sentence=self._trouble)
 

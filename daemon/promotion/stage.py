@@ -40,6 +40,7 @@ from daemon.records import (
     Verdict,
     utcnow,
 )
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -50,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
 """How often the store is asked for intents; servers are called only once per `serving.reconcile_interval_s`."""
-RETRY_MAX_S = 60.0
+RETRY_LIMIT_S = 60.0
 DIRECT = RolloutConfig(mode="direct")
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""
@@ -79,6 +80,7 @@ class PromotionStage:
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
         self._tryout = Tryout(rollout=rollout, store=store, fleet=fleet, reconciler=self._reconciler)
         self._attempts = (0, 0)
+        self._backoff = Backoff(first_s=2 * self._interval_s, limit_s=RETRY_LIMIT_S)
         self._not_before = 0.0
         self._reconcile_at = 0.0
         self._said = ""
@@ -234,7 +236,7 @@ class PromotionStage:
             why = f"not promoted in {waited_s:.0f} s and {attempts} attempts; last: {problem}"
             self._store.runs.failed(run.id, reason=why)
             return _run_ended(RunState.FAILED, f"run {run.id}: {why}")
-        self._not_before = time.monotonic() + min(self._interval_s * 2.0 ** min(attempts, 10), RETRY_MAX_S)
+        self._not_before = time.monotonic() + self._backoff.delay_s(attempts)
         metrics.SWAPS.labels(kind="promote", outcome="retried").inc()
         return Outcome(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
 

@@ -11,10 +11,11 @@ from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.config.secret import secret
 from daemon.errors import ServingError
 from daemon.records import Adapter, CorrectionSource, served_name
+from daemon.runtime.backoff import Backoff
 
 Messages = Sequence[Mapping[str, Any]]
 
-MAX_REST_S = 60.0
+REST_LIMIT_S = 60.0
 OVERLOADED = frozenset({429, 503})
 """HTTP statuses that speak of the endpoint and never of the request."""
 CANARY: Messages = [{"role": "user", "content": "Reply with OK."}]
@@ -110,12 +111,12 @@ class Availability:
     """Tells an outage of the analyst from a request that only one report's text makes fail.
 
     The test is a trivial question: an analyst that cannot answer that either is out. During an outage it is asked at
-    growing intervals (`backoff_s`, doubled up to MAX_REST_S); until the first real answer after one it is `doubtful`.
+    growing intervals (`backoff_s`, doubled up to REST_LIMIT_S); until the first real answer after one it is `doubtful`.
     """
 
     def __init__(self, analyst: Analyst, *, backoff_s: float) -> None:
         self._analyst = analyst
-        self._backoff_s = backoff_s
+        self._rest = Backoff(first_s=backoff_s, limit_s=REST_LIMIT_S)
         self._outage: str | None = None
         self._failures = 0
         self._look_at_s = 0.0
@@ -155,5 +156,5 @@ class Availability:
 
     def _fail(self, error: Exception) -> None:
         self._outage = str(error)
-        self._look_at_s = time.monotonic() + min(self._backoff_s * 2.0 ** min(self._failures, 20), MAX_REST_S)
         self._failures += 1
+        self._look_at_s = time.monotonic() + self._rest.delay_s(self._failures)

@@ -23,7 +23,6 @@ it.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -45,6 +44,7 @@ from daemon.reflection.analyst import Analyst, Availability, Messages
 from daemon.reflection.best_of import Score, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
 from daemon.reflection.prompts import Prompts
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Pulse, Step
 from daemon.store.reports import Claim, Reports
 
@@ -52,7 +52,8 @@ log = structlog.get_logger(__name__)
 
 PARDONS = 5
 DEATHS = 2
-MAX_BACKOFF_S = 600.0
+RETRY_LIMIT_S = 600.0
+RETRY_JITTER = 0.5
 WARMER = 0.2
 """Added to the temperature with each attempt: the same prompt must not give the same rejected analysis again."""
 MAX_TEMPERATURE = 2.0
@@ -131,6 +132,7 @@ class ReflectionStage:
         self._pulse = pulse
         self._prompts = Prompts(config.template)
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
+        self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
         self._pardoned: Counter[str] = Counter()
 
     def step(self, stop: threading.Event) -> Step:
@@ -282,7 +284,7 @@ class ReflectionStage:
         if attempt >= most:
             return self._bury(claim, f"gave up after {attempt} attempts; the last: {failure}")
         reason = f"attempt {attempt} of {most}: {failure}"
-        at = utcnow() + timedelta(seconds=retry_delay_s(attempt, self._config.backoff_s))
+        at = utcnow() + timedelta(seconds=self._backoff.delay_s(attempt))
         return self._leave(claim, Outcome.RETRY, reason, lambda: self._reports.retry(claim, at=at, reason=reason))
 
     def _store(self, claim: Claim, lesson: Lesson) -> Outcome:
@@ -313,11 +315,6 @@ class ReflectionStage:
             self._pardoned.pop(claim.report.id, None)
         log.info("reflected", report_id=claim.report.id, outcome=outcome, attempt=claim.report.attempts, reason=reason)
         return outcome
-
-
-def retry_delay_s(attempt: int, base_s: float) -> float:
-    """Seconds until the next attempt: doubled with each one, bounded, and spread so that retries come apart."""
-    return min(base_s * 2.0 ** min(attempt - 1, 20), MAX_BACKOFF_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _lesson_of(report: Report, *, analysis: str, analyst: str, template: str, correction: _Correction | None) -> Lesson:

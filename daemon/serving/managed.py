@@ -20,6 +20,7 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError, ServingError
 from daemon.records import utcnow
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.machine import free_port
 from daemon.runtime.stage import Step
 from daemon.serving.command import command, fingerprint, installed_vllm, runs_on_cpu
@@ -29,7 +30,7 @@ from daemon.serving.server_log import ServerLog
 log = structlog.get_logger(__name__)
 
 STOP_GRACE_S = 20.0
-RESTART_BACKOFF_MAX_S = 60.0
+RESTART_LIMIT_S = 60.0
 STABLE_AFTER_S = 60.0
 """A server that was ready for so long starts again without the waits of its earlier failures."""
 UNREADY_LIMIT_S = 60.0
@@ -142,6 +143,7 @@ class ManagedServer:
         self._lock: int | None = None
         self._process: ServerProcess | None = None
         self._client: VllmServer | None = None
+        self._backoff = Backoff(first_s=serving.restart_backoff_s, limit_s=RESTART_LIMIT_S)
         self._failures = 0
         self._failure = ""
         self._not_before = 0.0
@@ -270,7 +272,7 @@ class ManagedServer:
             except ServingError as exc:
                 reason = f"{reason}; {exc}"
         self._failures += 1
-        wait_s = min(self._serving.restart_backoff_s * 2.0 ** (self._failures - 1), RESTART_BACKOFF_MAX_S)
+        wait_s = self._backoff.delay_s(self._failures)
         self._not_before = time.monotonic() + wait_s
         self._restart = f"; restarted at {utcnow():%H:%M:%S} UTC: {reason}"
         self._restart_shown_until = time.monotonic() + RESTART_SHOWN_S

@@ -25,6 +25,7 @@ from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
 from daemon.operations.status import status
 from daemon.records import Induction, IntentKind, IntentState, Report, ReportState, Trigger
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Pulse, run_stage
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -298,7 +299,7 @@ def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene
 def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_attempts(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(induction, "REST_S", 0.0)
+    monkeypatch.setattr(induction, "REST", Backoff(first_s=0.0, limit_s=0.0))
     scene.seeds = [seed(1), seed(2)]
 
     def poisoned(model: str, messages: list[dict[str, Any]]) -> str:
@@ -320,7 +321,7 @@ def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_a
 
 
 def test_a_judge_that_is_out_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(induction, "REST_S", 0.0)
+    monkeypatch.setattr(induction, "REST", Backoff(first_s=0.0, limit_s=0.0))
     scene.seeds = [{"id": "plain", "prompt": "What is the capital of country 7?"}]
     scene.sections = {"evaluation": {"judge": {"url": "http://127.0.0.1:1", "model": "judge"}}}
     stage = scene.stage()

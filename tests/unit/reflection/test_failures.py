@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +16,9 @@ import pytest
 
 from connectors.messages import EventType
 from daemon.config.reflection import EndpointConfig
-from daemon.records import ReportState
+from daemon.records import ReportState, utcnow
 from daemon.reflection.analyst import EndpointAnalyst
-from daemon.reflection.stage import DEATHS, PARDONS, retry_delay_s
+from daemon.reflection.stage import DEATHS, PARDONS
 from daemon.runtime.stage import Step
 from daemon.store import Store
 from tests.fixtures.config import flagged
@@ -62,10 +63,41 @@ def test_one_bad_report_does_not_hold_up_the_others(
     assert {here.state(report_id) for report_id in good} == {ReportState.LESSON}
 
 
-def test_delays_double_are_bounded_and_spread() -> None:
-    delays = [[retry_delay_s(attempt, 5.0) for _ in range(50)] for attempt in (1, 2, 3, 99)]
-    for found, most in zip(delays, (5.0, 10.0, 20.0, 600.0), strict=True):
-        assert most / 2 <= min(found) < max(found) <= most
+@pytest.mark.parametrize(("backoff_s", "most_s"), [(40.0, 40.0), (5000.0, 600.0)])
+def test_a_report_is_retried_after_a_wait_that_is_bounded_and_spread(
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    backoff_s: float,
+    most_s: float,
+) -> None:
+    analyst_endpoint.script = lambda _body: (500, "cannot read this", "")
+    here = make_reflection(max_attempts=3, backoff_s=backoff_s, concurrency=20)
+    here.queue(*(flagged() for _ in range(20)))
+    here.step()
+    waits_s = [(due - utcnow()).total_seconds() for due in _due(here.store)]
+    assert len(waits_s) == 20
+    assert most_s / 2 - 20 < min(waits_s) < most_s * 0.85
+    assert max(waits_s) - min(waits_s) > most_s / 10
+    assert max(waits_s) <= most_s
+
+
+def test_the_wait_for_a_retry_doubles(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = lambda _body: (500, "cannot read this", "")
+    here = make_reflection(max_attempts=3, backoff_s=200.0)
+    here.queue(flagged())
+    for least_s, most_s in ((100.0, 200.0), (200.0, 400.0)):
+        before = utcnow()
+        here.make_due()
+        here.step()
+        [due] = _due(here.store)
+        assert timedelta(seconds=least_s) <= due - before <= timedelta(seconds=most_s + 20)
+
+
+def _due(store: Store) -> list[datetime]:
+    reports = store.reports.find(state=ReportState.QUEUED, limit=100)
+    return [report.next_attempt_at for report in reports if report.next_attempt_at is not None]
 
 
 # --- outages of the analyst ---
