@@ -7,9 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import listings as inspect_store
-from daemon.cli import review, service, steer, top
-from daemon.cli import send as feed
+from daemon.cli import listings, review, send, service, steer, top
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -54,15 +52,15 @@ for command in (
     service.run,
     service.check_config,
     service.vllm,
-    inspect_store.status,
+    listings.status,
     top.top,
-    inspect_store.reports,
-    inspect_store.lessons,
-    inspect_store.runs,
-    inspect_store.adapters,
-    inspect_store.audit,
-    feed.submit,
-    feed.import_file,
+    listings.reports,
+    listings.lessons,
+    listings.runs,
+    listings.adapters,
+    listings.audit,
+    send.submit,
+    send.import_file,
     steer.train,
     steer.induce,
     steer.promote,

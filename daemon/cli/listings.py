@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, Limit, StateName, configured, one_of, opened
+from daemon.cli.options import AsJson, ConfigPath, Limit, Overrides, StateName, one_of, opened, settings
 from daemon.cli.output import listing, print_json, say, table
 
 if TYPE_CHECKING:
-    from daemon.config import Config
     from daemon.operations.status import StatusView
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
 
 
-@configured
 def status(
-    config: Config,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s until Ctrl-C.")] = False,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Say where the daemon stands.
 
@@ -31,6 +30,7 @@ def status(
     """
     from daemon.operations.status import status as look
 
+    config = settings(config_path, overrides)
     with opened(config) as store:
         while True:
             view = look(store, config)
@@ -45,9 +45,7 @@ def status(
             time.sleep(WATCH_INTERVAL_S)
 
 
-@configured
 def reports(
-    config: Config,
     report_id: Annotated[str | None, typer.Argument(help="Show this one from message to fix.")] = None,
     *,
     state: StateName = None,
@@ -55,6 +53,8 @@ def reports(
     search: Annotated[str | None, typer.Option(help="Only those whose id contains this.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """List the reports, or show one.
 
@@ -64,6 +64,7 @@ def reports(
     from daemon.operations.views import ReportRow, report_view
     from daemon.records import ReportState
 
+    config = settings(config_path, overrides)
     wanted = one_of(ReportState, state)
     with opened(config) as store:
         if report_id is not None:
@@ -87,12 +88,17 @@ def reports(
     )
 
 
-@configured
-def lessons(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+def lessons(
+    *,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """List what a training run may use."""
     from daemon.operations.views import LessonView
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         rows = [LessonView.of(lesson) for _, lesson in store.reports.trainable(limit=limit)]
     listing(
         rows,
@@ -109,19 +115,19 @@ def lessons(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> No
     )
 
 
-@configured
 def runs(
-    config: Config,
     run_id: Annotated[int | None, typer.Argument(help="Show this one with its verdict.")] = None,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """List the training runs, or show one."""
     from daemon.cli.show import show_generation
     from daemon.operations.views import RunRow, run_view
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         if run_id is not None:
             view = run_view(store, run_id)
             print_json(view) if as_json else show_generation(view)
@@ -144,14 +150,14 @@ def runs(
     )
 
 
-@configured
 def adapters(
-    config: Config,
     generation: Annotated[int | None, typer.Argument(help="Show this one with its lineage and verdict.")] = None,
     *,
     state: StateName = None,
     limit: Limit = 50,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """List the generations, or show one.
 
@@ -161,6 +167,7 @@ def adapters(
     from daemon.operations.views import AdapterRow, generation_view
     from daemon.records import AdapterState
 
+    config = settings(config_path, overrides)
     wanted = one_of(AdapterState, state)
     with opened(config) as store:
         if generation is not None:
@@ -183,12 +190,17 @@ def adapters(
     )
 
 
-@configured
-def audit(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+def audit(
+    *,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """List who did what and why, latest first."""
     from daemon.operations.views import AuditView
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         rows = [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit)]
     listing(
         rows,

@@ -1,18 +1,14 @@
-"""Options that commands share, added to them by decorators, and the way from options to a configuration and a store."""
+"""Options that commands share, and the way from them to a configuration and a store."""
 
 from __future__ import annotations
 
-import functools
 import getpass
-import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -24,7 +20,6 @@ if TYPE_CHECKING:
     from daemon.store import Store
 
 State = TypeVar("State", bound=StrEnum)
-Own = ParamSpec("Own")
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 
@@ -42,41 +37,6 @@ StateName = Annotated[str | None, typer.Option("--state", metavar="STATE", help=
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 
 
-def configured(command: Callable[Concatenate[Config, Own], None], *, skip: int = 1) -> Callable[..., None]:
-    """A command with `--config` and `--set`; it gets the configuration that they name as its first argument."""
-
-    def run(*, config: Path | None, overrides: list[str] | None, **own: Any) -> None:
-        command(settings(config, overrides), **own)  # type: ignore[call-arg]  # Typer passes every argument by name
-
-    return with_options(run, command, skip=skip, config=(ConfigPath, None), overrides=(Overrides, None))
-
-
-def with_options(
-    run: Callable[..., None], command: Callable[..., Any], *, skip: int = 1, **options: tuple[Any, object]
-) -> Callable[..., None]:
-    """`run` under the name of `command`, with its arguments but the first, and with `options`: name -> (type, default).
-
-    `skip` 0: an outer layer has taken the first argument away already.
-
-    Typer reads a command's signature and the type hints of its module; here both are put together.
-    """
-    own = list(inspect.signature(command).parameters.values())[skip:]
-    # the skipped argument's type is not imported at run time, so the others are looked up without it
-    written = SimpleNamespace(__annotations__={one.name: one.annotation for one in own})
-    hints = get_type_hints(written, vars(sys.modules[command.__module__]), include_extras=True)
-    hints |= {name: annotation for name, (annotation, _) in options.items()}
-    defaults = {one.name: one.default for one in own} | {name: default for name, (_, default) in options.items()}
-    functools.update_wrapper(run, command)
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-            for name, annotation in hints.items()
-        ]
-    )
-    run.__annotations__ = hints
-    return run
-
-
 def one_of(states: type[State], text: str | None) -> State | None:
     """The state that `--state` names."""
     if text is None:
@@ -88,7 +48,11 @@ def one_of(states: type[State], text: str | None) -> State | None:
 
 
 def settings(path: Path | None, overrides: list[str] | None) -> Config:
-    """Raises ConfigError."""
+    """The configuration that `--config` and `--set` name.
+
+    Raises:
+        ConfigError: where there is none, or it is wrong.
+    """
     from daemon.config import load_config
 
     if path is None and not DEFAULT_CONFIG.exists():

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, Limit, Reason, configured, for_each, opened, operator
+from daemon.cli.options import AsJson, ConfigPath, Limit, Overrides, Reason, for_each, opened, operator, settings
 from daemon.cli.output import print_json, say, table
 from daemon.errors import ConfigError, IllegalTransitionError
 
 if TYPE_CHECKING:
-    from daemon.config import Config
     from daemon.operations.views import ReviewQueueView
     from daemon.records import Lesson
     from daemon.store import Store
@@ -35,46 +34,61 @@ review = typer.Typer(
 
 
 @review.command("list")
-@configured
-def list_(config: Config, *, limit: Limit = 50, as_json: AsJson = False) -> None:
+def list_(
+    *,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """List what waits: quarantined reports, and analyses that nobody has looked at; oldest first."""
     from daemon.operations.views import review_queue
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         queue = review_queue(store, limit=limit)
     print_json(queue) if as_json else _show_queue(queue)
 
 
 @review.command()
-@configured
-def show(config: Config, report_id: ReportId, *, as_json: AsJson = False) -> None:
+def show(
+    report_id: ReportId,
+    *,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Show one: conversation, flagged answer, what is wrong with it, analysis, corrected answer."""
     from daemon.cli.show import show_report
     from daemon.operations.views import report_view
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         view = report_view(store, report_id)
     print_json(view) if as_json else show_report(view)
 
 
 @review.command()
-@configured
-def accept(config: Config, report_ids: ReportIds, *, reason: Reason = REVIEWED) -> None:
+def accept(
+    report_ids: ReportIds,
+    *,
+    reason: Reason = REVIEWED,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Release quarantined reports into the queue, or approve analyses."""
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         for_each(report_ids, lambda one: store.reviews.accept(one, actor=operator(), reason=reason), "accepted")
 
 
 @review.command()
-@configured
 def correct(
-    config: Config,
     report_id: ReportId,
     *,
     analysis: Annotated[str | None, typer.Option("--analysis", help="Why the flagged answer is wrong.")] = None,
     correction: Annotated[str | None, typer.Option("--correction", help="A good answer; '' for none.")] = None,
     edit: Annotated[bool, typer.Option("--edit", "-e", help="Change both in the editor that EDITOR names.")] = False,
     reason: Reason = REVIEWED,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Put better words in place of an analysis and its corrected answer.
 
@@ -82,6 +96,7 @@ def correct(
     """
     from daemon.operations import steering
 
+    config = settings(config_path, overrides)
     if analysis is None and correction is None and not edit:
         raise ConfigError("nothing to correct; give --analysis, --correction or --edit")
     with opened(config) as store:
@@ -95,12 +110,15 @@ def correct(
 
 
 @review.command()
-@configured
 def reject(
-    config: Config, report_ids: ReportIds, *, reason: Annotated[str, typer.Option("--reason", "-m", help="Why.")]
+    report_ids: ReportIds,
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-m", help="Why.")],
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Bury quarantined reports, or ones whose analysis would teach nonsense; `erratad requeue` revives them."""
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         for_each(report_ids, lambda one: store.reviews.reject(one, actor=operator(), reason=reason), "rejected")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, configured, opened
+from daemon.cli.options import AsJson, ConfigPath, Overrides, opened, settings
 from daemon.cli.output import print_json, progress, say, warn
 from daemon.errors import ConfigError
 
@@ -25,9 +25,7 @@ class Via(StrEnum):
     HTTP = "http"
 
 
-@configured
 def submit(
-    config: Config,
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="One report per line; see `erratad schema`.")
     ],
@@ -37,12 +35,15 @@ def submit(
         str | None, typer.Option(help="http: the daemon's address; default: http.host and http.port.")
     ] = None,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Send the reports in a JSONL file.
 
     Every line is checked before the first is sent. Sending a file again is safe. Exits with 1 when a line is refused,
     with 3 when broker or daemon cannot be reached.
     """
+    config = settings(config_path, overrides)
     submission = _send(file, via, url, config)
     if as_json:
         print_json(
@@ -65,12 +66,12 @@ def submit(
         raise typer.Exit(1 if submission.stopped is None else 3)
 
 
-@configured
 def import_file(
-    config: Config,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .csv or .jsonl file.")],
     *,
     as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Import annotated data.
 
@@ -79,7 +80,7 @@ def import_file(
     """
     from daemon.intake.importer import import_file as import_rows
 
-    with opened(config, create=True) as store, progress("importing rows") as advance:
+    with opened(settings(config_path, overrides), create=True) as store, progress("importing rows") as advance:
         summary = import_rows(file, store.reports, on_rows=lambda rows: advance(rows, None))
     if as_json:
         print_json(

@@ -6,30 +6,33 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from daemon import __version__
-from daemon.cli.options import AsJson, configured
+from daemon.cli.options import AsJson, ConfigPath, Overrides, settings
 from daemon.cli.output import print_json, say, warn
 
-if TYPE_CHECKING:
-    from daemon.config import Config
 
-
-@configured
 def run(
-    config: Config,
+    *,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
     from daemon.service import serve
 
+    config = settings(config_path, overrides)
     raise typer.Exit(serve(config))
 
 
-@configured
-def check_config(config: Config, *, as_json: AsJson = False) -> None:
+def check_config(
+    *,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Check the configuration.
 
     Prints the config values, secrets masked, and everything that would keep the daemon from working here; exits
@@ -40,6 +43,7 @@ def check_config(config: Config, *, as_json: AsJson = False) -> None:
     from daemon.config.masking import masked
     from daemon.operations.preflight import problems
 
+    config = settings(config_path, overrides)
     found = problems(config)
     if as_json:
         print_json({"config": masked(config), "problems": found})
@@ -53,13 +57,13 @@ def check_config(config: Config, *, as_json: AsJson = False) -> None:
         warn("the configuration is good")
 
 
-@configured
 def vllm(
-    config: Config,
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     show: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Become a vLLM server that a daemon in attached mode steers.
 
@@ -68,6 +72,7 @@ def vllm(
     """
     from daemon.serving.command import attached_command
 
+    config = settings(config_path, overrides)
     command = attached_command(config, host=host, port=port)
     if show:
         typer.echo(shlex.join(command.argv))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, Own, Reason, configured, for_each, opened, operator, with_options
+from daemon.cli.options import AsJson, ConfigPath, Overrides, Reason, for_each, opened, operator, settings
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from daemon.config import Config
     from daemon.records import Intent
     from daemon.store import Store
 
@@ -27,75 +25,91 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How long to 
 StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.")]
 
 
-def asked_of_the_daemon(request: Callable[Concatenate[Store, Own], Intent]) -> Callable[..., None]:
-    """A command that hands an intent to the daemon and, unless told not to, waits for what becomes of it."""
-
-    def run(config: Config, *, wait: bool, timeout: float, as_json: bool, **own: Any) -> None:
-        with opened(config) as store:
-            intent = request(store, **own)  # type: ignore[call-arg]  # Typer passes every argument by name
-            _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
-
-    followed = with_options(run, request, wait=(Wait, True), timeout=(Timeout, 60.0), as_json=(AsJson, False))
-    return configured(followed, skip=0)
-
-
-@asked_of_the_daemon
-def train(store: Store, *, reason: Reason = NO_REASON) -> Intent:
+def train(
+    *,
+    reason: Reason = NO_REASON,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Start a training run now."""
     from daemon.operations.steering import request_training
 
-    return request_training(store, actor=operator(), reason=reason)
+    with opened(settings(config_path, overrides)) as store:
+        intent = request_training(store, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
 
 
-@asked_of_the_daemon
-def induce(store: Store, *, reason: Reason = NO_REASON) -> Intent:
+def induce(
+    *,
+    reason: Reason = NO_REASON,
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Lead the model into mistakes now and report them.
 
     Needs induction.enabled; `erratad status` shows how it goes.
     """
     from daemon.operations.steering import request_induction
 
-    return request_induction(store, actor=operator(), reason=reason)
+    with opened(settings(config_path, overrides)) as store:
+        intent = request_induction(store, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
 
 
-@asked_of_the_daemon
 def promote(
-    store: Store,
     generation: Annotated[int, typer.Argument(min=0, help="The generation that is to answer.")],
     *,
     reason: Reason = NO_REASON,
-) -> Intent:
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Make a generation live.
 
     Only one with the gate's accepting verdict, or one that was live before, can be.
     """
     from daemon.operations.steering import request_promotion
 
-    return request_promotion(store, generation, actor=operator(), reason=reason)
+    with opened(settings(config_path, overrides)) as store:
+        intent = request_promotion(store, generation, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
 
 
-@asked_of_the_daemon
 def rollback(
-    store: Store,
     generation: Annotated[int | None, typer.Argument(min=0, help="Default: the one that was live before.")] = None,
     *,
     reason: Reason = NO_REASON,
-) -> Intent:
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Go back to an earlier generation.
 
     The one that leaves is never promoted again.
     """
     from daemon.operations.steering import request_rollback
 
-    return request_rollback(store, generation, actor=operator(), reason=reason)
+    with opened(settings(config_path, overrides)) as store:
+        intent = request_rollback(store, generation, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
 
 
-@configured
 def reject(
-    config: Config,
     generation: Annotated[int, typer.Argument(min=0, help="A candidate that passed the gate.")],
     *,
     reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Keep a candidate from going live.
 
@@ -103,61 +117,72 @@ def reject(
     """
     from daemon.operations.steering import reject_candidate
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         reject_candidate(store, generation, actor=operator(), reason=reason)
     say(f"rejected generation {generation}")
 
 
-@configured
-def pause(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASON) -> None:
+def pause(
+    stage: StageName = "all",
+    *,
+    reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Pause one stage, or all.
 
     A running step ends, no new one starts, until `erratad resume`.
     """
     from daemon.operations import steering
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         steering.pause(store, stage, actor=operator(), reason=reason)
     say(f"paused {stage}")
 
 
-@configured
-def resume(config: Config, stage: StageName = "all", *, reason: Reason = NO_REASON) -> None:
+def resume(
+    stage: StageName = "all",
+    *,
+    reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
     """Lift one pause, or all."""
     from daemon.operations import steering
 
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         lifted = steering.resume(store, stage, actor=operator(), reason=reason)
     say(f"resumed {stage}" if lifted else f"{stage} was not paused")
 
 
-@configured
 def requeue(
-    config: Config,
     report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Buried, quarantined or duplicate reports.")],
     *,
     reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Analyse reports anew.
 
     Revives buried reports and releases quarantined ones.
     """
-    with opened(config) as store:
+    with opened(settings(config_path, overrides)) as store:
         for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
 
 
-@configured
 def erase(
-    config: Config,
     report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Reports to erase.")],
     *,
     reason: Reason = NO_REASON,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Remove reports' content for good.
 
     Ids and lineage stay; adapters that were trained on them are not changed.
     """
+    config = settings(config_path, overrides)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError("erasing cannot be undone; add --yes where nobody can be asked")

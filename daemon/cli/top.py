@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import configured, opened
+from daemon.cli.options import ConfigPath, Overrides, opened, settings
 from daemon.cli.output import cell, printable, say, style_of, terminal
 from daemon.errors import StoreUnavailableError
 
@@ -26,14 +26,15 @@ BAR_WIDTH = 30
 NO_DAEMON = 3
 
 
-@configured
 def top(
-    config: Config,
     *,
     interval: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print it once and exit, with 3 when no daemon runs.")] = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
 ) -> None:
     """Watch the loop: funnel, live adapter, active run, stages, schedule. Ctrl-C ends it."""
+    config = settings(config_path, overrides)
     with opened(config) as store:
         if once:
             view, verdict = _look(store, config)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from daemon import __version__
+from daemon.cli import app
 
 COMMANDS = (
     *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
@@ -73,12 +75,26 @@ def test_help_lists_every_command_and_exit_code() -> None:
     assert "3  the daemon or its database cannot be reached" in told
 
 
+def test_every_command_takes_the_options_of_its_kind() -> None:
+    table = get_command(app)
+    commands = {**vars(table)["commands"]}
+    commands |= {f"review {name}": command for name, command in vars(commands.pop("review"))["commands"].items()}
+    options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
+    assert {name for name, known in options.items() if not {"--config", "-c", "--set"} <= known} == {
+        *("schema", "demo", "version")
+    }
+    waiting = {name for name, known in options.items() if "--wait" in known}
+    assert waiting == {"train", "induce", "promote", "rollback"}
+    assert all({"--timeout", "--json", "--reason"} <= options[name] for name in waiting)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("frobnicate",), 2, "frobnicate"),
         (("reports", "--limit", "0"), 2, "--limit"),
         (("status", "--config", "none.yaml"), 2, "none.yaml"),
+        (("erase", "some-report", "--config", "none.yaml"), 2, "none.yaml"),
         (("status", "--set", "log.level=loud", "--config", "configs/default.yaml"), 2, "log.level"),
         (("status", "--config", "configs/default.yaml", "--set", "data_dir=/nonexistent"), 3, "there is no database"),
         (
