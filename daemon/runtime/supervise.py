@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from queue import SimpleQueue
 import structlog
 
 from daemon.errors import ConfigError
+from daemon.runtime.lock import try_lock
 
 log = structlog.get_logger(__name__)
 
@@ -88,14 +88,12 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        file = (data_dir / "erratad.lock").open("w")
+        lock = try_lock(data_dir / "erratad.lock")
     except OSError as exc:
         raise ConfigError(f"data_dir: {data_dir} cannot be written: {exc.strerror}") from exc
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise ConfigError(
-                f"data_dir: another erratad runs on {data_dir}; stop it, or give this one a directory of its own"
-            ) from exc
+    if lock is None:
+        raise ConfigError(
+            f"data_dir: another erratad runs on {data_dir}; stop it, or give this one a directory of its own"
+        )
+    with lock:
         yield

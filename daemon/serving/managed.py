@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import structlog
 
@@ -21,10 +20,11 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError, ServingError
 from daemon.records import utcnow
 from daemon.runtime.backoff import Backoff
+from daemon.runtime.lock import try_lock
 from daemon.runtime.machine import free_port
 from daemon.runtime.stage import Step
 from daemon.serving.command import command, fingerprint, installed_vllm, runs_on_cpu
-from daemon.serving.process import ServerProcess, ServerRecord, lock, record_path, start
+from daemon.serving.process import ServerProcess, ServerRecord, lock_path, record_path, start
 from daemon.serving.server_log import ServerLog
 
 log = structlog.get_logger(__name__)
@@ -140,7 +140,7 @@ class ManagedServer:
             command, model, serving, training, api_key=api_key, cpu=runs_on_cpu(serving, self._installed)
         )
         self._log = ServerLog(data_dir / "logs" / "vllm.log")
-        self._lock: int | None = None
+        self._lock: BinaryIO | None = None
         self._process: ServerProcess | None = None
         self._client: VllmServer | None = None
         self._backoff = Backoff(first_s=serving.restart_backoff_s, limit_s=RESTART_LIMIT_S)
@@ -157,7 +157,7 @@ class ManagedServer:
     def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is bounded by the canary's timeout
         if self._lock is None:
             self._data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self._data_dir)
+            self._lock = try_lock(lock_path(self._data_dir))
             if self._lock is None:
                 return Step(sentence=f"waiting: another erratad runs the vLLM server of {self._data_dir}")
         try:
@@ -178,7 +178,7 @@ class ManagedServer:
             self._process.end(grace_s=STOP_GRACE_S)
             self._process = None
         record_path(self._data_dir).unlink(missing_ok=True)
-        os.close(self._lock)
+        self._lock.close()
         self._lock = None
 
     def _take_over(self) -> VllmServer:

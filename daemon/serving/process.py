@@ -17,7 +17,6 @@ with the daemon; with ``KillMode=process`` it is adopted. Linux only: the boot i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -212,12 +211,6 @@ def record_path(data_dir: Path) -> Path:
     return data_dir / "vllm.json"
 
 
-def lock(data_dir: Path) -> int | None:
-    """A descriptor that holds the data directory's server for this process; None while another process holds it."""
-    descriptor = os.open(data_dir / "vllm.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+def lock_path(data_dir: Path) -> Path:
+    """Locked by the daemon that manages the data directory's server."""
+    return data_dir / "vllm.lock"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from daemon.artifacts.files import write_atomically
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
+from daemon.runtime.lock import try_lock
 
 JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
@@ -98,16 +97,9 @@ class TrainingProgress(BaseModel):
 @contextmanager
 def run_lock(run_folder: Path) -> Iterator[bool]:
     """Hold the run's training lock; yields False where another process holds it. The kernel frees it at any death."""
-    descriptor = os.open(run_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
+    lock = try_lock(run_folder / LOCK_FILE)
+    with lock or nullcontext():
+        yield lock is not None
 
 
 MAX_POINTS = 200

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,6 +70,28 @@ def test_a_data_directory_has_one_owner(tmp_path: Path) -> None:
     with first, pytest.raises(ConfigError, match="another erratad runs"), sole_owner(tmp_path / "var"):
         pass
     with sole_owner(tmp_path / "var"):
+        pass
+
+
+def test_an_owner_that_is_killed_leaves_the_data_directory_to_the_next_one_at_once(tmp_path: Path) -> None:
+    owner = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from daemon.runtime.supervise import sole_owner\n"
+        "with sole_owner(Path(sys.argv[1])):\n"
+        "    print('owns', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", owner, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "owns\n"
+            with pytest.raises(ConfigError, match="another erratad runs"), sole_owner(tmp_path):
+                pass
+        finally:
+            process.kill()
+    with sole_owner(tmp_path):
         pass
 
 
