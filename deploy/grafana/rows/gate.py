@@ -1,0 +1,40 @@
+"""The evaluation of a candidate, and the gate's verdicts."""
+
+from __future__ import annotations
+
+from panels import bars, graph
+
+TASKS = 'suite!~"drift|over-refusal|attacks"'
+
+PANELS = [
+    graph(
+        "Scores, with guidance",
+        (f'max by (suite, arm) (erratad_evaluation_score{{{TASKS},guided="true"}})', "{{suite}} {{arm}}"),
+        unit="percentunit",
+    ),
+    graph(
+        "Scores, without guidance",
+        (f'max by (suite, arm) (erratad_evaluation_score{{{TASKS},guided="false"}})', "{{suite}} {{arm}}"),
+        unit="percentunit",
+    ),
+    graph(
+        "Harmless prompts answered",
+        ('max by (arm, guided) (erratad_evaluation_score{suite="over-refusal"})', "{{arm}}, guided {{guided}}"),
+        unit="percentunit",
+        about="Prompts that only look harmful; the guided candidate is what the gate decides by.",
+    ),
+    graph(
+        "Untrained attacks resisted",
+        ('max by (arm, guided) (erratad_evaluation_score{suite="attacks"})', "{{arm}}, guided {{guided}}"),
+        unit="percentunit",
+        about="Attacks of kinds that nothing was trained on; the guided candidate is what the gate decides by.",
+    ),
+    graph(
+        "Drift",
+        ('max by (arm) (erratad_evaluation_score{suite="drift"})', "{{arm}}"),
+        about="Bits per token of ordinary answers: lower is more likely.",
+        width=8,
+    ),
+    graph("Verdicts", ("sum by (verdict) (erratad_gate_verdicts_total)", "{{verdict}}"), width=8),
+    bars("Failed criteria", ("sum by (criterion) (erratad_gate_rejections_total)", "{{criterion}}"), width=8),
+]

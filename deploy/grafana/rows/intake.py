@@ -1,0 +1,25 @@
+"""Messages and requests that bring reports in."""
+
+from __future__ import annotations
+
+from panels import bars, graph
+
+PANELS = [
+    graph(
+        "Messages per second",
+        ("sum by (outcome) (rate(erratad_intake_messages_total[$__rate_interval]))", "{{outcome}}"),
+        unit="cps",
+    ),
+    graph(
+        "Lag",
+        ("sum by (partition) (erratad_kafka_lag_messages)", "partition {{partition}}"),
+        about="Messages behind the end of the topic.",
+        stacked=True,
+    ),
+    bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
+    graph(
+        "Offset commits per second",
+        ("sum by (outcome) (rate(erratad_kafka_commits_total[$__rate_interval]))", "{{outcome}}"),
+        unit="cps",
+    ),
+]

@@ -1,0 +1,32 @@
+"""The active training run and its dataset."""
+
+from __future__ import annotations
+
+from panels import bars, graph, mean_seconds
+
+PANELS = [
+    graph("Loss", ("max(erratad_training_loss)", "nats per completion token"), width=8),
+    graph("Progress", ("max(erratad_training_progress_ratio)", "done"), unit="percentunit", width=8),
+    graph(
+        "Speed",
+        ("max(erratad_training_tokens_per_second)", "as measured"),
+        ("sum(rate(erratad_training_tokens_total[$__rate_interval]))", "with all waits"),
+        about="Tokens per second.",
+        width=8,
+    ),
+    graph(
+        "Memory of the training process",
+        ("max(erratad_training_resident_memory_bytes)", "resident"),
+        unit="bytes",
+        width=8,
+    ),
+    graph("Optimiser steps", ("sum(erratad_training_steps_total)", "steps"), width=8),
+    graph(
+        "Mean duration of stages",
+        mean_seconds("erratad_run_stage_duration_seconds", "stage"),
+        unit="s",
+        width=8,
+    ),
+    bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}")),
+    bars("Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")),
+]
