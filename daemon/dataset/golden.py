@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from connectors.messages import Text
-from daemon.dataset.examples import Example, ExampleKind
+from daemon.artifacts.examples import Example, ExampleKind
 from daemon.dataset.replay import every_second_guided
 from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.text.similarity import Comparison, resembling

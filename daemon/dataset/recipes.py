@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daemon.dataset.examples import Example, ExampleKind
+from daemon.artifacts.examples import Example, ExampleKind
 from daemon.errors import ConfigError
 from daemon.records import Lesson, Report, conversation
 

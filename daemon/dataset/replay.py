@@ -18,8 +18,8 @@ from typing import Protocol, Self
 from connectors.chat import ChatEndpoint
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
+from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.files import write_atomically
-from daemon.dataset.examples import Example, ExampleKind
 from daemon.runtime.jsonl import PromptLine, read_lines, source_of
 from daemon.text.rules import failures
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from daemon.artifacts.examples import Example
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.examples import Example
 from daemon.dataset.recipes import recipe, without_repeats
 from daemon.labels import LeftOut
 from daemon.records import Cluster, Lesson, Report, Split

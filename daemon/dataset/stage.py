@@ -17,6 +17,7 @@ import structlog
 from connectors.chat import EndpointError
 from daemon import metrics
 from daemon.artifacts.base_model import base_fingerprint
+from daemon.artifacts.examples import Example, to_jsonl
 from daemon.artifacts.files import publish_files
 from daemon.artifacts.run_folder import (
     DRIFT_FILE,
@@ -31,7 +32,6 @@ from daemon.artifacts.run_folder import (
 )
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset import clusters
-from daemon.dataset.examples import Example, to_jsonl
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
 from daemon.dataset.selection import Chosen, Selection, select

@@ -11,9 +11,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from connectors.messages import Checks, Identifier, Text
+from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
 from daemon.config.evaluation import EvaluationConfig
-from daemon.dataset.examples import read_examples
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.labels import Suite

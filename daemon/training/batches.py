@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from daemon.artifacts.examples import Example, ExampleKind
 from daemon.config.training import TrainingConfig
-from daemon.dataset.examples import Example, ExampleKind
 from daemon.errors import TrainingError
 
 IGNORED = -100

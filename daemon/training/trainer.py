@@ -15,8 +15,8 @@ from typing import Protocol
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files as durable
+from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
-from daemon.dataset.examples import read_examples
 from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
 from daemon.runtime.child import StopSignal, die_with_the_daemon
 from daemon.training.batches import TrainingSet

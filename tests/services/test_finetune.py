@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 
 from daemon.artifacts.adapter import WEIGHTS_FILE, verify
 from daemon.artifacts.base_model import base_fingerprint
+from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
-from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
 from daemon.training.batches import encode

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from connectors.messages import Identifier, Text
+from daemon.artifacts.examples import Example
 from daemon.config import Config
 from daemon.config.masking import masked
 from daemon.config.web import Role
-from daemon.dataset.examples import Example
 from daemon.dataset.recipes import recipe
 from daemon.operations.status import PAUSABLE, status, trial_view
 from daemon.operations.views import (

@@ -17,11 +17,11 @@ from typing import Any
 
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
+from daemon.artifacts.examples import Example, to_jsonl
 from daemon.artifacts.files import publish_files, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.examples import Example, to_jsonl
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.recipes import recipe, without_repeats
 from daemon.dataset.replay import Context, Pairs

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from daemon.artifacts.examples import ExampleKind
 from daemon.artifacts.run_folder import DatasetManifest
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.examples import ExampleKind
 from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import replay_size
 from daemon.errors import ConfigError, TrainingError

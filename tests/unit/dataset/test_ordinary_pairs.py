@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from connectors.messages import FlaggedResponse
+from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
-from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import ConfigError

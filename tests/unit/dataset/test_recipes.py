@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.messages import FlaggedResponse
-from daemon.dataset.examples import Example, ExampleKind, read_examples, to_jsonl
+from daemon.artifacts.examples import Example, ExampleKind, read_examples, to_jsonl
 from daemon.dataset.recipes import (
     NEUTRAL_QUESTIONS,
     RECIPES,

@@ -12,9 +12,9 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
+from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.dataset import stage as dataset
-from daemon.dataset.examples import ExampleKind, read_examples
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.errors import ServingError

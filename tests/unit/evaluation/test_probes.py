@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.config.evaluation import EvaluationConfig
-from daemon.dataset.examples import Example, ExampleKind, to_jsonl
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import read_prompts
 from daemon.demo.scenario import SCENARIO, load_scenario

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError, Reply
 from connectors.vllm import Score, VllmServer
-from daemon.dataset.examples import Example, ExampleKind, to_jsonl
+from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.evaluation import stage as evaluation
 from daemon.records import Adapter, AdapterState, Answer, Run, RunState
 from daemon.runtime.stage import Step

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.dataset.examples import Example, ExampleKind
+from daemon.artifacts.examples import Example, ExampleKind
 from daemon.errors import TrainingError
 from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad, plan
 from tests.fixtures.training import training_config
