@@ -4,8 +4,10 @@ FLAVOUR ?= cpu
 PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
+WORKERS ?= 2
+RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test check docs format bench bench-swap bench-alias bench-quality clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,12 +20,15 @@ $(READY): pyproject.toml deploy/docker/install.sh deploy/local/setup.sh deploy/l
 demo: $(READY) ## the whole loop on this machine: flagged responses in, better adapter live (JSON=1, SCENARIO=file, KEEP=1)
 	@$(BIN)/erratad demo $(if $(JSON),--json) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
 
-test: $(READY) check ## every test: unit, services, faults, end to end (PYTEST="..." adds arguments)
+test: $(READY) check ## every test: unit, services, faults, end to end (WORKERS=2 processes; PYTEST="..." adds arguments)
 	@deploy/local/postgres.sh
 	@deploy/local/systemd.sh
 	@deploy/local/chromium.sh
 	@deploy/local/prometheus.sh
-	$(BIN)/python -m pytest $(PYTEST)
+	$(RUN_TESTS) $(PYTEST)
+
+test-fast: $(READY) check ## check and the unit tests, a few minutes
+	$(RUN_TESTS) tests/unit tests/test_repository.py $(PYTEST)
 
 check: $(READY) docs ## ruff, mypy, import-linter, docs
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 pytest_plugins: list[str] = [
+    "tests.fixtures.workers",
     "tests.fixtures.config",
     "tests.fixtures.stores",
     "tests.fixtures.broker",

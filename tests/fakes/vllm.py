@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from connectors.vllm_plugin.admin import Admin, ProbeResult, install
 from connectors.vllm_plugin.alias import AliasSettings, AliasTable, Refusal, answering_as
+from tests.fixtures.ports import free_port
 
 GUIDANCE = "Answer well."
 RECORDED = (Path(__file__).parent / "vllm_metrics.txt").read_text().splitlines()
@@ -96,7 +97,7 @@ class FakeVllm:
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests as they reached the model."""
         self.engine = FakeEngine(self)
-        self._socket = socket.create_server(("127.0.0.1", port))
+        self._socket = socket.create_server(("127.0.0.1", port or free_port()))
         self._address = self._socket.getsockname()
         self._scrapes = 0
         self._server: uvicorn.Server | None = None

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from daemon.records import ReportState
-from daemon.runtime.machine import free_port
 from daemon.serving.process import end_left_over
 from tests.fakes.vllm_managed import DEADLY
 from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.drill import ROOT, Watched, watching
+from tests.fixtures.ports import free_port
 
 CHILD = [sys.executable, "-m", "tests.fakes.vllm_managed"]
 MOST_S = 20.0

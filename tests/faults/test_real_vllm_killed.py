@@ -25,6 +25,7 @@ from daemon.records import AdapterState, Run, RunState
 from daemon.serving.managed import ManagedServer
 from daemon.serving.process import ServerRecord, end_left_over, record_path
 from daemon.store import Store
+from tests.fixtures.ports import free_port
 from tests.fixtures.required import unavailable
 from tests.fixtures.serving import Bench
 
@@ -93,7 +94,7 @@ class Site:
         bench.stage = bench.new_stage(reconcile_interval_s=SHORT_S)
         self.server = ManagedServer(
             model=ModelConfig(path=model),
-            serving=ServingConfig(port=0, cpu_threads=1, max_model_len=1024, restart_backoff_s=0.2),
+            serving=ServingConfig(port=free_port(), cpu_threads=1, max_model_len=1024, restart_backoff_s=0.2),
             training=TrainingConfig(),
             data_dir=data_dir,
             publish=bench.fleet.replace,

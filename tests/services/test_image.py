@@ -19,9 +19,9 @@ import httpx
 import pytest
 import yaml
 
-from daemon.runtime.machine import free_port
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.image import ROOT
+from tests.fixtures.ports import free_port
 
 DOCKER = ROOT / "deploy" / "docker"
 TOKEN = "an-http-token"

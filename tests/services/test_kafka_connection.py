@@ -16,8 +16,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from connectors.kafka.consumer import Consumer, KafkaOptions, KafkaUnavailableError, TopicMissingError
-from daemon.runtime.machine import free_port
 from tests.fixtures.broker import options_of
+from tests.fixtures.ports import free_port
 
 TLS = Path(__file__).parents[1] / "fixtures" / "tls"
 

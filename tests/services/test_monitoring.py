@@ -19,11 +19,11 @@ from connectors.kafka.consumer import OutboundRecord
 from connectors.vllm import VllmServer
 from daemon import metrics
 from daemon.demo.embedded_broker import EmbeddedBroker
-from daemon.runtime.machine import free_port
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.broker import kafka_config, send, topics_of
 from tests.fixtures.config import distant_cron, flagged
 from tests.fixtures.daemons import RunningDaemon
+from tests.fixtures.ports import free_port
 from tests.fixtures.prometheus import Prometheus, figures, run_tool, running_prometheus
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the whole loop

@@ -17,11 +17,11 @@ from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
 from daemon.intake.stage import FeedbackDoor
 from daemon.intake.submit import Submission, send_http, send_kafka
-from daemon.runtime.machine import free_port
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fixtures.broker import read
 from tests.fixtures.config import flagged
+from tests.fixtures.ports import free_port
 
 TOKEN = "a-good-token"
 
