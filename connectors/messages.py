@@ -42,13 +42,15 @@ class MessageRejected(ValueError):  # noqa: N818 - says what became of the messa
         self.detail = detail
 
 
+def storable(text: str) -> str:
+    """The text with U+FFFD for NUL and "?" for lone surrogates: PostgreSQL stores neither."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
 def _storable(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("contains a NUL character, which PostgreSQL cannot store; remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise ValueError("contains a lone surrogate, which is not text; remove it") from exc
+    if storable(text) != text:
+        fault = "a NUL character" if "\x00" in text else "a lone surrogate"
+        raise ValueError(f"contains {fault}, which PostgreSQL cannot store; remove it")
     return text
 
 
@@ -225,7 +227,7 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
     except UnicodeDecodeError as exc:
         raise MessageRejected(Rejection.NOT_UTF8, f"byte {exc.start} is not UTF-8; send UTF-8 JSON") from exc
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as exc:
         raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -240,7 +242,8 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, _explain(exc)) from exc
 
 
-def _refuse_constant(name: str) -> float:
+def refuse_constant(name: str) -> float:
+    """For `json.loads`, which takes NaN and Infinity otherwise."""
     raise ValueError(f"{name} is not JSON")
 
 

@@ -6,7 +6,7 @@ refuses anything else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,6 +16,8 @@ from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
 
 ACTOR = "erratad"
 """Who acts in intents and audit where the daemon itself decides."""
+MAX_NUMBER = 2**31 - 1
+"""What both databases hold in an integer column."""
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
@@ -210,7 +212,7 @@ class Report:
     @property
     def prompt_text(self) -> str:
         """The last user message: what clusters and near-duplicate detection compare."""
-        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.messages[-1].content)
+        return last_question([(message.role, message.content) for message in self.messages])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,6 +376,11 @@ class AuditEntry:
     action: str
     subject: str
     reason: str
+
+
+def last_question(turns: Sequence[tuple[str, str]]) -> str:
+    """The last user message of turns (role and text); of turns without one, the last message."""
+    return next((text for role, text in reversed(turns) if role == "user"), turns[-1][1])
 
 
 def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:

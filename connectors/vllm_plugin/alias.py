@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from connectors.chat import GENERATION_HEADER
 from connectors.guidance import below, with_guidance
 from connectors.vllm_plugin.traffic import ANSWER_PATHS, Exchange, Traffic
-from connectors.vllm_plugin.trial import SHADOW_PATHS, Shadows, Taken, conversation
+from connectors.vllm_plugin.trial import SHADOW_PATHS, Shadows, Taken, conversation_key
 from connectors.vllm_wire import ShadowFigures, Trial
 
 RETRY_AFTER_S = 2
@@ -229,7 +229,7 @@ class AliasMiddleware:
         if raw is None:
             return
         body, trial = self._ours(raw), self._table.trial
-        said = b"" if body is None or trial is None else conversation(scope["headers"], body)
+        said = b"" if body is None or trial is None else conversation_key(scope["headers"], body)
         try:
             route = None if body is None else self._table.resolve(body["model"], said)
         except Refusal as refusal:

@@ -23,7 +23,7 @@ STUCK_CHARS = 16
 """So many times the same character, and nothing else, is what a model with broken numbers writes."""
 
 
-def conversation(headers: Iterable[tuple[bytes, bytes]], body: dict[str, Any]) -> bytes:
+def conversation_key(headers: Iterable[tuple[bytes, bytes]], body: dict[str, Any]) -> bytes:
     """What tells a conversation apart: its header, else the user, else its first messages, which stay the same."""
     named = dict(headers).get(CONVERSATION_HEADER.encode())
     if named:

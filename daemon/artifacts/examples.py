@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import DatasetError
+from daemon.runtime.jsonl import numbered_lines
 
 
 class ExampleKind(StrEnum):
@@ -57,16 +58,14 @@ def read_examples(path: Path) -> list[Example]:
     """
     examples = []
     try:
-        # not splitlines(): JSON strings may hold U+2028
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = numbered_lines(path)
     except (OSError, UnicodeDecodeError) as exc:
         raise DatasetError(f"{path} cannot be read: {exc}; start a new run") from exc
-    for number, line in enumerate(lines, start=1):
-        if line:
-            try:
-                examples.append(_example(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as exc:
-                raise DatasetError(f"{path}, line {number} is not an example: {exc!r}; start a new run") from exc
+    for number, line in lines:
+        try:
+            examples.append(_example(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as exc:
+            raise DatasetError(f"{path}, line {number} is not an example: {exc!r}; start a new run") from exc
     return examples
 
 

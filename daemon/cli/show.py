@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
-from daemon.operations.status import progress_words
+from daemon.operations.status import because, progress_words
 from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, suite_scores
 
 
 def show_report(view: ReportView) -> None:
     report = view.report
-    say(f"Report {report.id}: {report.state}{_because(report.state_reason)}")
+    say(f"Report {report.id}: {report.state}{because(report.state_reason, ', ')}")
     say(f"{report.category}, severity {report.severity}, by {report.reporter} over {report.channel}")
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
     if report.resolved_generation is not None:
@@ -33,7 +33,7 @@ def show_report(view: ReportView) -> None:
 
 def show_generation(view: GenerationView) -> None:
     adapter, run, verdict = view.adapter, view.run, view.verdict
-    say(f"{adapter.name}: {adapter.state}{_because(adapter.reason)}")
+    say(f"{adapter.name}: {adapter.state}{because(adapter.reason, ', ')}")
     if adapter.promoted_at is not None:
         say(f"went live {adapter.promoted_at:%Y-%m-%d %H:%M:%S} UTC")
     if run is None:
@@ -87,7 +87,3 @@ def _section(title: str, text: str | None) -> None:
     if text:
         heading(title)
         indented(text)
-
-
-def _because(reason: str | None) -> str:
-    return f", {reason}" if reason else ""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectors.messages import ChatMessage, Checks
 from daemon.errors import ConfigError
+from daemon.runtime.jsonl import numbered_lines
 
 SCENARIO = Path(__file__).parents[1] / "data" / "demo_scenario.jsonl"
 
@@ -34,10 +35,10 @@ def load_scenario(path: Path) -> list[Question]:
     """Raises ConfigError naming file and line."""
     questions = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = numbered_lines(path)
     except OSError as exc:
         raise ConfigError(f"cannot read scenario {path}: {exc.strerror}") from exc
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
             questions.append(Question.model_validate_json(line))
         except ValidationError as exc:

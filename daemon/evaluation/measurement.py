@@ -11,6 +11,7 @@ import structlog
 
 from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.guidance import with_guidance
+from connectors.messages import storable
 from connectors.vllm import VllmServer
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.serving import ServingConfig
@@ -19,7 +20,6 @@ from daemon.evaluation.judge import Judge
 from daemon.evaluation.suites import Item
 from daemon.labels import Suite
 from daemon.records import Adapter, Answer, served_name
-from daemon.text.words import storable
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.labels import Suite
-from daemon.records import Lesson, Report, ReportState, Run, Split, conversation
+from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.store import Store
 from daemon.text.refusal import is_refusal
@@ -165,9 +165,7 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
 
 
 def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The last user message, as `Report.prompt_text`."""
-    asked = (message for message in reversed(messages) if message["role"] == "user")
-    return str(next(asked, messages[-1])["content"])
+    return last_question([(message["role"], str(message["content"])) for message in messages])
 
 
 def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig) -> list[Item]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from connectors.chat import UNANSWERABLE, ChatEndpoint, EndpointError
-from connectors.messages import FlaggedResponse
+from connectors.messages import FlaggedResponse, storable
 from daemon import metrics
 from daemon.categories import kind_of
 from daemon.config import Config
@@ -34,7 +34,6 @@ from daemon.runtime.backoff import Backoff
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Step
 from daemon.store import Added, Store
-from daemon.text.words import storable
 
 ATTEMPTS = 3
 REST = Backoff(first_s=5.0, limit_s=300.0)

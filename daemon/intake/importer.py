@@ -28,11 +28,11 @@ from pydantic import ValidationError
 
 from connectors.messages import FlaggedResponse
 from daemon.errors import ErratadError
-from daemon.records import Source
+from daemon.records import MAX_NUMBER, Source
 from daemon.store import Added, Reports
 
 BATCH = 200
-NO_CAP = 2**31 - 1
+NO_CAP = MAX_NUMBER
 """The cap per reporter guards against people; a file is vetted by who imports it."""
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 """Annotated data has no date, and one that changed between imports would be a conflict."""

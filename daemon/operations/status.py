@@ -299,7 +299,7 @@ def _runs(view: StatusView) -> list[str]:
         words.append(f"Run {run.id} for generation {run.generation} is {run.state}{figures}.")
     if (last := view.last_run) is not None:
         ended = "" if last.finished_at is None else f" {span((view.at - last.finished_at).total_seconds())} ago"
-        words.append(f"Last run: {last.id} (generation {last.generation}), {last.state}{ended}{_because(last.reason)}.")
+        words.append(f"Last run: {last.id} (generation {last.generation}), {last.state}{ended}{because(last.reason)}.")
     return words
 
 
@@ -312,8 +312,9 @@ def _trial(view: StatusView) -> list[str]:
     ]
 
 
-def _because(reason: str | None) -> str:
-    return f": {reason.rstrip('.')}" if reason else ""
+def because(reason: str | None, mark: str = ": ") -> str:
+    """The reason after a mark, to stand in a sentence; nothing where there is none."""
+    return f"{mark}{reason.rstrip('.')}" if reason else ""
 
 
 def _schedule(view: StatusView) -> str:
@@ -335,7 +336,7 @@ def _induction(view: StatusView) -> list[str]:
         words = "Induction: no mistakes were asked for yet"
     else:
         when = "under way" if last.finished_at is None else f"{span((view.at - last.finished_at).total_seconds())} ago"
-        words = f"Induction {last.id} ({when}): {last.kept} of {last.asked} answers kept{_because(last.reason)}"
+        words = f"Induction {last.id} ({when}): {last.kept} of {last.asked} answers kept{because(last.reason)}"
     if following is None:
         return [f"{words}; no cron time is set."]
     wait = span((following - view.at).total_seconds())

@@ -38,7 +38,7 @@ from connectors.guidance import with_guidance
 from daemon import metrics
 from daemon.categories import kind_of
 from daemon.config.reflection import ReflectionConfig
-from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError
+from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
 from daemon.records import CorrectionSource, Lesson, Report, conversation, utcnow
 from daemon.reflection.analyst import Analyst, Availability, Messages
 from daemon.reflection.best_of import Score, best
@@ -82,15 +82,11 @@ _WORDS = {
 }
 
 
-class _StoppedError(Exception):
-    """The daemon stops: this report's next request is not made."""
-
-
 class _WornOutError(Exception):
     """The report was claimed too often without any result."""
 
 
-Failure = AnalysisRejectedError | EndpointError | ServingError | _StoppedError | _WornOutError
+Failure = AnalysisRejectedError | EndpointError | ServingError | StoppedError | _WornOutError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +170,7 @@ class ReflectionStage:
         with metrics.REFLECTION_SECONDS.time():
             try:
                 return self._lesson(claim.report, stop)
-            except (AnalysisRejectedError, EndpointError, ServingError, _StoppedError) as exc:
+            except (AnalysisRejectedError, EndpointError, ServingError, StoppedError) as exc:
                 return exc
 
     # --- asking ---
@@ -241,7 +237,7 @@ class ReflectionStage:
 
     def _ask(self, analyst: Analyst, messages: Messages, report: Report, stop: threading.Event) -> Reply:
         if stop.is_set():
-            raise _StoppedError("the daemon stops")
+            raise StoppedError("the daemon stops")
         warmth = self._config.temperature + WARMER * (report.attempts - 1)
         reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=min(warmth, MAX_TEMPERATURE))
         self._pulse.beat(self.name)
@@ -262,7 +258,7 @@ class ReflectionStage:
 
     def _settle(self, claim: Claim, failure: Failure, *, out: bool) -> Outcome:
         """Decide what becomes of a report whose attempt failed."""
-        if isinstance(failure, _StoppedError):
+        if isinstance(failure, StoppedError):
             return self._return(claim, str(failure), delay_s=0.0)
         if isinstance(failure, AnalysisRejectedError):
             return self._settle_rejected(claim, failure)

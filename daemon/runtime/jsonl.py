@@ -35,6 +35,16 @@ def source_of(path: Path | None, shipped: str) -> Traversable:
     return resources.files("daemon") / "data" / shipped if path is None else path
 
 
+def numbered_lines(source: Traversable) -> list[tuple[int, str]]:
+    """The lines with text, each with its number from 1.
+
+    Raises:
+        OSError, UnicodeDecodeError: the file cannot be read.
+    """
+    lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may hold U+2028
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
 def read_lines(key: str, source: Traversable, model: type[Line], *, what: str) -> list[tuple[int, Line]]:
     """Line numbers and records; lines without text are passed over. `what`: the name of a record.
 
@@ -42,16 +52,12 @@ def read_lines(key: str, source: Traversable, model: type[Line], *, what: str) -
         ConfigError: naming the configuration's `key`, the file, the line and the field.
     """
     try:
-        lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may hold U+2028
+        lines = numbered_lines(source)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"{key}: {source} cannot be read: {exc}; give a JSONL file, or null for the shipped set"
         ) from exc
-    return [
-        (number, _record(f"{key}: {source}, line {number}", line, model, what))
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    return [(number, _record(f"{key}: {source}, line {number}", line, model, what)) for number, line in lines]
 
 
 def _record(where: str, line: str, model: type[Line], what: str) -> Line:

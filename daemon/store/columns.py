@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import DateTime, Dialect, Text, TypeDecorator
 
+from connectors.messages import storable
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC datetime; SQLite has no time zones, so it stores naive UTC."""
@@ -28,10 +30,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class AnyText(TypeDecorator[str]):
-    """Text from outside, such as a model's; what no database can store (NUL, lone surrogates) becomes U+FFFD or '?'."""
+    """Text from outside, such as a model's, made storable."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
-        return None if value is None else value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        return None if value is None else storable(value)

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from connectors.messages import Checks
+from connectors.messages import Checks, refuse_constant
 from daemon.text.words import normalised
 
 TIMEOUT_S = 1.0
@@ -72,7 +72,7 @@ def _json_failures(checks: Checks, text: str) -> Iterator[str]:
         return
     fenced = _FENCE.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant)
+        value = json.loads(fenced[1] if fenced else text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as exc:
         yield f"is not JSON: {exc}"
         return
@@ -84,10 +84,6 @@ def _json_failures(checks: Checks, text: str) -> Iterator[str]:
     problem = _schema_problem(schema, value)
     if problem is not None:
         yield problem
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _schema_problem(schema: Mapping[str, JsonValue], value: JsonValue) -> str | None:

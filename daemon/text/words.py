@@ -79,8 +79,3 @@ def normalised(text: str) -> str:
     visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", visible).casefold()).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).translate(_TYPOGRAPHIC).split())
-
-
-def storable(text: str) -> str:
-    """Without what PostgreSQL cannot store: NUL and lone surrogates."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

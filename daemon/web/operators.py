@@ -26,13 +26,11 @@ from daemon.operations.views import (
     review_queue,
     run_view,
 )
-from daemon.records import AdapterState, ReportState
+from daemon.records import MAX_NUMBER, AdapterState, ReportState
 from daemon.store import Store
 from daemon.web.access import Access
 from daemon.web.dependencies import acts, calls
 
-MAX_NUMBER = 2**31 - 1
-"""What both databases hold in an integer column."""
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]

@@ -12,6 +12,7 @@ from connectors.messages import Identifier, Text
 from daemon.config.web import Role
 from daemon.errors import IllegalTransitionError
 from daemon.operations import steering
+from daemon.records import MAX_NUMBER
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
 from daemon.web.access import Identity
@@ -24,7 +25,7 @@ IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause"
 Why = Annotated[Text, Form(min_length=1, max_length=1000)]
 Back = Annotated[str, Form(max_length=2000)]
 Words = Annotated[Text | None, Form(max_length=100_000)]
-Number = Annotated[int | None, Form(ge=0, le=2**31 - 1)]
+Number = Annotated[int | None, Form(ge=0, le=MAX_NUMBER)]
 
 
 def forms_router(shell: Shell) -> APIRouter:

@@ -30,7 +30,7 @@ from daemon.operations.views import (
     report_view,
     review_queue,
 )
-from daemon.records import ADAPTER_TRANSITIONS, AdapterState, ReportState, RunState
+from daemon.records import ADAPTER_TRANSITIONS, MAX_NUMBER, AdapterState, ReportState, RunState
 from daemon.store import Store
 from daemon.store.reviews import WITH_ANALYSIS
 from daemon.web.access import Identity
@@ -44,7 +44,6 @@ PER_PAGE = 25
 ANSWERS_PER_PAGE = 10
 REVIEWS_PER_PAGE = 20
 SHOWN_GENERATIONS = 30
-MAX_NUMBER = 2**31 - 1
 
 PageNumber = Annotated[int, Query(alias="page", ge=1, le=100_000)]
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]

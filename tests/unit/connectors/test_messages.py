@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from connectors.messages import (
     MAX_DEPTH,
+    ChatMessage,
     Event,
     EventType,
     FlaggedResponse,
@@ -20,6 +21,7 @@ from connectors.messages import (
     Rejection,
     decode,
     json_schema,
+    storable,
 )
 from daemon.records import utcnow
 from tests.fixtures.config import flagged
@@ -70,6 +72,17 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=20
 )
+
+
+@given(text)
+def test_what_is_made_storable_is_taken_and_the_rest_stays_as_it_is(value: str) -> None:
+    assert ChatMessage(role="user", content=storable(value)).content == storable(value)
+    if "\x00" not in value and value.isprintable():
+        assert storable(value) == value
+
+
+def test_nul_and_lone_surrogates_are_replaced() -> None:
+    assert storable("a\x00b\ud800c") == "a\N{REPLACEMENT CHARACTER}b?c"
 
 
 @given(st.binary(max_size=300))

@@ -14,7 +14,7 @@ import pytest
 
 from connectors.chat import GENERATION_HEADER, EndpointError
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.trial import CONVERSATION_HEADER, Taken, conversation
+from connectors.vllm_plugin.trial import CONVERSATION_HEADER, Taken, conversation_key
 from connectors.vllm_wire import Trial
 from tests.fakes.vllm import FakeVllm
 
@@ -98,18 +98,18 @@ def test_raw_names_are_never_diverted(fakes: list[FakeVllm], clients: list[VllmS
     ids=["header", "user", "first messages", "completion"],
 )
 def test_a_conversation_keeps_its_key_while_it_grows(first: Any, later: Any) -> None:
-    assert conversation(*first) == conversation(*later)
+    assert conversation_key(*first) == conversation_key(*later)
 
 
 def test_different_conversations_have_different_keys() -> None:
     other = [{"role": "user", "content": "bye"}]
     keys = {
-        conversation([(b"x-erratad-conversation", b"1")], {}),
-        conversation([], {"user": "1"}),
-        conversation([], {"messages": ASK}),
-        conversation([], {"messages": other}),
-        conversation([], {"messages": [{"role": "system", "content": "Be brief."}, *ASK]}),
-        conversation([], {"messages": "no list"}),
+        conversation_key([(b"x-erratad-conversation", b"1")], {}),
+        conversation_key([], {"user": "1"}),
+        conversation_key([], {"messages": ASK}),
+        conversation_key([], {"messages": other}),
+        conversation_key([], {"messages": [{"role": "system", "content": "Be brief."}, *ASK]}),
+        conversation_key([], {"messages": "no list"}),
     }
     assert len(keys) == 6
 

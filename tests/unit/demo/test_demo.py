@@ -84,6 +84,13 @@ def test_a_bad_scenario_names_line_and_field(tmp_path: Path, line: str, said: st
         load_scenario(path)
 
 
+def test_a_line_separator_inside_a_string_ends_no_line_of_a_scenario(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.jsonl"
+    line = json.loads(SCENARIO.read_text(encoding="utf-8").partition("\n")[0]) | {"reason": "One.\u2028Two."}
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [question.reason for question in load_scenario(path)] == ["One.\u2028Two."]
+
+
 def test_an_empty_scenario_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scenario.jsonl"
     path.touch()
