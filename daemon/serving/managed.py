@@ -190,6 +190,7 @@ class ManagedServer:
                 self._port = record.port
                 self._token = self._configured_token or record.admin_token or self._token
                 self._watch_over(process)
+                self._log.adopt(process.age_s())
                 log.info("vllm_adopted", pid=record.pid, port=record.port)
             else:
                 process.end(grace_s=STOP_GRACE_S)
@@ -228,6 +229,7 @@ class ManagedServer:
         if not process.alive():
             code = "an unknown code" if process.exit_code is None else f"code {process.exit_code}"
             return self._give_up(f"vLLM exited with {code}: {self._log.last_words()}")
+        self._log.rotate()
         obstacle = self._obstacle()
         if obstacle is not None:
             sentence, hopeless = self._watch.unready(obstacle, time.monotonic())

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 MAX_LOG_BYTES = 64 * 1024 * 1024
+KEPT_LOGS = 3
 TAIL_BYTES = 256 * 1024
 SENTENCE_CHARS = 300
 _PHASES = (
@@ -27,20 +34,43 @@ _REMARK = re.compile(r"(?:\(.*?\) )?(?:DEBUG|INFO|WARNING) ")
 
 
 class ServerLog:
-    """The part of the log file that belongs to the server started last."""
+    """The part of the log that belongs to the server started last; ``vllm.log.1`` is the youngest of the old logs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._start = 0
+        self._start = 0  # of this server's part in the file; negative: so far back in the youngest old log
+        self._retry_above = 0
 
     def begin(self) -> None:
-        """Called before a start; a log that grew large is kept as ``vllm.log.1``."""
+        """Called before a start."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size > MAX_LOG_BYTES:
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            size = 0
-        self._start = size
+        if self._size() > MAX_LOG_BYTES:
+            self.path.replace(self._old())
+        self._retry_above = 0
+        self._start = self._size()
+
+    def adopt(self, age_s: float) -> None:
+        """Called for a server that an earlier daemon started `age_s` seconds ago, and whose log it may have rotated."""
+        old = self._path(1)
+        if old.exists() and old.stat().st_mtime > time.time() - age_s:
+            self._start = -old.stat().st_size
+
+    def rotate(self) -> None:
+        """Put a log that grew large aside while the server goes on writing.
+
+        The server holds the file open, in append mode, and outlives the daemon; so the log is copied and then emptied.
+        What the server writes between the end of the copy and the emptying, some microseconds, is lost.
+        """
+        size = self._size()
+        if size <= max(MAX_LOG_BYTES, self._retry_above):
+            return
+        try:
+            self._start -= self._copy_and_empty(size)
+        except OSError as exc:  # a full disk is no reason to give up the server
+            self._retry_above = size + MAX_LOG_BYTES
+            log.warning("vllm_log_not_rotated", path=str(self.path), bytes=size, error=str(exc))
+        else:
+            self._retry_above = 0
 
     def phase(self) -> str:
         """How far the start is, in words."""
@@ -53,10 +83,44 @@ class ServerLog:
         errors = (match[0] for line in lines if not _REMARK.match(line) and (match := _ERROR.search(line)))
         return next(errors, lines[-1] if lines else "it logged nothing")[:SENTENCE_CHARS]
 
+    def _copy_and_empty(self, size: int) -> int:
+        """Returns how many bytes the log had; an old log holds at most the last 2 * MAX_LOG_BYTES of them."""
+        with self.path.open("rb+", buffering=0) as source, self._old().open("wb") as copy:
+            source.seek(max(0, size - 2 * MAX_LOG_BYTES))
+            try:
+                while os.sendfile(copy.fileno(), source.fileno(), None, MAX_LOG_BYTES):
+                    pass
+            except OSError:
+                self._path(1).unlink()
+                raise
+            end = source.tell()
+            source.truncate(0)
+        return end
+
+    def _path(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
+
+    def _old(self, number: int = 1) -> Path:
+        """Where the next old log goes: the others move on by one, and the oldest one is overwritten."""
+        path = self._path(number)
+        if number < KEPT_LOGS and path.exists():
+            path.replace(self._old(number + 1))
+        return path
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
     def _tail(self) -> str:
-        if not self.path.exists():
-            return ""
-        with self.path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(min(self._start, size), size - TAIL_BYTES))
-            return file.read().decode("utf-8", errors="replace")
+        size = self._size()
+        begin = max(min(self._start, size), size - TAIL_BYTES)
+        older = _read(self._path(1), begin) if begin < 0 else b""
+        return (older + _read(self.path, max(begin, 0))).decode("utf-8", errors="replace")
+
+
+def _read(path: Path, begin: int) -> bytes:
+    """From `begin` on, which counts from the end where it is negative; nothing where there is no file."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(begin if begin >= 0 else max(0, file.seek(0, os.SEEK_END) + begin))
+        return file.read()

@@ -24,6 +24,7 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.runtime.stage import Step
 from daemon.serving import managed as vllm_server
+from daemon.serving import server_log
 from daemon.serving.managed import ManagedServer
 from daemon.serving.process import ServerProcess, ServerRecord, end_left_over, record_path
 from tests.fakes.vllm import FakeVllm
@@ -241,6 +242,22 @@ def test_an_adopted_server_is_supervised_like_an_own_one(desk: Desk) -> None:
     _until_says(stage, "vLLM serves")
     assert desk.record().pid != before.pid
     assert not _runs(desk.engine(before.pid))
+
+
+def test_the_log_of_an_adopted_server_is_rotated_and_still_explains_its_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = desk.killed_daemon()
+    path = desk.data_dir / "logs" / "vllm.log"
+    with path.open("a") as file:
+        file.write("INFO fine\n" * 100 + "ValueError: the cause\n")
+    monkeypatch.setattr(server_log, "MAX_LOG_BYTES", 1000)
+    stage = desk.stage()
+    _until_says(stage, "adopted")
+    assert path.stat().st_size == 0
+    assert path.with_name("vllm.log.1").stat().st_size > 1000
+    os.kill(before.pid, signal.SIGKILL)
+    _until_says(stage, "vLLM exited with an unknown code: ValueError: the cause")
 
 
 def test_an_orderly_stop_ends_an_adopted_server_too(desk: Desk) -> None:
