@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -15,7 +14,7 @@ from daemon.config.dataset import DatasetConfig
 from daemon.config.schedule import BlackoutWindow, ScheduleConfig
 from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcnow
 from daemon.runtime.cron import CronClock
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -65,7 +64,7 @@ class ScheduleStage:
     def close(self) -> None:
         self._clock.close()
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+    def step(self, _life: Life) -> Step:
         if self._clock.next is not None:
             metrics.SCHEDULE_NEXT_RUN.set(self._clock.next.timestamp())
         lessons = self._store.reports.count_new_lessons()

@@ -127,7 +127,7 @@ def _stages(
 ) -> list[Stage]:
     """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
     serving, base_name = config.serving, config.serving.base_name
-    induction = InductionStage(store=store, servers=fleet, config=config, beat=partial(pulse.beat, InductionStage.name))
+    induction = InductionStage(store=store, servers=fleet, config=config)
     reflection = ReflectionStage(
         reports=store.reports,
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
@@ -135,7 +135,6 @@ def _stages(
         config=config.reflection,
         guidance=serving.guidance,
         owner=owner,
-        pulse=pulse,
     )
     schedule = ScheduleStage(
         store=store,
@@ -168,7 +167,6 @@ def _stages(
         config=config.training,
         model_path=config.model.path,
         adapters_dir=config.adapters_dir,
-        beat=partial(pulse.beat, FinetuneStage.name),
     )
     evaluation = EvaluationStage(
         store=store,
@@ -177,7 +175,6 @@ def _stages(
         policy=config.gate,
         serving=serving,
         similarity=config.dataset.same_by_words,
-        beat=partial(pulse.beat, EvaluationStage.name),
     )
     promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)
     retention = RetentionStage(

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from daemon.records import CorrectionSource, Trigger
 from daemon.reflection import stage as reflection
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.prometheus import run_tool
 from tests.fixtures.reflection import ReflectionBench
 from tests.fixtures.stores import promote
@@ -272,7 +272,7 @@ def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_st
         bench.step()
         promote(sqlite_store)
         promotion._show(sqlite_store.adapters.live())
-        gauges.step(threading.Event())
+        gauges.step(life())
         return len(series())
 
     counts = [live_through(generation) for generation in range(1, 13)]

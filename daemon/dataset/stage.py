@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ from daemon.dataset.selection import Chosen, Selection, select
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.text.similarity import Comparison
 
@@ -88,7 +87,7 @@ class DatasetStage:
             in_context=config.replay_in_context,
         )
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - steps are short; what is long knows `stop`
+    def step(self, _life: Life) -> Step:
         run = self._runs.active()
         if run is None or run.state is not RunState.PREPARING:
             return Step(sentence="no run to prepare")

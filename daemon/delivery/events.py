@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 from connectors.kafka.consumer import KafkaUnavailableError, OutboundRecord, Producer
@@ -10,7 +9,7 @@ from connectors.messages import Event
 from daemon import metrics
 from daemon.config.intake import KafkaConfig
 from daemon.runtime.kafka_options import kafka_options
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Outbox
 
 BATCH = 200
@@ -32,7 +31,7 @@ class EventsStage:
         """The stage for the configured topic; it connects when there is something to publish."""
         return cls(producer=Producer(kafka_options(kafka)), outbox=outbox, topic=kafka.events_topic)
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one batch is short
+    def step(self, _life: Life) -> Step:
         events = self._outbox.unpublished(limit=BATCH)
         if not events:
             metrics.EVENTS_WAITING.set(0)

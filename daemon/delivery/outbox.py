@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 from connectors.messages import EventType
 from daemon.config.delivery import OutboxConfig
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import PRUNE
 
@@ -24,7 +23,7 @@ class OutboxStage:
         self._kafka = kafka
         self._webhook = webhook
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one bounded deletion
+    def step(self, _life: Life) -> Step:
         retention_s = self._config.retention_s
         deleted = self._store.outbox.prune(older_than_s=retention_s, kafka=self._kafka, webhook=self._webhook)
         if not deleted:

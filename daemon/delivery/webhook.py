@@ -5,7 +5,6 @@ It has its own account of what was delivered: neither does it wait for Kafka, no
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 
 import structlog
@@ -15,7 +14,7 @@ from daemon import metrics
 from daemon.config.delivery import WebhookConfig
 from daemon.errors import ConfigError
 from daemon.records import utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import DeliveryState, Due
 
@@ -42,11 +41,11 @@ class WebhookStage:
             raise ConfigError(f"webhook.secret_env: {config.secret_env} {exc}") from exc
         return cls(endpoint=endpoint, config=config, store=store)
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         """One attempt for each event that is due; an endpoint that does not answer ends the round."""
         delivered = 0
         for due in self._outbox.due(self._config.events):
-            if stop.is_set():
+            if life.stopping:
                 break
             try:
                 self._endpoint.send(due.event.id, due.event.encode())

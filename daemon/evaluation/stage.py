@@ -7,9 +7,8 @@ generations' raw names; the guidance of the guided half is put in here, by the f
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from http import HTTPStatus
 
@@ -27,7 +26,7 @@ from daemon.evaluation.measurement import Meter, Question, Servers, key_of, ques
 from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
 from daemon.labels import Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Runs, Store
 
 log = structlog.get_logger(__name__)
@@ -55,9 +54,8 @@ class EvaluationStage:
         policy: GatePolicy,
         serving: ServingConfig,
         similarity: float,
-        beat: Callable[[], None],
     ) -> None:
-        """`beat` is called while a step lasts; items as similar (cosine) to what a run trained on are not asked.
+        """Items as similar (cosine) as `similarity` to what a run trained on are not asked.
 
         Raises:
             ConfigError: when the golden set or the probes are unusable or the judge's API key is not set.
@@ -66,7 +64,6 @@ class EvaluationStage:
         self._fleet = fleet
         self._evaluation = evaluation
         self._policy = policy
-        self._beat = beat
         self._similarity = similarity
         self._fixed = [*golden_items(evaluation.golden), *probe_items(evaluation)]
         self._judge = open_judge(evaluation)
@@ -74,12 +71,12 @@ class EvaluationStage:
         self._outage: tuple[int, float] | None = None
         """The run that waits for a server, and since when (monotonic)."""
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         run = self._store.runs.active()
         if run is None or run.state is not RunState.EVALUATING:
             return Step(sentence="no run to evaluate")
         try:
-            return self._attempt(run, stop)
+            return self._attempt(run, life)
         except IllegalTransitionError as exc:
             return Step(sentence=f"run {run.id} was ended by another daemon meanwhile: {exc}", worked=True)
 
@@ -88,30 +85,30 @@ class EvaluationStage:
         if self._judge is not None:
             self._judge.close()
 
-    def _attempt(self, run: Run, stop: threading.Event) -> Step:
+    def _attempt(self, run: Run, life: Life) -> Step:
         try:
-            return self._evaluate(run, stop)
+            return self._evaluate(run, life)
         except (EndpointError, ServingError) as exc:
             return self._put_off(run, exc) if _may_pass(exc) else self._fail(run, str(exc))
         except (AdapterInvalidError, DatasetError) as exc:
             return self._fail(run, str(exc))
 
-    def _evaluate(self, run: Run, stop: threading.Event) -> Step:
+    def _evaluate(self, run: Run, life: Life) -> Step:
         live, candidate = self._store.adapters.live(), self._store.adapters.get(run.generation)
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
         items = build_items(self._store, run, fixed=fixed, limits=self._evaluation)
         asked = questions(items, (candidate, live))
-        self._measure(run, asked, stop)
-        if stop.is_set():
+        self._measure(run, asked, life)
+        if life.stopping:
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
         return self._decide(run, candidate, live, asked, trained)
 
-    def _measure(self, run: Run, asked: Sequence[Question], stop: threading.Event) -> None:
+    def _measure(self, run: Run, asked: Sequence[Question], life: Life) -> None:
         """Ask what was not asked yet.
 
         Raises:
@@ -126,10 +123,10 @@ class EvaluationStage:
             try:
                 while pending:
                     finished, pending = wait(pending, timeout=FLUSH_S, return_when=FIRST_EXCEPTION)
-                    self._beat()
+                    life.heartbeat()
                     outage = outage or _outage_of(finished)
                     self._keep(finished, progress)
-                    if stop.is_set() or outage is not None:
+                    if life.stopping or outage is not None:
                         pending = {future for future in pending if not future.cancel()}
             finally:
                 pool.shutdown(cancel_futures=True)

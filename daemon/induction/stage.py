@@ -11,9 +11,8 @@ fail although a server is ready are given up after ATTEMPTS, because one of them
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -32,7 +31,7 @@ from daemon.labels import Drop, Suite
 from daemon.records import Induction, IntentKind, IntentState, Trigger, served_name, utcnow
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.cron import CronClock
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Added, Store
 
 ATTEMPTS = 3
@@ -71,10 +70,9 @@ class InductionStage:
     name = "induction"
     idle_s = 2.0
 
-    def __init__(self, *, store: Store, servers: Servers, config: Config, beat: Callable[[], None]) -> None:
+    def __init__(self, *, store: Store, servers: Servers, config: Config) -> None:
         self._store = store
         self._servers = servers
-        self._beat = beat
         self._config = config.induction
         self._base_name = config.serving.base_name
         self._reporter_cap = config.intake.max_reports_per_reporter_per_day
@@ -97,14 +95,14 @@ class InductionStage:
         if self._judge is not None:
             self._judge.close()
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few requests at the same time
+    def step(self, life: Life) -> Step:
         metrics.INDUCED_NEXT_RUN.set(0 if self._clock.next is None else self._clock.next.timestamp())
         run = self._store.inductions.active() if self._config.enabled else None
         if run is None:
             return self._begin()
         if time.monotonic() < self._again_at_s:
             return Step(sentence=self._trouble)
-        return self._go_on(run)
+        return self._go_on(run, life)
 
     # --- when ---
 
@@ -136,13 +134,13 @@ class InductionStage:
 
     # --- asking ---
 
-    def _go_on(self, run: Induction) -> Step:
+    def _go_on(self, run: Induction, life: Life) -> Step:
         ending = self._ending(run)
         if ending is not None:
             return self._finish(run, ending)
         batch = self._batch(run)
         try:
-            sifted = self._ask(batch)
+            sifted = self._ask(batch, life)
         except ServingError as exc:
             return Step(sentence=f"induction {run.id} waits: {exc}")
         except (EndpointError, _JudgeError) as exc:
@@ -171,16 +169,16 @@ class InductionStage:
         )
         return [self._questions[(run.position + offset) % len(self._questions)] for offset in range(room)]
 
-    def _ask(self, batch: Sequence[Question]) -> list[Sifted]:
+    def _ask(self, batch: Sequence[Question], life: Life) -> list[Sifted]:
         """Raises the first ServingError, EndpointError or _JudgeError, once every question has come to its end."""
         model = self._base_name
         if self._config.model == "live":
             model = served_name(self._store.adapters.live(), self._base_name)
         with ThreadPoolExecutor(len(batch), thread_name_prefix=self.name) as pool:
-            answered = [pool.submit(self._answered, question, model) for question in batch]
+            answered = [pool.submit(self._answered, question, model, life) for question in batch]
         return [one.result() for one in answered]
 
-    def _answered(self, question: Question, model: str) -> Sifted:
+    def _answered(self, question: Question, model: str, life: Life) -> Sifted:
         """Runs in a worker thread."""
         config = self._config
         try:
@@ -195,7 +193,7 @@ class InductionStage:
             if exc.status not in UNANSWERABLE:
                 raise
             return Sifted(question=question, found=Drop.UNANSWERABLE)
-        self._beat()
+        life.heartbeat()
         reply = replace(reply, text=storable(reply.text))
         drop = sift(question, reply, lambda text: self._judged(question, text))
         return Sifted(question=question, found=drop or flagged_of(question, reply, at=utcnow()))

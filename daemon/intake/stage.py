@@ -6,7 +6,6 @@ Nothing blocks: what cannot be decoded is a dead letter; what cannot be handled 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Added, Reports
 
 POLL_S = 1.0
@@ -104,7 +103,7 @@ class IngestStage:
         """Whether the broker answered last; may be read from any thread."""
         return self._connected
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one poll is short
+    def step(self, _life: Life) -> Step:
         try:
             records = self._consumer.poll(POLL_S)
             if not records:
@@ -115,7 +114,7 @@ class IngestStage:
             self._note(connected=False)
             return Step(sentence=f"no intake: {exc}")
 
-    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+    def step_while_paused(self, _life: Life) -> Step:
         """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
         if self._observation_is_due or not self._consumer.settled:
             try:

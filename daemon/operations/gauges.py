@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from pathlib import Path
 
 from daemon import metrics
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
@@ -26,7 +25,7 @@ class GaugesStage:
         self._data_dir = data_dir
         self._stages = stages
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+    def step(self, _life: Life) -> Step:
         reports = self._show_queue()
         self._show_runs()
         self._show_induction()

@@ -8,7 +8,6 @@ step removes. A marked generation cannot be rolled back to. Nothing is removed w
 from __future__ import annotations
 
 import shutil
-import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import structlog
 from connectors.chat import EndpointError
 from daemon.config import StorageConfig
 from daemon.records import Adapter, AdapterState, utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 
@@ -45,18 +44,18 @@ class RetentionStage:
         self._adapters_dir = adapters_dir.absolute()
         self._runs_dir = runs_dir.absolute()
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         try:
             held = {name for server in self._fleet.servers for name in server.state().adapters}
         except EndpointError as exc:
             return Step(sentence=f"nothing is removed while a server cannot be asked what it holds: {exc}")
         removed = 0
         for adapter in self._old_adapters():
-            if stop.is_set():
+            if life.stopping:
                 break
             if adapter.name not in held and self._store.adapters.files_removed(adapter.generation, self._why()):
                 removed += self._remove(Path(adapter.path or ""), self._adapters_dir)
-        removed += self._remove_marked() + self._remove_runs(stop)
+        removed += self._remove_marked() + self._remove_runs(life)
         if removed:
             return Step(sentence=f"removed {removed} folders")
         return Step(sentence=f"keeps {self._storage.keep_adapters} adapters of each kind and {self._days()} of runs")
@@ -76,12 +75,12 @@ class RetentionStage:
         marked = self._store.adapters.without_files()
         return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
 
-    def _remove_runs(self, stop: threading.Event) -> int:
+    def _remove_runs(self, life: Life) -> int:
         if self._storage.keep_runs_days is None:
             return 0
         before = utcnow() - timedelta(days=self._storage.keep_runs_days)
         folders = [Path(run.folder) for run in self._store.runs.ended(before=before)]
-        return sum(self._remove(folder, self._runs_dir) for folder in folders if not stop.is_set())
+        return sum(self._remove(folder, self._runs_dir) for folder in folders if not life.stopping)
 
     def _remove(self, folder: Path, parent: Path) -> int:
         """Only ever a direct child of the daemon's own folder: the path comes from the database."""

@@ -7,7 +7,6 @@ first brings the servers to the generation that the store calls live, and a run 
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 
@@ -41,7 +40,7 @@ from daemon.records import (
     utcnow,
 )
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
@@ -85,10 +84,10 @@ class PromotionStage:
         self._reconcile_at = 0.0
         self._said = ""
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
+    def step(self, _life: Life) -> Step:
         return self._remembered(self._roll_back_on_request() or self._promote_on_request() or self._routine())
 
-    def tend(self, stop: threading.Event) -> Step:  # noqa: ARG002
+    def step_while_paused(self, _life: Life) -> Step:
         """While paused: promotions wait, but rollbacks and the repair of servers go on."""
         return self._remembered(self._roll_back_on_request() or self._repair())
 

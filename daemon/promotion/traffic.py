@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 
 from connectors.chat import EndpointError
 from connectors.vllm_wire import ServerState
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.traffic import Observed
@@ -23,7 +22,7 @@ class TrafficStage:
         self._store = store
         self._fleet = fleet
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - each call to a server has its own bound
+    def step(self, _life: Life) -> Step:
         generations = {adapter.name: adapter.generation for adapter in self._store.adapters.find(limit=1000)}
         observed, silent = list[Observed](), 0
         for server in self._fleet.servers:

@@ -7,14 +7,13 @@ of one step of traffic count a few times only, so that one outage of a server is
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from daemon import metrics
 from daemon.config.rollout import WatchConfig
 from daemon.promotion.sequential import Evidence, Rate, rise
 from daemon.records import ACTOR, BASE_GENERATION, Adapter, AdapterState, IntentKind, utcnow
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.traffic import Tally
 
@@ -44,7 +43,7 @@ class WatchStage:
         self._store = store
         self._config = config
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is a few queries
+    def step(self, _life: Life) -> Step:
         live, previous = self._store.adapters.live(), self._store.adapters.previous()
         if not self._config.enabled:
             return _resting("switched off by rollout.watch.enabled")

@@ -23,7 +23,6 @@ it.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -45,7 +44,7 @@ from daemon.reflection.best_of import Score, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
 from daemon.reflection.prompts import Prompts
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Pulse, Step
+from daemon.runtime.stage import Life, Step
 from daemon.store.reports import Claim, Reports
 
 log = structlog.get_logger(__name__)
@@ -117,7 +116,6 @@ class ReflectionStage:
         config: ReflectionConfig,
         guidance: str,
         owner: str,
-        pulse: Pulse,
     ) -> None:
         self._reports = reports
         self._analyst = analyst
@@ -125,13 +123,12 @@ class ReflectionStage:
         self._config = config
         self._guidance = guidance
         self._owner = owner
-        self._pulse = pulse
         self._prompts = Prompts(config.template)
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
         self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
         self._pardoned: Counter[str] = Counter()
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         problem = self._availability.problem() if self._availability else None
         if problem is not None:
             return Step(sentence=problem)
@@ -140,14 +137,14 @@ class ReflectionStage:
         claims = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
         if not claims:
             return Step(sentence="no report is due")
-        outcomes = self._work(claims, stop)
+        outcomes = self._work(claims, life)
         return Step(sentence=_sentence(outcomes), worked=Outcome.RETURNED not in outcomes)
 
-    def _work(self, claims: Sequence[Claim], stop: threading.Event) -> Counter[Outcome]:
+    def _work(self, claims: Sequence[Claim], life: Life) -> Counter[Outcome]:
         outcomes: Counter[Outcome] = Counter()
         results: list[tuple[Claim, Lesson | Failure]] = []
         with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix=self.name) as pool:
-            futures = {pool.submit(self._attempt, claim, stop): claim for claim in claims}
+            futures = {pool.submit(self._attempt, claim, life): claim for claim in claims}
             for future in as_completed(futures):
                 claim, result = futures[future], future.result()
                 if isinstance(result, Lesson):
@@ -161,7 +158,7 @@ class ReflectionStage:
             metrics.REFLECTIONS.labels(outcome=outcome).inc(count)
         return outcomes
 
-    def _attempt(self, claim: Claim, stop: threading.Event) -> Lesson | Failure:
+    def _attempt(self, claim: Claim, life: Life) -> Lesson | Failure:
         """Runs in a worker thread: asks, and touches neither the queue nor the store's lessons."""
         if claim.report.attempts > self._config.max_attempts + DEATHS:
             return _WornOutError(
@@ -169,19 +166,19 @@ class ReflectionStage:
             )
         with metrics.REFLECTION_SECONDS.time():
             try:
-                return self._lesson(claim.report, stop)
+                return self._lesson(claim.report, life)
             except (AnalysisRejectedError, EndpointError, ServingError, StoppedError) as exc:
                 return exc
 
     # --- asking ---
 
-    def _lesson(self, report: Report, stop: threading.Event) -> Lesson:
+    def _lesson(self, report: Report, life: Life) -> Lesson:
         if self._analyst is None:
             return self._template_lesson(report)
         messages = self._prompts.analysis(report.flagged, guided=self._config.guided)
-        replies = [self._ask(self._analyst, messages, report, stop) for _ in range(self._config.candidates)]
+        replies = [self._ask(self._analyst, messages, report, life) for _ in range(self._config.candidates)]
         analyses = self._passing(replies, report, messages)
-        correction = _from_user(report) or self._proposed(self._analyst, report, stop)
+        correction = _from_user(report) or self._proposed(self._analyst, report, life)
         return _lesson_of(
             report,
             analysis=best(analyses, report.flagged, None if correction is None else correction.text, self._score),
@@ -214,14 +211,14 @@ class ReflectionStage:
             correction=_from_user(report),
         )
 
-    def _proposed(self, analyst: Analyst, report: Report, stop: threading.Event) -> _Correction | None:
+    def _proposed(self, analyst: Analyst, report: Report, life: Life) -> _Correction | None:
         """A guided answer that something approves; None where nothing could, or where it is not good enough."""
         approvable = report.checks is not None or analyst.correction_source is CorrectionSource.ANALYST
         if not self._config.propose_corrections or not approvable:
             return None
         hint = self._prompts.correction_hint(report.flagged, self._guidance)
         try:
-            reply = self._ask(analyst, with_guidance(conversation(report), hint), report, stop)
+            reply = self._ask(analyst, with_guidance(conversation(report), hint), report, life)
         except EndpointError as exc:
             if exc.transient and report.attempts < self._config.max_attempts:
                 raise
@@ -235,12 +232,12 @@ class ReflectionStage:
             return None
         return _Correction(text=text, source=analyst.correction_source)
 
-    def _ask(self, analyst: Analyst, messages: Messages, report: Report, stop: threading.Event) -> Reply:
-        if stop.is_set():
+    def _ask(self, analyst: Analyst, messages: Messages, report: Report, life: Life) -> Reply:
+        if life.stopping:
             raise StoppedError("the daemon stops")
         warmth = self._config.temperature + WARMER * (report.attempts - 1)
         reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=min(warmth, MAX_TEMPERATURE))
-        self._pulse.beat(self.name)
+        life.heartbeat()
         return reply
 
     # --- settling ---

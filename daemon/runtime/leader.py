@@ -9,7 +9,7 @@ import structlog
 
 from daemon import metrics
 from daemon.errors import StoreUnavailableError
-from daemon.runtime.stage import Stage, Step, Tends
+from daemon.runtime.stage import Life, PausedWork, Stage, Step
 from daemon.store import Control
 
 log = structlog.get_logger(__name__)
@@ -66,10 +66,11 @@ class LeaderOnly:
         self._stage = stage
         self._leader = leader
 
-    def step(self, stop: threading.Event) -> Step:
-        return self._stage.step(stop) if self._leader.held else _STANDING_BY
+    def step(self, life: Life) -> Step:
+        return self._stage.step(life) if self._leader.held else _STANDING_BY
 
-    def tend(self, stop: threading.Event) -> Step:
+    def step_while_paused(self, life: Life) -> Step:
         if not self._leader.held:
             return _STANDING_BY
-        return self._stage.tend(stop) if isinstance(self._stage, Tends) else Step(sentence="no step is made")
+        stage = self._stage
+        return stage.step_while_paused(life) if isinstance(stage, PausedWork) else Step(sentence="no step is made")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import structlog
@@ -31,20 +33,45 @@ class Step:
     worked: bool = False
 
 
+class Life:
+    """What each step gets to know of the daemon, and tells it; may be used from several threads.
+
+    `heartbeat` is called each time that a long step shows progress; None: the progress is not recorded.
+    """
+
+    def __init__(self, stop: threading.Event, *, heartbeat: Callable[[], None] | None = None) -> None:
+        self._stop = stop
+        self._heartbeat = heartbeat
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the daemon stops: the step is to end soon."""
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, but not longer than until the daemon stops; True when it stops."""
+        return self._stop.wait(seconds)
+
+    def heartbeat(self) -> None:
+        """Show that a long step makes progress."""
+        if self._heartbeat is not None:
+            self._heartbeat()
+
+
 class Stage(Protocol):
     name: str
     idle_s: float
 
-    def step(self, stop: threading.Event) -> Step:
-        """One bounded piece of work; a long one looks at `stop` and returns early when it is set."""
+    def step(self, life: Life, /) -> Step:
+        """One bounded piece of work. A long one calls `life.heartbeat()`, and returns early when `life.stopping`."""
         ...
 
 
 @runtime_checkable
-class Tends(Protocol):
+class PausedWork(Protocol):
     """A stage with work that a pause must not stop."""
 
-    def tend(self, stop: threading.Event) -> Step:
+    def step_while_paused(self, life: Life, /) -> Step:
         """The step that is made instead while the stage is paused."""
         ...
 
@@ -57,7 +84,7 @@ class AlwaysOn(Protocol):
 
 
 class Pulse:
-    """When each stage last made progress, for `/livez`; long steps call `beat` themselves."""
+    """When each stage last made progress, for `/livez`."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -72,24 +99,26 @@ class Pulse:
         return sorted(stage for stage, last in self._last.items() if now - last > max_stall_s)
 
 
-def _step(stage: Stage, control: Control, stop: threading.Event) -> Step:
+def _step(stage: Stage, control: Control, life: Life) -> Step:
     pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name)
     if pause is None:
-        return stage.step(stop)
+        return stage.step(life)
     said = f"paused by {pause.actor}: {pause.reason}"
-    if not isinstance(stage, Tends):
+    if not isinstance(stage, PausedWork):
         return Step(sentence=said)
-    tended = stage.tend(stop)
-    return Step(sentence=f"{said}; {tended.sentence}", worked=tended.worked)
+    step = stage.step_while_paused(life)
+    return Step(sentence=f"{said}; {step.sentence}", worked=step.worked)
 
 
 def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop: threading.Event) -> None:
     """Run steps until `stop`; a paused stage beats but does not step; a database outage is waited out."""
+    heartbeat = partial(pulse.beat, stage.name)
+    life = Life(stop, heartbeat=heartbeat)
     said, beaten = "", 0.0
     while not stop.is_set():
         rest_s = stage.idle_s
         try:
-            step = _step(stage, control, stop)
+            step = _step(stage, control, life)
             rest_s = 0.0 if step.worked else stage.idle_s
             now = time.monotonic()
             if step.sentence != said or now - beaten > BEAT_INTERVAL_S:
@@ -98,7 +127,7 @@ def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop:
         except StoreUnavailableError as exc:
             metrics.STORE_ERRORS.inc()
             step, rest_s = Step(sentence=str(exc)), STORE_RETRY_S
-        pulse.beat(stage.name)
+        heartbeat()
         if step.sentence != said:
             log.info("step", stage=stage.name, sentence=step.sentence)
             said = step.sentence

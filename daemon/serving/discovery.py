@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from connectors.vllm import VllmServer
 from daemon.errors import ServingError
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 
 CLOSE_AFTER_S = 300.0
 """A client of a replica that left stays open for so long: another thread may be in a request."""
@@ -108,7 +107,7 @@ class DiscoveryStage:
         self._servers: dict[str, VllmServer] = {}
         self._left: list[tuple[float, VllmServer]] = []
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - one look-up
+    def step(self, _life: Life) -> Step:
         self._close_left(time.monotonic() - CLOSE_AFTER_S)
         try:
             urls = replicas(self._source)

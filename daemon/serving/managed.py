@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from daemon.records import utcnow
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.lock import try_lock
 from daemon.runtime.machine import free_port
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.serving.command import command, fingerprint, installed_vllm, runs_on_cpu
 from daemon.serving.process import ServerProcess, ServerRecord, lock_path, record_path, start
 from daemon.serving.server_log import ServerLog
@@ -154,7 +153,7 @@ class ManagedServer:
         except OSError as exc:
             raise ConfigError(f"model.path: {exc.filename} cannot be read: {exc.strerror}") from exc
 
-    def step(self, stop: threading.Event) -> Step:  # noqa: ARG002 - a step is bounded by the canary's timeout
+    def step(self, _life: Life) -> Step:
         if self._lock is None:
             self._data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = try_lock(lock_path(self._data_dir))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -19,7 +17,7 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.store import Adapters, Runs
 from daemon.training import process as training_process
 from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, TrainingJob, TrainingProgress, run_lock
@@ -27,10 +25,6 @@ from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, Train
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
-
-
-def _no_beat() -> None:
-    """Nobody watches this stage's pulse."""
 
 
 class _Observer:
@@ -69,7 +63,7 @@ class _Observer:
 
 
 class FinetuneStage:
-    """Acts on the run in state `training`. `beat` is called while the child works: the stage is alive, only busy."""
+    """Acts on the run in state `training`."""
 
     name = "finetune"
     idle_s = 2.0
@@ -82,21 +76,19 @@ class FinetuneStage:
         config: TrainingConfig,
         model_path: Path,
         adapters_dir: Path,
-        beat: Callable[[], None] = _no_beat,
     ) -> None:
         self._runs = runs
         self._adapters = adapters
         self._config = config
         self._model_path = model_path
         self._adapters_dir = adapters_dir
-        self._beat = beat
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         run = self._runs.active()
         if run is None or run.state is not RunState.TRAINING:
             return Step(sentence="no run to train")
         try:
-            return self._advance(run, stop)
+            return self._advance(run, life)
         except (TrainingError, AdapterInvalidError, ConfigError) as exc:
             reason = str(exc)
         except OSError as exc:
@@ -105,7 +97,7 @@ class FinetuneStage:
         metrics.RUNS.labels(outcome="failed").inc()
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
-    def _advance(self, run: Run, stop: threading.Event) -> Step:
+    def _advance(self, run: Run, life: Life) -> Step:
         folder = Path(run.folder)
         if not (folder / MANIFEST_FILE).exists():
             raise TrainingError(f"the dataset in {folder} is gone; start a new run")
@@ -117,7 +109,7 @@ class FinetuneStage:
             job = self._job(run)
         if job.adapter_folder.exists():
             return self._hand_over(run, job)
-        return self._attempt(run, job, stop)
+        return self._attempt(run, job, life)
 
     def _job(self, run: Run) -> TrainingJob:
         """The run's job, written by the first attempt: a changed configuration is for the next run, not this one."""
@@ -160,7 +152,7 @@ class FinetuneStage:
             worked=True,
         )
 
-    def _attempt(self, run: Run, job: TrainingJob, stop: threading.Event) -> Step:
+    def _attempt(self, run: Run, job: TrainingJob, life: Life) -> Step:
         """One child, from start to end. A refusal is final; any other early end is a failure, and is retried."""
         job.adapters_dir.mkdir(parents=True, exist_ok=True)  # fails now, not after hours
         (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
@@ -168,7 +160,7 @@ class FinetuneStage:
         log.info("training starts", run=run.id, adapter=job.name, pid=child.pid)
         observer = _Observer(self._runs, run)
         try:
-            in_time = self._watch(job, child, observer, stop)
+            in_time = self._watch(job, child, observer, life)
         finally:
             training_process.end(child)
             metrics.TRAINING_MEMORY.set(0)
@@ -178,20 +170,18 @@ class FinetuneStage:
             return Step(sentence=f"run {run.id}: {job.name} is trained", worked=True)
         if progress.phase is Phase.REFUSED:
             raise TrainingError(f"the trainer refused: {progress.reason}")
-        if in_time and (stop.is_set() or progress.phase is Phase.STOPPED):
+        if in_time and (life.stopping or progress.phase is Phase.STOPPED):
             return Step(
                 sentence=f"run {run.id}: training stopped at step {progress.step}; it goes on from a checkpoint"
             )
         how = describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
         return self._retry(run, job, f"the trainer {how} at step {progress.step} of {progress.steps}")
 
-    def _watch(
-        self, job: TrainingJob, child: subprocess.Popen[bytes], observer: _Observer, stop: threading.Event
-    ) -> bool:
-        """Pass the child's progress on until it ends or `stop` is set; False when its time ran out before."""
+    def _watch(self, job: TrainingJob, child: subprocess.Popen[bytes], observer: _Observer, life: Life) -> bool:
+        """Pass the child's progress on until it ends or the daemon stops; False when its time ran out before."""
         deadline = time.monotonic() + self._config.timeout_s
-        while child.poll() is None and not stop.wait(POLL_S):
-            self._beat()
+        while child.poll() is None and not life.wait(POLL_S):
+            life.heartbeat()
             metrics.TRAINING_MEMORY.set(training_process.resident_bytes(child.pid))
             try:
                 observer.see(TrainingProgress.load(job.run_folder))

@@ -32,6 +32,7 @@ from daemon.training.job import (
 )
 from daemon.training.stage import FinetuneStage
 from daemon.training.trainer import last_checkpoint
+from tests.fixtures.life import life
 from tests.fixtures.stores import url_of
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, training_config
 
@@ -111,7 +112,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_to_the_same_weights(
     _wait(lambda: _past_a_checkpoint(run))
 
     # a second daemon finds the run taken and starts nothing
-    other = finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS).step(threading.Event())
+    other = finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS).step(life())
     assert (other.worked, "is still at work; waiting" in other.sentence) == (False, True)
     assert len(children) == 1
 
@@ -156,12 +157,13 @@ def test_a_stop_writes_a_checkpoint_and_the_next_daemon_goes_on_from_there(
 
 
 DAEMON = """
-import sys, threading
+import sys
 from pathlib import Path
 from daemon.store import open_store
+from tests.fixtures.life import life
 from tests.fixtures.training import finetune_stage
 url, folder, model = sys.argv[1:]
-finetune_stage(open_store(url), Path(folder), Path(model), batch_tokens=48, epochs=6).step(threading.Event())
+finetune_stage(open_store(url), Path(folder), Path(model), batch_tokens=48, epochs=6).step(life())
 """
 
 

@@ -25,6 +25,7 @@ from daemon.records import AdapterState, Run, RunState
 from daemon.serving.managed import ManagedServer
 from daemon.serving.process import ServerRecord, end_left_over, record_path
 from daemon.store import Store
+from tests.fixtures.life import life
 from tests.fixtures.ports import free_port
 from tests.fixtures.required import unavailable
 from tests.fixtures.serving import Bench
@@ -121,7 +122,7 @@ class Site:
         """Step until the server serves what the store says and no run waits; returns when that was."""
 
         def settled() -> bool:
-            said = self.server.step(threading.Event()).sentence
+            said = self.server.step(life()).sentence
             self.bench.step()
             if not said.startswith("vLLM serves") or self.bench.store.runs.active() is not None:
                 return False

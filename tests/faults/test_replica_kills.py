@@ -14,6 +14,7 @@ from connectors.vllm import VllmServer
 from daemon.records import RunState
 from daemon.serving.discovery import DiscoveryStage
 from tests.fakes.vllm import FakeVllm
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 
 FIRST, SECOND, THIRD = (f"aligned-g00000{generation}" for generation in (1, 2, 3))
@@ -113,23 +114,23 @@ def test_replicas_that_join_get_the_live_generation_before_traffic_and_those_tha
     file = tmp_path / "replicas"
     file.write_text(bench.fakes[0].url)
     stage = DiscoveryStage(source=f"file://{file}", interval_s=0.01, connect=make_client, publish=bench.fleet.replace)
-    stage.step(threading.Event())
+    stage.step(life())
     bench.promoted()
     assert [server.url for server in bench.fleet.servers] == [bench.fakes[0].url]
     assert bench.clients[1].state().live is None, "a replica that is not listed is left alone"
     file.write_text(f"{bench.fakes[0].url}\n{bench.fakes[1].url}  # new\n")
-    stage.step(threading.Event())
+    stage.step(life())
     with pytest.raises(EndpointError, match="no generation is live"):
         bench.clients[1].chat("aligned", ASK, max_tokens=4)
     bench.step()
     assert bench.clients[1].state().live == FIRST
     file.write_text(bench.fakes[1].url)
     bench.fakes[0].kill()
-    stage.step(threading.Event())
+    stage.step(life())
     bench.promoted()
     assert bench.clients[1].state().live == SECOND
     file.write_text("")
-    assert "2 vLLM servers" not in (said := stage.step(threading.Event()).sentence)
+    assert "2 vLLM servers" not in (said := stage.step(life()).sentence)
     assert said.startswith("1 vLLM servers as known before")
     assert len(bench.fleet.servers) == 1
     stage.close()

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,15 +27,17 @@ from daemon.serving import server_log
 from daemon.serving.managed import ManagedServer
 from daemon.serving.process import ServerProcess, ServerRecord, end_left_over, record_path
 from tests.fakes.vllm import FakeVllm
+from tests.fixtures.life import life
 
 CHILD = Path(__file__).parents[1] / "fakes" / "vllm_child.py"
 DAEMON = textwrap.dedent(
     """
-    import sys, threading, time
+    import sys, time
     from pathlib import Path
     from daemon.config.serving import ModelConfig, ServingConfig
     from daemon.config.training import TrainingConfig
     from daemon.serving.managed import ManagedServer
+    from tests.fixtures.life import life
     stage = ManagedServer(
         model=ModelConfig(path=Path(sys.argv[1])),
         serving=ServingConfig.model_validate_json(sys.argv[2]),
@@ -45,7 +46,7 @@ DAEMON = textwrap.dedent(
         publish=lambda servers: None,
     )
     while True:
-        print(stage.step(threading.Event()).sentence, flush=True)
+        print(stage.step(life()).sentence, flush=True)
         time.sleep(0.02)
     """
 )
@@ -388,7 +389,7 @@ def _runs(pid: int) -> bool:
 
 
 def _step(stage: ManagedServer) -> Step:
-    return stage.step(threading.Event())
+    return stage.step(life())
 
 
 def _until_says(stage: ManagedServer, words: str) -> str:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
 from daemon.training.batches import encode
 from daemon.training.job import CHECKPOINTS, JOB_FILE, LOG_FILE
+from tests.fixtures.life import life
 from tests.fixtures.models import TARGET_MODULES
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
 
@@ -60,9 +60,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     run = run_to_train(store, folder, tiny_model)
     stage = finetune_stage(store, folder, tiny_model)
     beats: list[None] = []
-    stage._beat = lambda: beats.append(None)
     before = [_metric(f"erratad_training_{what}_total") for what in ("steps", "tokens")]
-    said = [stage.step(threading.Event()).sentence]
+    said = [stage.step(life(heartbeat=lambda: beats.append(None))).sentence]
     # another stage object: as after a crash between the adapter's publication and the hand-over
     said += step_until_trained(store, finetune_stage(store, folder, tiny_model))
     after = [_metric(f"erratad_training_{what}_total") for what in ("steps", "tokens")]
@@ -205,7 +204,7 @@ def test_a_run_whose_folder_is_gone_fails(sqlite_store: Store, tmp_path: Path, t
 
 
 def test_without_a_run_the_stage_rests(sqlite_store: Store, tmp_path: Path) -> None:
-    step = finetune_stage(sqlite_store, tmp_path, tmp_path).step(threading.Event())
+    step = finetune_stage(sqlite_store, tmp_path, tmp_path).step(life())
     assert (step.sentence, step.worked) == ("no run to train", False)
 
 

@@ -33,6 +33,7 @@ from daemon.store.engine import transaction
 from daemon.store.outbox import emit
 from tests.fixtures.broker import committed, kafka_config, options_of, read, send, step_until, topics_of
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 
 INTAKE = IntakeConfig()
 
@@ -89,8 +90,8 @@ def test_a_paused_stage_measures_its_lag_and_takes_in_nothing_until_it_is_resume
 
     deadline = time.monotonic() + 60
     while lag() != 6:
-        assert time.monotonic() < deadline, stage.tend(stop).sentence
-        stage.tend(stop)
+        assert time.monotonic() < deadline, stage.step_while_paused(life(stop)).sentence
+        stage.step_while_paused(life(stop))
     assert stored(sqlite_store) == 0
     assert committed(kafka) == {}
     assert stage.connected
@@ -293,7 +294,7 @@ def test_a_broker_that_hangs_for_longer_than_the_session_costs_nothing(own_broke
 def test_missing_topics_are_named_until_they_are_there(broker, sqlite_store, ingest_of):
     kafka = kafka_config(broker)
     stage = ingest_of(kafka, sqlite_store.reports)
-    step = stage.step(threading.Event())
+    step = stage.step(life())
     assert f"has no topic {kafka.topic}, {kafka.dead_letter_topic}" in step.sentence
     broker.create_topics(topics_of(kafka))
     send_kafka([flagged().encode()], kafka)
@@ -330,7 +331,7 @@ def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafk
     step_until(stage, lambda step: not step.worked)
     own_broker.kill()
     ids = emitted(sqlite_store, 3)
-    step = stage.step(threading.Event())
+    step = stage.step(life())
     assert step.sentence.startswith("3 events wait: Kafka at")
     with EmbeddedBroker.start(port=int(own_kafka.bootstrap_servers[0].split(":")[1])) as again:
         again.create_topics(topics_of(own_kafka))

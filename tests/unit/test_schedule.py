@@ -19,8 +19,8 @@ from daemon.runtime.cron import missed_since
 from daemon.schedule import ScheduleStage, in_blackout
 from daemon.store import Store, open_store
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 
-NEVER = threading.Event()
 ALL_DAY = {"start": "00:00", "end": "23:59"}
 
 
@@ -58,9 +58,9 @@ def _learn(store: Store, count: int) -> None:
 def test_enough_new_lessons_start_a_run(store: Store, make_config: Callable[..., Config]) -> None:
     with _stage(store, make_config) as stage:
         _learn(store, 2)
-        assert "2 of 3" in stage.step(NEVER).sentence
+        assert "2 of 3" in stage.step(life()).sentence
         _learn(store, 1)
-        stage.step(NEVER)
+        stage.step(life())
     run = store.runs.active()
     assert run is not None
     assert (run.trigger, run.generation, run.state) == (Trigger.THRESHOLD, 1, RunState.PREPARING)
@@ -69,23 +69,23 @@ def test_enough_new_lessons_start_a_run(store: Store, make_config: Callable[...,
 def test_only_one_run_is_active(store: Store, make_config: Callable[..., Config]) -> None:
     _learn(store, 3)
     with _stage(store, make_config) as stage:
-        stage.step(NEVER)
+        stage.step(life())
         store.intents.request(IntentKind.TRAIN, actor="op", reason="again")
-        assert "not starting" in stage.step(NEVER).sentence
+        assert "not starting" in stage.step(life()).sentence
     assert len(store.runs.find()) == 1
 
 
 def test_a_waiting_manual_start_follows_the_active_run(store: Store, make_config: Callable[..., Config]) -> None:
     _learn(store, 3)
     with _stage(store, make_config) as stage:
-        stage.step(NEVER)
+        stage.step(life())
         intent = store.intents.request(IntentKind.TRAIN, actor="op", reason="again")
-        stage.step(NEVER)
+        stage.step(life())
         assert store.intents.get(intent.id).state == IntentState.PENDING
         active = store.runs.active()
         assert active is not None
         store.runs.failed(active.id, reason="test")
-        stage.step(NEVER)
+        stage.step(life())
     assert store.intents.get(intent.id).state == IntentState.DONE
     assert [run.trigger for run in store.runs.find()] == [Trigger.MANUAL, Trigger.THRESHOLD]
 
@@ -95,11 +95,11 @@ def test_a_failed_run_is_not_repeated_by_the_threshold_at_once(
 ) -> None:
     _learn(store, 3)
     with _stage(store, make_config, retry_after_failure_s=0.3) as stage:
-        stage.step(NEVER)
+        stage.step(life())
         store.runs.failed(1, reason="disk full")
-        assert "run 1 failed" in stage.step(NEVER).sentence
+        assert "run 1 failed" in stage.step(life()).sentence
         assert store.runs.active() is None
-        _wait_until(lambda: stage.step(NEVER).worked)
+        _wait_until(lambda: stage.step(life()).worked)
     assert [run.trigger for run in store.runs.find()] == [Trigger.THRESHOLD, Trigger.THRESHOLD]
 
 
@@ -108,7 +108,7 @@ def test_a_manual_start_without_lessons_is_refused_with_the_reason(
 ) -> None:
     intent = store.intents.request(IntentKind.TRAIN, actor="op", reason="now")
     with _stage(store, make_config) as stage:
-        stage.step(NEVER)
+        stage.step(life())
     answered = store.intents.get(intent.id)
     assert answered.state == IntentState.REFUSED
     assert "no lessons" in str(answered.outcome)
@@ -117,23 +117,23 @@ def test_a_manual_start_without_lessons_is_refused_with_the_reason(
 def test_a_blackout_holds_the_rule_back_but_not_an_operator(store: Store, make_config: Callable[..., Config]) -> None:
     _learn(store, 3)
     with _stage(store, make_config, blackout=[ALL_DAY]) as stage:
-        assert "blackout" in stage.step(NEVER).sentence
+        assert "blackout" in stage.step(life()).sentence
         assert store.runs.active() is None
         store.intents.request(IntentKind.TRAIN, actor="op", reason="urgent")
-        stage.step(NEVER)
+        stage.step(life())
     assert store.runs.active() is not None
 
 
 def test_a_missed_cron_time_starts_exactly_one_run(store: Store, make_config: Callable[..., Config]) -> None:
     _learn(store, 1)
     with _stage(store, make_config, cron="* * * * *", min_lessons=50, min_lessons_on_cron=1) as stage:
-        _wait_until(lambda: stage.step(NEVER).worked)
+        _wait_until(lambda: stage.step(life()).worked)
     assert [run.trigger for run in store.runs.find()] == [Trigger.CRON]
 
 
 def test_a_cron_time_with_too_few_lessons_passes(store: Store, make_config: Callable[..., Config]) -> None:
     with _stage(store, make_config, cron="* * * * *", min_lessons=50, min_lessons_on_cron=1) as stage:
-        _wait_until(lambda: "passed without a run" in stage.step(NEVER).sentence)
+        _wait_until(lambda: "passed without a run" in stage.step(life()).sentence)
     assert store.runs.find() == []
 
 

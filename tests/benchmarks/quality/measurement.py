@@ -29,6 +29,7 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.errors import ConfigError, ServingError
+from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer
 from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer
 from tests.benchmarks.quality.lessons import Analyst, Asked, Collector
@@ -212,21 +213,20 @@ def _serving(plan: Plan, serving: ServingConfig, training: TrainingConfig, say: 
         data_dir=plan.out,
         publish=published.extend,
     )
-    stop = threading.Event()
     try:
-        _until_ready(managed, published, stop, say)
+        _until_ready(managed, published, say)
         yield published[0]
     finally:
         managed.close()
 
 
-def _until_ready(managed: ManagedServer, published: Sequence[VllmServer], stop: threading.Event, say: Say) -> None:
+def _until_ready(managed: ManagedServer, published: Sequence[VllmServer], say: Say) -> None:
     deadline = time.monotonic() + 600.0
-    sentence = ""
+    sentence, life = "", Life(threading.Event())
     while not published or not published[0].ready():
         if time.monotonic() > deadline:
             raise ServingError(f"the server for the measurement did not start: {sentence}")
-        step = managed.step(stop)
+        step = managed.step(life)
         if step.sentence != sentence:
             sentence = step.sentence
             say(sentence)

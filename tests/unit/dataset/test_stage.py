@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from daemon.labels import LeftOut
 from daemon.records import RunState, Split
 from daemon.store import Store
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.training import (
     FINGERPRINT,
     SUBJECTS,
@@ -214,7 +214,7 @@ def test_a_server_that_is_away_is_waited_for(
     stage = make_stage()
     for failure in (EndpointError("connection refused", transient=True), ServingError("none is ready")):
         servers.failing = failure  # type: ignore[assignment]
-        step = stage.step(threading.Event())
+        step = stage.step(life())
         assert not step.worked
         assert "waits for a model server" in step.sentence
 
@@ -302,5 +302,5 @@ def test_written_files_are_read_only(
 
 
 def test_without_a_run_the_stage_rests(make_stage: Callable[..., DatasetStage]) -> None:
-    step = make_stage().step(threading.Event())
+    step = make_stage().step(life())
     assert (step.sentence, step.worked) == ("no run to prepare", False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from daemon.records import ReportState, utcnow
 from daemon.runtime.stage import Step
 from daemon.store import Store
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.receiver import Receiver
 from tests.fixtures.stores import force, learn, promote
 
@@ -46,7 +46,7 @@ def make_stage(sqlite_store: Store, receiver: Receiver) -> Iterator[Any]:
 
 
 def step(stage: WebhookStage | OutboxStage) -> Step:
-    return stage.step(threading.Event())
+    return stage.step(life())
 
 
 def resolve(store: Store, count: int) -> list[str]:

@@ -18,6 +18,7 @@ from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.evaluation import stage as evaluation
 from daemon.records import Adapter, AdapterState, Answer, Run, RunState
 from daemon.runtime.stage import Step
+from tests.fixtures.life import life
 from tests.fixtures.measured import BASE, CANDIDATE, DRIFT, GUIDANCE, Scene, answers, open_run
 from tests.fixtures.stores import promote
 
@@ -230,15 +231,15 @@ def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(scene: Scene)
         return answers(model, messages)
 
     scene.fake.answer = away
-    step = stage.step(scene.stop)
+    step = stage.step(life(scene.stop))
     assert not step.worked
     assert step.sentence.startswith(f"run {run.id} waits for a server, its answers so far are kept: ")
     assert len(scene.store.runs.answers(run.id)) >= 12
     scene.fake.stop()
-    assert stage.step(scene.stop).sentence.startswith(f"run {run.id} waits for a server")
+    assert stage.step(life(scene.stop)).sentence.startswith(f"run {run.id} waits for a server")
     scene.fake.answer = answers
     scene.fake.start()
-    assert "accepted" in stage.step(scene.stop).sentence
+    assert "accepted" in stage.step(life(scene.stop)).sentence
     assert CANDIDATE in scene.fake.engine.adapters
 
 
@@ -260,10 +261,10 @@ def test_a_server_that_restarts_gets_the_candidate_again(scene: Scene) -> None:
     scene.fleet.replace([server])
     run = scene.run()
     stage = scene.stage()
-    step = stage.step(scene.stop)
+    step = stage.step(life(scene.stop))
     assert step.sentence.startswith(f"run {run.id} waits for a server")
     while not step.worked:
-        step = stage.step(scene.stop)
+        step = stage.step(life(scene.stop))
     assert "accepted" in step.sentence
     assert len(scene.store.runs.answers(run.id)) == 58
     server.close()
@@ -273,10 +274,10 @@ def test_a_run_that_gets_no_answer_for_too_long_fails(scene: Scene, monkeypatch:
     run = scene.run()
     stage = scene.stage()
     scene.fake.stop()
-    stage.step(scene.stop)
+    stage.step(life(scene.stop))
     assert scene.store.runs.get(run.id).state is RunState.EVALUATING
     monkeypatch.setattr(evaluation, "WAIT_LIMIT_S", -1.0)
-    assert stage.step(scene.stop).worked
+    assert stage.step(life(scene.stop)).worked
     ended = scene.store.runs.get(run.id)
     assert ended.state is RunState.FAILED
     assert "repair the servers" in str(ended.reason)
@@ -364,10 +365,10 @@ def test_a_generation_that_goes_live_meanwhile_is_measured_too(scene: Scene, mon
     shown = iter([base])
     monkeypatch.setattr(type(scene.store.adapters), "live", lambda _self: next(shown, other))
     stage = scene.stage()
-    assert stage.step(scene.stop) == Step(
+    assert stage.step(life(scene.stop)) == Step(
         sentence=f"run {run.id}: another generation went live, measuring against it", worked=True
     )
-    assert "accepted" in stage.step(scene.stop).sentence
+    assert "accepted" in stage.step(life(scene.stop)).sentence
     asked = [body["model"] for body in scene.fake.requests]
     assert {name: asked.count(name) for name in set(asked)} == {"base": 28, CANDIDATE: 28, other.name: 28}
     verdict = scene.store.runs.verdict(run.id)

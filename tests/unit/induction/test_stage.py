@@ -32,11 +32,11 @@ from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.stores import add, promote
 
 HINT = "Answer wrongly."
 HINTS = [{"text": HINT, "category": "wrong-fact", "reason": "The answer is not true."}]
-NEVER = threading.Event()
 
 
 def seed(number: int, **changes: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Scene:
 
     def stage(self, **changes: Any) -> InductionStage:
         """A stage as in a fresh process."""
-        stage = InductionStage(store=self.store, servers=self.fleet, config=self.config(**changes), beat=self._beat)
+        stage = InductionStage(store=self.store, servers=self.fleet, config=self.config(**changes))
         self.stages.append(stage)
         return stage
 
@@ -96,8 +96,9 @@ class Scene:
         """One run by hand, from its start to its end."""
         stage = stage or self.stage(**changes)
         self.ask()
-        assert stage.step(NEVER).worked
-        while stage.step(NEVER).worked:
+        here = life(heartbeat=self._beat)
+        assert stage.step(here).worked
+        while stage.step(here).worked:
             pass
         last = self.store.inductions.last()
         assert last is not None
@@ -275,12 +276,12 @@ def test_the_cap_per_reporter_and_day_ends_a_run(scene: Scene) -> None:
 def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene: Scene) -> None:
     stage = scene.stage(concurrency=2)
     scene.ask()
-    stage.step(NEVER)
-    stage.step(NEVER)
+    stage.step(life())
+    stage.step(life())
     scene.fake.stop()
     scene.fleet.replace(scene.fleet.servers)  # forget that it was ready a moment ago
     for _ in range(5):
-        step = stage.step(NEVER)
+        step = stage.step(life())
         assert not step.worked
         assert "induction 1 waits: none of 1 vLLM servers is ready" in step.sentence
     active = scene.store.inductions.active()
@@ -288,7 +289,7 @@ def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene
     assert (active.asked, active.kept) == (2, 2)
     scene.fake.start()
     scene.fleet.replace(scene.fleet.servers)
-    while stage.step(NEVER).worked:
+    while stage.step(life()).worked:
         pass
     last = scene.store.inductions.last()
     assert last is not None
@@ -311,8 +312,8 @@ def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_a
     stage = scene.stage(concurrency=1)
     before = metric("dropped_total", reason=Drop.GIVEN_UP)
     scene.ask()
-    stage.step(NEVER)
-    sentences = [stage.step(NEVER).sentence for _ in range(5)]
+    stage.step(life())
+    sentences = [stage.step(life()).sentence for _ in range(5)]
     assert sum("asks again later" in sentence for sentence in sentences) == induction.ATTEMPTS - 1
     assert metric("dropped_total", reason=Drop.GIVEN_UP) == before + 1
     last = scene.store.inductions.last()
@@ -326,9 +327,9 @@ def test_a_judge_that_is_out_is_waited_for(scene: Scene, monkeypatch: pytest.Mon
     scene.sections = {"evaluation": {"judge": {"url": "http://127.0.0.1:1", "model": "judge"}}}
     stage = scene.stage()
     scene.ask()
-    stage.step(NEVER)
+    stage.step(life())
     for _ in range(induction.ATTEMPTS + 2):
-        assert "the judge does not answer" in stage.step(NEVER).sentence
+        assert "the judge does not answer" in stage.step(life()).sentence
     active = scene.store.inductions.active()
     assert active is not None
     assert active.asked == 0
@@ -341,8 +342,8 @@ def test_after_failed_attempts_the_stage_rests(scene: Scene) -> None:
     scene.fake.answer = choke
     stage = scene.stage(concurrency=1)
     scene.ask()
-    stage.step(NEVER)
-    said = [stage.step(NEVER).sentence for _ in range(4)]
+    stage.step(life())
+    said = [stage.step(life()).sentence for _ in range(4)]
     assert len(set(said)) == 1
     assert len(scene.fake.requests) == 1
 
@@ -358,10 +359,10 @@ def test_a_question_that_the_server_refuses_is_dropped(scene: Scene, monkeypatch
 def test_a_killed_daemon_goes_on_where_it_was(scene: Scene) -> None:
     stage = scene.stage(concurrency=2)
     scene.ask()
-    stage.step(NEVER)
-    stage.step(NEVER)
+    stage.step(life())
+    stage.step(life())
     again = scene.stage(concurrency=2)
-    while again.step(NEVER).worked:
+    while again.step(life()).worked:
         pass
     last = scene.store.inductions.last()
     assert last is not None
@@ -374,9 +375,9 @@ def test_a_killed_daemon_goes_on_where_it_was(scene: Scene) -> None:
 
 def test_off_means_that_nothing_is_read_or_asked_and_a_intent_is_refused(scene: Scene) -> None:
     stage = scene.stage(enabled=False, seeds=scene.folder / "nowhere.jsonl")
-    assert stage.step(NEVER).sentence == "off: induction.enabled is false"
+    assert stage.step(life()).sentence == "off: induction.enabled is false"
     intent = scene.ask()
-    assert not stage.step(NEVER).worked
+    assert not stage.step(life()).worked
     answered = scene.store.intents.get(intent)
     assert answered.state is IntentState.REFUSED
     assert "induction.enabled" in str(answered.outcome)
@@ -392,28 +393,28 @@ def test_files_that_cannot_be_used_keep_the_daemon_from_starting(scene: Scene) -
 def test_a_cron_time_starts_one_run(scene: Scene) -> None:
     stage = scene.stage(cron="* * * * *")
     for _ in range(100):
-        if "started induction 1 (cron)" in stage.step(NEVER).sentence:
+        if "started induction 1 (cron)" in stage.step(life()).sentence:
             break
         threading.Event().wait(0.05)
-    while stage.step(NEVER).worked:
+    while stage.step(life()).worked:
         pass
     last = scene.store.inductions.last()
     assert last is not None
     assert (last.id, last.trigger, last.requested_by, last.kept) == (1, Trigger.CRON, "schedule", 6)
-    assert stage.step(NEVER).sentence.startswith("induction 1 kept 6 of 6 answers; next cron time ")
+    assert stage.step(life()).sentence.startswith("induction 1 kept 6 of 6 answers; next cron time ")
     assert metric("next_run_timestamp_seconds") > last.created_at.timestamp()
-    GaugesStage(store=scene.store, data_dir=scene.folder, stages=[]).step(NEVER)
+    GaugesStage(store=scene.store, data_dir=scene.folder, stages=[]).step(life())
     assert metric("last_start_timestamp_seconds") == pytest.approx(last.created_at.timestamp())
 
 
 def test_a_intent_waits_for_the_run_under_way(scene: Scene) -> None:
     stage = scene.stage(concurrency=1)
     scene.ask()
-    stage.step(NEVER)
+    stage.step(life())
     second = scene.ask()
-    stage.step(NEVER)
+    stage.step(life())
     assert scene.store.intents.get(second).state is IntentState.PENDING
-    while stage.step(NEVER).worked:
+    while stage.step(life()).worked:
         pass
     assert scene.store.intents.get(second).state is IntentState.DONE
 

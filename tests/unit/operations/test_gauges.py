@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from daemon.operations.gauges import GaugesStage
 from daemon.store import Store
 from daemon.training.process import resident_bytes
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run
 
 
@@ -29,7 +29,7 @@ def gauges(sqlite_store: Store, tmp_path: Path) -> GaugesStage:
 
 
 def show(gauges: GaugesStage) -> None:
-    gauges.step(threading.Event())
+    gauges.step(life())
 
 
 def test_nothing_has_happened_yet(gauges: GaugesStage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +16,7 @@ from daemon.errors import IllegalTransitionError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
 from daemon.records import IntentState, utcnow
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 
 
@@ -45,14 +45,14 @@ def test_old_folders_go_and_live_previous_and_candidate_stay(
         bench.promoted()
     bench.evaluating()
     bench.step()
-    assert stage(keep_adapters=1).step(threading.Event()).sentence == "removed 2 folders"
+    assert stage(keep_adapters=1).step(life()).sentence == "removed 2 folders"
     assert _kept(tmp_path) == ["g000003", "g000004", "g000005"]
     first = bench.store.adapters.get(1)
     assert first.files_removed_at is not None
     assert first.sha256 == "0" * 64, "the row stays"
     removals = [entry.subject for entry in bench.store.audit.entries() if entry.action == "files_removed"]
     assert sorted(removals) == ["aligned-g000001", "aligned-g000002"]
-    assert stage(keep_adapters=1).step(threading.Event()).sentence.startswith("keeps 1 adapters")
+    assert stage(keep_adapters=1).step(life()).sentence.startswith("keeps 1 adapters")
 
 
 def test_failures_do_not_push_out_what_can_be_rolled_back_to(
@@ -64,7 +64,7 @@ def test_failures_do_not_push_out_what_can_be_rolled_back_to(
         run = bench.evaluating()
         bench.store.runs.failed(run.id, reason="test")
     bench.step()
-    stage(keep_adapters=2).step(threading.Event())
+    stage(keep_adapters=2).step(life())
     assert _kept(tmp_path) == ["g000001", "g000002", "g000003", "g000005", "g000006"]
 
 
@@ -74,7 +74,7 @@ def test_a_rollback_to_removed_files_is_refused_with_the_reason(
     for _ in range(3):
         bench.promoted()
     bench.step()
-    stage(keep_adapters=1).step(threading.Event())
+    stage(keep_adapters=1).step(life())
     intent = bench.ask_rollback(1)
     bench.step()
     answered = bench.store.intents.get(intent)
@@ -100,15 +100,15 @@ def test_what_a_server_still_holds_stays(
     for _ in range(3):
         bench.promoted()
     assert "aligned-g000001" in bench.loaded(0)
-    stage(keep_adapters=1).step(threading.Event())
+    stage(keep_adapters=1).step(life())
     assert "g000001" in _kept(tmp_path)
     bench.step()
     bench.fakes[2].stop()
-    said = stage(keep_adapters=1).step(threading.Event()).sentence
+    said = stage(keep_adapters=1).step(life()).sentence
     assert said.startswith("nothing is removed while a server cannot be asked")
     assert "g000001" in _kept(tmp_path)
     bench.fakes[2].start()
-    stage(keep_adapters=1).step(threading.Event())
+    stage(keep_adapters=1).step(life())
     assert "g000001" not in _kept(tmp_path)
 
 
@@ -127,10 +127,10 @@ def test_a_crash_after_the_mark_is_made_good_by_the_next_step(
     with monkeypatch.context() as patch:
         patch.setattr(retention.shutil, "rmtree", die)
         with pytest.raises(Killed):
-            stage(keep_adapters=1).step(threading.Event())
+            stage(keep_adapters=1).step(life())
     assert "g000001" in _kept(tmp_path)
     assert bench.store.adapters.get(1).files_removed_at is not None
-    stage(keep_adapters=1).step(threading.Event())
+    stage(keep_adapters=1).step(life())
     assert "g000001" not in _kept(tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_folders_outside_the_daemons_own_are_never_removed(
         adapters_dir=tmp_path / "other",
         runs_dir=tmp_path / "runs",
     )
-    elsewhere.step(threading.Event())
+    elsewhere.step(life())
     assert "g000001" in _kept(tmp_path)
 
 
@@ -170,11 +170,11 @@ def test_run_folders_go_by_their_age(bench: Bench, tmp_path: Path, monkeypatch: 
         adapters_dir=tmp_path / "adapters",
         runs_dir=runs_dir,
     )
-    stage.step(threading.Event())
+    stage.step(life())
     assert folder.exists()
     with monkeypatch.context() as patch:
         patch.setattr(retention, "utcnow", lambda: utcnow() + timedelta(days=1, minutes=1))
-        stage.step(threading.Event())
+        stage.step(life())
     assert not folder.exists()
 
 

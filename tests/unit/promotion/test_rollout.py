@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -22,6 +21,7 @@ from daemon.promotion.traffic import TrafficStage
 from daemon.promotion.trial import Course, rule_on_shadow
 from daemon.records import AdapterState, IntentKind, IntentState, RunState, utcnow
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import add, force
 from tests.fixtures.traffic import answered
@@ -109,7 +109,7 @@ def test_users_get_the_canary_and_their_reports_withdraw_it(bench: Bench) -> Non
     run = on_trial(bench, min_requests=50)
     models = [_ask(bench, number) for number in range(400)]
     assert {FIRST, SECOND} == set(models)
-    TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
+    TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     for number, model in enumerate(models):
         if model == SECOND and number % 3:
             add(bench.store, flagged(model=model, reporter=f"user-{number}"))
@@ -317,7 +317,7 @@ def _shadowed(bench: Bench, pairs: int) -> None:
     """Copies are asked for two at a time and server: ask on until enough of them were answered."""
     stage = TrafficStage(store=bench.store, fleet=bench.fleet)
     for number in range(1000, 3000):
-        stage.step(threading.Event())
+        stage.step(life())
         if bench.store.trials.shadowed(2).pairs >= pairs:
             return
         _ask(bench, number)

@@ -18,6 +18,7 @@ from daemon.operations.steering import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench, answer
 from tests.fixtures.stores import learn
 
@@ -338,14 +339,14 @@ def test_a_generation_that_was_rolled_back_never_goes_live_again(bench: Bench) -
 def test_a_rollback_is_taken_up_at_the_next_look_without_waiting_for_a_reconcile(bench: Bench, *, paused: bool) -> None:
     bench.stage = bench.new_stage(reconcile_interval_s=3600)
     assert bench.stage.idle_s <= 0.25
-    look = bench.stage.tend if paused else bench.stage.step
+    look = bench.stage.step_while_paused if paused else bench.stage.step
     bench.promoted()
-    assert look(threading.Event()).sentence == f"{FIRST} is live on 3 of 3 servers"
+    assert look(life()).sentence == f"{FIRST} is live on 3 of 3 servers"
     bench.clients[1].set_live(BASE, expected=FIRST)
-    assert look(threading.Event()).sentence == f"{FIRST} is live on 3 of 3 servers"
+    assert look(life()).sentence == f"{FIRST} is live on 3 of 3 servers"
     assert bench.live_names() == {BASE, FIRST}, "a reconcile came before its time"
     intent = bench.ask_rollback()
-    step = look(threading.Event())
+    step = look(life())
     assert (step.worked, bench.store.intents.get(intent).state) == (True, IntentState.DONE)
     assert bench.live_names() == {BASE}
 

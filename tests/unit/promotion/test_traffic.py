@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from daemon.operations.gauges import GaugesStage
 from daemon.promotion.traffic import TrafficStage
 from daemon.store.traffic import Tally
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import add
 
@@ -115,25 +115,25 @@ def test_the_stage_adds_up_servers_and_restarts(bench: Bench) -> None:
     bench.step()
     for client in bench.clients:
         client.chat("aligned", ASK, max_tokens=1)
-    stage.step(threading.Event())
+    stage.step(life())
     bench.fakes[0].stop()
-    step = stage.step(threading.Event())
+    step = stage.step(life())
     assert step.sentence == "counted the traffic of 2 of 3 servers"
     bench.fakes[0].start()
     bench.step()
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
-    stage.step(threading.Event())
-    TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
+    stage.step(life())
+    TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     assert bench.store.traffic.tally(0) == Tally(requests=4, errors=0, flagged=0)
 
 
 def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench: Bench) -> None:
     bench.promoted()
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
-    TrafficStage(store=bench.store, fleet=bench.fleet).step(threading.Event())
+    TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     add(bench.store, flagged(model=FIRST))
     gauges = GaugesStage(store=bench.store, data_dir=Path(), stages=[])
-    gauges.step(threading.Event())
+    gauges.step(life())
     assert _gauge("requests", "live") == 1
     assert _gauge("errors", "live") == 0
     assert _gauge("flagged_per_1000_requests", "live") == 1000
@@ -141,7 +141,7 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
     assert _gauge("requests", "candidate") is None
     bench.ask_rollback()
     bench.step()
-    gauges.step(threading.Event())
+    gauges.step(life())
     assert _gauge("requests", "previous") is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from daemon.records import AdapterState, IntentKind, IntentState, utcnow
 from daemon.runtime.stage import Step
 from daemon.store.traffic import STEP
 from tests.fixtures.config import flagged
+from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import add, force
 from tests.fixtures.traffic import answered
@@ -27,7 +27,7 @@ SECOND = "aligned-g000002"
 
 def look(bench: Bench, **changes: Any) -> Step:
     config = WatchConfig(min_requests=100, **changes)
-    return WatchStage(store=bench.store, config=config).step(threading.Event())
+    return WatchStage(store=bench.store, config=config).step(life())
 
 
 def promoted_twice(bench: Bench) -> None:

@@ -266,12 +266,12 @@ def test_a_report_that_outlived_some_deaths_is_still_analysed(make_reflection: C
 
 
 CHILD = """
-import sys, threading
+import sys
 from daemon.reflection.analyst import EndpointAnalyst
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.reflection.stage import ReflectionStage
-from daemon.runtime.stage import Pulse
 from daemon.store import open_store
+from tests.fixtures.life import life
 
 store = open_store(sys.argv[1])
 analyst = EndpointAnalyst(EndpointConfig(url=sys.argv[2], model="judge"), timeout_s=60)
@@ -283,9 +283,8 @@ stage = ReflectionStage(
     config=config,
     guidance="",
     owner="child",
-    pulse=Pulse(),
 )
-stage.step(threading.Event())
+stage.step(life())
 """
 
 

@@ -8,35 +8,35 @@ from typing import Literal
 import pytest
 
 from daemon.errors import StoreUnavailableError
-from daemon.runtime.stage import Pulse, Step, run_stage
+from daemon.runtime.stage import Life, Pulse, Step, run_stage
 from daemon.store import Control, Store
 
 
 class Counting:
-    """Stops the loop after `limit` steps or tends."""
+    """Stops the loop after `limit` steps of either kind."""
 
     name = "counting"
     idle_s = 0.0
 
     def __init__(self, stop: threading.Event, limit: int = 3) -> None:
-        self.steps = self.tended = 0
+        self.steps = self.while_paused = 0
         self._stop = stop
         self._limit = limit
 
-    def step(self, stop: threading.Event) -> Step:
+    def step(self, life: Life) -> Step:
         self.steps += 1
         return self._said("stepped")
 
     def _said(self, sentence: str) -> Step:
-        if self.steps + self.tended >= self._limit:
+        if self.steps + self.while_paused >= self._limit:
             self._stop.set()
         return Step(sentence=sentence)
 
 
-class Tending(Counting):
-    def tend(self, stop: threading.Event) -> Step:
-        self.tended += 1
-        return self._said("tended")
+class NeverIdle(Counting):
+    def step_while_paused(self, life: Life) -> Step:
+        self.while_paused += 1
+        return self._said("kept in line")
 
 
 class Unstoppable(Counting):
@@ -84,12 +84,12 @@ def test_a_paused_stage_makes_no_step_but_is_alive(sqlite_store: Store, stop: th
     assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze"
 
 
-def test_a_stage_that_tends_goes_on_tending_while_paused(sqlite_store: Store, stop: threading.Event) -> None:
+def test_a_stage_with_paused_work_goes_on_with_it_while_paused(sqlite_store: Store, stop: threading.Event) -> None:
     sqlite_store.control.pause("all", actor="op", reason="freeze")
-    stage = Tending(stop)
+    stage = NeverIdle(stop)
     _run(stage, sqlite_store.control, stop)
-    assert (stage.steps, stage.tended) == (0, 3)
-    assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze; tended"
+    assert (stage.steps, stage.while_paused) == (0, 3)
+    assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze; kept in line"
 
 
 def test_an_always_on_stage_ignores_pauses(sqlite_store: Store, stop: threading.Event) -> None:
@@ -119,11 +119,28 @@ def test_a_database_outage_is_waited_out_and_looks_alive(
 
 def test_any_other_error_ends_the_stage(sqlite_store: Store, stop: threading.Event) -> None:
     class Broken(Counting):
-        def step(self, stop: threading.Event) -> Step:
+        def step(self, life: Life) -> Step:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         _run(Broken(stop), sqlite_store.control, stop)
+
+
+def test_a_long_step_shows_life_and_learns_of_the_stop(sqlite_store: Store, stop: threading.Event) -> None:
+    pulse = Pulse()
+    seen: list[tuple[bool, list[str], bool]] = []
+
+    class Long(Counting):
+        def step(self, life: Life) -> Step:
+            before = life.stopping
+            life.heartbeat()
+            alive = pulse.stalled(-1.0)
+            stop.set()
+            seen.append((before, alive, life.wait(60.0) and life.stopping))
+            return Step(sentence="long")
+
+    _run(Long(stop), sqlite_store.control, stop, pulse)
+    assert seen == [(False, ["counting"], True)], "the heartbeat is recorded amid the step"
 
 
 def test_a_stage_without_progress_is_stalled() -> None:

@@ -15,6 +15,7 @@ from daemon.operations.preflight import problems
 from daemon.serving import discovery
 from daemon.serving.connect import open_serving
 from daemon.serving.discovery import DiscoveryStage, replicas, source_problem
+from tests.fixtures.life import life
 
 
 def test_a_name_stands_for_all_its_addresses_of_either_family(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,15 +87,15 @@ def test_servers_that_stay_keep_their_client_and_a_lost_source_changes_nothing(t
         connect=Client,
         publish=published.append,  # type: ignore[arg-type]
     )
-    stage.step(None)
+    stage.step(life())
     file.write_text("b:2\nc:3")
-    stage.step(None)
-    stage.step(None)
+    stage.step(life())
+    stage.step(life())
     first, second = published
     assert [server.url for server in second] == ["http://b:2", "http://c:3"]
     assert second[0] is first[1]
     file.unlink()
-    assert "as known before" in stage.step(None).sentence
+    assert "as known before" in stage.step(life()).sentence
     assert len(published) == 2
     assert not first[0].closed, "another thread may be in a request"
     stage.close()
