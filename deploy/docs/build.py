@@ -37,6 +37,7 @@ def build(docs: Path, into: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(docs, pages)
     shutil.copy(ROOT / "CHANGELOG.md", pages / "changelog.md")
+    shutil.copy(Path(__file__).with_name("site.css"), pages)
     shutil.copy(Path(__file__).with_name("zensical.toml"), into)
     for page in pages.rglob("*.md"):
         page.write_text(_filled(page.read_text(), page, pages))

@@ -37,9 +37,8 @@ BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")
 
 class Key(NamedTuple):
     key: str
-    type: str
+    values: str
     default: str
-    bounds: str
     meaning: str
 
 
@@ -113,7 +112,8 @@ def _key_table(keys: Iterable[Key]) -> str:
 def _keys(model: type[BaseModel], meanings: dict[str, str], prefix: str = "") -> Iterator[Key]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
-        yield Key(f"`{path}`", _type(field.annotation), _default(field), _bounds(field), meanings.get(path, ""))
+        values = ", ".join(filter(None, [_type(field.annotation), _bounds(field)]))
+        yield Key(f"`{path}`", values, _default(field), meanings.get(path, ""))
         if section := _section(field.annotation):
             yield from _keys(section, meanings, f"{path}.")
 
