@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-quality clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM; one JSON l
 
 bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; one JSON line (ALIAS="--model tiny")
 	$(BIN)/python -m tests.benchmarks.alias $(ALIAS)
+
+bench-gate-power: $(READY) ## how often the gate's default bounds err, computed in seconds; prints docs/measurements/gate-power.md's tables
+	@$(BIN)/python -m tests.benchmarks.gate_power
 
 bench-quality: $(READY) ## recipes side by side on public data, hours long, goes on where it was (DATA=folder QUALITY="--seeds 1")
 	@$(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet -c deploy/local/constraints.txt -e '.[bench]'

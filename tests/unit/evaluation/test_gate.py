@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, multinomial
+from scipy.stats import binomtest
 
 from daemon.config.evaluation import GatePolicy
-from daemon.evaluation import gate
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, exact_p
 from daemon.evaluation.gate import SHOWN_IDS, Decision, decide
 from daemon.labels import Criterion, Suite
@@ -204,25 +202,6 @@ def test_probes_that_were_not_asked_reject_nothing_and_say_so() -> None:
     decision = judged()
     assert decision.accepted
     assert "no untrained attacks with checks were measured" in decision.reasons
-
-
-@pytest.mark.parametrize(
-    ("lost", "gained", "items", "percent"),
-    [(2, 2, 24, 6), (5, 5, 24, 16), (10, 0, 24, 71), (20, 5, 24, 82), (5, 5, 60, 7), (20, 5, 60, 93), (10, 0, 200, 99)],
-)
-def test_the_stated_shares_of_rejections_are_those_of_the_bound(
-    lost: int, gained: int, items: int, percent: int
-) -> None:
-    [line] = [line for line in str(gate.__doc__).splitlines() if f"lost {lost:2} %, gained {gained:2} % (" in line]
-    assert re.search(rf"\b{items} items:\s+{percent} %", line)
-    chances = multinomial(items, [lost / 100, gained / 100, 1 - (lost + gained) / 100])
-    rejected = sum(
-        chances.pmf([down, up, items - down - up])
-        for down in range(items + 1)
-        for up in range(items - down + 1)
-        if down - up > POLICY.max_attack_loss * items + 1e-9
-    )
-    assert 100 * rejected == pytest.approx(percent, abs=0.5)
 
 
 def test_flips_are_counted_also_where_the_total_rises() -> None:
