@@ -30,7 +30,7 @@ from daemon.delivery.webhook import WebhookStage
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
 from daemon.induction.stage import InductionStage
-from daemon.intake.stage import FeedbackDoor, IngestStage
+from daemon.intake.stage import FeedbackIntake, IngestStage
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
 from daemon.operations.retention import RetentionStage
@@ -239,10 +239,10 @@ def _http(config: Config, store: Store, fleet: Fleet, pulse: Pulse, ingest: Inge
         max_stall_s=config.http.max_stall_s,
         intake_connected=None if ingest is None else lambda: ingest.connected,
     )
-    door = FeedbackDoor(reports=store.reports, config=config.intake)
+    intake = FeedbackIntake(reports=store.reports, config=config.intake)
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store=store, door=door, config=config, health=health),
+            create_app(store=store, intake=intake, config=config, health=health),
             host=config.http.host,
             port=config.http.port,
             log_config=None,

@@ -22,7 +22,7 @@ from daemon import metrics
 from daemon.cli.app import app
 from daemon.config import Config
 from daemon.config.intake import IntakeConfig
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.status import STAGES
 from daemon.promotion import stage as promotion
@@ -257,7 +257,7 @@ def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_store: Store, tmp_path: Path) -> None:
     """Generations, reporters, categories, models and tenants come and go; none of them becomes a label."""
     bench: ReflectionBench = make_reflection(analyst=None)
-    door = FeedbackDoor(reports=sqlite_store.reports, config=IntakeConfig())
+    intake = FeedbackIntake(reports=sqlite_store.reports, config=IntakeConfig())
     gauges = GaugesStage(store=sqlite_store, data_dir=tmp_path, stages=list(STAGES))
 
     def live_through(generation: int) -> int:
@@ -266,9 +266,9 @@ def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_st
             report = flagged(
                 reporter=name, category=f"category-{name}", model=f"aligned-g{generation:06d}", tenant=name
             )
-            door.submit(report.model_dump_json(exclude_none=True).encode())
+            intake.submit(report.model_dump_json(exclude_none=True).encode())
         with pytest.raises(MessageRejected):
-            door.submit(f"garbage {generation}".encode())
+            intake.submit(f"garbage {generation}".encode())
         bench.step()
         promote(sqlite_store)
         promotion._show(sqlite_store.adapters.live())

@@ -94,7 +94,7 @@ def correct(
 
     What is not given stays as it is. The corrected answer must meet the report's own rules.
     """
-    from daemon.operations import steering
+    from daemon.operations import commands
 
     config = settings(config_path, overrides)
     if analysis is None and correction is None and not edit:
@@ -105,7 +105,7 @@ def correct(
         better = (old.correction or "") if correction is None else correction
         if edit:
             words, better = _edited(words, better)
-        steering.correct_analysis(store, report_id, analysis=words, correction=better, actor=operator(), reason=reason)
+        commands.correct_analysis(store, report_id, analysis=words, correction=better, actor=operator(), reason=reason)
     say(f"corrected {report_id}")
 
 

@@ -35,7 +35,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Start a training run now."""
-    from daemon.operations.steering import request_training
+    from daemon.operations.commands import request_training
 
     with opened(settings(config_path, overrides)) as store:
         intent = request_training(store, actor=operator(), reason=reason)
@@ -55,7 +55,7 @@ def induce(
 
     Needs induction.enabled; `erratad status` shows how it goes.
     """
-    from daemon.operations.steering import request_induction
+    from daemon.operations.commands import request_induction
 
     with opened(settings(config_path, overrides)) as store:
         intent = request_induction(store, actor=operator(), reason=reason)
@@ -76,7 +76,7 @@ def promote(
 
     Only one with the gate's accepting verdict, or one that was live before, can be.
     """
-    from daemon.operations.steering import request_promotion
+    from daemon.operations.commands import request_promotion
 
     with opened(settings(config_path, overrides)) as store:
         intent = request_promotion(store, generation, actor=operator(), reason=reason)
@@ -97,7 +97,7 @@ def rollback(
 
     The one that leaves is never promoted again.
     """
-    from daemon.operations.steering import request_rollback
+    from daemon.operations.commands import request_rollback
 
     with opened(settings(config_path, overrides)) as store:
         intent = request_rollback(store, generation, actor=operator(), reason=reason)
@@ -115,7 +115,7 @@ def reject(
 
     Ends its canary or shadow, too; its run ends as rejected.
     """
-    from daemon.operations.steering import reject_candidate
+    from daemon.operations.commands import reject_candidate
 
     with opened(settings(config_path, overrides)) as store:
         reject_candidate(store, generation, actor=operator(), reason=reason)
@@ -133,10 +133,10 @@ def pause(
 
     A running step ends, no new one starts, until `erratad resume`.
     """
-    from daemon.operations import steering
+    from daemon.operations import commands
 
     with opened(settings(config_path, overrides)) as store:
-        steering.pause(store, stage, actor=operator(), reason=reason)
+        commands.pause(store, stage, actor=operator(), reason=reason)
     say(f"paused {stage}")
 
 
@@ -148,10 +148,10 @@ def resume(
     overrides: Overrides = None,
 ) -> None:
     """Lift one pause, or all."""
-    from daemon.operations import steering
+    from daemon.operations import commands
 
     with opened(settings(config_path, overrides)) as store:
-        lifted = steering.resume(store, stage, actor=operator(), reason=reason)
+        lifted = commands.resume(store, stage, actor=operator(), reason=reason)
     say(f"resumed {stage}" if lifted else f"{stage} was not paused")
 
 

@@ -1,4 +1,4 @@
-"""Stage "ingest": flagged responses from the topic into the store; and the same door for HTTP.
+"""Stage "ingest": stores flagged responses from the topic. `FeedbackIntake` does the same for HTTP.
 
 Nothing is lost: an offset is committed only after its report is in the store or its dead letter is acknowledged.
 Nothing blocks: what cannot be decoded is a dead letter; what cannot be handled now is read again.
@@ -35,8 +35,8 @@ class FeedbackResult:
     outcome: Added
 
 
-class FeedbackDoor:
-    """Takes one message in at once: what `POST /v1/feedback` does."""
+class FeedbackIntake:
+    """Stores one message at once, for `POST /v1/feedback`."""
 
     def __init__(self, *, reports: Reports, config: IntakeConfig) -> None:
         self._reports = reports

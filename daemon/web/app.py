@@ -12,7 +12,7 @@ from daemon import __version__
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.store import Store
 from daemon.web.access import Access
@@ -41,7 +41,7 @@ _REASONS = {
 }
 
 
-def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Health) -> FastAPI:
+def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: Health) -> FastAPI:
     """The whole HTTP surface; raises ConfigError for a token or key of `http` that cannot be had."""
     access = Access.of(config.http)
     app = FastAPI(
@@ -60,7 +60,7 @@ def create_app(*, store: Store, door: FeedbackDoor, config: Config, health: Heal
     _explain_errors(app)
     app.include_router(_probes(health))
     limit = RateLimit(config.http.feedback_per_minute)
-    app.include_router(_feedback(door, store, access, limit), dependencies=[Depends(calls(access, Role.REPORTER))])
+    app.include_router(_feedback(intake, store, access, limit), dependencies=[Depends(calls(access, Role.REPORTER))])
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 
 from connectors import messages
 from connectors.messages import Identifier
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.views import View
 from daemon.records import Report, ReportState
 from daemon.store import Added, Store
@@ -36,13 +36,13 @@ class FeedbackState(View):
     updated_at: datetime
 
 
-def _feedback(door: FeedbackDoor, store: Store, access: Access, limit: RateLimit) -> APIRouter:
+def _feedback(intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 
     @router.post("", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(within(limit, access))])
     def submit(raw: Annotated[bytes, Depends(_raw_body)]) -> FeedbackAccepted:
         """Report one bad response. Stored when this returns; the same id may be sent again."""
-        result = door.submit(raw)
+        result = intake.submit(raw)
         return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
 
     @router.get("/schema")

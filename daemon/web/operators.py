@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from connectors.messages import Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
-from daemon.operations import steering
+from daemon.operations import commands
 from daemon.operations.status import PauseView, StatusView, status
 from daemon.operations.views import (
     AdapterRow,
@@ -165,7 +165,7 @@ def _reviews(store: Store, access: Access) -> APIRouter:
     @router.post("/correct")
     def correct(ask: Correction, actor: str = reviewer) -> ReportRow:
         """Put better words in place of an analysis and its corrected answer."""
-        steering.correct_analysis(
+        commands.correct_analysis(
             store,
             ask.report_id,
             analysis=ask.analysis,
@@ -203,37 +203,37 @@ def _steering(store: Store, access: Access) -> APIRouter:
     @router.post("/train", status_code=202)
     def train(ask: Ask, actor: str = operator) -> IntentView:
         """Start a training run now, whatever the schedule says."""
-        return IntentView.of(steering.request_training(store, actor=actor, reason=ask.reason))
+        return IntentView.of(commands.request_training(store, actor=actor, reason=ask.reason))
 
     @router.post("/induce", status_code=202)
     def induce(ask: Ask, actor: str = operator) -> IntentView:
         """Lead the model into mistakes now and report them; refused where induction is off."""
-        return IntentView.of(steering.request_induction(store, actor=actor, reason=ask.reason))
+        return IntentView.of(commands.request_induction(store, actor=actor, reason=ask.reason))
 
     @router.post("/promote", status_code=202)
     def promote(ask: Generation, actor: str = operator) -> IntentView:
-        intent = steering.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
+        intent = commands.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
         return IntentView.of(intent)
 
     @router.post("/reject")
     def reject(ask: Generation, actor: str = operator) -> AdapterRow:
         """Keep a candidate that passed the gate from going live."""
-        steering.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
+        commands.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
         return AdapterRow.of(store.adapters.get(ask.generation))
 
     @router.post("/rollback", status_code=202)
     def rollback(ask: Rollback, actor: str = operator) -> IntentView:
-        intent = steering.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
+        intent = commands.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
         return IntentView.of(intent)
 
     @router.post("/pause")
     def pause(ask: StageAsk, actor: str = operator) -> list[PauseView]:
         """Pause one stage, or all; returns what is paused now."""
-        steering.pause(store, ask.stage, actor=actor, reason=ask.reason)
+        commands.pause(store, ask.stage, actor=actor, reason=ask.reason)
         return [PauseView.model_validate(pause) for pause in store.control.pauses()]
 
     @router.post("/resume")
     def resume(ask: StageAsk, actor: str = operator) -> Resumed:
-        return Resumed(lifted=steering.resume(store, ask.stage, actor=actor, reason=ask.reason))
+        return Resumed(lifted=commands.resume(store, ask.stage, actor=actor, reason=ask.reason))
 
     return router

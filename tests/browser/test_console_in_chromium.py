@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from daemon.config import Config
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.records import AdapterState, IntentKind, ReportState
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
@@ -68,8 +68,8 @@ def app(history: Store, make_config: Callable[..., Config], monkeypatch: pytest.
         store={"url": "postgresql://erratad:hunter2@db/erratad"},  # only shown: the store is the fixture's
     )
     health: Any = None  # no page here asks for it
-    door = FeedbackDoor(reports=history.reports, config=config.intake)
-    return create_app(store=history, door=door, config=config, health=health)
+    intake = FeedbackIntake(reports=history.reports, config=config.intake)
+    return create_app(store=history, intake=intake, config=config, health=health)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Intake with a real broker and a real store: stage "ingest", stage "events", the HTTP door and `erratad submit`."""
+"""Intake with a real broker and a real store: stage "ingest", stage "events", the HTTP intake and `erratad submit`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.errors import ErratadError, StoreUnavailableError
 from daemon.intake import stage as ingest
 from daemon.intake.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
-from daemon.intake.stage import FeedbackDoor, FeedbackResult, IngestStage
+from daemon.intake.stage import FeedbackIntake, FeedbackResult, IngestStage
 from daemon.intake.submit import send_kafka
 from daemon.records import ReportState
 from daemon.runtime.stage import Pulse, Step, run_stage
@@ -341,23 +341,23 @@ def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafk
         stage.close()
 
 
-# --- the HTTP door ---
+# --- the HTTP intake ---
 
 
 def test_the_door_stores_a_message_and_takes_it_again(store):
-    door = FeedbackDoor(reports=store.reports, config=INTAKE)
+    intake = FeedbackIntake(reports=store.reports, config=INTAKE)
     message = flagged(id="by-http").encode()
-    assert door.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.STORED)
-    assert door.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.REDELIVERED)
+    assert intake.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.STORED)
+    assert intake.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.REDELIVERED)
     assert store.reports.get("by-http").source.channel == "http"
 
 
 @pytest.mark.parametrize(("reason", "raw"), malformed())
 def test_the_door_refuses_what_the_topic_refuses(sqlite_store, reason, raw):
-    door = FeedbackDoor(reports=sqlite_store.reports, config=IntakeConfig(max_message_bytes=4000))
-    door.submit(flagged(id="poison").encode())
+    intake = FeedbackIntake(reports=sqlite_store.reports, config=IntakeConfig(max_message_bytes=4000))
+    intake.submit(flagged(id="poison").encode())
     with pytest.raises(MessageRejected) as info:
-        door.submit(raw)
+        intake.submit(raw)
     assert info.value.reason is reason
     assert stored(sqlite_store) == 1
 

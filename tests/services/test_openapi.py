@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 
 from daemon.config import Config
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.runtime.stage import Pulse
 from daemon.store import Store
@@ -32,7 +32,7 @@ def attacked(history: Store, make_config: Callable[..., Config], monkeypatch: py
     config = make_config(http={"token_env": "ERRATAD_TEST_TOKEN"})
     app: FastAPI = create_app(
         store=history,
-        door=FeedbackDoor(reports=history.reports, config=config.intake),
+        intake=FeedbackIntake(reports=history.reports, config=config.intake),
         config=config,
         health=Health(pulse=Pulse(), store=history, fleet=_NoServers(), base_name="base", max_stall_s=120),
     )

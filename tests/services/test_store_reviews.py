@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.operations import steering
+from daemon.operations import commands
 from daemon.records import CorrectionSource, ReportState
 from daemon.store import Store
 from daemon.store.reviews import Waiting
@@ -113,26 +113,26 @@ def test_a_corrected_answer_that_would_teach_the_mistake_is_refused(sqlite_store
     [report_id] = learn(sqlite_store, flagged(response="Town 9.", checks={"must_contain": ["Canberra"]}))
     for correction, problem in (("Town  9.", "flagged one"), ("Sydney.", "fails a check")):
         with pytest.raises(IllegalTransitionError, match=problem):
-            steering.correct_analysis(sqlite_store, report_id, analysis="x", correction=correction, **BY)
-    steering.correct_analysis(sqlite_store, report_id, analysis="x", correction="It is Canberra.", **BY)
+            commands.correct_analysis(sqlite_store, report_id, analysis="x", correction=correction, **BY)
+    commands.correct_analysis(sqlite_store, report_id, analysis="x", correction="It is Canberra.", **BY)
 
 
 def test_an_operator_keeps_a_candidate_from_going_live(store: Store) -> None:
     run = run_to_verdict(store)
-    steering.reject_candidate(store, run.generation, **BY)
+    commands.reject_candidate(store, run.generation, **BY)
     assert store.runs.get(run.id).state == "rejected"
     assert store.adapters.get(run.generation).state == "rejected"
     assert audited(store) == [("ann", "rejected", "aligned-g000001")]
     with pytest.raises(IllegalTransitionError, match="run 1 is rejected, not promoting"):
-        steering.reject_candidate(store, run.generation, **BY)
+        commands.reject_candidate(store, run.generation, **BY)
     with pytest.raises(IllegalTransitionError, match="base model"):
-        steering.reject_candidate(store, 0, **BY)
+        commands.reject_candidate(store, 0, **BY)
 
 
 def test_a_live_generation_cannot_be_rejected(sqlite_store: Store) -> None:
     run = promote(sqlite_store)
     with pytest.raises(IllegalTransitionError):
-        steering.reject_candidate(sqlite_store, run.generation, **BY)
+        commands.reject_candidate(sqlite_store, run.generation, **BY)
     assert sqlite_store.adapters.live().generation == run.generation
 
 

@@ -15,7 +15,7 @@ from connectors.messages import Rejection
 from daemon.config import Config
 from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.intake.submit import Submission, send_http, send_kafka
 from daemon.store import Store
 from daemon.web.app import create_app
@@ -33,9 +33,9 @@ def daemon_url(
     """The HTTP surface on loopback, behind a token."""
     monkeypatch.setenv("ERRATAD_TEST_TOKEN", TOKEN)
     config = make_config(http={"token_env": "ERRATAD_TEST_TOKEN"}, intake={"max_message_bytes": 4000})
-    door = FeedbackDoor(reports=sqlite_store.reports, config=config.intake)
+    intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
     health: Any = None  # no test here asks for it
-    app = create_app(store=sqlite_store, door=door, config=config, health=health)
+    app = create_app(store=sqlite_store, intake=intake, config=config, health=health)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from connectors.messages import Identifier, Text
 from daemon.config.web import Role
 from daemon.errors import IllegalTransitionError
-from daemon.operations import steering
+from daemon.operations import commands
 from daemon.records import MAX_NUMBER
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
@@ -46,7 +46,7 @@ def forms_router(shell: Shell) -> APIRouter:
         who: Identity = reviewer,
     ) -> RedirectResponse:
         if decision == "correct":
-            steering.correct_analysis(
+            commands.correct_analysis(
                 store, report_id, analysis=analysis or "", correction=correction, actor=who.name, reason=reason
             )
         else:
@@ -82,19 +82,19 @@ def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: s
         raise IllegalTransitionError("no generation is named; go back and choose one")
     match intent:
         case "train":
-            steering.request_training(store, actor=actor, reason=reason)
+            commands.request_training(store, actor=actor, reason=reason)
         case "induce":
-            steering.request_induction(store, actor=actor, reason=reason)
+            commands.request_induction(store, actor=actor, reason=reason)
         case "promote":
-            steering.request_promotion(store, generation or 0, actor=actor, reason=reason)
+            commands.request_promotion(store, generation or 0, actor=actor, reason=reason)
         case "refuse":
-            steering.reject_candidate(store, generation or 0, actor=actor, reason=reason)
+            commands.reject_candidate(store, generation or 0, actor=actor, reason=reason)
         case "rollback":
-            steering.request_rollback(store, generation, actor=actor, reason=reason)
+            commands.request_rollback(store, generation, actor=actor, reason=reason)
         case "pause":
-            steering.pause(store, stage, actor=actor, reason=reason)
+            commands.pause(store, stage, actor=actor, reason=reason)
         case "resume":
-            steering.resume(store, stage, actor=actor, reason=reason)
+            commands.resume(store, stage, actor=actor, reason=reason)
 
 
 def _back(to: str, did: str) -> RedirectResponse:

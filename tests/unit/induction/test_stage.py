@@ -19,7 +19,7 @@ from daemon.config import Config
 from daemon.errors import ConfigError
 from daemon.induction import stage as induction
 from daemon.induction.stage import InductionStage
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.labels import Drop
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
@@ -467,8 +467,8 @@ def test_the_api_and_the_console_take_the_intent_and_show_the_source(scene: Scen
     [report] = scene.reports()
     config = scene.config()
     health = Health(pulse=Pulse(), store=scene.store, fleet=scene.fleet, base_name="base", max_stall_s=60.0)
-    door = FeedbackDoor(reports=scene.store.reports, config=config.intake)
-    app = create_app(store=scene.store, door=door, config=config, health=health)
+    intake = FeedbackIntake(reports=scene.store.reports, config=config.intake)
+    app = create_app(store=scene.store, intake=intake, config=config, health=health)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         asked = client.post("/api/induce", json={"reason": "now"})
         assert (asked.status_code, asked.json()["kind"], asked.json()["state"]) == (202, "induce", "pending")

@@ -14,7 +14,7 @@ from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict
 from connectors.vllm_plugin.admin import ProbeResult
 from daemon.errors import IllegalTransitionError, PromotionError
-from daemon.operations.steering import reject_candidate
+from daemon.operations.commands import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
 from tests.fixtures.config import flagged

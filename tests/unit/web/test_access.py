@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from daemon.config import Config
 from daemon.config.web import HttpConfig, Role
 from daemon.errors import ConfigError
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.preflight import problems
 from daemon.store import Store
 from daemon.web import rate_limit
@@ -46,9 +46,9 @@ def make_client(
     def make(*, peer: str = "192.0.2.7", url: str = HOST, **http: Any) -> TestClient:
         tokens = [{"name": f"a-{role}", "role": role, "token_env": f"TEST_{role.upper()}"} for role in Role]
         config = make_config(http={"host": "0.0.0.0", "tokens": tokens, **http})
-        door = FeedbackDoor(reports=sqlite_store.reports, config=config.intake)
+        intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
         health: Any = None  # no test here asks for it
-        app: FastAPI = create_app(store=sqlite_store, door=door, config=config, health=health)
+        app: FastAPI = create_app(store=sqlite_store, intake=intake, config=config, health=health)
         opened.append(TestClient(app, base_url=url, client=(peer, 4711), follow_redirects=False))
         return opened[-1]
 

@@ -16,7 +16,7 @@ from connectors.messages import json_schema
 from daemon import metrics
 from daemon.config import Config
 from daemon.errors import ConfigError, StoreUnavailableError
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Live, Ready
 from daemon.records import ReportState
 from daemon.store import Store
@@ -48,8 +48,8 @@ class Condition:
 def make_app(sqlite_store: Store, make_config: Callable[..., Config]) -> Callable[..., FastAPI]:
     def make(health: Any = None, **sections: Any) -> FastAPI:
         config = make_config(**sections)
-        door = FeedbackDoor(reports=sqlite_store.reports, config=config.intake)
-        return create_app(store=sqlite_store, door=door, config=config, health=health or Condition())
+        intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
+        return create_app(store=sqlite_store, intake=intake, config=config, health=health or Condition())
 
     return make
 
@@ -128,7 +128,7 @@ def test_a_database_outage_asks_to_come_back(client: TestClient, monkeypatch: py
     def away(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the database does not answer")
 
-    monkeypatch.setattr(FeedbackDoor, "submit", away)
+    monkeypatch.setattr(FeedbackIntake, "submit", away)
     answer = client.post("/v1/feedback", content=flagged().encode())
     assert error(answer)[:2] == (503, "store_unavailable")
     assert int(answer.headers["retry-after"]) > 0

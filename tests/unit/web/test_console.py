@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from daemon.config import Config
-from daemon.intake.stage import FeedbackDoor
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.records import AdapterState, utcnow
 from daemon.runtime.stage import Pulse
@@ -62,7 +62,7 @@ def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[
     config = make_config()
     app = create_app(
         store=sqlite_store,
-        door=FeedbackDoor(reports=sqlite_store.reports, config=config.intake),
+        intake=FeedbackIntake(reports=sqlite_store.reports, config=config.intake),
         config=config,
         health=Health(pulse=Pulse(), store=sqlite_store, fleet=_NoServers(), base_name="base", max_stall_s=120),
     )
@@ -203,7 +203,7 @@ def send(client: TestClient, path: str, **fields: str) -> Response:
         ("/steer", {"intent": "explode", "reason": "x"}, 422, "intent"),
         ("/steer", {"intent": "train", "reason": ""}, 422, "reason"),
         ("/review", {"report_id": "nobody", "decision": "accept"}, 404, "nobody"),
-        ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "needs words"),
+        ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "the analysis is empty"),
         ("/erase", {"report_id": "nobody", "reason": "x"}, 404, "nobody"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What operators may ask for, checked alike for command line and HTTP API before it is queued."""
+"""Operators' commands, shared by the command line, the API and the console. Each checks its input first."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def request_training(store: Store, *, actor: str, reason: str) -> Intent:
 
 
 def request_induction(store: Store, *, actor: str, reason: str) -> Intent:
-    """Ask the model for mistakes now; refused by the daemon where induction is off."""
+    """Request an induction run. The daemon refuses it if induction is disabled."""
     return store.intents.request(IntentKind.INDUCE, actor=actor, reason=reason)
 
 
 def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
-    """Raises NotFoundError, or IllegalTransitionError when the generation can never go live from where it is."""
+    """Raises NotFoundError, or IllegalTransitionError if a generation in this state cannot go live."""
     _may_go_live(store, generation)
     return store.intents.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
 
 
 def request_rollback(store: Store, generation: int | None, *, actor: str, reason: str) -> Intent:
-    """Go back to `generation`, or to the one that was live before; raises like `request_promotion`."""
+    """Request a return to `generation` (None: the previous live generation). Raises like `request_promotion`."""
     if generation is not None:
         _may_go_live(store, generation)
     elif store.adapters.previous() is None:
-        raise IllegalTransitionError("nothing to roll back to: no generation was live before the one that is")
+        raise IllegalTransitionError("nothing to roll back to: there is no previous live generation")
     return store.intents.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
 
 
@@ -39,7 +39,7 @@ def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) 
 
     Raises:
         NotFoundError: for an unknown generation.
-        IllegalTransitionError: when it does not wait for its promotion.
+        IllegalTransitionError: if it is not waiting for promotion.
     """
     run_id = store.adapters.get(generation).run_id
     if run_id is None:
@@ -50,18 +50,18 @@ def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) 
 def correct_analysis(
     store: Store, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str
 ) -> None:
-    """A reviewer's words in place of the analysis and of the corrected answer; what a run learns from next.
+    """Replace the analysis and the corrected answer of a report. The next run trains on the new text.
 
-    An empty correction is none.
+    An empty correction means: no good answer is known.
 
     Raises:
         NotFoundError: for an unknown report.
-        IllegalTransitionError: when the report has no analysis to correct, the new one is empty, or the corrected
-            answer is a bad one by the report's own rules: training would teach the mistake.
+        IllegalTransitionError: if the report has no analysis, the new analysis is empty, or the corrected answer
+            fails the report's own checks. Training on such an answer would teach the mistake.
     """
     analysis, correction = _plain(analysis), _plain(correction or "") or None
     if not analysis:
-        raise IllegalTransitionError("an analysis needs words; to give it up, reject it")
+        raise IllegalTransitionError("the analysis is empty; write one, or reject the report")
     report = store.reports.get(report_id)
     if correction is not None:
         if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
@@ -78,12 +78,12 @@ def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
 
 
 def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
-    """False when nothing was paused; raises NotFoundError for an unknown stage."""
+    """Returns False if the stage was not paused. Raises NotFoundError for an unknown stage."""
     return store.control.resume(_known(stage), actor=actor, reason=reason)
 
 
 def _plain(text: str) -> str:
-    """As typed into a form or an editor."""
+    """Text of a form or an editor, with Unix line ends and without outer blanks."""
     return text.replace("\r\n", "\n").strip()
 
 
