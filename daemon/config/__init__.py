@@ -1,6 +1,6 @@
 """The configuration: typed, closed, frozen; a file per section. `configs/default.yaml` explains every key.
 
-Secrets never stand in YAML: a key that ends in `_env` names the environment variable that holds one.
+Read `section` first. YAML holds no secrets: a key that ends in `_env` names the environment variable of one.
 """
 
 from __future__ import annotations
