@@ -74,6 +74,7 @@ def test_the_reference_has_every_series_with_the_values_of_its_labels() -> None:
         ("[a page](gone.md)", "page does not exist"),
         ("[a heading](#gone)", "anchor does not exist"),
         ("![a picture](images/gone.png)", "images/gone.png leads to no file"),
+        ("no page of the navigation", "quickstart.md leads to no file"),
     ],
 )
 def test_a_build_fails_on_what_is_missing(tmp_path: Path, text: str, problem: str) -> None:

@@ -41,7 +41,16 @@ def build(docs: Path, into: Path) -> Path:
     shutil.copy(Path(__file__).with_name("zensical.toml"), into)
     for page in pages.rglob("*.md"):
         page.write_text(_filled(page.read_text(), page, pages))
-    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", into / "zensical.toml"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "zensical",
+        "build",
+        "--strict",
+        "--clean",
+        "-f",
+        into / "zensical.toml",
+    ]
     done = subprocess.run(command, cwd=into, capture_output=True, text=True, env={"NO_COLOR": "1"}, check=False)
     if done.returncode:
         raise SystemExit(done.stderr or done.stdout)
