@@ -1,1 +1,1 @@
-"""Speaks other systems' protocols; decides nothing and never imports `daemon`. Read `messages` first."""
+"""Clients for other systems' protocols. They make no decisions and never import `daemon`. Read `messages` first."""

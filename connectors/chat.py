@@ -11,13 +11,13 @@ import httpx
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 2.0
-"""vLLM's server closes a connection that was idle for 5 s. httpx keeps one as long: a request that crosses with the
-closing is lost."""
+"""vLLM's server closes a connection after 5 s without a request, and httpx keeps it for 5 s too. A request sent at the
+moment of closing would be lost, so connections are dropped earlier."""
 GENERATION_HEADER = "x-erratad-generation"
 
 
 class EndpointError(Exception):
-    """A request failed. `transient`: the same one may succeed later; `status`: of HTTP, None where none came."""
+    """A request failed. `transient`: a retry may succeed. `status`: the HTTP status, None if there was no response."""
 
     def __init__(self, message: str, *, transient: bool, status: int | None = None) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class EndpointError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. `model` is who answered, as the endpoint says; `generation` is said by servers with the alias."""
+    """One answer. `model`: the model name in the response. `generation`: None if the server has no alias."""
 
     text: str
     model: str
@@ -37,12 +37,12 @@ class Reply:
 
     @property
     def truncated(self) -> bool:
-        """Whether the answer ran into `max_tokens`."""
+        """Whether the answer was cut at `max_tokens`."""
         return self.finish_reason == "length"
 
 
 class ChatEndpoint:
-    """An endpoint at a base URL (without /v1); threads may share it. It never retries: callers know what may be."""
+    """Client of the endpoint at a base URL (without /v1). Thread-safe. It never retries: the caller decides that."""
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 120.0) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -63,10 +63,10 @@ class ChatEndpoint:
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> Reply:
-        """Ask for one answer; `timeout_s` takes the place of the endpoint's own for this request.
+        """Ask for one answer; `timeout_s` overrides the endpoint's timeout for this request.
 
         Raises:
-            EndpointError: with the endpoint's own words where it gave some.
+            EndpointError: when the request fails; the text includes the endpoint's error message, if any.
         """
         body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature}
         body |= {} if seed is None else {"seed": seed}
@@ -117,8 +117,7 @@ class ChatEndpoint:
 
     def _unexpected(self, response: httpx.Response, exc: Exception) -> EndpointError:
         return EndpointError(
-            f"{response.request.url} answered something else than expected "
-            f"({type(exc).__name__}: {exc}): {response.text:.200}",
+            f"{response.request.url} sent an unexpected response ({type(exc).__name__}: {exc}): {response.text:.200}",
             transient=False,
             status=response.status_code,
         )
@@ -134,7 +133,7 @@ def _generation(response: httpx.Response) -> int | None:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The message of an OpenAI-style error body, else the beginning of the body."""
+    """The message of an OpenAI-style error body; otherwise the first 200 characters of the body."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -142,4 +141,4 @@ def _reason(response: httpx.Response) -> str:
 
 
 UNANSWERABLE = frozenset({400, 413, 422})
-"""HTTP statuses of a request that no arm can answer, such as a conversation longer than the model's context."""
+"""HTTP statuses of a request that every model would refuse, such as a conversation longer than the context."""

@@ -1,4 +1,4 @@
-"""Method step 4: the reminder that is put before a request when it is answered under the alias."""
+"""Method step 4: a reminder (the guidance) is added to every request under the alias."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ SYSTEM_ROLES = frozenset({"system", "developer"})
 
 
 def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[dict[str, Any]]:
-    """The messages with `guidance` at the end of the system message (one is made where there is none).
+    """The messages with `guidance` appended to the system message, which is created if missing.
 
-    There it stands right before what the user says: at the head it was found to make small models tell secrets that the
-    rest of the message asks them to keep.
+    The end of the system message is right before the user's text. Guidance at its start made small models reveal
+    secrets that the rest of the message told them to keep.
 
-    The same function serves the vLLM plugin (live requests) and the evaluation (the guided arm), so that what is
-    measured is what is served.
+    The vLLM plugin (live requests) and the evaluation (guided arm) both call this function, so the gate measures the
+    same prompts that users get.
     """
     copies = [dict(message) for message in messages]
     if not guidance:
@@ -27,7 +27,7 @@ def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[
 
 
 def below(system: Any, guidance: str) -> Any:
-    """The guidance below a system message's content: a text, a list of parts, or nothing."""
+    """The content of a system message (text, list of parts, or nothing) with the guidance appended."""
     if isinstance(system, list):
         return [*system, {"type": "text", "text": guidance}]
     return f"{system}\n\n{guidance}" if system else guidance

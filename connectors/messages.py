@@ -1,7 +1,7 @@
 """The wire schema: flagged responses in, lifecycle events out.
 
-`decode` turns the raw bytes of one Kafka record or HTTP body into a `FlaggedResponse`, or says in one word from a
-closed set (`Rejection`) and one sentence why it cannot.
+`decode` turns the raw bytes of one Kafka record or HTTP body into a `FlaggedResponse`. If it cannot, it raises
+`MessageRejected` with a reason from a closed set (`Rejection`) and one sentence of detail.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 1_048_576
-"""Default bound on one message; Kafka's own default broker limit is the same 1 MiB."""
+"""Default size limit of one message: 1 MiB, as the default limit of a Kafka broker."""
 MAX_DEPTH = 32
-"""Deepest nesting of free JSON (metadata, tool calls, schemas), so that what was decoded can be stored and encoded."""
+"""Maximum nesting of free JSON (metadata, tool calls, schemas). Deeper values could not be stored or encoded again."""
 
 
 class Rejection(StrEnum):
-    """Why a message cannot be taken: the closed label set of dead letters."""
+    """Why a message is rejected: the closed label set of dead letters."""
 
     OVERSIZED = "oversized"
     NOT_UTF8 = "not_utf8"
@@ -33,8 +33,8 @@ class Rejection(StrEnum):
     CONFLICT = "conflict"
 
 
-class MessageRejected(ValueError):  # noqa: N818 - says what became of the message
-    """The message cannot be stored; `reason` is for machines, the text names the field and the next step."""
+class MessageRejected(ValueError):  # noqa: N818 - names the outcome
+    """The message cannot be stored. `reason` is for programs; the text names the field and the next step."""
 
     def __init__(self, reason: Rejection, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -77,7 +77,7 @@ Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za
 
 
 class Wire(BaseModel):
-    """Base of every wire record: closed (unknown fields are errors) and immutable."""
+    """Base of every wire record: unknown fields are errors, and records are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
 
@@ -89,7 +89,7 @@ class Severity(StrEnum):
 
 
 class ChatMessage(Wire):
-    """One message of the conversation, as in the OpenAI chat format; text parts are joined to one string."""
+    """One message of the conversation in the OpenAI chat format. Text parts are joined to one string."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text = ""
@@ -115,7 +115,7 @@ def _text_of(part: Any) -> str:
 
 
 class Checks(Wire):
-    """Rules that a good answer to the same conversation meets; every given rule must hold."""
+    """Rules for a good answer to the same conversation. An answer passes if it meets all given rules."""
 
     must_contain: list[Text] = Field(default=[], description="Each text occurs in the answer (case-insensitive).")
     must_not_contain: list[Text] = Field(default=[], description="None of the texts occurs (case-insensitive).")
@@ -216,7 +216,7 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
     """Decode one message.
 
     Raises:
-        MessageRejected: with the reason from `Rejection` and a text that names the field and what it needs.
+        MessageRejected: with a reason from `Rejection`; the text names the field and the fix.
     """
     if raw is None:
         raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")

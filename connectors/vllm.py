@@ -13,30 +13,30 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import ChatEndpoint, EndpointError
-from connectors.vllm_wire import Probe, Served, ServerState, ShadowFigures, Trial
+from connectors.vllm_wire import ProbeResult, Served, ServerState, ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Log-likelihood of a completion: the sum over its tokens in nats, and how many tokens it has."""
+    """Log-likelihood of a completion: `logprob` is the sum over its `tokens`, in nats."""
 
     logprob: float
     tokens: int
 
     @property
     def per_token(self) -> float:
-        """Nats per token; 0 for a completion without any."""
+        """Nats per token; 0 for an empty completion."""
         return self.logprob / self.tokens if self.tokens else 0.0
 
 
-class AliasConflict(EndpointError):  # noqa: N818 - the outcome of a compare-and-swap, not a fault
-    """Another generation is live than the caller expected; nothing was changed."""
+class AliasConflict(EndpointError):  # noqa: N818 - a compare-and-swap that lost, not a fault
+    """The live generation is not the one that the caller expected. Nothing was changed."""
 
 
 class VllmServer(ChatEndpoint):
-    """One server: answers, scores, and the adapters and alias in it. Every call raises EndpointError when it fails."""
+    """Client of one server: answers, scores, adapters and alias. Every call raises EndpointError when it fails."""
 
     def __init__(
         self, url: str, *, api_key: str | None = None, admin_token: str | None = None, timeout_s: float = 120.0
@@ -45,9 +45,9 @@ class VllmServer(ChatEndpoint):
         self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
-        """Log-likelihood of `completion` as the assistant's answer; the end-of-turn token is not counted.
+        """Log-likelihood of `completion` as the assistant's answer, without the end-of-turn token.
 
-        Prompt and completion are tokenised apart, as when the model answers by itself: no token spans their border.
+        Prompt and completion are tokenised separately, as in generation: no token spans both.
         """
         prompt = self._tokens({"model": model, "messages": list(messages), "add_generation_prompt": True})
         answer = self._tokens({"model": model, "prompt": completion, "add_special_tokens": False})
@@ -71,11 +71,11 @@ class VllmServer(ChatEndpoint):
             raise self._unexpected(response, exc) from exc
 
     def ready(self) -> bool:
-        """Whether the server is healthy and takes admin calls."""
-        return self.obstacle() is None
+        """Whether the server is healthy and accepts admin calls."""
+        return self.not_ready_reason() is None
 
-    def obstacle(self) -> str | None:
-        """Why the server is not ready, soon even when it hangs; None when it is."""
+    def not_ready_reason(self) -> str | None:
+        """Why the server is not ready, or None if it is. A server that hangs counts as not ready after 5 s."""
         try:
             self._send("GET", "/health", timeout=READY_TIMEOUT_S)
             self._send("GET", "/erratad/v1/state", headers=self._admin_headers, timeout=READY_TIMEOUT_S)
@@ -99,21 +99,21 @@ class VllmServer(ChatEndpoint):
             raise self._unexpected(response, exc) from exc
 
     def load(self, name: str, path: Path) -> None:
-        """Load an adapter folder under its name; loading what is loaded does nothing.
+        """Load an adapter folder under its name. Idempotent.
 
-        The server reads the folder by itself: the path must be the same there.
+        The server reads the folder itself, so the path must be valid on the server too.
         """
         self._admin("PUT", _adapter(name), {"path": str(path.absolute())})
 
-    def probe(self, name: str) -> Probe:
+    def probe(self, name: str) -> ProbeResult:
         response = self._admin("POST", f"{_adapter(name)}/probe")
         try:
-            return Probe(**self._parse(response))
+            return ProbeResult(**self._parse(response))
         except TypeError as exc:
             raise self._unexpected(response, exc) from exc
 
     def set_live(self, name: str, *, expected: str | None) -> None:
-        """Make a loaded generation answer new requests under the alias, if `expected` (None: whatever) is live now.
+        """Route new requests under the alias to a loaded generation, if `expected` is live now (None: any may be live).
 
         Raises:
             AliasConflict: another generation is live.
@@ -126,14 +126,14 @@ class VllmServer(ChatEndpoint):
             raise
 
     def try_out(self, trial: Trial | None) -> None:
-        """Begin the trial of a loaded adapter in place of the one under way, or end it (None)."""
+        """Start the trial of a loaded adapter, replacing a running trial. None: end the running trial."""
         if trial is None:
             self._admin("DELETE", "/erratad/v1/trial")
         else:
             self._admin("PUT", "/erratad/v1/trial", asdict(trial))
 
     def unload(self, name: str) -> bool:
-        """Take an adapter out of service; True when it is gone, False while requests are in flight (call again)."""
+        """Take an adapter out of service. True when it is gone; False while requests are in flight (call again)."""
         return self._admin("DELETE", _adapter(name)).status_code == HTTPStatus.OK
 
     def _admin(self, method: str, path: str, body: Any = None) -> httpx.Response:

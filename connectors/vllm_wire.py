@@ -1,4 +1,4 @@
-"""What the daemon and the plugin inside vLLM tell each other."""
+"""Records exchanged between the daemon and the plugin inside vLLM."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """`mode` canary: the candidate `name` answers a `share` of the conversations under the alias. shadow: it answers
-    copies of that share, at most `concurrency` at a time."""
+    """A trial of the candidate `name`.
+
+    `mode` canary: the candidate answers a `share` of the conversations under the alias.
+    `mode` shadow: it answers copies of a `share` of the requests, at most `concurrency` at a time.
+    """
 
     mode: Literal["canary", "shadow"]
     name: str
@@ -19,13 +22,14 @@ class Trial:
     concurrency: int
 
     def takes(self, conversation: bytes) -> bool:
+        """Whether the conversation belongs to the share. Stateless, so all replicas agree."""
         digest = hashlib.sha256(self.name.encode() + b"\0" + conversation).digest()
         return int.from_bytes(digest[:8]) < self.share * 2**64
 
 
 @dataclass(slots=True, kw_only=True)
 class ShadowFigures:
-    """Pairs of a live answer and the candidate's to the same request. `dropped`: copies that were too many."""
+    """Pairs of a live answer and the candidate's answer to the same request. `dropped`: copies not sent."""
 
     pairs: int = 0
     errors: int = 0
@@ -40,7 +44,7 @@ class ShadowFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """Requests that a generation answered under the alias since the server started, and how many of them failed."""
+    """Requests answered by one generation under the alias since the server started; `errors` of them failed."""
 
     requests: int
     errors: int
@@ -48,7 +52,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
-    """What one server holds. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
+    """State of one server. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
 
     live: str | None
     epoch: str
@@ -59,8 +63,11 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """What a canary request to a loaded adapter showed; only an `ok` adapter may go live."""
+class ProbeResult:
+    """Result of a probe request to a loaded adapter. Only an adapter with `ok` may go live.
+
+    The base model can be `ok` too, though it does not differ from itself.
+    """
 
     ok: bool
     differs_from_base: bool

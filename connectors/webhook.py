@@ -1,4 +1,4 @@
-"""Sends signed messages to one HTTP endpoint, after the Standard Webhooks convention (standardwebhooks.com, version 1).
+"""Sends signed messages to one HTTP endpoint, as specified by Standard Webhooks (standardwebhooks.com, version 1).
 
 Headers: `webhook-id` (the same at every attempt), `webhook-timestamp` (seconds since 1970) and `webhook-signature`.
 """
@@ -13,12 +13,12 @@ from http import HTTPStatus
 import httpx
 from standardwebhooks import Webhook
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 - says how a secret is written
+SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, not a secret
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 
 class WebhookError(Exception):
-    """An attempt failed; `gone`: the endpoint says that it wants no messages any more."""
+    """An attempt failed. `gone`: the endpoint answered 410 and wants no further messages."""
 
     def __init__(self, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class WebhookError(Exception):
 
 
 def key_of(secret: str) -> bytes:
-    """The key in a written secret such as ``whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw``. Raises ValueError."""
+    """Decode a secret such as ``whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw``. Raises ValueError."""
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -40,7 +40,7 @@ def key_of(secret: str) -> bytes:
 
 
 class WebhookEndpoint:
-    """One endpoint; it never retries: callers know what may be sent again, and when."""
+    """Client of one endpoint. It never retries: the caller decides that."""
 
     def __init__(self, url: str, *, secret: str, timeout_s: float) -> None:
         self._url = url
@@ -48,10 +48,10 @@ class WebhookEndpoint:
         self._client = httpx.Client(timeout=timeout_s, follow_redirects=False)
 
     def send(self, message_id: str, body: bytes) -> None:
-        """Return when the endpoint has taken the message (2xx). `body` is JSON in UTF-8.
+        """Return when the endpoint has accepted the message (2xx). `body` is JSON in UTF-8.
 
         Raises:
-            WebhookError: in every other case. Its text shows no URL, which may hold a token.
+            WebhookError: in every other case. The text omits the URL, which may contain a token.
         """
         now = datetime.now(UTC)
         headers = {
@@ -62,7 +62,7 @@ class WebhookEndpoint:
             "webhook-signature": self._signer.sign(message_id, now, body.decode()),
         }
         try:
-            # the body is not read: an endless one would hold the sender up
+            # the response body is not read: an endless one would block the sender
             with self._client.stream("POST", self._url, content=body, headers=headers) as answer:
                 status = answer.status_code
         except httpx.HTTPError as exc:

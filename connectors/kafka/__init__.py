@@ -1,1 +1,1 @@
-"""Speaks Kafka's protocol. Read `consumer` first."""
+"""Kafka consumer and producer. Read `consumer` first."""

@@ -1,8 +1,8 @@
-"""Reaching a Kafka cluster: how, whether it answers, and why not.
+"""Connects to a Kafka cluster and explains failures.
 
-kafka-python is pinned to 3.0.12. A constructor of it that reaches no broker leaves its I/O thread running, and its
-option not to create topics has no effect: `open_client` sees to both. Wrong credentials or certificates are told in
-its log only, which `explain` repeats.
+kafka-python is pinned to 3.0.12. A client whose constructor reaches no broker leaves its I/O thread running, and the
+option that forbids creating topics has no effect: `open_client` works around both. Wrong credentials or certificates
+appear in its log only: `explain` adds that log line to the error.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ BOOTSTRAP_TIMEOUT_S = 5.0
 RECONNECT_MAX_S = 2.0
 MAX_ERROR_CHARS = 300
 WARNING_MEMORY_S = 60.0
-"""A warning of the network layer explains problems for this long."""
+"""For this long, a warning of the network layer is added to errors."""
 
 
 kafka_fixes.install()
 
 
 class KafkaUnavailableError(Exception):
-    """Kafka does not do what was asked of it now; the text says why as far as the client knows. Try again."""
+    """A Kafka request failed; trying again may help. The text gives the reason, as far as the client knows it."""
 
 
 class TopicMissingError(KafkaUnavailableError):
-    """A topic does not exist; erratad creates none."""
+    """A topic does not exist. erratad does not create topics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaOptions:
-    """How to reach a cluster."""
+    """Connection settings of a cluster."""
 
     bootstrap_servers: tuple[str, ...]
     client_id: str = "erratad"
@@ -58,7 +58,7 @@ class KafkaOptions:
         return ",".join(self.bootstrap_servers)
 
     def settings(self) -> dict[str, Any]:
-        """kafka-python's keywords for the connection.
+        """Keyword arguments of kafka-python for the connection.
 
         Raises:
             KafkaUnavailableError: when a certificate file cannot be read.
@@ -81,14 +81,14 @@ def _tls(options: KafkaOptions) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=options.ssl_cafile)
         if options.ssl_certfile is not None:
             context.load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
-    except OSError as exc:  # ssl.SSLError is one
+    except OSError as exc:  # includes ssl.SSLError
         files = [str(file) for file in (options.ssl_cafile, options.ssl_certfile, options.ssl_keyfile) if file]
         raise KafkaUnavailableError(f"the certificates for Kafka ({', '.join(files)}) cannot be read: {exc}") from exc
     return context
 
 
 class _Diagnosis(logging.Handler):
-    """Keeps the last warning of `kafka.net`: wrong credentials or TLS are told nowhere else than in the log."""
+    """Keeps the last warning of `kafka.net`: kafka-python reports wrong credentials and TLS faults only in its log."""
 
     _CONSEQUENCES = ("Bootstrap %s not ready", "Bootstrap failed", "Sending username", "Exchanging credentials")
 
@@ -110,7 +110,7 @@ logging.getLogger("kafka.net").addHandler(_diagnosis)
 
 
 def explain(problem: str) -> str:
-    """The problem, with the last thing that the network layer complained of."""
+    """The problem, with the latest warning of the network layer."""
     warning = _diagnosis.recent()
     return f"{problem} (last warning: {warning})" if warning else problem
 
@@ -137,12 +137,12 @@ def open_client(client: Callable[..., Any], options: KafkaOptions, **settings: A
     except (KafkaError, OSError, ValueError) as exc:
         for opened in network:
             opened.close()
-        problem = f"Kafka at {options.address} does not let erratad in by {options.security_protocol}: {say(exc)}"
+        problem = f"Kafka at {options.address} refuses the connection by {options.security_protocol}: {error_text(exc)}"
         raise KafkaUnavailableError(explain(problem)) from exc
 
 
-def say(exc: BaseException) -> str:
-    """The error in words; kafka-python puts whole requests into some of its texts."""
+def error_text(exc: BaseException) -> str:
+    """The error's text, shortened: kafka-python puts whole requests into some of them."""
     return str(exc)[:MAX_ERROR_CHARS] or type(exc).__name__
 
 
@@ -151,12 +151,12 @@ def require_topics(partitions_of: Callable[[str], Any], topics: Sequence[str], a
     if missing:
         raise TopicMissingError(
             f"Kafka at {address} has no topic {', '.join(missing)}: create it (kafka-topics.sh --create --topic "
-            f"{missing[0]}) or let this client see it; erratad creates no topics"
+            f"{missing[0]}) or give this client access to it; erratad creates no topics"
         )
 
 
 def create_topics(options: KafkaOptions, partitions: Mapping[str, int]) -> None:
-    """Create topics with that many partitions each, on a broker that is erratad's own (demo and tests).
+    """Create topics (name -> number of partitions) on erratad's own broker, as in the demo and in tests.
 
     Raises:
         KafkaUnavailableError: when the broker does not answer or refuses.
@@ -167,6 +167,6 @@ def create_topics(options: KafkaOptions, partitions: Mapping[str, int]) -> None:
             {topic: {"num_partitions": count, "replication_factor": 1} for topic, count in partitions.items()}
         )
     except KafkaError as exc:
-        raise KafkaUnavailableError(f"Kafka at {options.address} creates no topics: {say(exc)}") from exc
+        raise KafkaUnavailableError(f"Kafka at {options.address} did not create the topics: {error_text(exc)}") from exc
     finally:
         admin.close()

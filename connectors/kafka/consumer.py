@@ -1,17 +1,19 @@
-"""Kafka: a consumer that commits only what was handled, and a producer that outlives outages.
+"""A Kafka consumer that commits only handled records, and a producer that survives outages.
 
-kafka-python is pinned to 3.0.12. What is worked around here, each with a test, most in `tests/services/test_kafka.py`:
+kafka-python is pinned to 3.0.12. This module works around its bugs, each with a test, most in
+`tests/services/test_kafka.py`:
 
-- its default idempotent producer hangs for ever after an outage longer than the delivery timeout: idempotence is off,
-  and consumers drop duplicates by id;
-- pausing and resuming one partition silences it: nothing is paused, a batch that cannot be handled is rewound;
-- it forgets an entry into the group that the broker answers between two polls, and begins again: until the member is
-  `settled`, polls follow each other at once;
-- an exception inside `poll()` makes the next one spin: values stay bytes, and a consumer that raised is replaced;
-- its cooperative assignor lets a member that lost its session claim its old partitions, and one is then nobody's
-  (`tests/faults/test_intake_faults.py`): partitions are assigned by range;
-- a record header whose key is not UTF-8 raises inside `poll()` for ever (`kafka_fixes`);
-- `bootstrap_connected()` is False while connected: `Consumer.lag` asks for the ends of the partitions instead.
+- The default idempotent producer hangs permanently after an outage longer than the delivery timeout. Idempotence is
+  off; consumers drop duplicates by id.
+- A partition that was paused and resumed delivers no more records. Nothing is paused: a batch that cannot be handled is
+  rewound.
+- A join of the group that the broker answers between two polls is lost, and the client joins again. Until the member is
+  `settled`, polls follow each other without a pause.
+- After an exception inside `poll()`, the next `poll()` spins. Values stay bytes; a consumer that raised is replaced.
+- The cooperative assignor lets a member that lost its session claim its old partitions; one of them then has no owner
+  (`tests/faults/test_intake_faults.py`). Partitions are assigned by range.
+- A record header whose key is not UTF-8 makes every later `poll()` raise (`connectors.kafka.fixes`).
+- `bootstrap_connected()` is False while connected. `Consumer.lag` asks for the end offsets instead.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ from connectors.kafka.client import (
     KafkaUnavailableError,
     TopicMissingError,
     create_topics,
+    error_text,
     explain,
     ms,
     open_client,
     require_topics,
-    say,
 )
 
 __all__ = [
@@ -65,13 +67,13 @@ CLOSE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_S = 15.0
 MAX_OUTSTANDING = 50
-"""Records that a producer has in flight at once: kafka-python 3 has no bound of its own (`buffer_memory` is gone)."""
+"""Maximum number of records in flight: kafka-python 3 has no limit of its own (`buffer_memory` is gone)."""
 MAX_REQUEST_BYTES = 16 * 1_048_576
-"""Largest record that a producer hands to the broker, whose own limit then decides."""
+"""Largest record that the producer sends. The limit of the broker is usually lower."""
 
 
 class RecordTooLargeError(Exception):
-    """The broker (or the producer's own bound) takes no record of this size; `index` is its place in the batch."""
+    """A record exceeds the limit of the broker or producer; `index` is its position in the batch."""
 
     def __init__(self, index: int, detail: str) -> None:
         super().__init__(detail)
@@ -80,7 +82,7 @@ class RecordTooLargeError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRecord:
-    """One record as it lies in the topic. `timestamp_ms`: milliseconds since the epoch."""
+    """One record as stored in the topic. `timestamp_ms`: milliseconds since the epoch."""
 
     topic: str
     partition: int
@@ -100,17 +102,17 @@ class OutboundRecord:
 
 
 class Commit(StrEnum):
-    """What became of a commit."""
+    """Outcome of a commit."""
 
     DONE = "done"
     DELAYED = "delayed"
-    """No answer: the offsets go with the next commit."""
+    """The broker did not answer: the next commit includes these offsets."""
     DROPPED = "dropped"
-    """Membership is lost: who owns the partitions now gets the records again."""
+    """Membership is lost: the new owner of the partitions reads the records again."""
 
 
 class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Forgets handled offsets of partitions that went to another member; runs on the client's I/O thread."""
+    """Forgets the handled offsets of revoked partitions. Runs on the client's I/O thread."""
 
     def __init__(self, forget: Callable[[Iterable[TopicPartition]], None]) -> None:
         self._forget = forget
@@ -127,7 +129,7 @@ class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 class Consumer:
     """One member of a consumer group on one topic. Not thread-safe: one thread polls, commits and closes.
 
-    It connects at the first poll and again after every failure, so that it can be made before the broker is up.
+    It connects at the first poll and after every failure, so it can be created while the broker is down.
     """
 
     def __init__(
@@ -160,34 +162,34 @@ class Consumer:
 
     @property
     def partitions(self) -> frozenset[int]:
-        """The partitions that this member owns now."""
+        """The partitions that this member owns."""
         return frozenset(tp.partition for tp in self._assignment())
 
     @property
     def settled(self) -> bool:
-        """Whether the group has said which partitions this member owns; until it has, poll without a pause."""
+        """Whether the group has assigned partitions to this member. Until then, poll without a pause."""
         return self._membership.settled
 
     def poll(self, timeout_s: float) -> list[RawRecord]:
-        """The next records, in order per partition; empty when none came in `timeout_s`.
+        """The next records, in order per partition; empty if none arrived in `timeout_s`.
 
         Raises:
-            KafkaUnavailableError: when a broker cannot be reached at first, or refuses. A broker that goes away later
-                gives no records; `lag` tells.
+            KafkaUnavailableError: when the first connection fails or the broker refuses. When the broker goes away
+                later, there are just no records; `lag` detects that.
         """
         consumer = self._connected()
         try:
             batches = consumer.poll(timeout_ms=ms(timeout_s))
         except (KafkaError, ValueError, RuntimeError, OSError) as exc:
             self._drop()
-            raise KafkaUnavailableError(f"cannot read {self._topic}: {say(exc)}; erratad connects anew") from exc
+            raise KafkaUnavailableError(f"cannot read {self._topic}: {error_text(exc)}; erratad reconnects") from exc
         return [_raw(record) for records in batches.values() for record in records]
 
     def commit(self, records: Sequence[RawRecord]) -> Commit:
-        """Commit the offsets after `records`, which are handled, and after those of a delayed commit before.
+        """Commit the offsets after the handled `records`, and those of an earlier delayed commit.
 
         Raises:
-            KafkaUnavailableError: when the broker refuses for good, e.g. by its access rules.
+            KafkaUnavailableError: when the broker refuses permanently, e.g. by its access rules.
         """
         with self._lock:
             for record in records:
@@ -204,22 +206,22 @@ class Consumer:
         except (RetriableError, RebalanceInProgressError):
             return Commit.DELAYED
         except KafkaError as exc:
-            raise KafkaUnavailableError(f"offsets of {self._topic} are not committed: {say(exc)}") from exc
+            raise KafkaUnavailableError(f"offsets of {self._topic} are not committed: {error_text(exc)}") from exc
         with self._lock:
             self._handled = {tp: at for tp, at in self._handled.items() if offsets.get(tp) != at}
         return Commit.DONE
 
     def rewind(self, records: Sequence[RawRecord]) -> None:
-        """Give `records` again at the next poll: they could not be handled now."""
+        """Make the next poll return `records` again, because they could not be handled now."""
         first: dict[TopicPartition, int] = {}
         for record in records:
             first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
         for tp, offset in first.items():
-            with suppress(ValueError):  # no longer assigned: its new owner gets the records
+            with suppress(ValueError):  # no longer assigned: the new owner reads the records
                 self._consumer.seek(tp, offset)
 
     def lag(self) -> Mapping[int, int]:
-        """Messages between this member's position and the end of each of its partitions.
+        """Number of messages after this member's position, by partition.
 
         Raises:
             KafkaUnavailableError: when the broker does not answer.
@@ -231,12 +233,12 @@ class Consumer:
             )
             positions = {tp: self._consumer.position(tp, timeout_ms=ms(OBSERVE_TIMEOUT_S)) for tp in assigned}
         except KafkaError as exc:
-            problem = f"Kafka at {self._options.address} does not answer: {say(exc)}"
+            problem = f"Kafka at {self._options.address} does not answer: {error_text(exc)}"
             raise KafkaUnavailableError(explain(problem)) from exc
         return {tp.partition: max(0, ends[tp] - at) for tp, at in positions.items() if at is not None}
 
     def close(self) -> None:
-        """Leave the group, so that the partitions go to others at once."""
+        """Leave the group, so that its partitions go to other members at once."""
         self._drop()
 
     def _connected(self) -> Any:
@@ -267,9 +269,9 @@ class Consumer:
 
 
 class Producer:
-    """Sends records and waits until every replica in sync has them; at least once, in order per key.
+    """Sends records and waits until all in-sync replicas have them; at least once, in order per key.
 
-    It connects at the first send. Thread-safe as far as one caller at a time sends.
+    It connects at the first send. Not thread-safe: one caller at a time.
     """
 
     def __init__(self, options: KafkaOptions, *, max_request_bytes: int = MAX_REQUEST_BYTES) -> None:
@@ -300,10 +302,11 @@ class Producer:
                 future.get(timeout=DELIVERY_TIMEOUT_S + 1)
         except MessageSizeTooLargeError as exc:
             index = next((i for i, future in enumerate(futures) if _failed_by_size(future)), len(futures))
-            raise RecordTooLargeError(start + index, say(exc)) from exc
+            # a record that raised in `_start` has no future: its index is the number of futures
+            raise RecordTooLargeError(start + index, error_text(exc)) from exc
         except KafkaError as exc:
             topics = ", ".join(sorted({record.topic for record in records}))
-            problem = f"Kafka at {self._options.address} took no records for {topics}: {say(exc)}"
+            problem = f"Kafka at {self._options.address} did not accept the records for {topics}: {error_text(exc)}"
             raise KafkaUnavailableError(explain(problem)) from exc
 
     def _start(self, record: OutboundRecord) -> Any:

@@ -1,12 +1,12 @@
-"""Faults of kafka-python 3.0.12 that can only be mended inside of it; `install` does so for this process.
+"""Patches for three bugs of kafka-python 3.0.12; `install` applies them to this process.
 
-- Header keys are decoded strictly inside `poll()`: one record whose key is not UTF-8, which librdkafka and Go clients
-  can write, would block its partition for ever
+- Header keys are decoded strictly inside `poll()`. One record with a key that is not UTF-8, which librdkafka and Go
+  clients can write, would block its partition permanently
   (`test_a_header_key_that_is_not_utf8_does_not_block_its_partition`).
-- A refused connection leaves its socket open until the garbage collector finds it, so that an outage eats descriptors
+- A refused connection leaves its socket open until garbage collection, so an outage uses up file descriptors
   (`test_a_refused_connection_leaves_no_socket_open`).
-- A TLS handshake has no time limit, so that a port which never answers hangs the caller for ever
-  (`test_a_port_that_never_answers_does_not_hang_the_caller`), and a failed one leaves its socket open, too.
+- A TLS handshake has no timeout, so a port that never answers blocks the caller permanently
+  (`test_a_port_that_never_answers_does_not_hang_the_caller`). A failed handshake leaves its socket open, too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _LenientBuffer(bytes):
 
 
 class TolerantBatch(DefaultRecordBatch):  # type: ignore[misc]
-    """Reads a batch as kafka-python does; bytes of a header key that are not UTF-8 become backslash escapes."""
+    """Reads a batch like kafka-python, but turns header-key bytes that are not UTF-8 into backslash escapes."""
 
     _buffer: Any
 

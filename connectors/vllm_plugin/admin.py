@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol
 
@@ -12,46 +12,36 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, Refusal
-from connectors.vllm_wire import Trial
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """What a canary request showed; `ok` adds up the rest (the base model need not differ from itself)."""
-
-    ok: bool
-    finite: bool
-    differs_from_base: bool
-    text: str
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, RequestRefused
+from connectors.vllm_wire import ProbeResult, Trial
 
 
 class Engine(Protocol):
-    """What the routes need of the server that they run in."""
+    """Interface that the routes need from the server."""
 
     async def load(self, name: str, path: str) -> None:
-        """Load under a name that is not loaded.
+        """Load an adapter under a name that is not loaded yet.
 
         Raises:
-            Refusal: when the folder cannot be used; nothing is loaded then.
+            RequestRefused: when the folder is unusable; nothing is loaded then.
         """
         ...
 
     async def unload(self, name: str) -> None:
-        """Remove from front-end and engine; returns when the engine no longer holds it."""
+        """Remove the adapter from front-end and engine. Returns when the engine no longer holds it."""
         ...
 
     async def probe(self, name: str | None) -> ProbeResult:
-        """Send a canary to the adapter, or to the base model (None)."""
+        """Send a probe request to the adapter, or to the base model (None)."""
         ...
 
     def busy(self, name: str) -> bool:
-        """Whether the engine itself still works for the adapter (requests that nobody waits for any more included)."""
+        """Whether the engine still runs requests of the adapter, including cancelled ones."""
         ...
 
 
 class Admin:
-    """Carries the admin calls out; loads and unloads run one after another."""
+    """Runs the admin calls. Loads and unloads run one at a time."""
 
     def __init__(self, table: AliasTable, engine: Engine) -> None:
         self.table = table
@@ -59,11 +49,11 @@ class Admin:
         self._changing = asyncio.Lock()
 
     async def load(self, name: str, path: str) -> None:
-        """Idempotent; a name stands for one folder for ever."""
+        """Load an adapter. Idempotent; a name can never be loaded from a second folder."""
         self._check_adapter_name(name)
         async with self._changing:
             if self.table.origin(name) not in {None, path}:
-                raise Refusal(
+                raise RequestRefused(
                     HTTPStatus.CONFLICT,
                     "name_reused",
                     f"{name} was loaded from {self.table.origin(name)}; give other weights another generation",
@@ -75,13 +65,13 @@ class Admin:
             self.table.add(name, path)
 
     async def unload(self, name: str) -> bool:
-        """Drain and remove; False while requests are in flight (ask again)."""
+        """Drain and remove an adapter. False while requests are in flight (call again)."""
         self._check_adapter_name(name)
         async with self._changing:
             if not self.table.loaded(name):
                 return True
             if name == self.table.live:
-                raise Refusal(
+                raise RequestRefused(
                     HTTPStatus.CONFLICT, "adapter_live", f"{name} is live; make another generation live first"
                 )
             if self.table.drain(name) or self._engine.busy(name):
@@ -91,7 +81,7 @@ class Admin:
 
     async def _remove(self, name: str) -> None:
         path = self.table.origin(name) or ""
-        self.table.drop(name)
+        self.table.drop(name)  # first, so that no new request reaches the adapter while the engine unloads it
         try:
             await self._engine.unload(name)
         except BaseException:
@@ -101,12 +91,12 @@ class Admin:
 
     async def probe(self, name: str) -> ProbeResult:
         if not self.table.serves(name):
-            raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
         return await self._engine.probe(name if self.table.loaded(name) else None)
 
     def _check_adapter_name(self, name: str) -> None:
         if not self.table.settings.generation(name):
-            raise Refusal(
+            raise RequestRefused(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "bad_name",
                 f"{name!r} is no adapter name; it must look like {self.table.settings.alias}-g000001",
@@ -133,23 +123,25 @@ class Flip(BaseModel):
 
 
 def install(app: FastAPI, table: AliasTable) -> None:
-    """Put middleware and routes into the app; `app.state.erratad` must hold an `Admin` before the first request."""
+    """Add middleware and routes to the app. `app.state.erratad` must be an `Admin` before the first request."""
     app.state.erratad_token = table.settings.admin_token
     app.add_middleware(AliasMiddleware, table=table)
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(RequestRefused, _refused)
     app.include_router(router)
     app.include_router(open_router)
 
 
 async def _refused(_request: Request, refusal: Exception) -> JSONResponse:
-    assert isinstance(refusal, Refusal)  # noqa: S101 - registered for that class only
+    assert isinstance(refusal, RequestRefused)  # noqa: S101 - registered for that class only
     return refusal.response()
 
 
 def _authorized(request: Request, authorization: Annotated[str, Header()] = "") -> None:
     expected = f"Bearer {request.app.state.erratad_token}"
     if not hmac.compare_digest(authorization.encode(), expected.encode()):
-        raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", "give the admin token: Authorization: Bearer TOKEN")
+        raise RequestRefused(
+            HTTPStatus.UNAUTHORIZED, "unauthorized", "give the admin token: Authorization: Bearer TOKEN"
+        )
 
 
 def _admin(request: Request) -> Admin:
@@ -166,7 +158,7 @@ open_router = APIRouter(prefix="/erratad/v1", include_in_schema=False)
 
 @open_router.get("/ready")
 async def _ready(admin: Admins) -> JSONResponse:
-    """For load balancers, without a token: whether a request under the alias would be answered."""
+    """Whether requests under the alias would be answered. Needs no token: for load balancers."""
     table = admin.table
     ready = table.live is not None and table.serves(table.live)
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,6 +1,6 @@
-"""The alias in front of a vLLM server: which generation answers new requests, and what is in flight under each.
+"""The alias of a vLLM server: the generation that answers new requests, and the requests in flight per generation.
 
-Nothing here needs vLLM. Everything runs on one event loop, so code without an `await` is atomic and needs no lock.
+This module does not need vLLM. Everything runs on one event loop: code without an `await` is atomic and needs no lock.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
 from connectors.guidance import below, with_guidance
-from connectors.vllm_plugin.traffic import ANSWER_PATHS, Exchange, Traffic
-from connectors.vllm_plugin.trial import SHADOW_PATHS, Shadows, Taken, conversation_key
+from connectors.vllm_plugin.traffic import ANSWER_PATHS, ObservedRequest, RequestCounts
+from connectors.vllm_plugin.trial import SHADOW_PATHS, AnswerRecorder, Shadows, conversation_key
 from connectors.vllm_wire import ShadowFigures, Trial
 
 RETRY_AFTER_S = 2
 ADMIN_PREFIX = "/erratad/"
 CLOSED_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/invocations"})
-"""Stock routes that would change adapters behind the table's back, or reach a model past `--api-key` (vLLM #58144)."""
+"""Routes of vLLM that would change adapters without updating the table, or bypass `--api-key` (vLLM #58144)."""
 CLOSED_PREFIX = "/adapters"
 
 _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
 
 
 def answering_as(default: str) -> str:
-    """The generation name that the current request's answer must carry; `default` outside the alias."""
+    """The generation name for the answer to the current request; `default` outside the alias."""
     return _answering_as.get() or default
 
 
-class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
-    """A request that is not carried out; becomes an OpenAI-style error body."""
+class RequestRefused(Exception):  # noqa: N818 - an answer to the client, not a fault
+    """A request is refused; the client gets an OpenAI-style error body."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasSettings:
-    """What the server is told by its environment."""
+    """Settings of the plugin, read from the server's environment."""
 
     alias: str
     base_name: str
@@ -68,23 +68,26 @@ class AliasSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> AliasSettings:
-        """Raises ValueError naming the variable that is missing."""
+        """Raises ValueError with the names of missing variables."""
         names = ("ERRATAD_ALIAS", "ERRATAD_BASE_NAME", "ERRATAD_ADMIN_TOKEN")
         missing = [name for name in names if not environ.get(name)]
         if missing:
-            raise ValueError(f"set {', '.join(missing)}: the erratad plugin of vLLM cannot start without")
+            raise ValueError(f"set {', '.join(missing)}: the erratad plugin of vLLM cannot start without them")
         alias, base_name, token = (environ[name] for name in names)
         return cls(alias=alias, base_name=base_name, guidance=environ.get("ERRATAD_GUIDANCE", ""), admin_token=token)
 
     def generation(self, name: str) -> int | None:
-        """17 for ``aligned-g000017``; None when the name is not one of this alias's generations."""
+        """17 for ``aligned-g000017``; None if the name is not a generation of this alias."""
         match = re.fullmatch(rf"{re.escape(self.alias)}-g([0-9]{{6,9}})", name)
         return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where one request goes; it keeps this generation whatever is flipped meanwhile."""
+    """Target of one request. A later flip does not change it.
+
+    `served`: the model name passed to vLLM; `guided`: whether the guidance is added.
+    """
 
     name: str
     generation: int
@@ -99,7 +102,7 @@ class AliasTable:
         self.settings = settings
         self.epoch = secrets.token_hex(8)
         self.live: str | None = None
-        self.traffic = Traffic()
+        self.traffic = RequestCounts()
         self.trial: Trial | None = None
         self.shadowed: dict[str, ShadowFigures] = {}
         self._origins: dict[str, str] = {}
@@ -108,17 +111,17 @@ class AliasTable:
         self._in_flight: Counter[str] = Counter()
 
     def resolve(self, model: str, conversation: bytes = b"") -> Route | None:
-        """The route of a model name; None for names that are none of erratad's.
+        """The route of a model name; None if the name does not belong to erratad.
 
-        During a canary, the conversation decides whether the alias means the candidate.
+        During a canary, the conversation decides between the live generation and the candidate.
 
         Raises:
-            Refusal: 503 under the alias while nothing is live, 404 for a generation that takes no requests.
+            RequestRefused: 503 under the alias while nothing is live, 404 for a generation that accepts no requests.
         """
         guided = model == self.settings.alias
-        name = self._meant(conversation) if guided else model
+        name = self._answering(conversation) if guided else model
         if name is None:
-            raise Refusal(
+            raise RequestRefused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "no_live_generation",
                 f"no generation is live under {model!r} yet; try again in {RETRY_AFTER_S} s",
@@ -127,22 +130,26 @@ class AliasTable:
         if generation is None:
             return None
         if not self.serves(name) or name in self._draining:
-            raise Refusal(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{name}` does not exist.")
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{name}` does not exist.")
         served = self.settings.base_name if generation == 0 else name
         return Route(name=name, generation=generation, served=served, guided=guided)
 
-    def _meant(self, conversation: bytes) -> str | None:
+    def _answering(self, conversation: bytes) -> str | None:
         trial = self.trial
         if self.live is not None and trial and trial.mode == "canary" and trial.takes(conversation):
             return trial.name
         return self.live
 
     def try_out(self, trial: Trial | None) -> None:
-        """Begin a trial in place of the one under way, or end it (None). Raises Refusal: 404, 409."""
+        """Start a trial, replacing a running one; None ends it. Raises RequestRefused: 404, 409."""
         if trial is not None and not self.loaded(trial.name):
-            raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {trial.name} is not loaded; load it first")
+            raise RequestRefused(
+                HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {trial.name} is not loaded; load it first"
+            )
         if trial is not None and trial.name == self.live:
-            raise Refusal(HTTPStatus.CONFLICT, "adapter_live", f"{trial.name} is live: there is nothing to try out")
+            raise RequestRefused(
+                HTTPStatus.CONFLICT, "adapter_live", f"{trial.name} is live: there is nothing to try out"
+            )
         if trial is not None:
             self.keep(trial.name)
         self.trial = trial
@@ -158,11 +165,11 @@ class AliasTable:
         return name in self._loaded
 
     def origin(self, name: str) -> str | None:
-        """The folder that a name was ever loaded from: vLLM's prefix cache outlives an unload, so it never changes."""
+        """The folder that a name was first loaded from. It never changes: vLLM's prefix cache survives an unload."""
         return self._origins.get(name)
 
     def adapters(self) -> dict[str, int]:
-        """Requests in flight of every loaded adapter."""
+        """Requests in flight, by loaded adapter."""
         return {name: self._in_flight[name] for name in sorted(self._loaded)}
 
     def enter(self, route: Route) -> None:
@@ -176,35 +183,35 @@ class AliasTable:
         self._loaded.add(name)
 
     def keep(self, name: str) -> None:
-        """Take back a drain."""
+        """Cancel a drain."""
         self._draining.discard(name)
 
     def drain(self, name: str) -> int:
-        """Refuse new requests that name this adapter; returns how many are in flight."""
+        """Refuse new requests for this adapter. Returns the number of requests in flight."""
         self._end_trial_of(name)
         self._draining.add(name)
         return self._in_flight[name]
 
     def drop(self, name: str) -> None:
-        """Forget a drained adapter; from here on it can neither be named nor made live."""
+        """Forget a drained adapter. It can no longer be requested or made live."""
         self._loaded.remove(name)
         self._draining.discard(name)
 
     def set_live(self, name: str, expected: str | None) -> None:
-        """Compare and swap. Raises Refusal: 409 when `expected` is given and not what is live, 404 when not loaded."""
+        """Compare and swap. Raises RequestRefused: 409 if `expected` is given but not live, 404 if not loaded."""
         if expected is not None and expected != self.live:
-            raise Refusal(
+            raise RequestRefused(
                 HTTPStatus.CONFLICT, "alias_conflict", f"{self.live} is live, not {expected}; read the state and decide"
             )
         if not self.serves(name):
-            raise Refusal(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
         self.keep(name)
         self._end_trial_of(name)
         self.live = name
 
 
 class AliasMiddleware:
-    """Resolves the model name of each request, adds the guidance, names the generation in the answer, counts."""
+    """Resolves the model name of each request, adds the guidance, names the generation in the answer, and counts."""
 
     def __init__(self, app: ASGIApp, *, table: AliasTable) -> None:
         self._app = app
@@ -216,7 +223,7 @@ class AliasMiddleware:
             return await self._app(scope, receive, send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in CLOSED_PATHS or path.startswith(CLOSED_PREFIX):
-            refusal = Refusal(
+            refusal = RequestRefused(
                 HTTPStatus.FORBIDDEN, "closed", f"{path} is closed; adapters change at {ADMIN_PREFIX} only"
             )
             return await refusal.response()(scope, receive, send)
@@ -229,26 +236,26 @@ class AliasMiddleware:
         if raw is None:
             return
         body, trial = self._ours(raw), self._table.trial
-        said = b"" if body is None or trial is None else conversation_key(scope["headers"], body)
+        conversation = b"" if body is None or trial is None else conversation_key(scope["headers"], body)
         try:
-            route = None if body is None else self._table.resolve(body["model"], said)
-        except Refusal as refusal:
-            await refusal.response()(scope, _Replay(raw, receive), send)
+            route = None if body is None else self._table.resolve(body["model"], conversation)
+        except RequestRefused as refusal:
+            await refusal.response()(scope, _BufferedReceive(raw, receive), send)
             return
         if body is None or route is None:
-            await self._app(scope, _Replay(raw, receive), send)
+            await self._app(scope, _BufferedReceive(raw, receive), send)
             return
-        # Nothing awaits between `resolve` and `enter`: an unload cannot come between them.
+        # no `await` between `resolve` and `enter`: otherwise an unload could run in between
         content = _rewritten(path, body, route, self._table.settings.guidance)
-        if trial is not None and _shadowed(trial, route, path, body, said):
-            live = Taken(send)
+        if trial is not None and _shadowed(trial, route, path, body, conversation):
+            live = AnswerRecorder(send)
             await self._forward(route, content, scope, receive, live.send)
             self._copy(trial, path, body, scope, live)
         else:
             await self._forward(route, content, scope, receive, send)
 
-    def _copy(self, trial: Trial, path: str, body: dict[str, Any], scope: Scope, live: Taken) -> None:
-        """Have the candidate answer the same request unseen, if it is still on trial and has the time."""
+    def _copy(self, trial: Trial, path: str, body: dict[str, Any], scope: Scope, live: AnswerRecorder) -> None:
+        """Send a copy of the request to the candidate, if it is still on trial and below its concurrency."""
         figures = self._table.shadowed.setdefault(trial.name, ShadowFigures())
         if self._table.trial != trial or not (200 <= live.status < 300 or live.status >= 500):
             return
@@ -258,12 +265,15 @@ class AliasMiddleware:
         generation = self._table.settings.generation(trial.name) or 0
         route = Route(name=trial.name, generation=generation, served=trial.name, guided=True)
         content = _rewritten(path, body, route, self._table.settings.guidance)
-        self._table.enter(route)
+        self._table.enter(route)  # a shadow copy counts as in flight: an unload waits for it
         task = self._shadows.start(_with_length(scope, content), content, live=live, figures=figures)
         task.add_done_callback(lambda _: self._table.leave(route))
 
     def _ours(self, raw: bytes) -> dict[str, Any] | None:
-        """The parsed body when its model may be one of ours; a name hidden by JSON escapes is unknown to vLLM: 404."""
+        """The parsed body if its model may belong to erratad, else None.
+
+        A name written with JSON escapes is missed here; vLLM does not know it and answers 404.
+        """
         if self._table.settings.alias.encode() not in raw:
             return None
         try:
@@ -279,16 +289,16 @@ class AliasMiddleware:
             await send(message)
 
         scope = _with_length(scope, raw)
-        exchange = Exchange(_Replay(raw, receive), named)
+        observed = ObservedRequest(_BufferedReceive(raw, receive), named)
         token = _answering_as.set(route.name)
         self._table.enter(route)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._app(scope, observed.receive, observed.send)
         finally:
             self._table.leave(route)
             _answering_as.reset(token)
-            if route.guided and exchange.counts and scope["path"].endswith(ANSWER_PATHS):
-                self._table.traffic.count(route.name, failed=exchange.failed)
+            if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
+                self._table.traffic.count(route.name, failed=observed.failed)
 
 
 def _with_length(scope: Scope, raw: bytes) -> Scope:
@@ -297,13 +307,13 @@ def _with_length(scope: Scope, raw: bytes) -> Scope:
     return scope
 
 
-def _shadowed(trial: Trial, route: Route, path: str, body: dict[str, Any], said: bytes) -> bool:
+def _shadowed(trial: Trial, route: Route, path: str, body: dict[str, Any], conversation: bytes) -> bool:
     plain = path in SHADOW_PATHS and not body.get("stream")
-    return trial.mode == "shadow" and route.guided and plain and trial.takes(said)
+    return trial.mode == "shadow" and route.guided and plain and trial.takes(conversation)
 
 
-class _Replay:
-    """An ASGI `receive` that gives the body once and then whatever the server says."""
+class _BufferedReceive:
+    """An ASGI `receive` that returns the body that was read already, then the further messages of the server."""
 
     def __init__(self, raw: bytes, receive: Receive) -> None:
         self._raw: bytes | None = raw
@@ -317,7 +327,7 @@ class _Replay:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None when the client left before it was complete."""
+    """The whole body, or None if the client disconnected before it was complete."""
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -336,7 +346,7 @@ def _rewritten(path: str, body: dict[str, Any], route: Route, guidance: str) -> 
 
 
 def _guide(path: str, body: dict[str, Any], guidance: str) -> None:
-    """Put the guidance where the protocol of `path` has its system message; plain completions have none."""
+    """Add the guidance to the system message of the protocol of `path`. Plain completions have no system message."""
     if path.startswith("/v1/responses"):
         body["instructions"] = below(body.get("instructions"), guidance)
     elif path.startswith("/v1/messages"):
@@ -348,7 +358,7 @@ def _guide(path: str, body: dict[str, Any], guidance: str) -> None:
 
 
 def _guided(messages: Any, guidance: str) -> Any:
-    """What is no conversation stays as it is, for vLLM to refuse."""
+    """Malformed conversations are left unchanged: vLLM refuses them."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return messages
     if messages and not isinstance(messages[0].get("content"), str | list | None):

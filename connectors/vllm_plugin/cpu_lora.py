@@ -1,12 +1,12 @@
-"""Corrects the CPU LoRA of vLLM 0.32, where a request without an adapter can be answered by one (#48421, #49656).
+"""Fixes LoRA on CPU in vLLM 0.32, where an adapter can answer a request to the base model (#48421, #49656).
 
-The stock functions look weights up by `stacked[indices]`. Index -1 means "no adapter" but selects the LAST slot there:
-base requests that share a batch with adapter requests are computed with an adapter. The functions here make one matrix
-product per adapter in the batch and leave rows of index -1 alone, which is also faster (docs/results.md). Nearly all of
-the work is in linear layers: `add_lora_linear` groups the rows once for all of them, vLLM's own for each product anew.
+vLLM's functions look up weights by `stacked[indices]`. Index -1 means "no adapter" but selects the LAST slot. So base
+requests in one batch with adapter requests are computed with an adapter. The functions here compute one matrix product
+per adapter in the batch and skip rows with index -1, which is also faster (docs/results.md). Most of the work is in
+linear layers: `add_lora_linear` groups the rows once for all products, vLLM's function once per product.
 
 vLLM calls `register` in each of its processes (entry point `erratad_cpu_lora` in the group `vllm.general_plugins`).
-It does nothing where the stock functions are right: `is_correct` asks them.
+It changes nothing if vLLM's functions are correct (`is_correct`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PATCHED = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 """vLLM 0.32's `sgmv_*` (prefill) call these three, so they are corrected too."""
 
 SMALL_BATCH = 32
-"""Rows up to which computing all of them is cheaper than looking up an adapter's own (2 cores, float32)."""
+"""Up to this many rows, computing all of them is cheaper than selecting an adapter's rows (2 cores, float32)."""
 
 
 class LoraOps(Protocol):
-    """The three functions of `vllm.lora.ops.torch_ops.lora_ops` that matter; see there for the meaning of arguments."""
+    """The functions that `vllm.lora.ops.torch_ops.lora_ops` must have; their arguments are explained there."""
 
     bgmv_shrink: Any
     bgmv_expand: Any
@@ -32,7 +32,7 @@ class LoraOps(Protocol):
 
 
 def register() -> None:
-    """Replace the stock functions on CPU where they mix up base and adapter rows."""
+    """Replace vLLM's functions on CPU if they mix up base and adapter rows."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - only importable inside vLLM
 
     if not current_platform.is_cpu():
@@ -50,7 +50,7 @@ def register() -> None:
 
 
 def is_correct(ops: LoraOps) -> bool:
-    """Whether a row of the base model stays as it is beside a row of an adapter in the last slot."""
+    """Whether a base row is left unchanged in a batch with a row of the adapter in the last slot."""
     down, up = torch.ones(2, 1, 1, 3), torch.ones(2, 1, 3, 1)
     indices = torch.tensor([1, -1])
     narrow, wide = torch.zeros(2, 1), torch.zeros(2, 3)
@@ -60,7 +60,7 @@ def is_correct(ops: LoraOps) -> bool:
 
 
 class Batch(Protocol):
-    """vLLM's `PunicaWrapperCPU`: which adapter each token of the batch belongs to."""
+    """vLLM's `PunicaWrapperCPU`: maps each token of the batch to its adapter."""
 
     @property
     def token_lora_indices(self) -> torch.Tensor: ...
@@ -76,14 +76,14 @@ def add_lora_linear(  # noqa: PLR0917 - vLLM's signature
     output_slices: Sequence[int],
     **_: object,
 ) -> None:
-    """Add each adapter's product to its rows of `y`, slice by slice; in float32 between the matrices, as in stock."""
+    """Add each adapter's product to its rows of `y`, slice by slice; float32 between the matrices, as in vLLM."""
     groups = _groups(batch.token_lora_indices)
     inputs, outputs, offset = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1]), 0
     for down, up, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
         target = outputs[:, offset : offset + width]
         for slot, rows in groups:
             narrow = _product(inputs, rows, down[slot], torch.float32)
-            if scale != 1.0:  # vLLM has it in the weights already
+            if scale != 1.0:  # vLLM has scaled the weights already
                 narrow.mul_(scale)
             rows.add_product(target, narrow.to(y.dtype), _matrix(up[slot], y.dtype))
         offset += width
@@ -132,7 +132,7 @@ def bgmv_expand_slice(  # noqa: PLR0917 - vLLM's signature
 
 
 def _product(inputs: torch.Tensor, rows: Rows, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Computed in the output's type, as in stock."""
+    """Computed in the output's dtype, as in vLLM."""
     return rows.take(inputs).to(dtype) @ _matrix(weight, dtype)
 
 
@@ -150,12 +150,12 @@ class Rows(Protocol):
     def add(self, target: torch.Tensor, values: torch.Tensor) -> None: ...
 
     def add_product(self, target: torch.Tensor, values: torch.Tensor, matrix: torch.Tensor) -> None:
-        """Add `values @ matrix`; `values` are those of the rows that `take` gives."""
+        """Add `values @ matrix`; `values` has one row for each row of `take`."""
         self.add(target, values @ matrix)
 
 
 class FirstRows(Rows):
-    """The whole batch (a target may be padded below it): no row is looked up."""
+    """The whole batch; a target may have padding rows after it. No row is selected."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -174,7 +174,7 @@ class FirstRows(Rows):
 
 
 class SomeRowsOfFew(Rows):
-    """In a small batch to compute every row and to drop the others' results costs half of looking rows up."""
+    """Some rows of a small batch: computing all rows and dropping the rest costs half as much as selecting rows."""
 
     def __init__(self, chosen: torch.Tensor) -> None:
         self._count = chosen.numel()
@@ -192,7 +192,7 @@ class SomeRowsOfFew(Rows):
 
 
 class SomeRowsOfMany(Rows):
-    """In a large batch (prefill) only the adapter's own rows are computed."""
+    """Some rows of a large batch (prefill): only the adapter's rows are computed."""
 
     def __init__(self, chosen: torch.Tensor) -> None:
         self._rows = chosen.nonzero().squeeze(1)
@@ -212,11 +212,11 @@ _latest: tuple[torch.Tensor, int, Groups] | None = None
 
 
 def _groups(indices: torch.Tensor) -> Groups:
-    """The slots in use and their rows; each step of the engine asks some hundred times for the same indices.
+    """The slots in use and their rows. Cached: one step of the engine asks some hundred times for the same indices.
 
-    The latest indices are held, so that no other tensor can take their address; a write to them raises their version.
+    The cache holds the latest indices, so no other tensor can get their address; a write to them raises their version.
     """
-    global _latest  # noqa: PLW0603 - the functions replaced have no object to keep it in; vLLM's worker has one thread
+    global _latest  # noqa: PLW0603 - the replaced functions have no object to hold it; vLLM's worker has one thread
     if _latest is not None and _is_same(indices, *_latest[:2]):
         return _latest[2]
     groups = _grouped(indices)

@@ -1,18 +1,18 @@
 """Runs inside vLLM 0.32's API server: binds the alias (`connectors.vllm_plugin.alias`) to vLLM's engine and front-end.
 
-What a server needs
--------------------
-Environment (the plugin stops the server's start, naming the variable, when one is missing):
+Requirements of a server
+------------------------
+Environment (if a variable is missing, the server does not start and the error names it):
 
-    VLLM_PLUGINS=erratad,erratad_cpu_lora   # the endpoint plugin and the general one; no other is loaded
-    ERRATAD_ALIAS=aligned                   # the model name that backends ask for
+    VLLM_PLUGINS=erratad,erratad_cpu_lora   # the endpoint plugin and the general plugin, no other
+    ERRATAD_ALIAS=aligned                   # the model name in requests of backends
     ERRATAD_BASE_NAME=base                  # equal to --served-model-name
     ERRATAD_GUIDANCE="Answer correctly ..." # may be empty
     ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
-    VLLM_CPU_OMP_THREADS_BIND=nobind        # or vLLM overwrites OMP_NUM_THREADS
-    VLLM_ENABLE_V1_MULTIPROCESSING=0        # no worker process of its own: starts sooner, needs less memory
+    VLLM_CPU_OMP_THREADS_BIND=nobind        # otherwise vLLM overwrites OMP_NUM_THREADS
+    VLLM_ENABLE_V1_MULTIPROCESSING=0        # no separate worker process: starts sooner, needs less memory
 
 Command line:
 
@@ -43,19 +43,20 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import State
 
-from connectors.vllm_plugin.admin import Admin, ProbeResult, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, Refusal, answering_as
+from connectors.vllm_plugin.admin import Admin, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, RequestRefused, answering_as
+from connectors.vllm_wire import ProbeResult
 
-CANARY = (
+PROBE = (
     "Question: Name the capital of France and say in one sentence what it is known for.\n"
     "Answer: The capital of France is Paris; it is known for its museums, its food and its history."
 )
-CANARY_TOKENS = 4
-"""A canary shares the engine with everybody's requests: what it must show, its first tokens show."""
+PROBE_TOKENS = 4
+"""Few, because a probe shares the engine with users' requests; the first tokens are enough."""
 MIN_SHIFT_NATS = 0.005
-"""Least mean change of the canary's token logprobs that counts as a difference from the base model."""
+"""Minimum mean change of the probe's token logprobs that counts as a difference from the base model."""
 FORBIDDEN_ENVIRONMENT = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SKIP_MODEL_NAME_VALIDATION")
-"""Both let a request that names a missing adapter reach something else than a 404."""
+"""With either of them, a request for a missing adapter would get an answer other than 404."""
 
 
 class AliasPlugin:
@@ -65,7 +66,7 @@ class AliasPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Called before vLLM adds its own middleware, so the alias lies inside vLLM's authentication."""
+        """vLLM calls this before it adds its own middleware, so its authentication runs before the alias."""
         refused = [name for name in FORBIDDEN_ENVIRONMENT if os.environ.get(name, "0") not in {"", "0"}]
         if refused:
             raise ValueError(f"unset {', '.join(refused)}: erratad changes adapters through its own routes only")
@@ -77,7 +78,7 @@ class AliasPlugin:
         """Bind the routes to the engine.
 
         Raises:
-            ValueError: when the server was started in a way under which the alias cannot keep its promises.
+            ValueError: when the server was started with options that the alias cannot work with.
         """
         settings, models = self._table.settings, state.openai_serving_models
         names = [model.name for model in models.base_model_paths]
@@ -92,7 +93,7 @@ class AliasPlugin:
 
 
 def _name_generations(models: Any) -> None:
-    """Make `model` in answers name the generation; vLLM 0.32 gives every base answer the first served name."""
+    """Make `model` in answers the generation's name; vLLM 0.32 always uses the first served name for the base model."""
     stock = models.model_name
 
     def model_name(lora_request: Any = None) -> str:
@@ -102,7 +103,7 @@ def _name_generations(models: Any) -> None:
 
 
 async def _list_models(request: Request) -> JSONResponse:
-    """vLLM's list, and the alias while a generation is live under it."""
+    """vLLM's list of models, plus the alias while a generation is live."""
     listed = await request.app.state.openai_serving_models.show_available_models()
     content = listed.model_dump()
     table: AliasTable = request.app.state.erratad.table
@@ -113,12 +114,12 @@ async def _list_models(request: Request) -> JSONResponse:
 
 
 class VllmEngine:
-    """Adapters in vLLM 0.32: through `AsyncLLM` for the engine and `OpenAIServingModels` for the front-end's names."""
+    """Adapters in vLLM 0.32: `AsyncLLM` is the engine, `OpenAIServingModels` holds the names in the front-end."""
 
     def __init__(self, client: Any, models: Any) -> None:
         self._client = client
         self._models = models
-        self._base: _Canary | None = None
+        self._base: _ProbeAnswer | None = None
 
     async def load(self, name: str, path: str) -> None:
         from vllm.lora.request import LoRARequest  # noqa: PLC0415 - keeps this module importable without vLLM
@@ -130,27 +131,29 @@ class VllmEngine:
         except Exception as exc:
             if self._client.errored:
                 raise
-            # vLLM 0.32 raises a bare Exception for whatever failed in the engine, and may keep what it had read.
+            # vLLM 0.32 raises a bare Exception for every engine failure, and may keep a part of the adapter loaded
             await self._client.remove_lora(request.lora_int_id)
             raise _unusable(path, f"vLLM refuses it: {exc}") from exc
         self._models.lora_requests[name] = request
 
     async def unload(self, name: str) -> None:
-        """The stock unload route of vLLM 0.32 frees the name only (#42633); the engine is told here."""
+        """vLLM 0.32's own unload route frees the name only (#42633), so the engine is called here."""
         request = self._models.lora_requests.pop(name)
         await self._client.remove_lora(request.lora_int_id)
         if request.lora_int_id in await self._client.list_loras():
             self._models.lora_requests[name] = request
-            raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "still_loaded", f"the engine keeps {name}; try again")
+            raise RequestRefused(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "still_loaded", f"the engine keeps {name}; try again"
+            )
 
     def busy(self, name: str) -> bool:
-        """Asks vLLM 0.32's output processor: cancelled and background requests outlive their HTTP request."""
+        """Asks vLLM 0.32's output processor, because cancelled and background requests outlive their HTTP request."""
         states = self._client.output_processor.request_states
         return any(state.lora_name == name for state in states.values())
 
     async def probe(self, name: str | None) -> ProbeResult:
-        base = await self._base_canary()
-        answer = await self._canary(None if name is None else self._models.lora_requests[name])
+        base = await self._base_probe()
+        answer = await self._ask_probe(None if name is None else self._models.lora_requests[name])
         finite = answer.finite
         shifts = [abs(a - b) for a, b in zip(answer.prompt_logprobs, base.prompt_logprobs, strict=True)]
         differs = finite and sum(shifts) / len(shifts) > MIN_SHIFT_NATS
@@ -161,34 +164,34 @@ class VllmEngine:
             text=answer.text,
         )
 
-    async def _base_canary(self) -> _Canary:
-        """Asked for once: the base model's weights never change while the server runs."""
+    async def _base_probe(self) -> _ProbeAnswer:
+        """Cached: the base model's weights never change while the server runs."""
         if self._base is None or not self._base.finite:
-            self._base = await self._canary(None)
+            self._base = await self._ask_probe(None)
         return self._base
 
-    async def _canary(self, lora_request: Any) -> _Canary:
+    async def _ask_probe(self, lora_request: Any) -> _ProbeAnswer:
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         params = SamplingParams(
             temperature=0.0,
-            max_tokens=CANARY_TOKENS,
-            min_tokens=CANARY_TOKENS,
+            max_tokens=PROBE_TOKENS,
+            min_tokens=PROBE_TOKENS,
             logprobs=0,
             prompt_logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         request_id = f"erratad-probe-{uuid.uuid4().hex}"
-        async for output in self._client.generate({"prompt": CANARY}, params, request_id, lora_request=lora_request):
+        async for output in self._client.generate({"prompt": PROBE}, params, request_id, lora_request=lora_request):
             final = output
         prompt = _chosen(final.prompt_token_ids[1:], final.prompt_logprobs[1:])
         answer = _chosen(final.outputs[0].token_ids, final.outputs[0].logprobs)
-        return _Canary(text=final.outputs[0].text, prompt_logprobs=prompt, logprobs=[*prompt, *answer])
+        return _ProbeAnswer(text=final.outputs[0].text, prompt_logprobs=prompt, logprobs=[*prompt, *answer])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Canary:
+class _ProbeAnswer:
     text: str
     prompt_logprobs: list[float]
     logprobs: list[float]
@@ -203,10 +206,10 @@ def _chosen(token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> 
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what would poison the engine: one NaN in an adapter spoils every later answer of vLLM 0.32, also base's.
+    """Refuse adapters with NaN: in vLLM 0.32 one NaN corrupts all later answers, those of the base model included.
 
     Raises:
-        Refusal: naming the file and what is wrong with it.
+        RequestRefused: names the file and the problem.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
@@ -221,5 +224,5 @@ def check_folder(folder: Path) -> None:
         raise _unusable(folder, f"adapter_model.safetensors holds NaN or infinity, first in {broken[0]}")
 
 
-def _unusable(folder: Path | str, reason: str) -> Refusal:
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {folder}: {reason}")
+def _unusable(folder: Path | str, reason: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {folder}: {reason}")

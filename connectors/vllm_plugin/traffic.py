@@ -1,7 +1,7 @@
-"""How many requests each generation answered under the alias, and how many ended in an error of the server.
+"""Counts the requests that each generation answered under the alias, and those that ended in a server error.
 
-Counts only grow while the server process lives; the state route shows them beside the process's epoch, so that whoever
-adds them up over servers and restarts counts nothing twice.
+Counts only grow while the server process lives. The state route returns them with the epoch of the process, so the
+daemon can add them up over servers and restarts without counting twice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ANSWER_PATHS = (
     "/v1/responses",
     "/v1/messages",
 )
-"""Routes that answer a user; counting tokens, say, is no traffic."""
+"""Routes that generate answers. Other routes, such as counting tokens, are not counted."""
 STREAM_ERROR = b'data: {"error"'
-"""How vLLM 0.32 ends a stream whose generation failed; its HTTP status was sent as 200 before."""
+"""vLLM 0.32 sends this in a stream when generating fails; status 200 was sent before."""
 
 
-class Traffic:
-    """Counts by generation name."""
+class RequestCounts:
+    """Requests and errors by generation name."""
 
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
@@ -38,8 +38,8 @@ class Traffic:
         return {name: {"requests": requests, "errors": self._errors[name]} for name, requests in self._requests.items()}
 
 
-class Exchange:
-    """One request and its answer as the server sees it go by; says afterwards what it counts as."""
+class ObservedRequest:
+    """Observes the ASGI messages of one request, to classify it when it ends."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -59,7 +59,7 @@ class Exchange:
         try:
             await self._send(message)
         except OSError:
-            self._client_left = True  # the newer of the two ways in which ASGI servers say it
+            self._client_left = True  # newer ASGI servers signal a disconnect so, older ones by "http.disconnect"
             raise
         if message["type"] == "http.response.start":
             self._status = message["status"]
@@ -69,11 +69,11 @@ class Exchange:
 
     @property
     def failed(self) -> bool:
-        """The server's own fault: status 5xx, or an answer that it did not end although the client was there."""
+        """Whether the server failed: status 5xx, or an incomplete answer though the client was still connected."""
         refused = self._status is not None and self._status >= 500
         return refused or self._broken or not (self._ended or self._client_left)
 
     @property
     def counts(self) -> bool:
-        """Whether it is traffic: the client's own faults (4xx), and clients that left before any answer, are not."""
+        """Whether the request counts as traffic. 4xx and clients that left before any answer do not count."""
         return self.failed or (self._status is not None and self._status < 400)

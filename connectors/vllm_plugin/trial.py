@@ -1,6 +1,6 @@
-"""A candidate on trial inside a server: which conversations it answers, and copies of requests that it answers unseen.
+"""A candidate on trial inside a server: its share of the conversations (canary), or copies of requests (shadow).
 
-Every replica decides alike: a hash of candidate and conversation, and no state, says on which side a conversation is.
+A hash of candidate and conversation assigns each conversation to a side, without state, so all replicas agree.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from connectors.vllm_wire import ShadowFigures, Trial
 CONVERSATION_HEADER = "x-erratad-conversation"
 SHADOW_PATHS = ("/v1/chat/completions", "/v1/completions")
 SHADOW_TIMEOUT_S = 300.0
-"""A copy that takes longer counts as an error; it would keep the candidate from being drained."""
+"""A copy that takes longer is stopped and counts as an error; it would block the drain of the candidate."""
 STUCK_CHARS = 16
-"""So many times the same character, and nothing else, is what a model with broken numbers writes."""
+"""Broken weights produce one repeated character; an answer of at least this length made of it is unsound."""
 
 
 def conversation_key(headers: Iterable[tuple[bytes, bytes]], body: dict[str, Any]) -> bytes:
-    """What tells a conversation apart: its header, else the user, else its first messages, which stay the same."""
+    """Key of a conversation: its header, else the user, else its first messages, which stay the same as it grows."""
     named = dict(headers).get(CONVERSATION_HEADER.encode())
     if named:
         return b"id:" + named
@@ -43,12 +43,12 @@ def _beginning(body: dict[str, Any]) -> Any:
     return messages[: next(users, len(messages)) + 1]
 
 
-class Taken:
-    """An answer as it goes by, or only as it is made: its soundness and how long it took."""
+class AnswerRecorder:
+    """Records an answer and its duration. With `send`, the messages are passed on; without, they are dropped."""
 
     def __init__(self, send: Send | None = None) -> None:
         self._send = send
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._body = bytearray()
         self.status = 0
         self.seconds = 0.0
@@ -58,23 +58,23 @@ class Taken:
             self.status = message["status"]
         elif message["type"] == "http.response.body":
             self._body += message.get("body", b"")
-            self.seconds = time.monotonic() - self._begun
+            self.seconds = time.monotonic() - self._started
         if self._send is not None:
             await self._send(message)
 
     @property
     def sound(self) -> bool:
-        """A successful answer in which every choice says something."""
+        """Whether the answer succeeded and every choice has content."""
         if not 200 <= self.status < 300:
             return False
         try:
             choices = json.loads(self._body)["choices"]
-            return bool(choices) and all(_says_something(choice) for choice in choices)
+            return bool(choices) and all(_has_content(choice) for choice in choices)
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
 
 
-def _says_something(choice: dict[str, Any]) -> bool:
+def _has_content(choice: dict[str, Any]) -> bool:
     message = choice.get("message") or {}
     text = (message.get("content") or choice.get("text") or "").strip()
     stuck = len(text) >= STUCK_CHARS and len(set(text)) == 1
@@ -82,7 +82,7 @@ def _says_something(choice: dict[str, Any]) -> bool:
 
 
 class Shadows:
-    """Asks the candidate for its answers after the live ones went out; nobody waits for them."""
+    """Sends copies of requests to the candidate after the live answers were sent. No client waits for them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -91,35 +91,35 @@ class Shadows:
     def busy(self, trial: Trial) -> bool:
         return len(self._tasks) >= trial.concurrency
 
-    def start(self, scope: Scope, raw: bytes, *, live: Taken, figures: ShadowFigures) -> asyncio.Task[None]:
+    def start(self, scope: Scope, raw: bytes, *, live: AnswerRecorder, figures: ShadowFigures) -> asyncio.Task[None]:
         task = asyncio.create_task(self._ask(scope, raw, live, figures))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _ask(self, scope: Scope, raw: bytes, live: Taken, figures: ShadowFigures) -> None:
-        taken = Taken()
+    async def _ask(self, scope: Scope, raw: bytes, live: AnswerRecorder, figures: ShadowFigures) -> None:
+        answer = AnswerRecorder()
         sound = False
         try:
-            await asyncio.wait_for(self._app(scope, _once(raw), taken.send), SHADOW_TIMEOUT_S)
-            sound = taken.sound
-        except Exception:  # noqa: BLE001, S110 - whatever the candidate raises is an error of its, counted below
+            await asyncio.wait_for(self._app(scope, _once(raw), answer.send), SHADOW_TIMEOUT_S)
+            sound = answer.sound
+        except Exception:  # noqa: BLE001, S110 - any exception counts as an error of the candidate, below
             pass
         figures.pairs += 1
         figures.errors += not sound
         figures.live_errors += not live.sound
-        figures.seconds += taken.seconds
+        figures.seconds += answer.seconds
         figures.live_seconds += live.seconds
 
 
 def _once(raw: bytes) -> Receive:
-    """An ASGI `receive` of a client that sends a body and never leaves."""
+    """An ASGI `receive` of a client that sends one body and never disconnects."""
     messages = [{"type": "http.request", "body": raw, "more_body": False}]
 
     async def receive() -> Message:
         if messages:
             return messages.pop()
         await asyncio.Event().wait()
-        raise AssertionError("a client that never leaves says nothing more")
+        raise AssertionError("a client that never disconnects sends nothing more")
 
     return receive

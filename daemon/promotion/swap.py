@@ -113,8 +113,8 @@ class Reconciler:
         not_ready = 0
         for server in self._fleet.servers:
             try:
-                if (obstacle := server.obstacle()) is not None:
-                    behind.append(f"{server.url} is not ready ({obstacle})")
+                if (reason := server.not_ready_reason()) is not None:
+                    behind.append(f"{server.url} is not ready ({reason})")
                     not_ready += 1
                     continue
                 state = server.state()

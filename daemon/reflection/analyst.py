@@ -18,7 +18,7 @@ Messages = Sequence[Mapping[str, Any]]
 REST_LIMIT_S = 60.0
 OVERLOADED = frozenset({429, 503})
 """HTTP statuses that speak of the endpoint and never of the request."""
-CANARY: Messages = [{"role": "user", "content": "Reply with OK."}]
+PROBE: Messages = [{"role": "user", "content": "Reply with OK."}]
 
 
 class Analyst(Protocol):
@@ -148,7 +148,7 @@ class Availability:
 
     def _look(self) -> str | None:
         try:
-            self._analyst.ask(CANARY, max_tokens=1, temperature=0.0)
+            self._analyst.ask(PROBE, max_tokens=1, temperature=0.0)
             self._outage = None
         except (EndpointError, ServingError) as exc:
             self._fail(exc)

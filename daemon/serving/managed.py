@@ -34,10 +34,10 @@ STABLE_AFTER_S = 60.0
 """A server that was ready for so long starts again without the waits of its earlier failures."""
 UNREADY_LIMIT_S = 60.0
 UNANSWERED_LIMIT_S = 180.0
-CANARY_INTERVAL_S = 30.0
-CANARY_TIMEOUT_S = 30.0
-CANARY = ({"role": "user", "content": "Count from one to five."},)
-CANARY_TOKENS = 4
+PROBE_INTERVAL_S = 30.0
+PROBE_TIMEOUT_S = 30.0
+PROBE = ({"role": "user", "content": "Count from one to five."},)
+PROBE_TOKENS = 4
 EMPTY_LIMIT = 2
 PROGRESS_STEP_S = 5
 RESTART_SHOWN_S = 1800.0
@@ -53,8 +53,8 @@ class Watch:
         self._ready_since: float | None = None
         self._ready_at = now
         self._answered_at = now
-        self._canary_at = 0.0
-        # an adopted server that is silent at once is not worth keeping; a model may be silent on the canary by nature
+        self._probe_at = 0.0
+        # an adopted server that is silent at once is not worth keeping; a model may be silent on the probe by nature
         self._speaks = process.adopted
         self._empty = 0
 
@@ -77,15 +77,15 @@ class Watch:
     def stable(self, now: float) -> bool:
         return self._ready_since is not None and now - self._ready_since > STABLE_AFTER_S
 
-    def canary_due(self, now: float) -> bool:
-        return now >= self._canary_at
+    def probe_due(self, now: float) -> bool:
+        return now >= self._probe_at
 
     def answered(self, text: str, now: float) -> str | None:
-        """Note a canary's answer; returns why the server must be given up, if it must.
+        """Note a probe's answer; returns why the server must be given up, if it must.
 
         NaN in an adapter leaves vLLM 0.32 answering every request with an empty text, status 200 and a good /health.
         """
-        self._answered_at, self._canary_at = now, now + CANARY_INTERVAL_S
+        self._answered_at, self._probe_at = now, now + PROBE_INTERVAL_S
         self._empty = 0 if text.strip() else self._empty + 1
         self._speaks = self._speaks or bool(text.strip())
         if self._speaks and self._empty >= EMPTY_LIMIT:
@@ -93,8 +93,8 @@ class Watch:
         return None
 
     def silent(self, error: str, now: float) -> str | None:
-        """Note a canary without an answer; returns why the server must be given up, if it must."""
-        self._canary_at = now + CANARY_INTERVAL_S
+        """Note a probe without an answer; returns why the server must be given up, if it must."""
+        self._probe_at = now + PROBE_INTERVAL_S
         if now - self._answered_at > UNANSWERED_LIMIT_S:
             return f"vLLM answered nothing for {UNANSWERED_LIMIT_S:.0f} s although its /health is good: {error}"
         return None
@@ -196,7 +196,7 @@ class ManagedServer:
         self._port = self._port or free_port(self._serving.host)
         url = f"http://{_reachable(self._serving.host)}:{self._port}"
         self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token)
-        self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=CANARY_TIMEOUT_S)
+        self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=PROBE_TIMEOUT_S)
         self._publish([self._client])
         return self._client
 
@@ -236,7 +236,7 @@ class ManagedServer:
         self._watch.ready(time.monotonic())
         if self._watch.stable(time.monotonic()):
             self._failures = 0
-        problem = self._canary() if self._watch.canary_due(time.monotonic()) else None
+        problem = self._ask_probe() if self._watch.probe_due(time.monotonic()) else None
         if problem is not None:
             return self._give_up(problem)
         adopted = ", adopted" if process.adopted else ""
@@ -257,9 +257,9 @@ class ManagedServer:
                 return f"something else answers at its address ({exc})"
         return self._log.phase()
 
-    def _canary(self) -> str | None:
+    def _ask_probe(self) -> str | None:
         try:
-            reply = self._monitor.chat(self._serving.base_name, CANARY, max_tokens=CANARY_TOKENS)
+            reply = self._monitor.chat(self._serving.base_name, PROBE, max_tokens=PROBE_TOKENS)
         except EndpointError as exc:
             return self._watch.silent(str(exc), time.monotonic())
         return self._watch.answered(reply.text, time.monotonic())

@@ -21,8 +21,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from connectors.vllm_plugin.admin import Admin, ProbeResult, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, Refusal, answering_as
+from connectors.vllm_plugin.admin import Admin, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, RequestRefused, answering_as
+from connectors.vllm_wire import ProbeResult
 from tests.fixtures.ports import free_port
 
 GUIDANCE = "Answer well."
@@ -56,7 +57,7 @@ class FakeEngine:
         if reason is None and not (Path(path) / "adapter_config.json").is_file():
             reason = "adapter_config.json is missing"
         if reason is not None:
-            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {path}: {reason}")
+            raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_unusable", f"cannot load {path}: {reason}")
         self.adapters[name] = path
 
     async def unload(self, name: str) -> None:
@@ -65,7 +66,7 @@ class FakeEngine:
 
     async def probe(self, name: str | None) -> ProbeResult:
         await self._fake.during("probe")
-        good = ProbeResult(ok=True, finite=True, differs_from_base=name is not None, text="canary")
+        good = ProbeResult(ok=True, finite=True, differs_from_base=name is not None, text="probe")
         return self._fake.probes.get(name or "", good)
 
     def busy(self, _name: str) -> bool:
@@ -214,7 +215,7 @@ class FakeVllm:
         model = body["model"]
         if model == self.settings.base_name or model in self.engine.adapters:
             return None
-        return Refusal(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{model}` does not exist.").response()
+        return RequestRefused(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{model}` does not exist.").response()
 
 
 async def _health() -> Response:

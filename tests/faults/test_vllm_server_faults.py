@@ -347,7 +347,7 @@ def test_a_second_daemon_on_the_same_data_directory_waits(desk: Desk) -> None:
 
 
 def test_empty_answers_with_a_good_health_check_restart_the_server(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "CANARY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(vllm_server, "PROBE_INTERVAL_S", 0.0)
     stage = desk.stage()
     _until_says(stage, "vLLM serves")
     first = desk.record().pid

@@ -1,4 +1,4 @@
-"""What the chat client makes of an endpoint's answers and failures."""
+"""How the chat client handles answers and failures of an endpoint."""
 
 from __future__ import annotations
 

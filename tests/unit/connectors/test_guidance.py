@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.guidance import with_guidance
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, Refusal, answering_as
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, RequestRefused, answering_as
 
 GUIDANCE = "Answer correctly."
 USER = {"role": "user", "content": "Hello"}
@@ -68,7 +68,7 @@ def _sent(path: str, body: Any, *, table: AliasTable | None = None, chunks: int 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         request = await receive()
         assert int(dict(scope["headers"])[b"content-length"]) == len(request["body"])
-        got.append((request["body"], answering_as("nobody")))
+        got.append((request["body"], answering_as("outside")))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -121,7 +121,7 @@ def test_other_models_pass_unchanged(model: Any) -> None:
     sent = {"model": model, "messages": [{"role": "user", "content": "aligned"}]}
     body, answering, headers = _sent("/v1/chat/completions", sent)
     assert body == sent
-    assert answering == "nobody"
+    assert answering == "outside"
     assert "x-erratad-generation" not in headers
 
 
@@ -151,7 +151,7 @@ def test_a_draining_adapter_takes_no_requests_until_it_is_live_again() -> None:
     table = AliasTable(SETTINGS)
     table.add("aligned-g000001", "/adapters/1")
     table.drain("aligned-g000001")
-    with pytest.raises(Refusal, match="does not exist"):
+    with pytest.raises(RequestRefused, match="does not exist"):
         table.resolve("aligned-g000001")
     table.set_live("aligned-g000001", None)
     route = table.resolve("aligned")

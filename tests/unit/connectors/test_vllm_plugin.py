@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from connectors.vllm_plugin.alias import Refusal
+from connectors.vllm_plugin.alias import RequestRefused
 from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
 
 
@@ -74,7 +74,7 @@ def test_a_sound_adapter_folder_passes(make_adapter: Callable[..., Path]) -> Non
 
 
 def test_a_folder_with_a_nan_is_refused_and_the_tensor_is_named(make_adapter: Callable[..., Path]) -> None:
-    with pytest.raises(Refusal, match=r"NaN or infinity, first in .*lora_A"):
+    with pytest.raises(RequestRefused, match=r"NaN or infinity, first in .*lora_A"):
         check_folder(make_adapter(nan=True))
 
 
@@ -85,5 +85,5 @@ def test_a_folder_without_readable_safetensors_is_refused(
     folder = make_adapter()
     weights = folder / "adapter_model.safetensors"
     weights.unlink() if content is None else weights.write_bytes(content)
-    with pytest.raises(Refusal, match=r"adapter_model\.safetensors"):
+    with pytest.raises(RequestRefused, match=r"adapter_model\.safetensors"):
         check_folder(folder)

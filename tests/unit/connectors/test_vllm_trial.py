@@ -1,4 +1,4 @@
-"""A candidate on trial inside the servers: who gets it, that replicas agree, and that copies hold nobody up."""
+"""A candidate on trial inside the servers: its share, that replicas agree, and that copies do not delay users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from connectors.chat import GENERATION_HEADER, EndpointError
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.trial import CONVERSATION_HEADER, Taken, conversation_key
+from connectors.vllm_plugin.trial import CONVERSATION_HEADER, AnswerRecorder, conversation_key
 from connectors.vllm_wire import Trial
 from tests.fakes.vllm import FakeVllm
 
@@ -237,14 +237,14 @@ def test_a_shadow_in_flight_is_waited_for_before_its_adapter_is_unloaded(
     ],
 )
 def test_a_sound_answer_says_something_in_every_choice(status: int, body: Any, sound: bool) -> None:
-    taken = Taken()
+    recorder = AnswerRecorder()
 
     async def answer() -> None:
-        await taken.send({"type": "http.response.start", "status": status})
-        await taken.send({"type": "http.response.body", "body": json.dumps(body).encode()})
+        await recorder.send({"type": "http.response.start", "status": status})
+        await recorder.send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
     asyncio.run(answer())
-    assert taken.sound == sound
+    assert recorder.sound == sound
 
 
 def _figures(client: VllmServer, *, pairs: int) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict
-from connectors.vllm_plugin.admin import ProbeResult
+from connectors.vllm_wire import ProbeResult
 from daemon.errors import IllegalTransitionError, PromotionError
 from daemon.operations.commands import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
@@ -105,7 +105,7 @@ def test_an_operator_may_reject_a_candidate_while_it_is_swapped_in(
 )
 def test_a_probe_that_fails_on_one_server_fails_the_run(bench: Bench, probe: dict[str, bool], words: str) -> None:
     values = {"finite": True, "differs_from_base": True, **probe}
-    bench.fakes[1].probes[FIRST] = ProbeResult(ok=False, text="canary", **values)
+    bench.fakes[1].probes[FIRST] = ProbeResult(ok=False, text="probe", **values)
     run = bench.promoting()
     bench.step()
     assert bench.store.runs.get(run.id).state == RunState.FAILED
@@ -477,7 +477,7 @@ def test_a_restarted_server_answers_under_the_alias_only_as_the_live_generation(
 def test_a_server_that_fails_the_probe_after_its_restart_stays_closed(bench: Bench) -> None:
     bench.promoted()
     bench.fakes[0].stop()
-    bench.fakes[0].probes[FIRST] = ProbeResult(ok=False, finite=True, differs_from_base=False, text="canary")
+    bench.fakes[0].probes[FIRST] = ProbeResult(ok=False, finite=True, differs_from_base=False, text="probe")
     bench.fakes[0].start()
     _until(bench.clients[0].ready)
     step = bench.step()

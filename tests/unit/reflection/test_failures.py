@@ -107,7 +107,7 @@ def _due(store: Store) -> list[datetime]:
 def test_an_outage_neither_counts_attempts_nor_buries_the_queue(
     make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint, status: int
 ) -> None:
-    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (status, "out of order", ""), status
+    analyst_endpoint.script, analyst_endpoint.probe_status = lambda _body: (status, "out of order", ""), status
     here = make_reflection(max_attempts=1, concurrency=2, propose_corrections=False)
     ids = here.queue(*(flagged() for _ in range(5)))
     assert here.step().sentence == "analysed 2 reports: 2 put back"
@@ -122,7 +122,7 @@ def test_an_outage_neither_counts_attempts_nor_buries_the_queue(
     reports = [here.store.reports.get(report_id) for report_id in ids]
     assert {(report.state, report.attempts) for report in reports} == {(ReportState.QUEUED, 0)}
 
-    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (200, GOOD, "stop"), 200
+    analyst_endpoint.script, analyst_endpoint.probe_status = lambda _body: (200, GOOD, "stop"), 200
     _until_idle(here)
     assert {here.state(report_id) for report_id in ids} == {ReportState.LESSON}
 
@@ -148,11 +148,11 @@ def test_while_no_server_is_ready_nothing_is_claimed(
 def test_after_an_outage_reports_are_claimed_one_by_one_until_an_answer_came(
     make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
 ) -> None:
-    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (503, "overloaded", ""), 503
+    analyst_endpoint.script, analyst_endpoint.probe_status = lambda _body: (503, "overloaded", ""), 503
     here = make_reflection(concurrency=3, propose_corrections=False)
     here.queue(*(flagged() for _ in range(6)))
     here.step()
-    analyst_endpoint.script, analyst_endpoint.canary = lambda _body: (200, GOOD, "stop"), 200
+    analyst_endpoint.script, analyst_endpoint.probe_status = lambda _body: (200, GOOD, "stop"), 200
     here.make_due()
     time.sleep(0.01)
     assert here.step().sentence == "analysed 1 report: 1 lesson"
@@ -187,7 +187,7 @@ def test_a_report_that_brings_the_analyst_down_each_time_is_buried_in_the_end(
     make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
 ) -> None:
     def crash(_body: dict[str, Any]) -> Reply:
-        analyst_endpoint.canary = 500
+        analyst_endpoint.probe_status = 500
         return 500, "engine died", ""
 
     analyst_endpoint.script = crash
@@ -198,7 +198,7 @@ def test_a_report_that_brings_the_analyst_down_each_time_is_buried_in_the_end(
         if here.state(report_id) is ReportState.BURIED:
             break
         here.make_due()
-        analyst_endpoint.canary = 200
+        analyst_endpoint.probe_status = 200
         time.sleep(0.002)
     assert here.state(report_id) is ReportState.BURIED
     assert len(analyst_endpoint.requests) == PARDONS + 2

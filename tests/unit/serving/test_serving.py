@@ -19,8 +19,8 @@ from daemon.serving.command import Command, command, fingerprint, installed_vllm
 from daemon.serving.connect import open_serving
 from daemon.serving.fleet import Fleet
 from daemon.serving.managed import (
-    CANARY_INTERVAL_S,
     EMPTY_LIMIT,
+    PROBE_INTERVAL_S,
     UNANSWERED_LIMIT_S,
     UNREADY_LIMIT_S,
     Watch,
@@ -324,7 +324,7 @@ def test_empty_answers_after_good_ones_mean_a_poisoned_engine() -> None:
     assert "poisoned" in str(problems[-1])
 
 
-def test_a_model_that_never_answers_the_canary_is_left_alone_but_not_when_adopted() -> None:
+def test_a_model_that_never_answers_the_probe_is_left_alone_but_not_when_adopted() -> None:
     fresh, adopted = _watch(now=0), _watch(now=0, adopted=True)
     assert [fresh.answered("", second) for second in range(5)] == [None] * 5
     assert any(adopted.answered("", second) for second in range(EMPTY_LIMIT))
@@ -332,10 +332,10 @@ def test_a_model_that_never_answers_the_canary_is_left_alone_but_not_when_adopte
 
 def test_canaries_are_sent_now_and_then() -> None:
     watch = _watch(now=100)
-    assert watch.canary_due(100)
+    assert watch.probe_due(100)
     watch.answered("one", 100)
-    assert not watch.canary_due(100 + CANARY_INTERVAL_S - 1)
-    assert watch.canary_due(100 + CANARY_INTERVAL_S)
+    assert not watch.probe_due(100 + PROBE_INTERVAL_S - 1)
+    assert watch.probe_due(100 + PROBE_INTERVAL_S)
 
 
 def test_the_installed_vllm_is_found_by_either_name() -> None:
