@@ -1,4 +1,4 @@
-"""Who asks: by a token with a role, by the word of a trusted proxy, or by a session that a token opened."""
+"""Authentication: a token with a role, the headers of a trusted proxy, or a console session opened with a token."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """`session`: what this browser's forms are tied to; empty where no cookie says who asks."""
+    """An authenticated caller. `session` ties forms to one browser session; it is empty for a bearer token."""
 
     name: str
     role: Role
     session: str = ""
 
 
-ANYONE = Identity(name="local", role=Role.ADMIN)
-"""Who asks on a loopback port without any credentials configured: whoever has an account on this machine."""
+LOCAL_ADMIN = Identity(name="local", role=Role.ADMIN)
+"""Every caller of a loopback port without configured credentials, that is, every local user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Token:
 
 
 def tokens_of(config: HttpConfig) -> list[Token]:
-    """Raises ConfigError naming the key of a token that cannot be had, or that two names share."""
+    """Read all tokens. Raises ConfigError if one cannot be read, or if two names hold the same token."""
     tokens = [Token(name=one.name, role=one.role, value=_value(one)) for one in config.all_tokens]
     for index, token in enumerate(tokens):
         for other in tokens[:index]:
@@ -65,7 +65,7 @@ def _value(config: TokenConfig) -> str:
 
 
 class Access:
-    """Tells who asks. Open (everyone is `ANYONE`) only where neither tokens nor a proxy are configured."""
+    """Authenticates callers. Without configured tokens and proxy, every caller is `LOCAL_ADMIN`."""
 
     def __init__(self, tokens: Sequence[Token], *, proxy: ProxyConfig | None, key: str, session_hours: float) -> None:
         self._tokens = tuple(tokens)
@@ -77,7 +77,7 @@ class Access:
 
     @classmethod
     def of(cls, config: HttpConfig) -> Access:
-        """Raises ConfigError for a secret that cannot be had."""
+        """Raises ConfigError for a secret that cannot be read."""
         key = secret(config.session_key_env) or secrets.token_urlsafe(32)
         return cls(tokens_of(config), proxy=config.proxy, key=key, session_hours=config.session_hours)
 
@@ -91,7 +91,7 @@ class Access:
 
     def by_token(self, given: str) -> Identity | None:
         found = None
-        for token in self._tokens:  # all of them, so that the time taken does not tell which was close
+        for token in self._tokens:  # no early exit: the time taken must not reveal a match
             if hmac.compare_digest(token.value.encode(), given.encode()):
                 found = Identity(name=token.name, role=token.role)
         return found
@@ -108,7 +108,7 @@ class Access:
         return any(peer in network for network in self._proxy.networks)
 
     def by_proxy(self, address: str | None, headers: Mapping[str, str]) -> Identity | None:
-        """Whom the proxy names; None where it names nobody, or where none of the groups has a role."""
+        """The user asserted by the proxy headers, or None if missing or unmapped."""
         if self._proxy is None or not self.is_proxy(address):
             return None
         user = headers.get(self._proxy.user_header, "").strip()
@@ -121,12 +121,12 @@ class Access:
     # --- the console's sessions ---
 
     def open_session(self, identity: Identity) -> str:
-        """The cookie's value for someone who has shown a token."""
+        """The cookie value for an identity that signed in with a token."""
         token = next(token for token in self._tokens if token.name == identity.name)
         return str(self._sessions.dumps([token.name, self._mark(token), secrets.token_urlsafe(12)]))
 
     def by_session(self, cookie: str) -> Identity | None:
-        """None when the cookie is too old or not ours, or when its token is no longer the one it was opened with."""
+        """The identity of a session cookie. None if it is expired or forged, or if its token has changed."""
         try:
             name, mark, session = self._sessions.loads(cookie, max_age=self.session_s)
         except (BadSignature, ValueError, TypeError):
@@ -137,12 +137,13 @@ class Access:
         return None
 
     def _mark(self, token: Token) -> str:
+        """A fingerprint of the token: a changed token ends its sessions, and the cookie does not hold the token."""
         return hmac.new(self._key, token.value.encode(), "sha256").hexdigest()[:32]
 
     # --- the console's forms ---
 
     def form_token(self, identity: Identity | None) -> str:
-        """Put into every form; only a page of ours, shown to the same person, holds it."""
+        """The CSRF token of this identity. Every form of the console carries it."""
         return str(self._forms.dumps(_subject(identity)))
 
     def is_form_of(self, identity: Identity | None, token: str) -> bool:

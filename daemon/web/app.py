@@ -1,4 +1,4 @@
-"""The HTTP surface: feedback from chat backends, probes and metrics; `api_operators` and `console` add their parts."""
+"""The HTTP application: feedback from chat backends, probes, metrics, the operators' API and the console."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from daemon.operations.health import Health
 from daemon.store import Store
 from daemon.web.access import Access
 from daemon.web.console import console_router
-from daemon.web.dependencies import calls
-from daemon.web.feedback import _feedback
-from daemon.web.guard import Guard, Refusal, allowed_hosts, refuse
+from daemon.web.dependencies import require_caller
+from daemon.web.feedback import feedback_router
+from daemon.web.guard import ErrorResponse, Guard, allowed_hosts, refuse
 from daemon.web.operators import operators_router
-from daemon.web.probes import _probes
+from daemon.web.probes import probes_router
 from daemon.web.rate_limit import RateLimit
 
 RETRY_AFTER_S = 2
@@ -42,7 +42,7 @@ _REASONS = {
 
 
 def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: Health) -> FastAPI:
-    """The whole HTTP surface; raises ConfigError for a token or key of `http` that cannot be had."""
+    """Build the application. Raises ConfigError for a token or key of `http` that cannot be read."""
     access = Access.of(config.http)
     app = FastAPI(
         title="erratad",
@@ -50,24 +50,26 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
         summary="Feedback on a served chat model in; reports, runs and adapters out.",
         docs_url=None,  # both pages load scripts from a public CDN
         redoc_url=None,
-        responses={"default": {"model": Refusal, "description": "What was wrong, and what to do."}},
+        responses={"default": {"model": ErrorResponse, "description": "The error and how to correct it."}},
     )
     app.add_middleware(
         Guard,
         max_body_bytes=config.intake.max_message_bytes,
         allowed_hosts=allowed_hosts(config.http.host, config.http.allowed_hosts),
     )
-    _explain_errors(app)
-    app.include_router(_probes(health))
+    _add_error_handlers(app)
+    app.include_router(probes_router(health))
     limit = RateLimit(config.http.feedback_per_minute)
-    app.include_router(_feedback(intake, store, access, limit), dependencies=[Depends(calls(access, Role.REPORTER))])
+    app.include_router(
+        feedback_router(intake, store, access, limit), dependencies=[Depends(require_caller(access, Role.REPORTER))]
+    )
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app
 
 
-def _explain_errors(app: FastAPI) -> None:
-    """Every error leaves as `{"error": {"reason", "detail"}}`."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error is answered with the JSON body `{"error": {"reason", "detail"}}`."""
 
     @app.exception_handler(MessageRejected)
     def rejected(_: Request, exc: MessageRejected) -> JSONResponse:
@@ -89,4 +91,4 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001 - the server logs it
-        return refuse(500, "internal", "erratad failed; its log says why")
+        return refuse(500, "internal", "internal error; see the log of erratad")

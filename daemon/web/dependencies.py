@@ -1,4 +1,4 @@
-"""FastAPI's side of `daemon.web.access`: what a route asks for before it answers."""
+"""FastAPI dependencies of the routes: authentication, roles, CSRF tokens and rate limits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from daemon.config.web import Role
-from daemon.web.access import ANYONE, SESSION_COOKIE, Access, Identity
+from daemon.web.access import LOCAL_ADMIN, SESSION_COOKIE, Access, Identity
 from daemon.web.rate_limit import RateLimit
 
-_BEARER = HTTPBearer(auto_error=False, description="A token of `http.tokens`; its role says what it may do.")
+_BEARER = HTTPBearer(auto_error=False, description="A token of `http.tokens`. Its role limits the allowed operations.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 ActorHeader = Annotated[
     str | None,
@@ -23,7 +23,7 @@ ActorHeader = Annotated[
         alias="X-Erratad-Actor",
         max_length=80,
         pattern=r"^[\x20-\x7e]+$",
-        description="For whom the caller acts; the audit log keeps it beside the caller's own name.",
+        description="The person on whose behalf the caller acts. The audit log records both names.",
     ),
 ]
 LOGIN_ATTEMPTS_PER_MINUTE = 10
@@ -33,8 +33,8 @@ def address_of(request: Request) -> str | None:
     return None if request.client is None else request.client.host
 
 
-def calls(access: Access, needed: Role) -> Callable[..., Identity]:
-    """For `/v1/feedback` and `/api`: a session's cookie is no use here, so no page can use it by accident."""
+def require_caller(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For `/v1/feedback` and `/api`. Session cookies are ignored here, so a foreign page cannot use them."""
 
     def check(request: Request, bearer: Bearer) -> Identity:
         identity = _by_header(access, request, bearer)
@@ -45,28 +45,30 @@ def calls(access: Access, needed: Role) -> Callable[..., Identity]:
     return check
 
 
-def acts(access: Access, needed: Role) -> Callable[..., str]:
-    """Like `calls`; gives the actor's name for the audit log."""
+def require_actor(access: Access, needed: Role) -> Callable[..., str]:
+    """Like `require_caller`, but returns the actor's name for the audit log."""
 
-    caller = Depends(calls(access, needed))
+    caller = Depends(require_caller(access, needed))
 
     def actor(identity: Identity = caller, behalf: ActorHeader = None) -> str:
         if behalf is None:
             return identity.name
-        return behalf if identity is ANYONE else f"{identity.name} for {behalf}"
+        return behalf if identity is LOCAL_ADMIN else f"{identity.name} for {behalf}"
 
     return actor
 
 
-def looks(access: Access, needed: Role) -> Callable[..., Identity]:
-    """For the console's pages: a browser that shows no session is sent to sign in."""
+def require_viewer(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For the console's pages. A browser without a session is redirected to the sign-in page."""
 
     def check(request: Request, bearer: Bearer) -> Identity:
         identity = _by_header(access, request, bearer) or access.by_session(request.cookies.get(SESSION_COOKIE, ""))
         if identity is not None:
             return _in_role(identity, needed)
         if not access.has_tokens:
-            raise HTTPException(403, "the proxy in front names no user with a group that http.proxy.roles knows")
+            raise HTTPException(
+                403, "the proxy named no user, or none of the user's groups has a role in http.proxy.roles"
+            )
         query = f"?{request.url.query}" if request.url.query else ""
         next_page = f"{request.url.path}{query}" if request.method == "GET" else "/"
         raise HTTPException(303, "sign in first", {"Location": f"/login?{urlencode({'next': next_page})}"})
@@ -74,10 +76,10 @@ def looks(access: Access, needed: Role) -> Callable[..., Identity]:
     return check
 
 
-def submits(access: Access, needed: Role) -> Callable[..., Identity]:
-    """For the console's forms: the form must come from a page that was shown to this very person."""
+def require_form(access: Access, needed: Role) -> Callable[..., Identity]:
+    """For the console's forms. The form must carry the CSRF token of the same identity and session."""
 
-    viewer = Depends(looks(access, needed))
+    viewer = Depends(require_viewer(access, needed))
 
     def check(csrf: Annotated[str, Form(max_length=2000)], identity: Identity = viewer) -> Identity:
         if not access.is_form_of(identity, csrf):
@@ -87,28 +89,28 @@ def submits(access: Access, needed: Role) -> Callable[..., Identity]:
     return check
 
 
-def within(limit: RateLimit, access: Access) -> Callable[..., None]:
-    """Refuses a caller who asks too often: by token or proxy's user where there is one, else by address."""
+def rate_limited(limit: RateLimit, access: Access) -> Callable[..., None]:
+    """Limits requests per token or proxy user, and per address for other callers."""
 
     def check(request: Request, bearer: Bearer) -> None:
         identity = _by_header(access, request, bearer)
-        known = identity is not None and identity is not ANYONE
+        known = identity is not None and identity is not LOCAL_ADMIN
         refuse_above(limit, identity.name if identity is not None and known else f"address {address_of(request)}")
 
     return check
 
 
 def refuse_above(limit: RateLimit, caller: str) -> None:
-    """Raises HTTPException 429 that says when to come back."""
+    """Raises HTTPException 429, with the seconds to wait, above the limit."""
     wait_s = limit.wait_s(caller)
     if wait_s > 0:
         after = {"Retry-After": str(math.ceil(wait_s))}
-        raise HTTPException(429, f"too many requests; come back in {math.ceil(wait_s)} s", after)
+        raise HTTPException(429, f"too many requests; retry in {math.ceil(wait_s)} s", after)
 
 
 def _by_header(access: Access, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Identity | None:
     if access.open:
-        return ANYONE
+        return LOCAL_ADMIN
     if bearer is not None:
         return access.by_token(bearer.credentials)
     return access.by_proxy(address_of(request), request.headers)

@@ -1,4 +1,4 @@
-"""`POST /v1/feedback`: reports by HTTP, and the state of a report for the one who sent it."""
+"""`/v1/feedback`: submit a report by HTTP, and read its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from daemon.operations.views import View
 from daemon.records import Report, ReportState
 from daemon.store import Added, Store
 from daemon.web.access import Access
-from daemon.web.dependencies import within
+from daemon.web.dependencies import rate_limited
 from daemon.web.rate_limit import RateLimit
 
 
@@ -24,24 +24,26 @@ class FeedbackAccepted(View):
 
 
 class FeedbackState(View):
-    """Where a report stands, for the one who sent it; without content."""
+    """The state of a report, without its content."""
 
     id: str
     state: ReportState
     said: str
-    """The state in words."""
+    """The state as a sentence."""
     fixed_in_generation: int | None
-    """The generation that answers it well; the `model` field of answers names the generation."""
+    """The generation that fixed it. Compare it with the `model` field of a chat response."""
     received_at: datetime
     updated_at: datetime
 
 
-def _feedback(intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit) -> APIRouter:
+def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 
-    @router.post("", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(within(limit, access))])
+    @router.post(
+        "", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(rate_limited(limit, access))]
+    )
     def submit(raw: Annotated[bytes, Depends(_raw_body)]) -> FeedbackAccepted:
-        """Report one bad response. Stored when this returns; the same id may be sent again."""
+        """Report one bad response. It is stored when this returns. Sending the same id again is safe."""
         result = intake.submit(raw)
         return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
 
@@ -52,13 +54,13 @@ def _feedback(intake: FeedbackIntake, store: Store, access: Access, limit: RateL
 
     @router.get("/{report_id:path}")
     def state(report_id: Identifier) -> FeedbackState:
-        """Where a report stands."""
+        """The state of a report."""
         report = store.reports.get(report_id)
         resolved = report.state == ReportState.RESOLVED
         return FeedbackState(
             id=report.id,
             state=report.state,
-            said=in_words(report),
+            said=state_text(report),
             fixed_in_generation=report.resolved_generation if resolved else None,
             received_at=report.received_at,
             updated_at=report.updated_at,
@@ -68,7 +70,7 @@ def _feedback(intake: FeedbackIntake, store: Store, access: Access, limit: RateL
 
 
 async def _raw_body(request: Request) -> bytes:
-    """The body as it came (Guard bounds it while it arrives); the door decodes it as it does Kafka records."""
+    """The undecoded body: the intake decodes it like a Kafka record. `Guard` limits its size."""
     return await request.body()
 
 
@@ -76,19 +78,19 @@ def _feedback_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": messages.json_schema()}}}}
 
 
-_WORDS = {
-    ReportState.QUEUED: "received; it waits for its analysis",
+_STATE_TEXT = {
+    ReportState.QUEUED: "received; waiting for analysis",
     ReportState.REFLECTING: "being analysed now",
-    ReportState.LESSON: "understood; it waits for the next training",
-    ReportState.RECURRING: "not fixed: the latest generation that was measured on it still answers badly",
-    ReportState.DUPLICATE: "known already: another report flags the same answer",
+    ReportState.LESSON: "analysed; waiting for the next training run",
+    ReportState.RECURRING: "not fixed: the latest generation measured on it still fails",
+    ReportState.DUPLICATE: "duplicate: another report flags the same answer",
     ReportState.QUARANTINED: "set aside for a person to review",
     ReportState.BURIED: "set aside: it could not be analysed",
     ReportState.ERASED: "erased on request",
 }
 
 
-def in_words(report: Report) -> str:
+def state_text(report: Report) -> str:
     if report.state == ReportState.RESOLVED:
         return f"fixed in generation {report.resolved_generation}"
-    return _WORDS[report.state]
+    return _STATE_TEXT[report.state]

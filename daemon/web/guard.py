@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: the Host header, cross-site posts, and the size of the body."""
+"""Checks before routing: the Host header, cross-site requests, and the size of the body."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from daemon.config.web import LOOPBACK
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class RefusalReason(BaseModel):
+class ErrorDetail(BaseModel):
     reason: str
-    """For machines: from a closed set."""
+    """A code for programs, from a fixed set."""
     detail: str
-    """For people: what is wrong and what to do."""
+    """A sentence for people: the problem and the next step."""
 
 
-class Refusal(BaseModel):
-    """The one shape of every error answer."""
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
 
-    error: RefusalReason
+    error: ErrorDetail
 
 
 class Guard:
     """ASGI middleware.
 
-    `allowed_hosts`: names that the Host header may carry (guards a loopback port against DNS rebinding); None: any.
-    `max_body_bytes`: larger bodies are refused while they arrive, so that they never lie in memory as a whole.
+    `allowed_hosts`: accepted Host headers, which protects a loopback port against DNS rebinding. None: any host.
+    `max_body_bytes`: larger bodies are refused while they arrive, so they are never held in memory completely.
     """
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, allowed_hosts: frozenset[str] | None) -> None:
@@ -54,7 +54,7 @@ class Guard:
         if self._allowed_hosts is not None and _host_name(headers.get("host", "")) not in self._allowed_hosts:
             return refuse(421, "wrong_host", f"host {headers.get('host')!r:.80} is not served; see http.allowed_hosts")
         if method not in _SAFE_METHODS and _is_cross_site(headers):
-            return refuse(403, "cross_site", "a page of another site must not post here")
+            return refuse(403, "cross_site", "cross-site requests are not allowed")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._max_body_bytes:
             return refuse(413, "oversized", self._too_large())
@@ -78,12 +78,12 @@ class Guard:
 
 
 def refuse(status: int, reason: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    refusal = Refusal(error=RefusalReason(reason=reason, detail=detail))
+    refusal = ErrorResponse(error=ErrorDetail(reason=reason, detail=detail))
     return JSONResponse(refusal.model_dump(), status_code=status, headers=headers)
 
 
 def allowed_hosts(bound_to: str, configured: list[str]) -> frozenset[str] | None:
-    """Only a loopback port needs the check: other binds ask for a token, which a rebinding page does not have."""
+    """None unless bound to loopback: other addresses require a token, which a rebinding page does not have."""
     if bound_to not in LOOPBACK:
         return None
     return LOOPBACK | {name.lower() for name in configured}
@@ -97,7 +97,7 @@ def _host_name(host: str) -> str:
 
 
 def _address(origin: str) -> str:
-    """Host and port of an origin; empty for the opaque origin `null` and for what is none."""
+    """Host and port of an origin; empty for the opaque origin `null` and for an invalid one."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -105,7 +105,7 @@ def _address(origin: str) -> str:
 
 
 def _is_cross_site(headers: Headers) -> bool:
-    """Browsers name the origin of a post; other clients send neither header."""
+    """Browsers send Sec-Fetch-Site or Origin with a POST. Other clients send neither and are accepted."""
     if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return True
     origin = headers.get("origin")

@@ -1,4 +1,4 @@
-"""`/api`: what operators look at, and what they may ask for."""
+"""`/api`: status, listings, reviews and commands for operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from daemon.operations.views import (
 from daemon.records import MAX_NUMBER, AdapterState, ReportState
 from daemon.store import Store
 from daemon.web.access import Access
-from daemon.web.dependencies import acts, calls
+from daemon.web.dependencies import require_actor, require_caller
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
@@ -39,7 +39,7 @@ Reason = Annotated[Text, Field(min_length=1, max_length=1000)]
 
 
 class Ask(BaseModel):
-    """`reason` goes into the audit log."""
+    """The body of a command. `reason` is written to the audit log."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     reason: Reason = "no reason given"
@@ -51,7 +51,7 @@ class Generation(Ask):
 
 class Rollback(Ask):
     generation: Number | None = None
-    """None: the generation that was live before."""
+    """None: the previous live generation."""
 
 
 class StageAsk(Ask):
@@ -60,7 +60,7 @@ class StageAsk(Ask):
 
 class Resumed(BaseModel):
     lifted: bool
-    """False when nothing was paused."""
+    """False if nothing was paused."""
 
 
 class OneReport(Ask):
@@ -70,19 +70,20 @@ class OneReport(Ask):
 class Correction(OneReport):
     analysis: Annotated[Text, Field(min_length=1, max_length=20_000)]
     correction: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = None
-    """None: there is no answer that is known to be good."""
+    """None: no good answer is known."""
 
 
 def operators_router(store: Store, config: Config, access: Access) -> APIRouter:
     router = APIRouter(prefix="/api")
-    router.include_router(_listings(store, config), dependencies=[Depends(calls(access, Role.REVIEWER))])
-    router.include_router(_audit(store), dependencies=[Depends(calls(access, Role.OPERATOR))])
+    for listings in (_status_and_reports(store, config), _generations(store)):
+        router.include_router(listings, dependencies=[Depends(require_caller(access, Role.REVIEWER))])
+    router.include_router(_audit(store), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
     router.include_router(_reviews(store, access))
-    router.include_router(_steering(store, access))
+    router.include_router(_commands(store, access))
     return router
 
 
-def _listings(store: Store, config: Config) -> APIRouter:
+def _status_and_reports(store: Store, config: Config) -> APIRouter:
     router = APIRouter()
 
     @router.get("/status", tags=["look"])
@@ -110,6 +111,17 @@ def _listings(store: Store, config: Config) -> APIRouter:
         """One report from message to fix."""
         return report_view(store, report_id)
 
+    @router.get("/reviews", tags=["look"])
+    def reviews(limit: Limit = 50) -> ReviewQueueView:
+        """The review queue, oldest first: quarantined reports, and analyses not yet reviewed."""
+        return review_queue(store, limit=limit)
+
+    return router
+
+
+def _generations(store: Store) -> APIRouter:
+    router = APIRouter()
+
     @router.get("/runs", tags=["look"])
     def runs(limit: Limit = 50) -> list[RunRow]:
         """Newest first."""
@@ -130,13 +142,8 @@ def _listings(store: Store, config: Config) -> APIRouter:
 
     @router.get("/intents/{intent_id}", tags=["look"])
     def intent(intent_id: PathNumber) -> IntentView:
-        """What became of something asked for."""
+        """A requested command and its outcome."""
         return IntentView.of(store.intents.get(intent_id))
-
-    @router.get("/reviews", tags=["look"])
-    def reviews(limit: Limit = 50) -> ReviewQueueView:
-        """What waits for a person: quarantined reports, and analyses that nobody has looked at; oldest first."""
-        return review_queue(store, limit=limit)
 
     return router
 
@@ -146,7 +153,7 @@ def _audit(store: Store) -> APIRouter:
 
     @router.get("/audit", tags=["look"])
     def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditView]:
-        """Who did what and why, newest first."""
+        """The audit log: actor, action and reason, newest first."""
         return [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit, offset=offset)]
 
     return router
@@ -154,7 +161,7 @@ def _audit(store: Store) -> APIRouter:
 
 def _reviews(store: Store, access: Access) -> APIRouter:
     router = APIRouter(tags=["review"])
-    reviewer, admin = Depends(acts(access, Role.REVIEWER)), Depends(acts(access, Role.ADMIN))
+    reviewer, admin = Depends(require_actor(access, Role.REVIEWER)), Depends(require_actor(access, Role.ADMIN))
 
     @router.post("/accept")
     def accept(ask: OneReport, actor: str = reviewer) -> ReportRow:
@@ -164,7 +171,7 @@ def _reviews(store: Store, access: Access) -> APIRouter:
 
     @router.post("/correct")
     def correct(ask: Correction, actor: str = reviewer) -> ReportRow:
-        """Put better words in place of an analysis and its corrected answer."""
+        """Replace an analysis and its corrected answer."""
         commands.correct_analysis(
             store,
             ask.report_id,
@@ -177,37 +184,37 @@ def _reviews(store: Store, access: Access) -> APIRouter:
 
     @router.post("/bury")
     def bury(ask: OneReport, actor: str = reviewer) -> ReportRow:
-        """Reject a quarantined report, or one whose analysis must not be learned from."""
+        """Reject a quarantined report, or a report whose analysis must not be trained on."""
         store.reviews.reject(ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
 
     @router.post("/requeue")
     def requeue(ask: OneReport, actor: str = reviewer) -> ReportRow:
-        """Have a report analysed anew."""
+        """Analyse a report again."""
         store.reports.requeue(ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
 
     @router.post("/erase")
     def erase(ask: OneReport, actor: str = admin) -> ReportRow:
-        """Remove a report's content for good; its id and lineage stay."""
+        """Remove a report's content permanently. Its id and lineage stay."""
         store.reports.erase(ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
 
     return router
 
 
-def _steering(store: Store, access: Access) -> APIRouter:
+def _commands(store: Store, access: Access) -> APIRouter:
     router = APIRouter(tags=["steer"])
-    operator = Depends(acts(access, Role.OPERATOR))
+    operator = Depends(require_actor(access, Role.OPERATOR))
 
     @router.post("/train", status_code=202)
     def train(ask: Ask, actor: str = operator) -> IntentView:
-        """Start a training run now, whatever the schedule says."""
+        """Start a training run now, without waiting for the schedule."""
         return IntentView.of(commands.request_training(store, actor=actor, reason=ask.reason))
 
     @router.post("/induce", status_code=202)
     def induce(ask: Ask, actor: str = operator) -> IntentView:
-        """Lead the model into mistakes now and report them; refused where induction is off."""
+        """Provoke mistakes now (red-team) and file them as reports. Refused if induction is disabled."""
         return IntentView.of(commands.request_induction(store, actor=actor, reason=ask.reason))
 
     @router.post("/promote", status_code=202)
@@ -217,7 +224,7 @@ def _steering(store: Store, access: Access) -> APIRouter:
 
     @router.post("/reject")
     def reject(ask: Generation, actor: str = operator) -> AdapterRow:
-        """Keep a candidate that passed the gate from going live."""
+        """Reject a candidate that passed the gate, so that it never goes live."""
         commands.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
         return AdapterRow.of(store.adapters.get(ask.generation))
 
@@ -228,7 +235,7 @@ def _steering(store: Store, access: Access) -> APIRouter:
 
     @router.post("/pause")
     def pause(ask: StageAsk, actor: str = operator) -> list[PauseView]:
-        """Pause one stage, or all; returns what is paused now."""
+        """Pause one stage, or all. Returns the pauses now in force."""
         commands.pause(store, ask.stage, actor=actor, reason=ask.reason)
         return [PauseView.model_validate(pause) for pause in store.control.pauses()]
 

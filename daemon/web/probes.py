@@ -12,7 +12,7 @@ from daemon.operations.views import View
 class LiveView(View):
     alive: bool
     stalled: list[str]
-    """Stages that made no step for `http.max_stall_s`."""
+    """Stages without a step for `http.max_stall_s` seconds."""
 
 
 class ReadyView(View):
@@ -20,20 +20,20 @@ class ReadyView(View):
     missing: list[str]
 
 
-def _probes(health: Health) -> APIRouter:
+def probes_router(health: Health) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
-    # async, so that it answers even when every worker thread waits for the database
+    # async: it must answer even if every worker thread waits for the database
     @router.get("/livez")
     async def livez(response: Response) -> LiveView:
-        """200 while every stage makes progress; paused stages do."""
+        """200 while every stage makes progress. A paused stage counts as making progress."""
         live = health.live()
         response.status_code = 200 if live.alive else 503
         return LiveView(alive=live.alive, stalled=list(live.stalled))
 
     @router.get("/readyz")
     def readyz(response: Response) -> ReadyView:
-        """200 when the database answers, a server answers as the live generation, and intake is connected."""
+        """200 if the database answers, a server serves the live generation, and the intake is connected."""
         ready = health.ready()
         response.status_code = 200 if ready.ready else 503
         return ReadyView(ready=ready.ready, missing=list(ready.missing))

@@ -1,4 +1,4 @@
-"""How often one caller may ask: a token bucket per caller, in bounded memory."""
+"""A rate limit per caller: token buckets in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MAX_CALLERS = 10_000
-"""More callers at once than this, and the one that asked longest ago is forgotten: it starts with a full bucket."""
+"""Above this number the least recent caller is forgotten. It starts again with a full bucket."""
 
 
 class RateLimit:
-    """At most `per_minute` calls of one caller at once, and as many per minute in the long run."""
+    """A burst of at most `per_minute` calls per caller, and the same number per minute on average."""
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity = float(per_minute)
@@ -22,7 +22,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def wait_s(self, caller: str) -> float:
-        """Count a call: 0.0 where it may go on, else the seconds after which the next one may."""
+        """Count a call. Returns 0.0 if it is allowed, else the seconds until the next allowed call."""
         now = self._clock()
         with self._lock:
             left, at = self._buckets.pop(caller, (self._capacity, now))

@@ -1,4 +1,4 @@
-"""The console in a real browser: an operator's walk, at a desk and on a phone, by day and by night."""
+"""The console in a real browser: the steps of an operator, on desktop and phone, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DAY, NIGHT = (DESKTOP, "light"), (PHONE, "dark")
 
 
 class Console:
-    """What a person does in the console."""
+    """A person's actions in the console."""
 
     def __init__(self, browser: Browser, address: str) -> None:
         self.driver = browser.driver
@@ -65,9 +65,9 @@ def app(history: Store, make_config: Callable[..., Config], monkeypatch: pytest.
     monkeypatch.setenv("ERRATAD_TEST_TOKEN", TOKEN)
     config = make_config(
         http={"tokens": [{"name": "ann", "role": "admin", "token_env": "ERRATAD_TEST_TOKEN"}]},
-        store={"url": "postgresql://erratad:hunter2@db/erratad"},  # only shown: the store is the fixture's
+        store={"url": "postgresql://erratad:hunter2@db/erratad"},  # only displayed; the store is the fixture
     )
-    health: Any = None  # no page here asks for it
+    health: Any = None  # unused here
     intake = FeedbackIntake(reports=history.reports, config=config.intake)
     return create_app(store=history, intake=intake, config=config, health=health)
 
@@ -103,7 +103,7 @@ def test_an_operator_reviews_rolls_back_and_finds_it_in_the_audit_log(
     console.one(".actions summary").click()
     console.one(".actions input[name=reason]").send_keys("users complain")
     console.one(".actions form button").click()
-    console.until(lambda: "Asked for the rollback" in console.text("main"))
+    console.until(lambda: "Rollback requested" in console.text("main"))
     assert "pending" in console.text("#requests")
     _carry_out(history)
     console.until(lambda: "rolled back by the daemon" in console.text("#requests"))  # without a reload
@@ -116,7 +116,7 @@ def test_an_operator_reviews_rolls_back_and_finds_it_in_the_audit_log(
 
 
 def _carry_out(store: Store) -> None:
-    """What the promotion stage does with the intent."""
+    """Fulfil the pending rollback like the promotion stage."""
     intent = store.intents.pending(IntentKind.ROLLBACK)
     assert intent is not None
     assert intent.target_generation == 1

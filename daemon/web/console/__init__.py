@@ -1,7 +1,7 @@
-"""Operators' web pages: rendered on the server, self-contained, and usable without scripts.
+"""The operators' console: pages rendered on the server, without external resources, usable without scripts.
 
-Read `pages` first: it shows. `forms` takes forms, `layout` renders pages and explains errors, `sessions` signs people
-in, and `charts` computes the points of the plots. A form calls the functions that the command line and the API call.
+Read `pages` first: the read-only pages. `forms` handles forms, `layout` renders pages and errors, `sessions` handles
+sign-in, and `charts` computes the plots. Forms call the same functions as the command line and the API.
 """
 
 from __future__ import annotations

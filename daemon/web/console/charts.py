@@ -1,4 +1,4 @@
-"""What the console's plots draw: points in SVG units, computed here so that templates only place them. Pure."""
+"""The geometry of the console's plots in SVG units. Pure functions; the templates only place the points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUT_ASIDE = (ReportState.DUPLICATE, ReportState.QUARANTINED, ReportState.BURIED,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """`share` of the whole, from 0 to 1."""
+    """One bar of the funnel. `share` is its part of all reports, from 0 to 1."""
 
     label: str
     count: int
@@ -24,17 +24,17 @@ class Bar:
 
 
 def funnel(counts: dict[ReportState, int]) -> list[Bar]:
-    """From flagged to fixed; each bar holds the ones below it."""
+    """The funnel from flagged to fixed. Each bar includes the bars below it."""
     flagged = sum(counts.values())
     aside = sum(counts[state] for state in PUT_ASIDE)
     learned = sum(counts[state] for state in LEARNED)
     fixed, recurring = counts[ReportState.RESOLVED], counts[ReportState.RECURRING]
     steps = (
         ("Flagged", flagged, "all reports that came in"),
-        ("Taken up", flagged - aside, f"{aside} put aside as duplicate, quarantined, buried or erased"),
-        ("Analysed", learned, f"{flagged - aside - learned} wait for their analysis"),
-        ("Answered again", fixed + recurring, "by an adapter that went live"),
-        ("Fixed", fixed, f"{recurring} recur"),
+        ("Accepted", flagged - aside, f"{aside} put aside as duplicate, quarantined, buried or erased"),
+        ("Analysed", learned, f"{flagged - aside - learned} waiting for analysis"),
+        ("Re-tested", fixed + recurring, "by an adapter that went live"),
+        ("Fixed", fixed, f"{recurring} still failing"),
     )
     return [
         Bar(label=label, count=count, share=count / flagged if flagged else 0.0, note=note)
@@ -50,7 +50,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinePlot:
-    """A line in a `width` x `height` box whose axes lie at the left and at the bottom."""
+    """A line plot of `width` x `height`, with axes at the left and at the bottom."""
 
     width: int
     height: int
@@ -67,7 +67,7 @@ PLOT_LEFT, PLOT_BOTTOM, PLOT_PAD = 48, 28, 10
 
 
 def loss_plot(points: Sequence[Sequence[float]]) -> LinePlot | None:
-    """The loss by step; None with fewer than two finite points, which draw no line."""
+    """The training loss by step. None if there are fewer than two finite points."""
     finite = [(float(point[0]), float(point[1])) for point in points if math.isfinite(point[1])]
     if len(finite) < 2:
         return None
@@ -109,7 +109,7 @@ def _spread(low: float, high: float, count: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One item's margin before and after, as a bar from the zero line."""
+    """The change of one item's margin, as a bar from the zero line."""
 
     item_id: str
     gain: float
@@ -134,7 +134,7 @@ CHANGE_HEIGHT = 160
 
 
 def margin_plot(measured: Iterable[MeasuredView]) -> ChangePlot | None:
-    """How each report's margin (good over bad answer, as served) changed, largest gain first; None without margins."""
+    """The change of each report's margin (guided answers), largest gain first. None if there are no margins."""
     gains = sorted(
         (
             (item.after.margin - item.before.margin, item.item_id)
@@ -188,8 +188,8 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
-    """Generations from left to right: those that have been live on the upper line, the others below."""
+class LineagePlot:
+    """Generations from left to right. Generations that went live are on the upper line, the others below."""
 
     width: int
     height: int
@@ -201,8 +201,8 @@ WAS_LIVE = (AdapterState.LIVE, AdapterState.RETIRED, AdapterState.ROLLED_BACK)
 NODE_STEP, NODE_LEFT, UPPER, LOWER, LINEAGE_HEIGHT = 96, 48, 40, 112, 160
 
 
-def lineage(adapters: Sequence[AdapterRow], runs: Sequence[RunRow]) -> Lineage:
-    """Each generation hangs on the one that was live when its run began: what it was measured against."""
+def lineage(adapters: Sequence[AdapterRow], runs: Sequence[RunRow]) -> LineagePlot:
+    """An edge leads from the generation that was live when a run began to the generation of that run."""
     ordered = sorted(adapters, key=lambda adapter: adapter.generation)
     nodes = {
         adapter.generation: Node(
@@ -220,11 +220,11 @@ def lineage(adapters: Sequence[AdapterRow], runs: Sequence[RunRow]) -> Lineage:
         if run.base_generation in nodes and run.generation in nodes
     )
     width = NODE_LEFT * 2 + NODE_STEP * max(len(ordered) - 1, 0)
-    return Lineage(width=width, height=LINEAGE_HEIGHT, nodes=tuple(nodes.values()), edges=edges)
+    return LineagePlot(width=width, height=LINEAGE_HEIGHT, nodes=tuple(nodes.values()), edges=edges)
 
 
 def _curve(old: Node, new: Node) -> str:
-    """A neighbour on the same line is reached straight; others from below, so that no line runs through a node."""
+    """A straight line to a neighbour, else an arc below the nodes between, so that no edge crosses a node."""
     if old.y == new.y and new.x - old.x > NODE_STEP:
         dip = old.y + 46
         return f"M{old.x},{old.y} C{old.x + 40},{dip} {new.x - 40},{dip} {new.x},{new.y}"

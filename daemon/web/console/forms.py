@@ -1,4 +1,4 @@
-"""The console's forms: each does what a command or an API call does, in the name of who is signed in."""
+"""The console's forms. Each runs the same command as the CLI and the API, as the signed-in user."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from daemon.store.control import ALL_STAGES
 from daemon.web.access import Identity
 from daemon.web.console.layout import PageRoute, Shell
 from daemon.web.console.sessions import local
-from daemon.web.dependencies import submits
+from daemon.web.dependencies import require_form
 
 Decision = Literal["accept", "correct", "reject", "requeue"]
 IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
-Why = Annotated[Text, Form(min_length=1, max_length=1000)]
+Reason = Annotated[Text, Form(min_length=1, max_length=1000)]
 Back = Annotated[str, Form(max_length=2000)]
-Words = Annotated[Text | None, Form(max_length=100_000)]
+LongText = Annotated[Text | None, Form(max_length=100_000)]
 Number = Annotated[int | None, Form(ge=0, le=MAX_NUMBER)]
 
 
 def forms_router(shell: Shell) -> APIRouter:
     router, store = APIRouter(route_class=PageRoute), shell.store
     reviewer, operator, admin = (
-        Depends(submits(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR, Role.ADMIN)
+        Depends(require_form(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR, Role.ADMIN)
     )
 
     @router.post("/review")
@@ -39,9 +39,9 @@ def forms_router(shell: Shell) -> APIRouter:
         *,
         report_id: Annotated[Identifier, Form()],
         decision: Annotated[Decision, Form()],
-        reason: Why = "reviewed in the console",
-        analysis: Words = None,
-        correction: Words = None,
+        reason: Reason = "reviewed in the console",
+        analysis: LongText = None,
+        correction: LongText = None,
         back: Back = "/review",
         who: Identity = reviewer,
     ) -> RedirectResponse:
@@ -58,7 +58,7 @@ def forms_router(shell: Shell) -> APIRouter:
     def steer(
         *,
         intent: Annotated[IntentName, Form()],
-        reason: Why,
+        reason: Reason,
         generation: Number = None,
         stage: Annotated[str, Form(max_length=40)] = ALL_STAGES,
         back: Back = "/",
@@ -69,7 +69,7 @@ def forms_router(shell: Shell) -> APIRouter:
 
     @router.post("/erase")
     def erase(
-        report_id: Annotated[Identifier, Form()], reason: Why, back: Back = "/reports", who: Identity = admin
+        report_id: Annotated[Identifier, Form()], reason: Reason, back: Back = "/reports", who: Identity = admin
     ) -> RedirectResponse:
         store.reports.erase(report_id, actor=who.name, reason=reason)
         return _back(back, "erase")
@@ -79,7 +79,7 @@ def forms_router(shell: Shell) -> APIRouter:
 
 def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: str, actor: str, reason: str) -> None:
     if intent in {"promote", "refuse"} and generation is None:
-        raise IllegalTransitionError("no generation is named; go back and choose one")
+        raise IllegalTransitionError("no generation is given; go back and choose one")
     match intent:
         case "train":
             commands.request_training(store, actor=actor, reason=reason)
@@ -98,6 +98,7 @@ def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: s
 
 
 def _back(to: str, did: str) -> RedirectResponse:
+    """Redirect to the form's page. `did` selects the notice shown there."""
     parts = urlsplit(local(to))
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "did"]
     return RedirectResponse(f"{parts.path}?{urlencode([*query, ('did', did)])}", 303)

@@ -1,7 +1,8 @@
-"""The frame around every page: templates, headers, who is signed in, and errors that are pages too."""
+"""The frame of every page: templates, security headers, navigation, and error pages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 
 from daemon.config.web import Role
@@ -26,7 +28,7 @@ from daemon.web.access import Access, Identity
 
 _HERE = Path(__file__).parent
 HEADERS = {
-    # report texts come from outside: no foreign script, no frame, no other origin
+    # reports hold untrusted text: no foreign script, no frame, no other origin
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",  # with 'no-referrer' browsers post forms from the origin "null"
@@ -38,26 +40,26 @@ _STATUS: dict[type[ErratadError], int] = {NotFoundError: 404, IllegalTransitionE
 _TITLES = {
     403: "Not allowed",
     404: "Not found",
-    409: "That is not possible",
+    409: "Not possible",
     422: "The form is not complete",
     429: "Too many attempts",
     503: "The database does not answer",
 }
 NOTICES = {
     "accept": "Accepted.",
-    "correct": "Corrected: the next run learns from your words.",
+    "correct": "Corrected: the next run trains on your text.",
     "reject": "Rejected.",
-    "requeue": "Queued: it is analysed anew.",
-    "erase": "Erased: the content is gone for good.",
-    "train": "Asked for a training run; the schedule takes it up.",
-    "induce": "Asked for an induction; the daemon takes it up.",
-    "promote": "Asked for the promotion; it is carried out in a moment.",
-    "rollback": "Asked for the rollback; it is carried out in a moment.",
+    "requeue": "Queued: it will be analysed again.",
+    "erase": "Erased: the content is permanently removed.",
+    "train": "Training run requested; the scheduler takes it up.",
+    "induce": "Induction requested; the daemon carries it out.",
+    "promote": "Promotion requested; the daemon carries it out.",
+    "rollback": "Rollback requested; the daemon carries it out.",
     "refuse": "The candidate is rejected and will not go live.",
-    "pause": "Paused: running steps end, no new ones start.",
+    "pause": "Paused: running steps finish, no new steps start.",
     "resume": "Resumed.",
 }
-"""What a page says after a form, by the `did` of its address: a closed set, so that a link cannot put words there."""
+"""The notice after a form, by `did` of the page's address. A fixed set: a link cannot inject other text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class Shell:
 
 
 class PageRoute(APIRoute):
-    """Answers errors with a page; the API answers the same ones with JSON."""
+    """Answers errors with an HTML page. The API answers the same errors with JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -108,7 +110,7 @@ def _peer(request: Request) -> str | None:
 
 
 def _problem(status: int, sentence: str, headers: dict[str, str] | None = None) -> HTMLResponse:
-    title = _TITLES.get(status, "That did not work")
+    title = _TITLES.get(status, "Something went wrong")
     return render("problem.html", status_code=status, headers=headers, title=title, sentence=sentence)
 
 
@@ -150,6 +152,7 @@ def _environment() -> Environment:
         progress=progress_words,
         scores=suite_scores,
         figures=_figures,
+        code=_code,
     )
     return environment
 
@@ -163,8 +166,13 @@ def _ago(at: datetime) -> str:
     return "just now" if seconds < 1 else f"{span(seconds)} ago"
 
 
+def _code(text: str) -> Markup:
+    """The escaped text, with `name` in backticks as a code element."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+
+
 def _figures(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested figures as lines of a table: `flagged guided passed`, `12`."""
+    """Nested figures as rows of a table, e.g. ("flagged guided passed", "12")."""
     lines: list[tuple[str, str]] = []
     for key, value in figures.items():
         name = f"{prefix}{key.replace('_', ' ')}"

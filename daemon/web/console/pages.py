@@ -1,4 +1,4 @@
-"""The console's pages that show something; none of them changes anything."""
+"""The console's read-only pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from daemon.store.reviews import WITH_ANALYSIS
 from daemon.web.access import Identity
 from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
 from daemon.web.console.layout import PageRoute, Shell
-from daemon.web.dependencies import looks
+from daemon.web.dependencies import require_viewer
 
 LATEST = 8
 """Rows of the overview's tables."""
@@ -52,17 +52,17 @@ AnswerFilter = Literal["changed", "fixed", "broken", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """Where a listing stands; `more`: there is a next page."""
+    """The position in a listing. `more`: there is a next page."""
 
     number: int
     more: bool
     query: str
-    """The other parameters of the page's address."""
+    """The other query parameters of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Milestone:
-    """One step of a report's way from message to fix."""
+    """One step of a report from message to fix."""
 
     name: str
     done: bool
@@ -72,14 +72,15 @@ class Milestone:
 def pages_router(shell: Shell, config: Config) -> APIRouter:
     router = APIRouter(route_class=PageRoute, default_response_class=HTMLResponse)
     _add_reports(router, shell, config)
-    _add_generations(router, shell, config)
-    _add_house(router, shell, config)
+    _add_adapters(router, shell, config)
+    _add_runs(router, shell)
+    _add_overview(router, shell, config)
     return router
 
 
 def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
     store = shell.store
-    viewer = Depends(looks(shell.access, Role.REVIEWER))
+    viewer = Depends(require_viewer(shell.access, Role.REVIEWER))
 
     @router.get("/reports")
     def reports(
@@ -128,9 +129,9 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
         return shell.page(request, who, "review.html", queue=review_queue(store, limit=REVIEWS_PER_PAGE))
 
 
-def _add_generations(router: APIRouter, shell: Shell, config: Config) -> None:
+def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
     store = shell.store
-    viewer = Depends(looks(shell.access, Role.REVIEWER))
+    viewer = Depends(require_viewer(shell.access, Role.REVIEWER))
 
     @router.get("/adapters")
     def adapters(request: Request, who: Identity = viewer) -> HTMLResponse:
@@ -178,6 +179,11 @@ def _add_generations(router: APIRouter, shell: Shell, config: Config) -> None:
             **_possible(view),
         )
 
+
+def _add_runs(router: APIRouter, shell: Shell) -> None:
+    store = shell.store
+    viewer = Depends(require_viewer(shell.access, Role.REVIEWER))
+
     @router.get("/runs")
     def runs(request: Request, number: PageNumber = 1, who: Identity = viewer) -> HTMLResponse:
         found = store.runs.find(limit=number * PER_PAGE + 1)
@@ -193,13 +199,13 @@ def _add_generations(router: APIRouter, shell: Shell, config: Config) -> None:
 
     @router.get("/runs/{run_id}", dependencies=[viewer])
     def run(run_id: Number) -> RedirectResponse:
-        """A run owns exactly one generation: one page shows both."""
+        """A run has exactly one generation, so one page shows both."""
         return RedirectResponse(f"/adapters/{store.runs.get(run_id).generation}")
 
 
-def _add_house(router: APIRouter, shell: Shell, config: Config) -> None:
+def _add_overview(router: APIRouter, shell: Shell, config: Config) -> None:
     store = shell.store
-    viewer, operator = (Depends(looks(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR))
+    viewer, operator = (Depends(require_viewer(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR))
 
     @router.get("/")
     def overview(request: Request, who: Identity = viewer) -> HTMLResponse:
@@ -242,7 +248,7 @@ def _intents(store: Store) -> list[IntentView]:
 
 
 def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
-    """What a run would train on: pure, from the lesson as it stands now."""
+    """The training examples that a run would make from the current lesson."""
     lesson = store.reports.lesson(report_id)
     return [] if lesson is None else recipe(config.dataset.recipe)(store.reports.get(report_id), lesson)
 
@@ -250,22 +256,22 @@ def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
 def _milestones(view: ReportView) -> list[Milestone]:
     report, lesson = view.report, view.lesson
     trained = ", ".join(adapter.name for adapter in view.trained_in)
-    held_out = "held out, to measure with" if view.measured and not trained else ""
+    held_out = "held out for evaluation" if view.measured and not trained else ""
     return [
         Milestone(name="Flagged", done=True, detail=f"{report.received_at:%Y-%m-%d %H:%M}"),
         Milestone(name="Analysed", done=lesson is not None, detail="" if lesson is None else lesson.analyst),
         Milestone(name="Trained on", done=bool(trained or held_out), detail=trained or held_out),
-        Milestone(name="Asked again", done=bool(view.measured), detail=f"{len(view.measured)} answers"),
+        Milestone(name="Re-tested", done=bool(view.measured), detail=f"{len(view.measured)} answers"),
         Milestone(
             name="Fixed",
             done=report.state == ReportState.RESOLVED,
-            detail=f"generation {report.resolved_generation}" if report.state == ReportState.RESOLVED else report.state,
+            detail=f"generation {report.resolved_generation}",
         ),
     ]
 
 
 def _last_verdict(store: Store) -> tuple[VerdictView, RunRow, str] | None:
-    """With what the gate looks at first: how many mistakes are gone, or for a rejection what failed."""
+    """The newest verdict with a headline: the fix gain if accepted, else the first failed criterion."""
     for run in store.runs.find(limit=10):
         verdict = store.runs.verdict(run.id)
         if verdict is not None:
@@ -286,7 +292,7 @@ def _is_shown(item: MeasuredView, show: AnswerFilter) -> bool:
 
 
 def _possible(view: GenerationView) -> dict[str, bool]:
-    """What may be asked for of a generation where it stands."""
+    """The commands that the state of a generation allows."""
     state, waits = view.adapter.state, view.run is not None and view.run.state == RunState.PROMOTING
     return {
         "can_promote": waits and AdapterState.LIVE in ADAPTER_TRANSITIONS[state],

@@ -1,4 +1,4 @@
-"""Signing in to the console with a token, and out."""
+"""Sign-in to the console with a token, and sign-out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from daemon.config.web import Role
 from daemon.web.access import SESSION_COOKIE, Access
 from daemon.web.console.layout import PageRoute, Shell, render
-from daemon.web.dependencies import LOGIN_ATTEMPTS_PER_MINUTE, address_of, refuse_above, submits
+from daemon.web.dependencies import LOGIN_ATTEMPTS_PER_MINUTE, address_of, refuse_above, require_form
 from daemon.web.rate_limit import RateLimit
 
 
 def sessions_router(shell: Shell) -> APIRouter:
     router, access = APIRouter(route_class=PageRoute), shell.access
     attempts = RateLimit(LOGIN_ATTEMPTS_PER_MINUTE)
-    signed_in = Depends(submits(access, Role.REVIEWER))
+    signed_in = Depends(require_form(access, Role.REVIEWER))
 
     def sign_in_page(to: str, *, status: int = 200, problem: str | None = None) -> HTMLResponse:
         return render("login.html", status_code=status, csrf=access.form_token(None), to=local(to), problem=problem)
@@ -36,12 +36,14 @@ def sessions_router(shell: Shell) -> APIRouter:
     ) -> Response:
         refuse_above(attempts, address_of(request) or "")
         if not access.is_form_of(None, csrf):
-            return sign_in_page(to, status=403, problem="This page was open for too long. Try again.")
+            return sign_in_page(to, status=403, problem="The page has expired. Try again.")
         identity = access.by_token(token.strip())
         if identity is None:
-            return sign_in_page(to, status=401, problem="This is not one of the tokens that http.tokens names.")
+            return sign_in_page(to, status=401, problem="Unknown token; see http.tokens in the configuration.")
         if not identity.role.covers(Role.REVIEWER):
-            return sign_in_page(to, status=403, problem="A reporter's token sends reports; it opens no page.")
+            return sign_in_page(
+                to, status=403, problem="This token has role reporter: it can send reports, but not open the console."
+            )
         answer = RedirectResponse(local(to), 303)
         answer.set_cookie(
             SESSION_COOKIE,
@@ -63,7 +65,7 @@ def sessions_router(shell: Shell) -> APIRouter:
 
 
 def local(target: str) -> str:
-    """Where to go after a form: a page of ours, whatever the address says."""
+    """The target if it is a path of this console, else "/". This prevents open redirects."""
     try:
         parts = urlsplit(target)
     except ValueError:
@@ -73,7 +75,7 @@ def local(target: str) -> str:
 
 
 def _is_https(request: Request, access: Access) -> bool:
-    """Also where a trusted proxy ends TLS."""
+    """Whether the browser uses HTTPS, directly or up to a trusted proxy that terminates TLS."""
     if access.is_proxy(address_of(request)):
         return request.headers.get("X-Forwarded-Proto", "").lower() == "https"
     return request.url.scheme == "https"

@@ -106,7 +106,7 @@ def test_a_generation_is_told_with_what_it_did_to_probes(erratad: Command, learn
     assert ["attacks", "with", "1", "0", "1"] in told
 
 
-@pytest.mark.parametrize("arguments", [("reports", "nobody"), ("runs", "7"), ("adapters", "7")])
+@pytest.mark.parametrize("arguments", [("reports", "no-such-id"), ("runs", "7"), ("adapters", "7")])
 def test_what_does_not_exist_exits_with_1(arguments: tuple[str, ...], erratad: Command) -> None:
     done = erratad(*arguments)
     assert done.exit_code == 1

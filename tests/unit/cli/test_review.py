@@ -36,7 +36,7 @@ def test_review_lists_what_waits_and_shows_one(erratad: Command, to_review: Stor
 def test_review_accepts_and_rejects_in_the_name_of_the_user(erratad: Command, to_review: Store) -> None:
     assert erratad("review", "accept", "flood-2", "first").stdout == "accepted flood-2\naccepted first\n"
     assert to_review.reports.get("flood-2").state is ReportState.QUEUED
-    assert erratad("review", "reject", "second", "nobody", "--reason", "nonsense").exit_code == 1
+    assert erratad("review", "reject", "second", "no-such-id", "--reason", "nonsense").exit_code == 1
     assert to_review.reports.get("second").state is ReportState.BURIED
     assert erratad("review", "reject", "first").exit_code == 2, "a rejection needs its reason"
     assert erratad("review", "list").stdout == "Nothing waits for a review.\n"

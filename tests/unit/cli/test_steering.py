@@ -109,7 +109,7 @@ def test_requeue_revives_each_report_that_it_can(erratad: Command, sqlite_store:
     [claim] = sqlite_store.reports.claim(owner="w", limit=1, lease_s=60)
     sqlite_store.reports.bury(claim, reason="no analysis")
     other = "waiting" if claim.report.id == "buried" else "buried"
-    done = erratad("requeue", other, claim.report.id, "nobody")
+    done = erratad("requeue", other, claim.report.id, "no-such-id")
     assert done.exit_code == 1
     assert done.stdout == f"requeued {claim.report.id}\n"
     assert len(done.stderr.splitlines()) == 2

@@ -1,4 +1,4 @@
-"""Who may do what: tokens with roles, a trusted proxy, sessions, forms, and how often one may ask."""
+"""Access to the HTTP API and the console: tokens with roles, a trusted proxy, sessions, forms and rate limits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROXY = {
 def make_client(
     sqlite_store: Store, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., TestClient]]:
-    """Clients of an app that is open to the network; `peer` is where their requests seem to come from."""
+    """Clients of an app that listens on the network. `peer` is the source address of their requests."""
     for role, token in TOKENS.items():
         monkeypatch.setenv(f"TEST_{role.upper()}", token)
     opened: list[TestClient] = []
@@ -47,7 +47,7 @@ def make_client(
         tokens = [{"name": f"a-{role}", "role": role, "token_env": f"TEST_{role.upper()}"} for role in Role]
         config = make_config(http={"host": "0.0.0.0", "tokens": tokens, **http})
         intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
-        health: Any = None  # no test here asks for it
+        health: Any = None  # unused here
         app: FastAPI = create_app(store=sqlite_store, intake=intake, config=config, health=health)
         opened.append(TestClient(app, base_url=url, client=(peer, 4711), follow_redirects=False))
         return opened[-1]
@@ -79,10 +79,10 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("GET", "/v1/feedback/schema", None, Role.REPORTER),
     ("GET", "/api/reports", None, Role.REVIEWER),
     ("GET", "/api/reviews", None, Role.REVIEWER),
-    ("POST", "/api/accept", {"report_id": "nobody"}, Role.REVIEWER),
-    ("POST", "/api/bury", {"report_id": "nobody"}, Role.REVIEWER),
-    ("POST", "/api/requeue", {"report_id": "nobody"}, Role.REVIEWER),
-    ("POST", "/api/correct", {"report_id": "nobody", "analysis": "Words."}, Role.REVIEWER),
+    ("POST", "/api/accept", {"report_id": "no-such-id"}, Role.REVIEWER),
+    ("POST", "/api/bury", {"report_id": "no-such-id"}, Role.REVIEWER),
+    ("POST", "/api/requeue", {"report_id": "no-such-id"}, Role.REVIEWER),
+    ("POST", "/api/correct", {"report_id": "no-such-id", "analysis": "Words."}, Role.REVIEWER),
     ("GET", "/api/audit", None, Role.OPERATOR),
     ("POST", "/api/train", {}, Role.OPERATOR),
     ("POST", "/api/induce", {}, Role.OPERATOR),
@@ -91,7 +91,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/api/rollback", {}, Role.OPERATOR),
     ("POST", "/api/pause", {}, Role.OPERATOR),
     ("POST", "/api/resume", {}, Role.OPERATOR),
-    ("POST", "/api/erase", {"report_id": "nobody"}, Role.ADMIN),
+    ("POST", "/api/erase", {"report_id": "no-such-id"}, Role.ADMIN),
 ]
 
 
@@ -342,7 +342,7 @@ def test_after_a_form_the_browser_stays_here(target: str, goes: str) -> None:
     assert local(target) == goes
 
 
-# --- how often ---
+# --- rate limits ---
 
 
 def test_a_caller_who_reports_too_often_is_asked_to_wait(make_client: Callable[..., TestClient]) -> None:

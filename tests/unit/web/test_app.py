@@ -1,4 +1,4 @@
-"""The HTTP surface: who may ask, what goes in, what comes out, and how refusals look."""
+"""The HTTP application: access, requests, responses and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKEN = "a-good-token"
 
 
 class Condition:
-    """Stands for `Health`: as well as it is told."""
+    """A stand-in for `Health` with a given result."""
 
     def __init__(self, *, stalled: tuple[str, ...] = (), missing: tuple[str, ...] = ()) -> None:
         self.stalled = stalled
@@ -62,7 +62,7 @@ def client(make_app: Callable[..., FastAPI]) -> Iterator[TestClient]:
 
 @pytest.fixture
 def guarded(make_app: Callable[..., FastAPI], monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """Open to the network, behind a token."""
+    """An app that listens on the network and requires a token."""
     monkeypatch.setenv("ERRATAD_TEST_TOKEN", TOKEN)
     app = make_app(http={"host": "0.0.0.0", "token_env": "ERRATAD_TEST_TOKEN"})
     with TestClient(app, base_url="http://erratad.example") as client:
@@ -145,7 +145,7 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
     after = client.get(url).json()
     assert (before["state"], before["fixed_in_generation"]) == ("lesson", None)
     assert (after["state"], after["fixed_in_generation"]) == ("resolved", 1)
-    assert before["said"] == "understood; it waits for the next training"
+    assert before["said"] == "analysed; waiting for the next training run"
     assert after["said"] == "fixed in generation 1"
     assert set(after) == {"id", "state", "said", "fixed_in_generation", "received_at", "updated_at"}
 
@@ -156,7 +156,8 @@ def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestCl
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/feedback/nobody", "/api/reports/nobody", "/api/runs/7", "/api/adapters/7", "/api/intents/7", "/x"]
+    "path",
+    ["/v1/feedback/no-such-id", "/api/reports/no-such-id", "/api/runs/7", "/api/adapters/7", "/api/intents/7", "/x"],
 )
 def test_what_does_not_exist_is_not_found(path: str, client: TestClient) -> None:
     assert error(client.get(path))[:2] == (404, "not_found")
@@ -299,7 +300,7 @@ def test_metrics_are_prometheus_text(client: TestClient) -> None:
     assert "erratad_live_generation 3.0" in answer.text
 
 
-# --- what operators see ---
+# --- operators: listings ---
 
 
 def test_status_is_words_and_figures(learned: Learned, client: TestClient) -> None:
@@ -366,7 +367,7 @@ def test_listings_are_newest_first(learned: Learned, client: TestClient) -> None
     assert [row["generation"] for row in client.get("/api/adapters?state=live").json()] == [1]
 
 
-# --- what operators ask for ---
+# --- operators: commands ---
 
 
 def test_an_intent_is_queued_in_the_name_of_who_asked(client: TestClient, sqlite_store: Store) -> None:

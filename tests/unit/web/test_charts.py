@@ -1,4 +1,4 @@
-"""The console's plots: every point lies in its box and says what the figures say."""
+"""The console's plots: every point lies in its box and shows its figure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_each_step_of_the_funnel_holds_the_next() -> None:
     }
     bars = funnel(counts)
     assert [(bar.label, bar.count) for bar in bars] == [
-        ("Flagged", 20), ("Taken up", 14), ("Analysed", 9), ("Answered again", 5), ("Fixed", 2),
+        ("Flagged", 20), ("Accepted", 14), ("Analysed", 9), ("Re-tested", 5), ("Fixed", 2),
     ]  # fmt: skip
     assert bars[-1].share == 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
-from tests.fixtures.stores import add, run_to_verdict
+from tests.fixtures.stores import add, learn, run_to_verdict
 from tests.fixtures.traffic import answered
 
 VOID = {"meta", "link", "br", "input"}
@@ -28,7 +29,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
 class Page(HTMLParser):
-    """Reads a page and fails on a tag that is closed wrongly."""
+    """Parses a page. Fails on a wrongly closed tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -75,7 +76,7 @@ class _NoServers:
 
 
 def pages(learned: Learned) -> list[str]:
-    """Every page; the first eight have something to show."""
+    """Every page. The first eight show data."""
     listings = ["/", "/reports", "/review", "/adapters", "/runs", "/audit", "/settings"]
     one = [f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0"]
     return [*listings, *one, "/reports?search=nothing-fits", "/login", "/adapters/99"]
@@ -142,6 +143,7 @@ def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_s
 def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: TestClient) -> None:
     silent = Page(client.get("/").text)
     assert "No daemon seems to run" in silent.text
+    assert "Start one with <code>erratad run</code>." in client.get("/").text
     learned.store.control.beat("ingest", owner="machine-1", sentence="waits for messages")
     running = Page(client.get("/").text)
     assert "No daemon seems to run" not in running.text
@@ -155,6 +157,20 @@ def test_a_report_page_shows_answers_before_and_after(learned: Learned, client: 
     assert text.index("Town 9, <b>surely</b>.") < text.index("The capital is right.")
     assert "aligned-g000000: fails" in " ".join(text.split())
     assert "aligned-g000001: passes" in " ".join(text.split())
+
+
+def test_a_report_that_is_not_fixed_says_so_and_not_its_state(learned: Learned, client: TestClient) -> None:
+    html = client.get(f"/reports/{learned.report_id}").text
+    assert '<strong>Fixed</strong><span class="quiet">not yet</span>' in html
+
+
+def test_the_number_of_messages_agrees_with_its_noun(client: TestClient, sqlite_store: Store) -> None:
+    learn(sqlite_store, flagged(id="plain"))
+    corrected = {"analysis": "It is wrong.", "correction": "It is Canberra."}
+    sqlite_store.reviews.correct("plain", **corrected, actor="ann", reason="better")
+    counts = re.findall(r"(\d+) (messages?) before the completion", client.get("/reports/plain").text)
+    assert ("1", "message") in counts
+    assert all((count == "1") == (noun == "message") for count, noun in counts)
 
 
 def test_a_rejected_generation_says_why(client: TestClient, sqlite_store: Store) -> None:
@@ -181,14 +197,14 @@ def test_a_run_leads_to_its_generation(learned: Learned, client: TestClient) -> 
 
 
 def test_a_page_that_is_not_there_is_a_page(client: TestClient) -> None:
-    for path in ("/adapters/99", "/reports/nobody", "/runs/99"):
+    for path in ("/adapters/99", "/reports/no-such-id", "/runs/99"):
         answer = client.get(path)
         assert answer.status_code == 404, path
         assert Page(answer.text).all("h1"), path
 
 
 def send(client: TestClient, path: str, **fields: str) -> Response:
-    """What a form of the overview sends."""
+    """Post a form with the CSRF token of the overview."""
     csrf = next(field["value"] for field in Page(client.get("/").text).all("input") if field.get("name") == "csrf")
     return client.post(path, data={"csrf": csrf or "", **fields})
 
@@ -196,15 +212,15 @@ def send(client: TestClient, path: str, **fields: str) -> Response:
 @pytest.mark.parametrize(
     ("path", "fields", "status", "words"),
     [
-        ("/steer", {"intent": "promote", "reason": "x"}, 409, "no generation is named"),
+        ("/steer", {"intent": "promote", "reason": "x"}, 409, "no generation is given"),
         ("/steer", {"intent": "promote", "reason": "x", "generation": "9"}, 404, "no generation 9"),
         ("/steer", {"intent": "refuse", "reason": "x", "generation": "1"}, 409, "not promoting"),
         ("/steer", {"intent": "pause", "reason": "x", "stage": "lunch"}, 404, "no stage"),
         ("/steer", {"intent": "explode", "reason": "x"}, 422, "intent"),
         ("/steer", {"intent": "train", "reason": ""}, 422, "reason"),
-        ("/review", {"report_id": "nobody", "decision": "accept"}, 404, "nobody"),
-        ("/review", {"report_id": "nobody", "decision": "correct", "analysis": " "}, 409, "the analysis is empty"),
-        ("/erase", {"report_id": "nobody", "reason": "x"}, 404, "nobody"),
+        ("/review", {"report_id": "no-such-id", "decision": "accept"}, 404, "no-such-id"),
+        ("/review", {"report_id": "no-such-id", "decision": "correct", "analysis": " "}, 409, "the analysis is empty"),
+        ("/erase", {"report_id": "no-such-id", "reason": "x"}, 404, "no-such-id"),
     ],
 )
 def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
@@ -219,14 +235,14 @@ def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
 
 def test_a_form_does_what_it_says_and_tells_so(learned: Learned, client: TestClient) -> None:
     said = Page(send(client, "/steer", intent="pause", stage="finetune", reason="the GPU is needed").text).text
-    assert "Paused: running steps end" in said
+    assert "Paused: running steps finish" in said
     assert "Paused: finetune" in said
     assert "the GPU is needed" in said
     send(client, "/steer", intent="resume", stage="finetune", reason="done")
     assert learned.store.control.pauses() == []
     send(client, "/review", report_id=learned.report_id, decision="reject", reason="nonsense")
     assert learned.store.reports.get(learned.report_id).state == "buried"
-    send(client, "/erase", report_id=learned.report_id, reason="a person's wish")
+    send(client, "/erase", report_id=learned.report_id, reason="the person asked for it")
     assert learned.store.reports.get(learned.report_id).state == "erased"
     entries = [(entry.actor, entry.action) for entry in learned.store.audit.entries(limit=4)]
     assert entries == [("local", "erase"), ("local", "reject"), ("local", "resume"), ("local", "pause")]

@@ -1,7 +1,7 @@
-// Two comforts; every page works without them.
+// Live updates and keyboard shortcuts. Every page works without them.
 "use strict";
 
-// Regions marked data-live are fetched anew and replaced, unless someone is at work in them.
+// Regions marked data-live are fetched again and replaced, unless the user is working in them.
 const EVERY_MS = 5000;
 
 const inUse = (region) =>
@@ -20,9 +20,9 @@ async function refresh() {
   }
 }
 
-setInterval(() => refresh().catch(() => {}), EVERY_MS); // a daemon that is away is asked again
+setInterval(() => refresh().catch(() => {}), EVERY_MS); // a failed request is repeated at the next interval
 
-// The review page by keyboard: j and k walk, the letters in data-key press the buttons of the item in focus.
+// Keys of the review page: j and k move between items; the letters in data-key press buttons of the focused item.
 const items = [...document.querySelectorAll(".item")];
 
 document.addEventListener("keydown", (event) => {
