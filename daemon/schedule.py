@@ -43,21 +43,21 @@ class ScheduleStage:
     name = "schedule"
 
     def __init__(
-        self, *, store: Store, schedule: ScheduleConfig, dataset: DatasetConfig, alias: str, runs_dir: Path
+        self, *, store: Store, config: ScheduleConfig, dataset: DatasetConfig, alias: str, runs_dir: Path
     ) -> None:
-        self.idle_s = schedule.check_interval_s
+        self.idle_s = config.check_interval_s
         self._store = store
-        self._schedule = schedule
+        self._config = config
         self._dataset = dataset
         self._alias = alias
         self._runs_dir = runs_dir
-        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.THRESHOLD).set(schedule.min_lessons)
-        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.CRON).set(schedule.min_lessons_on_cron)
+        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.THRESHOLD).set(config.min_lessons)
+        metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.CRON).set(config.min_lessons_on_cron)
         last = store.runs.find(limit=1)
         self._clock = CronClock(
-            schedule.cron,
-            timezone=schedule.timezone,
-            misfire_grace_s=schedule.misfire_grace_s,
+            config.cron,
+            timezone=config.timezone,
+            misfire_grace_s=config.misfire_grace_s,
             last=last[0].created_at if last else None,
         )
 
@@ -93,15 +93,15 @@ class ScheduleStage:
             return Step(
                 sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._clock.words()}"
             )
-        if lessons >= self._schedule.min_lessons:
-            trigger, needed = Trigger.THRESHOLD, self._schedule.min_lessons
+        if lessons >= self._config.min_lessons:
+            trigger, needed = Trigger.THRESHOLD, self._config.min_lessons
         elif self._clock.due:
-            trigger, needed = Trigger.CRON, self._schedule.min_lessons_on_cron
+            trigger, needed = Trigger.CRON, self._config.min_lessons_on_cron
         else:
             return Step(
-                sentence=f"not training: {lessons} of {self._schedule.min_lessons} new lessons{self._clock.words()}"
+                sentence=f"not training: {lessons} of {self._config.min_lessons} new lessons{self._clock.words()}"
             )
-        window = in_blackout(utcnow(), self._schedule.blackout, self._schedule.timezone)
+        window = in_blackout(utcnow(), self._config.blackout, self._config.timezone)
         if window is not None:
             metrics.SCHEDULE_DECISIONS.labels(decision="blackout").inc()
             return Step(sentence=f"not training: blackout until {window.end}; the {trigger} run waits")
@@ -116,7 +116,7 @@ class ScheduleStage:
         if not runs or runs[0].state != RunState.FAILED or runs[0].finished_at is None:
             return None
         age_s = (utcnow() - runs[0].finished_at).total_seconds()
-        return runs[0] if age_s < self._schedule.retry_after_failure_s else None
+        return runs[0] if age_s < self._config.retry_after_failure_s else None
 
     def _start(self, trigger: Trigger, requested_by: str, lessons: int, intent_id: int | None = None) -> Step:
         run = self._store.runs.start(

@@ -22,7 +22,6 @@ import uvicorn
 from daemon import __version__, metrics
 from daemon.config import Config
 from daemon.config.secret import secret
-from daemon.dataset.embeddings import comparison_of
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import EventsStage
 from daemon.delivery.outbox import OutboxStage
@@ -42,7 +41,7 @@ from daemon.reflection.best_of import scored_by
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
 from daemon.runtime.leader import Leader, LeaderOnly
-from daemon.runtime.stage import Pulse, Stage, run_stage
+from daemon.runtime.stage import Closable, Pulse, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
 from daemon.serving.connect import open_serving
@@ -98,12 +97,17 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
     fleet, server = open_serving(config)
     # closed in reverse order once every thread has ended: intake leaves its group first, the vLLM server ends last
     with ExitStack() as closing:
-        if server is not None:
-            closing.callback(server.close)
-        stages = _stages(config, store, fleet, pulse=pulse, owner=owner, leader=leader, closing=closing, stop=stop)
-        ingest = _intake(config, store, stages, closing)
-        if server is not None:
-            stages.append(server)
+        ingest = _ingest(config, store)
+        configured = [
+            server,
+            *_stages(config, store, fleet, owner=owner, leader=leader),
+            _events(config, store),
+            ingest,
+        ]
+        stages: list[Stage] = [stage for stage in configured if stage is not None]
+        for stage in stages:
+            if isinstance(stage, Closable):
+                closing.callback(stage.close)
         stages.append(GaugesStage(store=store, data_dir=config.data_dir, stages=[stage.name for stage in stages]))
         http = _http(config, store, fleet, pulse, ingest)
         parts: dict[str, Callable[[], None]] = {
@@ -114,120 +118,101 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         return run_together(parts, stop, on_stop=lambda: setattr(http, "should_exit", True))
 
 
-def _stages(
-    config: Config,
-    store: Store,
-    fleet: Fleet,
-    *,
-    pulse: Pulse,
-    owner: str,
-    leader: Leader,
-    closing: ExitStack,
-    stop: threading.Event,
-) -> list[Stage]:
+def _stages(config: Config, store: Store, fleet: Fleet, *, owner: str, leader: Leader) -> list[Stage]:
     """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
-    serving, base_name = config.serving, config.serving.base_name
-    induction = InductionStage(store=store, servers=fleet, config=config)
-    reflection = ReflectionStage(
-        reports=store.reports,
+    led = [
+        *_learning_stages(config, store, fleet),
+        *_serving_stages(config, store, fleet),
+        *_delivery_stages(config, store),
+    ]
+    return [_reflection(config, store, fleet, owner), *(LeaderOnly(stage, leader) for stage in led)]
+
+
+def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> ReflectionStage:
+    base_name = config.serving.base_name
+    return ReflectionStage(
+        store=store,
+        config=config.reflection,
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
         score=scored_by(fleet, store.adapters, base_name=base_name),
-        config=config.reflection,
-        guidance=serving.guidance,
+        guidance=config.serving.guidance,
         owner=owner,
     )
-    schedule = ScheduleStage(
-        store=store,
-        schedule=config.schedule,
-        dataset=config.dataset,
-        alias=serving.alias,
-        runs_dir=config.runs_dir,
-    )
-    comparison = comparison_of(
-        config.dataset,
-        model_path=config.model.path,
-        cache_dir=config.data_dir / "embeddings",
-        beat=partial(pulse.beat, DatasetStage.name),
-        stop=stop,
-    )
-    dataset = DatasetStage(
-        store=store,
-        servers=fleet,
-        config=config.dataset,
-        comparison=comparison,
-        base_name=base_name,
-        model_path=config.model.path,
-        cache_dir=config.data_dir / "replay",
-        guidance=config.serving.guidance,
-        epochs=config.training.epochs,
-    )
-    finetune = FinetuneStage(
-        runs=store.runs,
-        adapters=store.adapters,
-        config=config.training,
-        model_path=config.model.path,
-        adapters_dir=config.adapters_dir,
-    )
-    evaluation = EvaluationStage(
-        store=store,
-        fleet=fleet,
-        evaluation=config.evaluation,
-        policy=config.gate,
-        serving=serving,
-        similarity=config.dataset.same_by_words,
-    )
-    promotion = PromotionStage(serving=serving, store=store, fleet=fleet, rollout=config.rollout)
-    retention = RetentionStage(
-        store=store,
-        fleet=fleet,
-        storage=config.storage,
-        adapters_dir=config.adapters_dir,
-        runs_dir=config.runs_dir,
-    )
-    closing.callback(induction.close)
-    closing.callback(schedule.close)
-    closing.callback(evaluation.close)
-    kafka, webhook = config.intake.kafka is not None, config.webhook
-    outbox = OutboxStage(
-        store=store, config=config.outbox, kafka=kafka, webhook=[] if webhook is None else webhook.events
-    )
-    traffic = TrafficStage(store=store, fleet=fleet)
-    watch = WatchStage(store=store, config=config.rollout.watch)
-    led: list[Stage] = [
-        induction,
-        schedule,
-        dataset,
-        finetune,
-        evaluation,
-        promotion,
-        traffic,
-        watch,
-        outbox,
-        retention,
+
+
+def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
+    """They find mistakes, start runs, and bring a run to its verdict."""
+    return [
+        InductionStage(store=store, fleet=fleet, config=config),
+        ScheduleStage(
+            store=store,
+            config=config.schedule,
+            dataset=config.dataset,
+            alias=config.serving.alias,
+            runs_dir=config.runs_dir,
+        ),
+        DatasetStage(
+            store=store,
+            fleet=fleet,
+            config=config.dataset,
+            serving=config.serving,
+            model_path=config.model.path,
+            data_dir=config.data_dir,
+            epochs=config.training.epochs,
+        ),
+        FinetuneStage(
+            store=store, config=config.training, model_path=config.model.path, adapters_dir=config.adapters_dir
+        ),
+        EvaluationStage(
+            store=store,
+            fleet=fleet,
+            config=config.evaluation,
+            gate=config.gate,
+            serving=config.serving,
+            similarity=config.dataset.same_by_words,
+        ),
     ]
-    led += _webhook(config, store, closing)
-    return [reflection, *(LeaderOnly(stage, leader) for stage in led)]
 
 
-def _webhook(config: Config, store: Store, closing: ExitStack) -> list[WebhookStage]:
-    if config.webhook is None:
-        return []
-    stage = WebhookStage.connect(config.webhook, secret=secret(config.webhook.secret_env) or "", store=store)
-    closing.callback(stage.close)
-    return [stage]
+def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
+    """They make an accepted adapter live, watch it, and remove what is old."""
+    return [
+        PromotionStage(store=store, fleet=fleet, config=config.rollout, serving=config.serving),
+        TrafficStage(store=store, fleet=fleet),
+        WatchStage(store=store, config=config.rollout.watch),
+        RetentionStage(
+            store=store,
+            fleet=fleet,
+            config=config.storage,
+            adapters_dir=config.adapters_dir,
+            runs_dir=config.runs_dir,
+        ),
+    ]
 
 
-def _intake(config: Config, store: Store, stages: list[Stage], closing: ExitStack) -> IngestStage | None:
-    """Kafka's side, where one is configured; reports come in by HTTP either way."""
+def _delivery_stages(config: Config, store: Store) -> list[Stage]:
+    """They bring the outbox to the webhook, where one is configured, and remove its old events."""
+    webhook = config.webhook
+    outbox = OutboxStage(
+        store=store,
+        config=config.outbox,
+        kafka=config.intake.kafka is not None,
+        webhook=[] if webhook is None else webhook.events,
+    )
+    if webhook is None:
+        return [outbox]
+    return [outbox, WebhookStage.connect(webhook, secret=secret(webhook.secret_env) or "", store=store)]
+
+
+def _events(config: Config, store: Store) -> EventsStage | None:
     kafka = config.intake.kafka
-    if kafka is None:
-        return None
-    ingest = IngestStage.connect(kafka=kafka, config=config.intake, reports=store.reports)
-    events = EventsStage.connect(kafka=kafka, outbox=store.outbox)
-    closing.callback(events.close)
-    closing.callback(ingest.close)
-    stages += [ingest, events]
-    return ingest
+    return None if kafka is None else EventsStage.connect(kafka=kafka, outbox=store.outbox)
+
+
+def _ingest(config: Config, store: Store) -> IngestStage | None:
+    """Kafka's intake, where one is configured; reports come in by HTTP either way."""
+    kafka = config.intake.kafka
+    return None if kafka is None else IngestStage.connect(store=store, config=config.intake, kafka=kafka)
 
 
 def _http(config: Config, store: Store, fleet: Fleet, pulse: Pulse, ingest: IngestStage | None) -> uvicorn.Server:

@@ -14,9 +14,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from daemon.config.dataset import DatasetConfig, Device
 from daemon.dataset.replay import read_prompts
 from daemon.errors import DatasetError, StoppedError
 from daemon.runtime.child import describe, environment
+from daemon.runtime.stage import Life
 from daemon.text.similarity import Comparison, Words
 
 CHILD_THREADS = 1
@@ -61,22 +61,20 @@ def vector_file(folder: Path, text: str) -> Path:
 class Embeddings:
     """The comparison by a model's vectors.
 
-    `beat` is called while the child works; when `stop` is set the child is ended, and what it made is kept.
+    It serves one step: `life` gets a heartbeat while the child works. When the daemon stops, the child is ended, and
+    what it made is kept.
 
     Raises (from `vectors`):
         ConfigError: when the folder holds no model.
         DatasetError: when the child fails.
-        StoppedError: when `stop` was set before all vectors were there.
+        StoppedError: when the daemon stops before all vectors are there.
     """
 
-    def __init__(
-        self, *, model_path: Path, device: Device, cache_dir: Path, beat: Callable[[], None], stop: threading.Event
-    ) -> None:
+    def __init__(self, *, model_path: Path, device: Device, cache_dir: Path, life: Life) -> None:
         self._model_path = model_path
         self._device = device
         self._cache_dir = cache_dir
-        self._beat = beat
-        self._stop = stop
+        self._life = life
         self._known: dict[str, Rows] = {}
 
     def vectors(self, texts: Sequence[str]) -> Rows:
@@ -158,15 +156,13 @@ class Embeddings:
                 return child.communicate(to_send, timeout=POLL_S)[1].decode(errors="replace")
             except subprocess.TimeoutExpired:
                 to_send = None  # it is being sent
-            self._beat()
-            if self._stop.is_set():
+            self._life.heartbeat()
+            if self._life.stopping:
                 raise StoppedError("the daemon stops while texts are compared; the next one goes on")
         raise DatasetError(f"dataset.embedding_model: no vectors from {self._model_path} within {TIMEOUT_S:g} s")
 
 
-def comparison_of(
-    config: DatasetConfig, *, model_path: Path, cache_dir: Path, beat: Callable[[], None], stop: threading.Event
-) -> Comparison:
+def comparison_of(config: DatasetConfig, *, model_path: Path, cache_dir: Path, life: Life) -> Comparison:
     """The configured way of comparing; the served base model stands in where no embedding model is named."""
     if config.similarity_by == "words":
         return Words()
@@ -174,6 +170,5 @@ def comparison_of(
         model_path=config.embedding_model or model_path,
         device=config.embedding_device,
         cache_dir=cache_dir,
-        beat=beat,
-        stop=stop,
+        life=life,
     )

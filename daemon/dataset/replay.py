@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
-from connectors.chat import ChatEndpoint
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.files import write_atomically
 from daemon.runtime.jsonl import PromptLine, read_lines, source_of
+from daemon.serving.fleet import Fleet
 from daemon.text.rules import failures
 
 Prompt = tuple[Mapping[str, str], ...]
@@ -34,14 +34,6 @@ DRIFT_SHARE = 8
 """One prompt in this many is for drift ..."""
 MAX_DRIFT_PAIRS = 24
 """... but no more than this many are measured; the rest is left unused."""
-
-
-class Servers(Protocol):
-    """Where a ready server comes from (the fleet)."""
-
-    def any(self) -> ChatEndpoint:
-        """Raises ServingError when none is ready."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +81,7 @@ class Replay:
     def __init__(
         self,
         *,
-        servers: Servers,
+        fleet: Fleet,
         base_name: str,
         prompts: Path | None,
         max_tokens: int,
@@ -97,7 +89,7 @@ class Replay:
         guidance: str,
         in_context: float,
     ) -> None:
-        self._servers = servers
+        self._fleet = fleet
         self._base_name = base_name
         self._prompts = prompts
         self._max_tokens = max_tokens
@@ -144,7 +136,7 @@ class Replay:
         """
 
         def ask_one(prompt: Prompt) -> None:
-            reply = self._servers.any().chat(
+            reply = self._fleet.any().chat(
                 self._base_name,
                 prompt,
                 max_tokens=self._max_tokens,

@@ -30,14 +30,17 @@ from daemon.artifacts.run_folder import (
     load_manifest,
 )
 from daemon.config.dataset import DatasetConfig
+from daemon.config.serving import ServingConfig
 from daemon.dataset import clusters
+from daemon.dataset.embeddings import comparison_of
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay, Servers
+from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.dataset.selection import Chosen, Selection, select
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Life, Step
+from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.text.similarity import Comparison
 
@@ -60,39 +63,37 @@ class DatasetStage:
         self,
         *,
         store: Store,
-        servers: Servers,
+        fleet: Fleet,
         config: DatasetConfig,
-        comparison: Comparison,
-        base_name: str,
+        serving: ServingConfig,
         model_path: Path,
-        cache_dir: Path,
-        guidance: str,
+        data_dir: Path,
         epochs: float,
     ) -> None:
         self._reports = store.reports
         self._clusters = store.clusters
         self._runs = store.runs
         self._config = config
-        self._comparison = comparison
         self._model_path = model_path
         self._epochs = epochs
-        self._guidance = guidance
+        self._guidance = serving.guidance
+        self._embeddings_dir = data_dir / "embeddings"
         self._replay = Replay(
-            servers=servers,
-            base_name=base_name,
+            fleet=fleet,
+            base_name=serving.base_name,
             prompts=config.replay_prompts,
             max_tokens=config.replay_max_tokens,
-            cache_dir=cache_dir,
-            guidance=guidance,
+            cache_dir=data_dir / "replay",
+            guidance=serving.guidance,
             in_context=config.replay_in_context,
         )
 
-    def step(self, _life: Life) -> Step:
+    def step(self, life: Life) -> Step:
         run = self._runs.active()
         if run is None or run.state is not RunState.PREPARING:
             return Step(sentence="no run to prepare")
         try:
-            return self._prepare(run)
+            return self._prepare(run, life)
         except (ServingError, EndpointError) as exc:
             if isinstance(exc, ServingError) or exc.transient:
                 return Step(sentence=f"run {run.id} waits for a model server: {exc}")
@@ -107,7 +108,7 @@ class DatasetStage:
         metrics.RUNS.labels(outcome="failed").inc()
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
-    def _prepare(self, run: Run) -> Step:
+    def _prepare(self, run: Run, life: Life) -> Step:
         folder = Path(run.folder)
         if folder.exists():
             try:
@@ -115,7 +116,8 @@ class DatasetStage:
             except DatasetError as exc:
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
-        selection = self._select(run)
+        comparison = comparison_of(self._config, model_path=self._model_path, cache_dir=self._embeddings_dir, life=life)
+        selection = self._select(run, comparison)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
@@ -126,11 +128,12 @@ class DatasetStage:
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
-        golden = self._golden(run, selection)
+        golden = self._golden(run, selection, comparison)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
+        comparison.forget_unused()
         return self._hand_over(run, load_manifest(folder))
 
-    def _golden(self, run: Run, selection: Selection) -> tuple[Example, ...]:
+    def _golden(self, run: Run, selection: Selection, comparison: Comparison) -> tuple[Example, ...]:
         if self._config.golden_pairs is False:
             return ()
         return golden_pairs(
@@ -139,22 +142,20 @@ class DatasetStage:
             seed=run.seed,
             guidance=self._guidance,
             held_out=[chosen.report.prompt_text for chosen in selection.holdout],
-            comparison=self._comparison,
+            comparison=comparison,
             similarity=self._config.same_kind,
         )
 
-    def _select(self, run: Run) -> Selection:
+    def _select(self, run: Run, comparison: Comparison) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
             self._clusters,
             [report for report, _ in candidates],
-            comparison=self._comparison,
+            comparison=comparison,
             similarity=self._config.same_kind,
             holdout_fraction=self._config.holdout_fraction,
         )
-        selection = select(
-            candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=self._comparison
-        )
+        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=comparison)
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             raise DatasetError(
@@ -168,7 +169,6 @@ class DatasetStage:
         parts: dict[str, Mapping[Any, int]] = {"examples": manifest.examples, "left_out": manifest.left_out}
         self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
         self._runs.prepared(run.id, manifest.run_items())
-        self._comparison.forget_unused()
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)

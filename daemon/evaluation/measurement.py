@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -20,20 +20,9 @@ from daemon.evaluation.judge import Judge
 from daemon.evaluation.suites import Item
 from daemon.labels import Suite
 from daemon.records import Adapter, Answer, served_name
+from daemon.serving.fleet import Fleet
 
 log = structlog.get_logger(__name__)
-
-
-class Servers(Protocol):
-    """Where answers come from (the fleet)."""
-
-    def any(self) -> VllmServer:
-        """Raises ServingError when none is ready."""
-        ...
-
-    def ensure_loaded(self, adapter: Adapter) -> None:
-        """Load an adapter on every server; raises AdapterInvalidError or EndpointError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +60,9 @@ class Meter:
     """Asks and judges; threads may share it."""
 
     def __init__(
-        self, servers: Servers, evaluation: EvaluationConfig, serving: ServingConfig, *, judge: Judge | None
+        self, fleet: Fleet, evaluation: EvaluationConfig, serving: ServingConfig, *, judge: Judge | None
     ) -> None:
-        self._servers = servers
+        self._fleet = fleet
         self._evaluation = evaluation
         self._serving = serving
         self._judge = judge
@@ -93,7 +82,7 @@ class Meter:
             return None
 
     def _measure(self, run_id: int, question: Question) -> Answer:
-        item, server = question.item, self._servers.any()
+        item, server = question.item, self._fleet.any()
         model = served_name(question.arm, self._serving.base_name)
         messages = with_guidance(item.messages, self._serving.guidance if question.guided else "")
         answer = Answer(

@@ -22,11 +22,12 @@ from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionEr
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, arm_scores, mean
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
-from daemon.evaluation.measurement import Meter, Question, Servers, key_of, questions
+from daemon.evaluation.measurement import Meter, Question, key_of, questions
 from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
 from daemon.labels import Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
+from daemon.serving.fleet import Fleet
 from daemon.store import Runs, Store
 
 log = structlog.get_logger(__name__)
@@ -49,9 +50,9 @@ class EvaluationStage:
         self,
         *,
         store: Store,
-        fleet: Servers,
-        evaluation: EvaluationConfig,
-        policy: GatePolicy,
+        fleet: Fleet,
+        config: EvaluationConfig,
+        gate: GatePolicy,
         serving: ServingConfig,
         similarity: float,
     ) -> None:
@@ -62,12 +63,12 @@ class EvaluationStage:
         """
         self._store = store
         self._fleet = fleet
-        self._evaluation = evaluation
-        self._policy = policy
+        self._config = config
+        self._gate = gate
         self._similarity = similarity
-        self._fixed = [*golden_items(evaluation.golden), *probe_items(evaluation)]
-        self._judge = open_judge(evaluation)
-        self._meter = Meter(fleet, evaluation, serving, judge=self._judge)
+        self._fixed = [*golden_items(config.golden), *probe_items(config)]
+        self._judge = open_judge(config)
+        self._meter = Meter(fleet, config, serving, judge=self._judge)
         self._outage: tuple[int, float] | None = None
         """The run that waits for a server, and since when (monotonic)."""
 
@@ -98,7 +99,7 @@ class EvaluationStage:
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
-        items = build_items(self._store, run, fixed=fixed, limits=self._evaluation)
+        items = build_items(self._store, run, fixed=fixed, limits=self._config)
         asked = questions(items, (candidate, live))
         self._measure(run, asked, life)
         if life.stopping:
@@ -118,7 +119,7 @@ class EvaluationStage:
         missing = [question for question in asked if question.key not in known]
         progress = _Progress(self._store.runs, run, done=len(asked) - len(missing), total=len(asked))
         outage: _Outage | None = None
-        with ThreadPoolExecutor(self._evaluation.concurrency, thread_name_prefix=self.name) as pool:
+        with ThreadPoolExecutor(self._config.concurrency, thread_name_prefix=self.name) as pool:
             pending = {pool.submit(self._meter.measure, run.id, question) for question in missing}
             try:
                 while pending:
@@ -147,7 +148,7 @@ class EvaluationStage:
         wanted = {question.key for question in asked}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
-        decision = decide(*scores, self._policy)
+        decision = decide(*scores, self._gate)
         self._store.runs.decided(
             Verdict(
                 run_id=run.id,

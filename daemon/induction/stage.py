@@ -15,9 +15,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from connectors.chat import UNANSWERABLE, ChatEndpoint, EndpointError
+from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.messages import FlaggedResponse, storable
 from daemon import metrics
 from daemon.categories import kind_of
@@ -32,20 +31,13 @@ from daemon.records import Induction, IntentKind, IntentState, Trigger, served_n
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Life, Step
+from daemon.serving.fleet import Fleet
 from daemon.store import Added, Store
 
 ATTEMPTS = 3
 REST = Backoff(first_s=5.0, limit_s=300.0)
 """Between two attempts at the same questions."""
 OFF = "off: induction.enabled is false"
-
-
-class Servers(Protocol):
-    """The part of `daemon.serving.fleet.Fleet` that is needed here."""
-
-    def any(self) -> ChatEndpoint:
-        """Raises ServingError when none is ready."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +62,9 @@ class InductionStage:
     name = "induction"
     idle_s = 2.0
 
-    def __init__(self, *, store: Store, servers: Servers, config: Config) -> None:
+    def __init__(self, *, store: Store, fleet: Fleet, config: Config) -> None:
         self._store = store
-        self._servers = servers
+        self._fleet = fleet
         self._config = config.induction
         self._base_name = config.serving.base_name
         self._reporter_cap = config.intake.max_reports_per_reporter_per_day
@@ -182,7 +174,7 @@ class InductionStage:
         """Runs in a worker thread."""
         config = self._config
         try:
-            reply = self._servers.any().chat(
+            reply = self._fleet.any().chat(
                 model,
                 question.asked,
                 max_tokens=config.max_tokens,

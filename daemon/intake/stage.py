@@ -21,7 +21,7 @@ from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
-from daemon.store import Added, Reports
+from daemon.store import Added, Reports, Store
 
 POLL_S = 1.0
 OBSERVE_INTERVAL_S = 5.0
@@ -73,18 +73,18 @@ class IngestStage:
     idle_s = 0.5
 
     def __init__(
-        self, *, consumer: Consumer, dead_letters: DeadLetters, reports: Reports, config: IntakeConfig, topic: str
+        self, *, store: Store, config: IntakeConfig, consumer: Consumer, dead_letters: DeadLetters, topic: str
     ) -> None:
         self._consumer = consumer
         self._dead_letters = dead_letters
-        self._reports = reports
+        self._reports = store.reports
         self._config = config
         self._topic = topic
         self._observed_at = 0.0
         self._connected = False
 
     @classmethod
-    def connect(cls, *, kafka: KafkaConfig, config: IntakeConfig, reports: Reports) -> IngestStage:
+    def connect(cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig) -> IngestStage:
         """The stage for the configured topic; it connects at its first step and again after every outage."""
         options = kafka_options(kafka)
         consumer = Consumer(
@@ -96,7 +96,7 @@ class IngestStage:
             session_timeout_s=kafka.session_timeout_s,
         )
         dead_letters = DeadLetters(producer=Producer(options), topic=kafka.dead_letter_topic)
-        return cls(consumer=consumer, dead_letters=dead_letters, reports=reports, config=config, topic=kafka.topic)
+        return cls(store=store, config=config, consumer=consumer, dead_letters=dead_letters, topic=kafka.topic)
 
     @property
     def connected(self) -> bool:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon.errors import ErratadError
 from daemon.records import Adapter, served_name
 from daemon.runtime.stage import Pulse
+from daemon.serving.fleet import Fleet
 from daemon.store import Store
-
-
-class Servers(Protocol):
-    """What readiness needs of `daemon.serving.fleet.Fleet`."""
-
-    @property
-    def servers(self) -> Sequence[VllmServer]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +44,7 @@ class Health:
         *,
         pulse: Pulse,
         store: Store,
-        fleet: Servers,
+        fleet: Fleet,
         base_name: str,
         max_stall_s: float,
         intake_connected: Callable[[], bool] | None = None,

@@ -36,11 +36,11 @@ class RetentionStage:
     idle_s = 60.0
 
     def __init__(
-        self, *, store: Store, fleet: Fleet, storage: StorageConfig, adapters_dir: Path, runs_dir: Path
+        self, *, store: Store, fleet: Fleet, config: StorageConfig, adapters_dir: Path, runs_dir: Path
     ) -> None:
         self._store = store
         self._fleet = fleet
-        self._storage = storage
+        self._config = config
         self._adapters_dir = adapters_dir.absolute()
         self._runs_dir = runs_dir.absolute()
 
@@ -58,15 +58,14 @@ class RetentionStage:
         removed += self._remove_marked() + self._remove_runs(life)
         if removed:
             return Step(sentence=f"removed {removed} folders")
-        return Step(sentence=f"keeps {self._storage.keep_adapters} adapters of each kind and {self._days()} of runs")
+        return Step(sentence=f"keeps {self._config.keep_adapters} adapters of each kind and {self._days()} of runs")
 
     def _old_adapters(self) -> list[Adapter]:
         previous = self._store.adapters.previous()
         kept = None if previous is None else previous.generation
         adapters = self._store.adapters.with_files()
         old = [
-            [adapter for adapter in adapters if adapter.state in group][self._storage.keep_adapters :]
-            for group in ENDED
+            [adapter for adapter in adapters if adapter.state in group][self._config.keep_adapters :] for group in ENDED
         ]
         return [adapter for group in old for adapter in group if adapter.generation != kept]
 
@@ -76,9 +75,9 @@ class RetentionStage:
         return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
 
     def _remove_runs(self, life: Life) -> int:
-        if self._storage.keep_runs_days is None:
+        if self._config.keep_runs_days is None:
             return 0
-        before = utcnow() - timedelta(days=self._storage.keep_runs_days)
+        before = utcnow() - timedelta(days=self._config.keep_runs_days)
         folders = [Path(run.folder) for run in self._store.runs.ended(before=before)]
         return sum(self._remove(folder, self._runs_dir) for folder in folders if not life.stopping)
 
@@ -91,8 +90,8 @@ class RetentionStage:
         return 1
 
     def _why(self) -> str:
-        return f"storage.keep_adapters is {self._storage.keep_adapters}"
+        return f"storage.keep_adapters is {self._config.keep_adapters}"
 
     def _days(self) -> str:
-        days = self._storage.keep_runs_days
+        days = self._config.keep_runs_days
         return "all" if days is None else f"{days:g} days"

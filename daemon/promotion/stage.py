@@ -51,7 +51,6 @@ log = structlog.get_logger(__name__)
 LOOK_INTERVAL_S = 0.25
 """How often the store is asked for intents; servers are called only once per `serving.reconcile_interval_s`."""
 RETRY_LIMIT_S = 60.0
-DIRECT = RolloutConfig(mode="direct")
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""
 GIVE_UP_ATTEMPTS = 5
@@ -71,13 +70,13 @@ class PromotionStage:
 
     name = "promotion"
 
-    def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet, rollout: RolloutConfig = DIRECT) -> None:
+    def __init__(self, *, store: Store, fleet: Fleet, config: RolloutConfig, serving: ServingConfig) -> None:
         self._interval_s = serving.reconcile_interval_s
         self.idle_s = min(LOOK_INTERVAL_S, self._interval_s)
         self._store = store
         self._fleet = fleet
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
-        self._tryout = Tryout(rollout=rollout, store=store, fleet=fleet, reconciler=self._reconciler)
+        self._tryout = Tryout(rollout=config, store=store, fleet=fleet, reconciler=self._reconciler)
         self._attempts = (0, 0)
         self._backoff = Backoff(first_s=2 * self._interval_s, limit_s=RETRY_LIMIT_S)
         self._not_before = 0.0

@@ -10,8 +10,10 @@ from connectors.chat import ChatEndpoint, EndpointError, Reply
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.config.secret import secret
 from daemon.errors import ServingError
-from daemon.records import Adapter, CorrectionSource, served_name
+from daemon.records import CorrectionSource, served_name
 from daemon.runtime.backoff import Backoff
+from daemon.serving.fleet import Fleet
+from daemon.store import Adapters
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -35,18 +37,6 @@ class Analyst(Protocol):
         ...
 
 
-class Servers(Protocol):
-    """The part of `daemon.serving.fleet.Fleet` that is needed here."""
-
-    def any(self) -> ChatEndpoint: ...
-
-
-class Generations(Protocol):
-    """The part of `daemon.store.Adapters` that is needed here."""
-
-    def live(self) -> Adapter: ...
-
-
 class SelfAnalyst:
     """The served model, as it answers now: the live generation under its raw name.
 
@@ -57,7 +47,7 @@ class SelfAnalyst:
     kind = "self"
     correction_source = CorrectionSource.GUIDED
 
-    def __init__(self, *, fleet: Servers, adapters: Generations, base_name: str, timeout_s: float) -> None:
+    def __init__(self, *, fleet: Fleet, adapters: Adapters, base_name: str, timeout_s: float) -> None:
         self._fleet = fleet
         self._adapters = adapters
         self._base_name = base_name
@@ -94,7 +84,7 @@ class EndpointAnalyst:
         return self._endpoint.chat(self._model, messages, max_tokens=max_tokens, temperature=temperature)
 
 
-def analyst_of(config: ReflectionConfig, *, fleet: Servers, adapters: Generations, base_name: str) -> Analyst | None:
+def analyst_of(config: ReflectionConfig, *, fleet: Fleet, adapters: Adapters, base_name: str) -> Analyst | None:
     """The configured analyst; None where the templates stand in for one.
 
     Raises:

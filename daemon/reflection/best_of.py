@@ -7,16 +7,16 @@ one. How much it does is the margin of their log-likelihoods.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
-from connectors.vllm import VllmServer
 from daemon.errors import ServingError
 from daemon.records import conversation, served_name
-from daemon.reflection.analyst import Generations
+from daemon.serving.fleet import Fleet
+from daemon.store import Adapters
 
 log = structlog.get_logger(__name__)
 
@@ -26,13 +26,7 @@ Score = Callable[[Sequence[Mapping[str, Any]], str], float]
 """Log-likelihood of an answer to a conversation, in nats per token; raises EndpointError or ServingError."""
 
 
-class Servers(Protocol):
-    """The part of `daemon.serving.fleet.Fleet` that is needed here."""
-
-    def any(self) -> VllmServer: ...
-
-
-def scored_by(fleet: Servers, adapters: Generations, *, base_name: str) -> Score:
+def scored_by(fleet: Fleet, adapters: Adapters, *, base_name: str) -> Score:
     """Scores of the served model: the live generation under its raw name."""
 
     def score(messages: Sequence[Mapping[str, Any]], answer: str) -> float:

@@ -45,7 +45,8 @@ from daemon.reflection.checks import check_analysis, correction_fault, whole_sen
 from daemon.reflection.prompts import Prompts
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
-from daemon.store.reports import Claim, Reports
+from daemon.store import Store
+from daemon.store.reports import Claim
 
 log = structlog.get_logger(__name__)
 
@@ -110,14 +111,14 @@ class ReflectionStage:
     def __init__(
         self,
         *,
-        reports: Reports,
+        store: Store,
+        config: ReflectionConfig,
         analyst: Analyst | None,
         score: Score,
-        config: ReflectionConfig,
         guidance: str,
         owner: str,
     ) -> None:
-        self._reports = reports
+        self._reports = store.reports
         self._analyst = analyst
         self._score = score
         self._config = config

@@ -9,7 +9,7 @@ import structlog
 
 from daemon import metrics
 from daemon.errors import StoreUnavailableError
-from daemon.runtime.stage import Life, PausedWork, Stage, Step
+from daemon.runtime.stage import Closable, Life, PausedWork, Stage, Step
 from daemon.store import Control
 
 log = structlog.get_logger(__name__)
@@ -74,3 +74,7 @@ class LeaderOnly:
             return _STANDING_BY
         stage = self._stage
         return stage.step_while_paused(life) if isinstance(stage, PausedWork) else Step(sentence="no step is made")
+
+    def close(self) -> None:
+        if isinstance(self._stage, Closable):
+            self._stage.close()

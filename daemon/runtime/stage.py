@@ -83,6 +83,15 @@ class AlwaysOn(Protocol):
     always_on: Literal[True]
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """A stage that holds a connection, a thread or a process."""
+
+    def close(self) -> None:
+        """Called once, when no step runs any more."""
+        ...
+
+
 class Pulse:
     """When each stage last made progress, for `/livez`."""
 

@@ -18,7 +18,7 @@ from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableErro
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
-from daemon.store import Adapters, Runs
+from daemon.store import Runs, Store
 from daemon.training import process as training_process
 from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, TrainingJob, TrainingProgress, run_lock
 
@@ -71,14 +71,13 @@ class FinetuneStage:
     def __init__(
         self,
         *,
-        runs: Runs,
-        adapters: Adapters,
+        store: Store,
         config: TrainingConfig,
         model_path: Path,
         adapters_dir: Path,
     ) -> None:
-        self._runs = runs
-        self._adapters = adapters
+        self._runs = store.runs
+        self._adapters = store.adapters
         self._config = config
         self._model_path = model_path
         self._adapters_dir = adapters_dir

@@ -19,7 +19,7 @@ def main(store_url: str, kafka_json: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with closing(open_store(store_url)) as store:
         stage = IngestStage.connect(
-            kafka=KafkaConfig.model_validate_json(kafka_json), config=IntakeConfig(), reports=store.reports
+            store=store, config=IntakeConfig(), kafka=KafkaConfig.model_validate_json(kafka_json)
         )
         with closing(stage):
             run_stage(stage, control=store.control, pulse=Pulse(), owner=f"process-{os.getpid()}", stop=stop)

@@ -15,6 +15,7 @@ from daemon.dataset.embeddings import Embeddings, comparison_of
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError, StoppedError
 from daemon.text.similarity import Words, cosines
+from tests.fixtures.life import life
 
 TEXTS = ["How do I clean a leather sofa?", "Print the secret code.", "", "How do I clean a leather couch?"]
 
@@ -31,8 +32,7 @@ def compare(tmp_path: Path, beats: list[None]) -> Callable[..., Embeddings]:
             DatasetConfig(similarity_by="embeddings", embedding_device=device),
             model_path=model,
             cache_dir=tmp_path / "embeddings",
-            beat=lambda: beats.append(None),
-            stop=stop or threading.Event(),
+            life=life(stop, heartbeat=lambda: beats.append(None)),
         )
         assert isinstance(made, Embeddings)
         return made
@@ -106,7 +106,5 @@ def test_a_daemon_that_stops_does_not_wait_for_the_child(tiny_model: Path, compa
 
 
 def test_words_need_no_model(tmp_path: Path) -> None:
-    made = comparison_of(
-        DatasetConfig(), model_path=tmp_path, cache_dir=tmp_path, beat=lambda: None, stop=threading.Event()
-    )
+    made = comparison_of(DatasetConfig(), model_path=tmp_path, cache_dir=tmp_path, life=life())
     assert isinstance(made, Words)

@@ -43,8 +43,8 @@ def ingest_of() -> Iterator[Callable[..., IngestStage]]:
     """Makes stages that are closed after the test."""
     made: list[IngestStage] = []
 
-    def make(kafka: KafkaConfig, reports: Reports, config: IntakeConfig = INTAKE) -> IngestStage:
-        made.append(IngestStage.connect(kafka=kafka, config=config, reports=reports))
+    def make(kafka: KafkaConfig, store: Store, config: IntakeConfig = INTAKE) -> IngestStage:
+        made.append(IngestStage.connect(store=store, config=config, kafka=kafka))
         return made[-1]
 
     yield make
@@ -66,7 +66,7 @@ def until_stored(stage: IngestStage, store: Store, count: int, *, timeout_s: flo
 
 def test_a_flagged_response_is_stored_with_its_coordinates_and_then_committed(kafka, store, ingest_of):
     send_kafka([flagged(id="one").encode()], kafka)
-    stage = ingest_of(kafka, store.reports)
+    stage = ingest_of(kafka, store)
     step = step_until(stage, took)
     assert step.sentence == f"took in 1 messages of {kafka.topic}"
     report = store.reports.get("one")
@@ -82,7 +82,7 @@ def test_a_paused_stage_measures_its_lag_and_takes_in_nothing_until_it_is_resume
     monkeypatch.setattr(ingest, "OBSERVE_INTERVAL_S", 0.0)
     for number in range(6):  # each in a batch of its own: Tansu counts batches at the end of a partition
         send_kafka([flagged(id=f"waits-{number}").encode()], kafka)
-    stage = ingest_of(kafka, sqlite_store.reports)
+    stage = ingest_of(kafka, sqlite_store)
     stop = threading.Event()
 
     def lag() -> float:
@@ -103,7 +103,7 @@ def test_a_paused_stage_measures_its_lag_and_takes_in_nothing_until_it_is_resume
 
 def test_a_stage_that_is_paused_from_its_start_gets_its_partitions(kafka, sqlite_store, ingest_of):
     metrics.KAFKA_LAG.clear()
-    stage = ingest_of(kafka, sqlite_store.reports)
+    stage = ingest_of(kafka, sqlite_store)
     sqlite_store.control.pause("ingest", actor="test", reason="from the start")
     stop = threading.Event()
     thread = threading.Thread(
@@ -126,7 +126,7 @@ def test_redelivered_and_duplicate_messages_are_committed_and_never_stored_twice
     send_kafka(
         [report.encode()] * 3 + [flagged(id="copy", messages=report.messages, response=report.response).encode()], kafka
     )
-    stage = ingest_of(kafka, sqlite_store.reports)
+    stage = ingest_of(kafka, sqlite_store)
     step_until(stage, lambda _: sum(committed(kafka).values()) == 4)
     counts = sqlite_store.reports.counts()
     assert (counts[ReportState.QUEUED], counts[ReportState.DUPLICATE]) == (1, 1)
@@ -155,7 +155,7 @@ def test_every_kind_of_bad_message_becomes_a_dead_letter_and_blocks_nothing(kafk
     send(kafka, *(OutboundRecord(topic=kafka.topic, key=b"k", value=raw, headers=(("trace", b"7"),)) for _, raw in bad))
     send(kafka, OutboundRecord(topic=kafka.topic, key=None, value=b"no key"))
     send(kafka, OutboundRecord(topic=kafka.topic, key=b"k", value=flagged(id="after").encode()))
-    stage = ingest_of(kafka, sqlite_store.reports, IntakeConfig(max_message_bytes=4000))
+    stage = ingest_of(kafka, sqlite_store, IntakeConfig(max_message_bytes=4000))
     step_until(stage, lambda _: sum(committed(kafka).values()) == len(bad) + 3)
 
     assert sqlite_store.reports.get("after").state is ReportState.QUEUED
@@ -231,7 +231,7 @@ def test_while_the_database_is_away_nothing_is_committed_and_the_batch_comes_aga
 def test_a_stopped_postgresql_is_waited_out(kafka, own_postgres, ingest_of):
     with contextlib.closing(open_store(own_postgres.url(own_postgres.create_database()))) as store:
         send_kafka([flagged().encode() for _ in range(10)], kafka)
-        stage = ingest_of(kafka, store.reports)
+        stage = ingest_of(kafka, store)
         until_stored(stage, store, 10)
         own_postgres.stop("immediate")
         send_kafka([flagged().encode() for _ in range(10)], kafka)
@@ -247,7 +247,7 @@ def test_dead_letters_that_nobody_acknowledges_hold_the_commit_back(kafka, sqlit
     for limit in ("REQUEST_TIMEOUT_S", "DELIVERY_TIMEOUT_S"):
         monkeypatch.setattr(connector, limit, 1.0)
     send(kafka, OutboundRecord(topic=kafka.topic, key=b"k", value=b"bad"))
-    stage = ingest_of(kafka, sqlite_store.reports)
+    stage = ingest_of(kafka, sqlite_store)
     lost = DeadLetters(producer=Producer(options_of(kafka)), topic="nowhere")
     kept, stage._dead_letters = stage._dead_letters, lost
     with contextlib.closing(lost):
@@ -262,7 +262,7 @@ def test_dead_letters_that_nobody_acknowledges_hold_the_commit_back(kafka, sqlit
 
 def test_a_broker_that_is_killed_and_started_anew_is_waited_out(own_broker, own_kafka, sqlite_store, ingest_of):
     send_kafka([flagged().encode() for _ in range(5)], own_kafka)
-    stage = ingest_of(own_kafka, sqlite_store.reports)
+    stage = ingest_of(own_kafka, sqlite_store)
     until_stored(stage, sqlite_store, 5)
     own_broker.kill()
     step = step_until(stage, lambda step: step.sentence.startswith("no intake"))
@@ -278,7 +278,7 @@ def test_a_broker_that_is_killed_and_started_anew_is_waited_out(own_broker, own_
 
 def test_a_broker_that_hangs_for_longer_than_the_session_costs_nothing(own_broker, own_kafka, sqlite_store, ingest_of):
     send_kafka([flagged().encode() for _ in range(5)], own_kafka)
-    stage = ingest_of(own_kafka, sqlite_store.reports)
+    stage = ingest_of(own_kafka, sqlite_store)
     until_stored(stage, sqlite_store, 5)
     os.kill(own_broker.pid, signal.SIGSTOP)
     try:
@@ -293,7 +293,7 @@ def test_a_broker_that_hangs_for_longer_than_the_session_costs_nothing(own_broke
 
 def test_missing_topics_are_named_until_they_are_there(broker, sqlite_store, ingest_of):
     kafka = kafka_config(broker)
-    stage = ingest_of(kafka, sqlite_store.reports)
+    stage = ingest_of(kafka, sqlite_store)
     step = stage.step(life())
     assert f"has no topic {kafka.topic}, {kafka.dead_letter_topic}" in step.sentence
     broker.create_topics(topics_of(kafka))

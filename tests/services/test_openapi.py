@@ -16,14 +16,11 @@ from daemon.operations.health import Health
 from daemon.runtime.stage import Pulse
 from daemon.store import Store
 from daemon.web.app import create_app
+from tests.fakes.fleet import fleet_of
 
 TOKEN = "a-good-token"
 EXAMPLES = 12
 """Per operation: all of them take some 20 s."""
-
-
-class _NoServers:
-    servers = ()
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def attacked(history: Store, make_config: Callable[..., Config], monkeypatch: py
         store=history,
         intake=FeedbackIntake(reports=history.reports, config=config.intake),
         config=config,
-        health=Health(pulse=Pulse(), store=history, fleet=_NoServers(), base_name="base", max_stall_s=120),
+        health=Health(pulse=Pulse(), store=history, fleet=fleet_of(), base_name="base", max_stall_s=120),
     )
     return schemathesis.openapi.from_asgi("/openapi.json", app, headers={"Host": "127.0.0.1"})
 

@@ -36,7 +36,7 @@ def _stage(store: Store, make_config: Callable[..., Config], **schedule: Any) ->
     config = make_config(schedule={"cron": None, "min_lessons": 3, **schedule})
     stage = ScheduleStage(
         store=store,
-        schedule=config.schedule,
+        config=config.schedule,
         dataset=config.dataset,
         alias=config.serving.alias,
         runs_dir=config.runs_dir,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from tests.benchmarks.quality.lessons import Analyst, Asked, Collector
 from tests.benchmarks.quality.plan import REPLAY_TOKENS, Plan, Sheet
 from tests.benchmarks.quality.probes import Scenario
 from tests.benchmarks.quality.recognition import Recognition
+from tests.fakes.fleet import OneServer
 
 STREAMS = 32
 SERVING_STEP_S = 1.0
@@ -90,7 +91,7 @@ class _Measurement:
         )
         self._recognition = Recognition(server, base_name=serving.base_name, concurrency=STREAMS)
         self._replay = Replay(
-            servers=_One(server),
+            fleet=OneServer(server),
             base_name=serving.base_name,
             prompts=None,
             max_tokens=REPLAY_TOKENS,
@@ -190,16 +191,6 @@ def _summary(answers: Sequence[Answered]) -> str:
                 f"{suite}{' guided' if guided else ''} {sum(bool(one.good) for one in of_suite)}/{len(of_suite)}"
             )
     return ", ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class _One:
-    """A fleet of one server."""
-
-    server: VllmServer
-
-    def any(self) -> VllmServer:
-        return self.server
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.fixtures.training import FINGERPRINT, SUBJECTS, OrdinaryAnswers, line
 
 def _replay(servers: OrdinaryAnswers, cache_dir: Path) -> Replay:
     return Replay(
-        servers=servers,
+        fleet=servers,
         base_name="base",
         prompts=None,
         max_tokens=8,

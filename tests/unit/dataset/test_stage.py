@@ -20,6 +20,7 @@ from daemon.errors import ServingError
 from daemon.labels import LeftOut
 from daemon.records import RunState, Split
 from daemon.store import Store
+from daemon.text.similarity import Words
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.training import (
@@ -260,7 +261,7 @@ def test_a_folder_that_is_not_whole_is_written_again(
     run = open_run(sqlite_store, tmp_path / "runs")
     folder = Path(run.folder)
     stage = make_stage()
-    selection = stage._select(run)
+    selection = stage._select(run, Words())
     pairs = dataset.Pairs(replay=(), drift=(), missing=())
     files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0)
     if damage == "another run":

@@ -85,7 +85,7 @@ class Scene:
 
     def stage(self, **changes: Any) -> InductionStage:
         """A stage as in a fresh process."""
-        stage = InductionStage(store=self.store, servers=self.fleet, config=self.config(**changes))
+        stage = InductionStage(store=self.store, fleet=self.fleet, config=self.config(**changes))
         self.stages.append(stage)
         return stage
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from connectors.chat import EndpointError
-from connectors.vllm import VllmServer
 from connectors.vllm_wire import ServerState
 from daemon.errors import StoreUnavailableError
 from daemon.operations.health import Health
 from daemon.runtime.stage import Pulse
 from daemon.store import Store
+from tests.fakes.fleet import fleet_of
 from tests.fixtures.stores import promote
 
 
@@ -37,14 +36,10 @@ class Server:
         return ServerState(live=self.live, epoch="e", adapters={})
 
 
-@dataclass
-class Servers:
-    servers: Sequence[VllmServer]
-
-
 def health(store: Store, *servers: Server, pulse: Pulse | None = None, **changes: Any) -> Health:
-    fleet = Servers(servers=[cast("VllmServer", server) for server in servers])
-    return Health(pulse=pulse or Pulse(), store=store, fleet=fleet, base_name="base", max_stall_s=120, **changes)
+    return Health(
+        pulse=pulse or Pulse(), store=store, fleet=fleet_of(*servers), base_name="base", max_stall_s=120, **changes
+    )
 
 
 def test_a_stage_without_steps_for_too_long_is_not_alive(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def stage(bench: Bench, tmp_path: Path) -> Callable[..., RetentionStage]:
         return RetentionStage(
             store=bench.store,
             fleet=bench.fleet,
-            storage=StorageConfig(**storage),
+            config=StorageConfig(**storage),
             adapters_dir=tmp_path / "adapters",
             runs_dir=Path("/var/runs"),
         )
@@ -143,7 +143,7 @@ def test_folders_outside_the_daemons_own_are_never_removed(
     elsewhere = RetentionStage(
         store=bench.store,
         fleet=bench.fleet,
-        storage=StorageConfig(keep_adapters=1),
+        config=StorageConfig(keep_adapters=1),
         adapters_dir=tmp_path / "other",
         runs_dir=tmp_path / "runs",
     )
@@ -166,7 +166,7 @@ def test_run_folders_go_by_their_age(bench: Bench, tmp_path: Path, monkeypatch: 
     stage = RetentionStage(
         store=bench.store,
         fleet=bench.fleet,
-        storage=StorageConfig(keep_runs_days=1),
+        config=StorageConfig(keep_runs_days=1),
         adapters_dir=tmp_path / "adapters",
         runs_dir=runs_dir,
     )

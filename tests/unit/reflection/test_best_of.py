@@ -13,9 +13,10 @@ from connectors.vllm import VllmServer
 from daemon.config.reflection import ReflectionConfig
 from daemon.reflection.best_of import REQUEST, best, scored_by
 from daemon.store import Store
+from tests.fakes.fleet import OneServer
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.config import flagged
-from tests.fixtures.reflection import GOOD, USELESS, OneServer, ReflectionBench, Reply, ScriptedEndpoint
+from tests.fixtures.reflection import GOOD, USELESS, ReflectionBench, Reply, ScriptedEndpoint
 
 HELPFUL = "This response is wrong because the capital is Canberra, and a good response says so without any doubt."
 REJECTED = "I'm sorry, but I can't help with that."
@@ -52,7 +53,7 @@ def test_the_served_model_judges_after_its_flagged_answer(
 
     def score(messages: Sequence[Mapping[str, Any]], answer: str) -> float:
         asked.append(messages)
-        return scored_by(OneServer(make_client(fake_vllm.url)), sqlite_store.adapters, base_name="base")(  # type: ignore[arg-type]
+        return scored_by(OneServer(make_client(fake_vllm.url)), sqlite_store.adapters, base_name="base")(
             messages, answer
         )
 

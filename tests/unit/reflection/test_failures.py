@@ -277,7 +277,7 @@ store = open_store(sys.argv[1])
 analyst = EndpointAnalyst(EndpointConfig(url=sys.argv[2], model="judge"), timeout_s=60)
 config = ReflectionConfig()
 stage = ReflectionStage(
-    reports=store.reports,
+    store=store,
     analyst=analyst,
     score=lambda *_: 0.0,
     config=config,

@@ -18,13 +18,13 @@ from daemon.records import CorrectionSource, ReportState
 from daemon.reflection.analyst import EndpointAnalyst, SelfAnalyst, analyst_of
 from daemon.runtime.stage import Step
 from daemon.store import Store
+from tests.fakes.fleet import OneServer
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import (
     GOOD,
     GUIDANCE,
     USELESS,
-    OneServer,
     ReflectionBench,
     Reply,
     ScriptedEndpoint,

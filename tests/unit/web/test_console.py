@@ -19,6 +19,7 @@ from daemon.records import AdapterState, utcnow
 from daemon.runtime.stage import Pulse
 from daemon.store import Store
 from daemon.web.app import create_app
+from tests.fakes.fleet import fleet_of
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, learn, run_to_verdict
@@ -65,14 +66,10 @@ def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[
         store=sqlite_store,
         intake=FeedbackIntake(reports=sqlite_store.reports, config=config.intake),
         config=config,
-        health=Health(pulse=Pulse(), store=sqlite_store, fleet=_NoServers(), base_name="base", max_stall_s=120),
+        health=Health(pulse=Pulse(), store=sqlite_store, fleet=fleet_of(), base_name="base", max_stall_s=120),
     )
     with TestClient(app, base_url="http://127.0.0.1:8077") as client:
         yield client
-
-
-class _NoServers:
-    servers = ()
 
 
 def pages(learned: Learned) -> list[str]:
