@@ -1,4 +1,4 @@
-"""The `erratad` command. Start-up stays fast: what a command needs is imported when it runs.
+"""The `erratad` command. Start-up stays fast: a command imports its modules when it runs.
 
 Read `app` first.
 """

@@ -1,4 +1,4 @@
-"""Every command in one table, and how errors become exit codes."""
+"""The table of all commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Exit codes:
   2  wrong usage or configuration
   3  the daemon or its database cannot be reached
 
-The configuration is --config, else the file that ERRATAD_CONFIG names, else configs/default.yaml."""
+The configuration file is --config, else the variable ERRATAD_CONFIG, else configs/default.yaml."""
 
 
 class Commands(TyperGroup):
-    """Prints an expected error as one message on stderr; anything else is a bug and keeps its traceback."""
+    """Prints an expected error as one message on stderr. Any other exception is a bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,7 +40,7 @@ def exit_code(error: ErratadError) -> int:
 
 app = typer.Typer(
     cls=Commands,
-    help="A daemon that lets a served chat model learn from the responses that its users flagged.",
+    help="A daemon that lets a served chat model learn from the responses flagged by its users.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -1,4 +1,4 @@
-"""Commands that look: status, reports, lessons, runs, adapters, audit."""
+"""Read-only commands: status, reports, lessons, runs, adapters, audit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _CLEAR = "\x1b[2J\x1b[H"
 
 def status(
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew every 2 s until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every 2 s until Ctrl-C.")] = False,
     as_json: AsJson = False,
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say where the daemon stands.
+    """Show the status of the daemon.
 
-    Stages, reports, the live adapter, the active run, the schedule. Exits with 3 when no daemon seems to run.
+    Shows stages, reports, the live adapter, the active run and the schedule. Exits with 3 if no daemon seems to run.
     """
-    from daemon.operations.status import status as look
+    from daemon.operations.status import status as read_status
 
     config = settings(config_path, overrides)
     with opened(config) as store:
         while True:
-            view = look(store, config)
+            view = read_status(store, config)
             if watch:
                 typer.echo(_CLEAR, nl=False)
             if as_json:
@@ -46,11 +46,11 @@ def status(
 
 
 def reports(
-    report_id: Annotated[str | None, typer.Argument(help="Show this one from message to fix.")] = None,
+    report_id: Annotated[str | None, typer.Argument(help="Show this report from message to fix.")] = None,
     *,
     state: StateName = None,
-    category: Annotated[str | None, typer.Option(help="Only those of this category.")] = None,
-    search: Annotated[str | None, typer.Option(help="Only those whose id contains this.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only reports of this category.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only reports with this text in their id or message.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
     config_path: ConfigPath = None,
@@ -58,7 +58,7 @@ def reports(
 ) -> None:
     """List the reports, or show one.
 
-    One is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
+    One report is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
     """
     from daemon.cli.show import show_report
     from daemon.operations.views import ReportRow, report_view
@@ -95,7 +95,7 @@ def lessons(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """List what a training run may use."""
+    """List the lessons that a training run may use."""
     from daemon.operations.views import LessonView
 
     with opened(settings(config_path, overrides)) as store:
@@ -116,7 +116,7 @@ def lessons(
 
 
 def runs(
-    run_id: Annotated[int | None, typer.Argument(help="Show this one with its verdict.")] = None,
+    run_id: Annotated[int | None, typer.Argument(help="Show this run with its verdict.")] = None,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -151,7 +151,7 @@ def runs(
 
 
 def adapters(
-    generation: Annotated[int | None, typer.Argument(help="Show this one with its lineage and verdict.")] = None,
+    generation: Annotated[int | None, typer.Argument(help="Show this generation with its lineage and verdict.")] = None,
     *,
     state: StateName = None,
     limit: Limit = 50,
@@ -161,7 +161,7 @@ def adapters(
 ) -> None:
     """List the generations, or show one.
 
-    One is shown with its lineage: what it was trained on, what was measured, why it went live or did not.
+    One generation is shown with its training reports, its evaluation, and the reason why it went live or did not.
     """
     from daemon.cli.show import show_generation
     from daemon.operations.views import AdapterRow, generation_view
@@ -197,7 +197,7 @@ def audit(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """List who did what and why, latest first."""
+    """List the audit log: actor, action and reason, newest first."""
     from daemon.operations.views import AuditView
 
     with opened(settings(config_path, overrides)) as store:
@@ -205,7 +205,7 @@ def audit(
     listing(
         rows,
         {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},
-        empty="Nobody has done anything yet.",
+        empty="No entries yet.",
         as_json=as_json,
     )
 

@@ -1,4 +1,4 @@
-"""Options that commands share, and the way from them to a configuration and a store."""
+"""Options shared by the commands, and loading of the configuration and the store."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many, newest first.")]
-StateName = Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only those in this state.")]
+StateName = Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only entries in this state.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 
 
 def one_of(states: type[State], text: str | None) -> State | None:
-    """The state that `--state` names."""
+    """The state given by `--state`. Raises BadParameter for an unknown state."""
     if text is None:
         return None
     try:
         return states(text)
     except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is no state; choose one of {', '.join(states)}") from exc
+        raise typer.BadParameter(f"{text!r} is not a state; choose one of {', '.join(states)}") from exc
 
 
 def settings(path: Path | None, overrides: list[str] | None) -> Config:
-    """The configuration that `--config` and `--set` name.
+    """The configuration given by `--config` and `--set`.
 
     Raises:
-        ConfigError: where there is none, or it is wrong.
+        ConfigError: if it is missing or invalid.
     """
     from daemon.config import load_config
 
     if path is None and not DEFAULT_CONFIG.exists():
         raise ConfigError(
-            f"there is no {DEFAULT_CONFIG} here; name a configuration with --config or the variable ERRATAD_CONFIG"
+            f"{DEFAULT_CONFIG} is missing; give a configuration with --config or the variable ERRATAD_CONFIG"
         )
     return load_config(path or DEFAULT_CONFIG, overrides)
 
 
 @contextmanager
 def opened(config: Config, *, create: bool = False) -> Iterator[Store]:
-    """The store; `create`: an SQLite file that does not exist yet is made, else it is an error.
+    """Open the store. With `create`, a missing SQLite file is created; otherwise it is an error.
 
     Raises:
-        ConfigError: when `store.url` is none.
-        StoreUnavailableError: when there is no database, or it does not answer.
+        ConfigError: if `store.url` is invalid.
+        StoreUnavailableError: if the database is missing or does not answer.
     """
     from daemon.store import open_store
 
@@ -82,7 +82,7 @@ def opened(config: Config, *, create: bool = False) -> Iterator[Store]:
 
 
 def _database_file_exists(config: Config) -> None:
-    """Looking must not make an empty database; a URL that is none is `open_store`'s to explain."""
+    """Read-only commands must not create the database. `open_store` reports invalid URLs."""
     from sqlalchemy.engine import make_url
 
     from daemon.operations.preflight import store_url_problem
@@ -92,20 +92,20 @@ def _database_file_exists(config: Config) -> None:
     url = make_url(config.store_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         raise StoreUnavailableError(
-            f"there is no database at {url.database}; `erratad run` makes it, or --config names another configuration"
+            f"there is no database at {url.database}; start `erratad run`, or choose another --config"
         )
 
 
 def operator() -> str:
-    """The OS user, for the audit log; behind sudo the person, not the account that everyone shares."""
+    """The OS user for the audit log. With sudo it is the calling user, not the shared account."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (OSError, KeyError):  # Python 3.12 raises the former where 3.11 raises the latter: a user id without a name
+    except (OSError, KeyError):  # a user id without a name: KeyError in Python 3.11, OSError in 3.12
         return "unknown"
 
 
 def for_each(report_ids: list[str], act: Callable[[str], object], done: str) -> None:
-    """Every id gets its try; one that fails does not keep the others from theirs."""
+    """Apply `act` to every id. Warn of failed ids, continue with the others, and exit with 1 if any failed."""
     failed = False
     for report_id in report_ids:
         try:

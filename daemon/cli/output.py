@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, and no control characters from report texts."""
+"""Output of the commands: tables for people, JSON for programs. Control characters of report texts are replaced."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPED_WIDTH = 1000
-"""Columns of a table that goes to a file or a pipe: nothing is wrapped."""
+"""Width of a table in a file or a pipe, wide enough to avoid wrapping."""
 CELL = 160
-"""Characters of a text in a table's cell."""
+"""Maximum number of characters in a table cell."""
 _STATE_STYLE = {
     **dict.fromkeys(("live", "resolved", "promoted"), "green"),
     **dict.fromkeys(
@@ -33,7 +33,7 @@ _CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if cod
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
-    """ASCII only, so that it is the same in every locale and holds no control characters; NaN becomes null."""
+    """Print ASCII JSON: equal in every locale and without control characters. NaN becomes null."""
     if isinstance(value, dict):
         plain: Any = value
     elif isinstance(value, Sequence):
@@ -52,7 +52,7 @@ def warn(text: str) -> None:
 
 
 def heading(text: str) -> None:
-    """A line of its own, bold on a terminal."""
+    """Print a heading line, bold on a terminal."""
     typer.secho(
         f"\n{printable(text)}",
         bold=True,
@@ -66,7 +66,7 @@ def indented(text: str) -> None:
 
 
 def listing(rows: Sequence[BaseModel], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
-    """Records as one JSON document or as a table; `columns`: heading -> the record's field."""
+    """Print records as one JSON document or as a table. `columns` maps each heading to a field."""
     if as_json:
         print_json(rows)
     else:
@@ -74,7 +74,7 @@ def listing(rows: Sequence[BaseModel], columns: Mapping[str, str], *, empty: str
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Rows under headings; `empty` is said instead where there are none. The first column is never wrapped."""
+    """Print rows under headings, or `empty` if there are no rows. The first column is never wrapped."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -93,7 +93,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
 
 
 def terminal() -> Console:
-    """Where tables go: on a terminal as wide as it and coloured (not with NO_COLOR), else plain."""
+    """The console for tables. On a terminal it uses its width and colours (no colours with NO_COLOR); else plain."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -102,13 +102,13 @@ def terminal() -> Console:
 
 
 def style_of(value: object) -> str:
-    """The colour of a state; the word itself always says the same."""
+    """The colour of a state. It only repeats the word; other values have no colour."""
     return _STATE_STYLE.get(str(value), "") if isinstance(value, StrEnum) else ""
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr while something long runs, on a terminal only; yields `advance(done, of)`."""
+    """A progress bar on stderr, on a terminal only. Yields `advance(done, of)`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -125,7 +125,7 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def cell(value: object) -> str:
-    """One line of text: times to the second in UTC, missing values empty, long texts clipped."""
+    """The value as one line: times in UTC to the second, None as an empty text, long texts clipped."""
     if value is None:
         return ""
     if isinstance(value, datetime):

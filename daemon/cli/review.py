@@ -1,4 +1,4 @@
-"""`erratad review`: what waits for a person, and what that person decides; the console's queue without a browser."""
+"""`erratad review`: the review queue and its decisions, as in the console."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from daemon.store import Store
 
 REVIEWED = "reviewed on the command line"
-MARK = "===== corrected answer below; nothing: none is known to be good ====="
+MARK = "===== corrected answer below; leave it empty if no good answer is known ====="
 ReportId = Annotated[str, typer.Argument(metavar="ID", help="The report.")]
-ReportIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Quarantined reports, or ones with an analysis.")]
+ReportIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Quarantined reports, or reports with an analysis.")
+]
 
 review = typer.Typer(
     name="review",
-    help="Decide about quarantined reports and about analyses, before a run learns from them.",
+    help="Review quarantined reports and analyses before a run trains on them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -41,7 +43,7 @@ def list_(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """List what waits: quarantined reports, and analyses that nobody has looked at; oldest first."""
+    """List the review queue, oldest first: quarantined reports, and analyses not yet reviewed."""
     from daemon.operations.views import review_queue
 
     with opened(settings(config_path, overrides)) as store:
@@ -57,7 +59,7 @@ def show(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Show one: conversation, flagged answer, what is wrong with it, analysis, corrected answer."""
+    """Show one report: conversation, flagged answer, reason, analysis and corrected answer."""
     from daemon.cli.show import show_report
     from daemon.operations.views import report_view
 
@@ -85,14 +87,14 @@ def correct(
     *,
     analysis: Annotated[str | None, typer.Option("--analysis", help="Why the flagged answer is wrong.")] = None,
     correction: Annotated[str | None, typer.Option("--correction", help="A good answer; '' for none.")] = None,
-    edit: Annotated[bool, typer.Option("--edit", "-e", help="Change both in the editor that EDITOR names.")] = False,
+    edit: Annotated[bool, typer.Option("--edit", "-e", help="Edit both in $EDITOR.")] = False,
     reason: Reason = REVIEWED,
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Put better words in place of an analysis and its corrected answer.
+    """Replace an analysis and its corrected answer.
 
-    What is not given stays as it is. The corrected answer must meet the report's own rules.
+    An omitted part stays unchanged. The corrected answer must pass the report's own checks.
     """
     from daemon.operations import commands
 
@@ -117,7 +119,7 @@ def reject(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Bury quarantined reports, or ones whose analysis would teach nonsense; `erratad requeue` revives them."""
+    """Bury quarantined reports, or reports with a wrong analysis. `erratad requeue` revives them."""
     with opened(settings(config_path, overrides)) as store:
         for_each(report_ids, lambda one: store.reviews.reject(one, actor=operator(), reason=reason), "rejected")
 
@@ -131,16 +133,16 @@ def _lesson(store: Store, report_id: str) -> Lesson:
 
 
 def _edited(analysis: str, correction: str) -> tuple[str, str]:
-    """Raises ConfigError when there is no editor, or nothing was changed in it."""
+    """Edit both texts in the editor. Raises ConfigError if it fails, or if nothing was changed."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     given = f"{analysis}\n\n{MARK}\n{correction}\n"
-    with tempfile.TemporaryDirectory() as folder:  # for this user only: the text is a report's
+    with tempfile.TemporaryDirectory() as folder:  # readable by this user only: a report is private
         file = Path(folder) / "review.txt"
         file.write_text(given, encoding="utf-8")
         try:
             subprocess.run([*shlex.split(editor), str(file)], check=True)
         except (OSError, ValueError, subprocess.CalledProcessError) as exc:
-            raise ConfigError(f"the editor {editor!r} (variable EDITOR) did not work: {exc}") from exc
+            raise ConfigError(f"the editor {editor!r} (variable EDITOR) failed: {exc}") from exc
         text = file.read_text(encoding="utf-8")
     if text == given:
         raise ConfigError("nothing was changed in the editor")
@@ -159,8 +161,8 @@ def _show_queue(queue: ReviewQueueView) -> None:
             )
             for kind, item in waiting
         ],
-        empty="Nothing waits for a review.",
+        empty="Nothing to review.",
     )
     more = queue.quarantined_waiting + queue.analyses_waiting - len(waiting)
     if more:
-        say(f"{more} more wait; --limit shows more of each kind")
+        say(f"{more} more in the queue; --limit shows more of each kind")

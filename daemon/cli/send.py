@@ -1,4 +1,4 @@
-"""Commands that bring reports in: submit, import."""
+"""Commands that add reports: submit, import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def submit(
         Path, typer.Argument(exists=True, dir_okay=False, help="One report per line; see `erratad schema`.")
     ],
     *,
-    via: Annotated[Via, typer.Option(help="To the intake topic, or to POST /v1/feedback.")] = Via.KAFKA,
+    via: Annotated[Via, typer.Option(help="Send to the intake topic, or to POST /v1/feedback.")] = Via.KAFKA,
     url: Annotated[
         str | None, typer.Option(help="http: the daemon's address; default: http.host and http.port.")
     ] = None,
@@ -40,8 +40,8 @@ def submit(
 ) -> None:
     """Send the reports in a JSONL file.
 
-    Every line is checked before the first is sent. Sending a file again is safe. Exits with 1 when a line is refused,
-    with 3 when broker or daemon cannot be reached.
+    Every line is checked before the first is sent. Sending a file again is safe. Exits with 1 if a line is refused,
+    with 3 if the broker or the daemon cannot be reached.
     """
     config = settings(config_path, overrides)
     submission = _send(file, via, url, config)
@@ -75,8 +75,8 @@ def import_file(
 ) -> None:
     """Import annotated data.
 
-    Takes rows like those of PKU-SafeRLHF (prompt, response, is_safe; or two responses and which is safe) and stores the
-    unsafe responses as reports. Importing a file again is safe. Exits with 1 when a row is not taken.
+    Reads rows in the format of PKU-SafeRLHF (prompt, response, is_safe; or two responses, each marked safe or unsafe)
+    and stores the unsafe responses as reports. Importing a file again is safe. Exits with 1 if a row is rejected.
     """
     from daemon.intake.importer import import_file as import_rows
 
@@ -126,9 +126,9 @@ def _address(url: str | None, config: Config) -> str:
 
 
 def _own_address(config: Config) -> str:
-    """Where a daemon with this configuration listens, as seen from this machine."""
+    """The address of a daemon with this configuration on this machine."""
     if config.http.port == 0:
-        raise ConfigError("http.port is 0, so the daemon's port is not known here; name its address with --url")
+        raise ConfigError("http.port is 0, so the port of the daemon is unknown; give its address with --url")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(config.http.host, config.http.host)  # noqa: S104
     return f"http://{host}:{config.http.port}"
 

@@ -35,8 +35,8 @@ def check_config(
 ) -> None:
     """Check the configuration.
 
-    Prints the config values, secrets masked, and everything that would keep the daemon from working here; exits
-    with 2 when there is something.
+    Prints the values with masked secrets, and every problem that would prevent the daemon from working. Exits with 2
+    if there is a problem.
     """
     import yaml
 
@@ -54,7 +54,7 @@ def check_config(
     if found:
         raise typer.Exit(2)
     if not as_json:
-        warn("the configuration is good")
+        warn("the configuration is valid")
 
 
 def vllm(
@@ -65,10 +65,10 @@ def vllm(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Become a vLLM server that a daemon in attached mode steers.
+    """Start a vLLM server for a daemon in attached mode.
 
-    Command line, alias, guidance and plugin come from the same configuration as the daemon's, so that they fit. It
-    answers under the alias as soon as the daemon has given it the live generation.
+    Alias, guidance and plugin come from the daemon's configuration, so that both agree. The server answers under the
+    alias after the daemon has given it the live generation.
     """
     from daemon.serving.command import attached_command
 
@@ -90,18 +90,16 @@ def schema() -> None:
 def demo(
     *,
     scenario: Annotated[
-        Path | None, typer.Option(help="JSONL of questions with their rules; default: the set shipped with erratad.")
+        Path | None, typer.Option(help="JSONL file of questions with checks; default: the set shipped with erratad.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where everything is written; it is emptied first.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="The output folder; it is emptied first.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running at the end, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Play the whole loop once, for real.
+    """Run the whole loop once, with real components.
 
-    Starts an embedded broker, a vLLM server and the daemon on this machine, flags answers, and watches until a better
-    adapter is live.
+    Starts an embedded broker, a vLLM server and the daemon on this machine, flags bad answers, and waits until a
+    better adapter is live.
     """
     from daemon.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""One report, and one generation, in words."""
+"""One report, or one generation, as text."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def show_report(view: ReportView) -> None:
     for message in view.messages:
         _section(message.role.capitalize(), message.content)
     _section("Flagged answer", view.response)
-    _section("What is wrong, as the reporter says", report.reason)
-    _section("What it should have been, as the reporter says", view.user_correction)
+    _section("What is wrong, according to the reporter", report.reason)
+    _section("Expected answer, according to the reporter", view.user_correction)
     if view.checks is not None:
         _section("Rules of a good answer", view.checks.model_dump_json(indent=2, exclude_defaults=True))
     if view.lesson is not None:
@@ -37,7 +37,7 @@ def show_generation(view: GenerationView) -> None:
     if adapter.promoted_at is not None:
         say(f"went live {adapter.promoted_at:%Y-%m-%d %H:%M:%S} UTC")
     if run is None:
-        say("the base model: no run made it")
+        say("the base model: it has no run")
         return
     say(f"run {run.id}: {run.state}, started {run.created_at:%Y-%m-%d %H:%M:%S} UTC by {run.requested_by}")
     say(f"recipe {run.recipe}, seed {run.seed}; generation {run.base_generation} was live when it started")

@@ -1,4 +1,4 @@
-"""Commands that steer: train, induce, promote, reject, rollback, pause, resume, requeue, erase."""
+"""Commands that change something: train, induce, promote, reject, rollback, pause, resume, requeue, erase."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ POLL_INTERVAL_S = 0.3
 NO_REASON = "no reason given"
 _STAGE_OF = {"train": "schedule", "induce": "induction", "promote": "promotion", "rollback": "promotion"}
 
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the daemon has done or refused it.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How long to wait, in seconds.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the daemon has carried out or refused it.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Maximum time to wait, in seconds.")]
 StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.")]
 
 
@@ -51,9 +51,9 @@ def induce(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Lead the model into mistakes now and report them.
+    """Provoke mistakes now (red-team) and file them as reports.
 
-    Needs induction.enabled; `erratad status` shows how it goes.
+    Needs induction.enabled. `erratad status` shows the progress.
     """
     from daemon.operations.commands import request_induction
 
@@ -63,7 +63,7 @@ def induce(
 
 
 def promote(
-    generation: Annotated[int, typer.Argument(min=0, help="The generation that is to answer.")],
+    generation: Annotated[int, typer.Argument(min=0, help="The generation to make live.")],
     *,
     reason: Reason = NO_REASON,
     wait: Wait = True,
@@ -74,7 +74,7 @@ def promote(
 ) -> None:
     """Make a generation live.
 
-    Only one with the gate's accepting verdict, or one that was live before, can be.
+    It must have been accepted by the gate, or have been live before.
     """
     from daemon.operations.commands import request_promotion
 
@@ -84,7 +84,7 @@ def promote(
 
 
 def rollback(
-    generation: Annotated[int | None, typer.Argument(min=0, help="Default: the one that was live before.")] = None,
+    generation: Annotated[int | None, typer.Argument(min=0, help="Default: the previous live generation.")] = None,
     *,
     reason: Reason = NO_REASON,
     wait: Wait = True,
@@ -95,7 +95,7 @@ def rollback(
 ) -> None:
     """Go back to an earlier generation.
 
-    The one that leaves is never promoted again.
+    The replaced generation is never promoted again.
     """
     from daemon.operations.commands import request_rollback
 
@@ -111,9 +111,9 @@ def reject(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Keep a candidate from going live.
+    """Reject a candidate, so that it never goes live.
 
-    Ends its canary or shadow, too; its run ends as rejected.
+    This also ends its canary or shadow. Its run ends as rejected.
     """
     from daemon.operations.commands import reject_candidate
 
@@ -131,7 +131,7 @@ def pause(
 ) -> None:
     """Pause one stage, or all.
 
-    A running step ends, no new one starts, until `erratad resume`.
+    The running step finishes. No new step starts until `erratad resume`.
     """
     from daemon.operations import commands
 
@@ -147,7 +147,7 @@ def resume(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Lift one pause, or all."""
+    """Resume one stage, or all."""
     from daemon.operations import commands
 
     with opened(settings(config_path, overrides)) as store:
@@ -162,7 +162,7 @@ def requeue(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Analyse reports anew.
+    """Analyse reports again.
 
     Revives buried reports and releases quarantined ones.
     """
@@ -178,21 +178,21 @@ def erase(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Remove reports' content for good.
+    """Permanently remove the content of reports.
 
-    Ids and lineage stay; adapters that were trained on them are not changed.
+    Ids and lineage stay. Adapters trained on them are not changed.
     """
     config = settings(config_path, overrides)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError("erasing cannot be undone; add --yes where nobody can be asked")
-        typer.confirm(f"Erase the content of {len(report_ids)} reports for good?", abort=True)
+            raise ConfigError("erasing cannot be undone; without a terminal, confirm it with --yes")
+        typer.confirm(f"Permanently erase the content of {len(report_ids)} reports?", abort=True)
     with opened(config) as store:
         for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
 
 
 def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool) -> None:
-    """Wait for the outcome (`wait_s` None: do not), show it, and exit with 0 only if nothing went wrong."""
+    """Wait up to `wait_s` (None: do not wait) for the outcome and show it. A failure exits with 1, no daemon with 3."""
     from daemon.operations.status import daemon_runs
 
     absent = not daemon_runs(store)
@@ -200,9 +200,9 @@ def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool
         intent = _outcome(store, intent, wait_s)
     _show(intent, as_json=as_json)
     if absent:
-        warn("no daemon seems to run; it does this as soon as one starts (`erratad run`)")
+        warn("no daemon seems to run; the command is carried out when one starts (`erratad run`)")
     elif wait_s is not None and intent.state == "pending":
-        warn(f"not done within {wait_s:g} s; it stays queued. {_what_the_stage_says(store, intent.kind)}")
+        warn(f"not done within {wait_s:g} s; it stays queued. {_stage_sentence(store, intent.kind)}")
     if wait_s is not None and intent.state != "done":
         raise typer.Exit(3 if absent else 1)
 
@@ -226,6 +226,6 @@ def _show(intent: Intent, *, as_json: bool) -> None:
     say(f"{intent.kind}{target}: {state}{f', {intent.outcome}' if intent.outcome else ''}")
 
 
-def _what_the_stage_says(store: Store, kind: str) -> str:
-    said = [beat for beat in store.control.heartbeats() if beat.name == _STAGE_OF[kind]]
-    return f"Stage {said[-1].name} says: {said[-1].sentence}" if said else f"Stage {_STAGE_OF[kind]} is silent."
+def _stage_sentence(store: Store, kind: str) -> str:
+    beats = [beat for beat in store.control.heartbeats() if beat.name == _STAGE_OF[kind]]
+    return f"Stage {beats[-1].name}: {beats[-1].sentence}" if beats else f"Stage {_STAGE_OF[kind]} does not run."

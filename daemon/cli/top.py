@@ -1,4 +1,4 @@
-"""`erratad top`: the whole loop on one screen, kept up to date."""
+"""`erratad top`: the whole loop on one screen, updated continuously."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from daemon.store import Store
 
 FUNNEL = ("queued", "reflecting", "lesson", "resolved", "recurring")
-"""The way of a report; the other states lie beside it."""
+"""The regular states of a report, in order. Other states are listed after them."""
 BAR_WIDTH = 30
 NO_DAEMON = 3
 
 
 def top(
     *,
-    interval: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Print it once and exit, with 3 when no daemon runs.")] = False,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between two updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit, with 3 if no daemon runs.")] = False,
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Watch the loop: funnel, live adapter, active run, stages, schedule. Ctrl-C ends it."""
+    """Watch the loop: funnel, live adapter, active run, stages, schedule. Ctrl-C quits."""
     config = settings(config_path, overrides)
     with opened(config) as store:
         if once:
-            view, verdict = _look(store, config)
+            view, verdict = _read_status(store, config)
             terminal().print(screen(view, verdict))
             raise typer.Exit(0 if view.daemon_runs else NO_DAEMON)
         _watch(store, config, interval)
@@ -56,17 +56,17 @@ def _watch(store: Store, config: Config, interval_s: float) -> None:
 
 
 def _screen_or_problem(store: Store, config: Config) -> RenderableType:
-    """A database that is away for a while does not end the view."""
+    """The screen, or the problem if the database does not answer: an outage must not end the view."""
     from rich.text import Text
 
     try:
-        return screen(*_look(store, config))
+        return screen(*_read_status(store, config))
     except StoreUnavailableError as exc:
-        return Text(printable(f"{exc}\nLooking again; Ctrl-C ends."), style="red")
+        return Text(printable(f"{exc}\nTrying again; Ctrl-C quits."), style="red")
 
 
-def _look(store: Store, config: Config) -> tuple[StatusView, VerdictView | None]:
-    """The status, and the gate's verdict on the run that ended last."""
+def _read_status(store: Store, config: Config) -> tuple[StatusView, VerdictView | None]:
+    """The status, and the verdict on the last finished run."""
     from daemon.operations.status import status
     from daemon.operations.views import run_view
 
@@ -75,7 +75,7 @@ def _look(store: Store, config: Config) -> tuple[StatusView, VerdictView | None]
 
 
 def screen(view: StatusView, verdict: VerdictView | None) -> Group:
-    """Everything, from what matters most to the details."""
+    """The whole screen, most important parts first."""
     from rich.console import Group
 
     running = (*_run(view), *_trial(view), *_verdict(verdict))
@@ -124,7 +124,7 @@ def _run(view: StatusView) -> Iterator[RenderableType]:
 
 
 def progress_share(run: RunRow) -> float | None:
-    """How much of what the run does now is done, from 0 to 1; None while that is not known."""
+    """The progress of the current step of the run, from 0 to 1. None if unknown."""
     evaluation = run.progress.get("evaluation", {})
     for done, total in (
         (evaluation.get("done"), evaluation.get("total")),
@@ -142,13 +142,13 @@ def _trial(view: StatusView) -> Iterator[RenderableType]:
     if (trial := view.trial) is None:
         return
     yield Text(f"{trial.name} on trial: {trial.mode} on {trial.share:.0%}", style=style_of(trial.mode))
-    table = Table("  RATE", "CANDIDATE", "LIVE", "P OF A RISE", box=None, pad_edge=False)
+    table = Table("  RATE", "CANDIDATE", "LIVE", "P-VALUE OF A RISE", box=None, pad_edge=False)
     for rate in trial.rates:
         table.add_row(
             f"  {rate.name}",
             f"{rate.candidate_events} of {rate.candidate_requests}",
             f"{rate.live_events} of {rate.live_requests}",
-            f"{rate.p_value:.2g} (withdrawn below {rate.level:.2g})",
+            f"{rate.p_value:#.2g} (rolls back below {rate.level:.2g})",
         )
     yield table
 

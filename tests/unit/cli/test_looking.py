@@ -1,4 +1,4 @@
-"""What the listings tell, for people and as JSON."""
+"""The listings, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a person, and what becomes of it."""
+"""The review queue and its decisions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fixtures.stores import add, learn
 
 @pytest.fixture
 def to_review(sqlite_store: Store) -> Store:
-    """Two analyses that nobody has looked at, and a quarantined report."""
+    """Two analyses not yet reviewed, and a quarantined report."""
     learn(sqlite_store, *(flagged(id=name, checks={"must_contain": ["Canberra"]}) for name in ("first", "second")))
     add(sqlite_store, flagged(id="flood-1", reporter="kiosk"), flagged(id="flood-2", reporter="kiosk"), reporter_cap=1)
     return sqlite_store
@@ -27,7 +27,7 @@ def test_review_lists_what_waits_and_shows_one(erratad: Command, to_review: Stor
     listed = erratad("review", "list")
     assert re.search(r"^flood-2 +quarantined", listed.stdout, re.MULTILINE)
     assert re.search(r"^first +analysis", listed.stdout, re.MULTILINE)
-    assert "1 more wait" in erratad("review", "list", "--limit", "1").stdout
+    assert "1 more in the queue" in erratad("review", "list", "--limit", "1").stdout
     queue = json.loads(erratad("review", "list", "--json").stdout)
     assert (queue["quarantined_waiting"], queue["analyses_waiting"]) == (1, 2)
     assert "It is wrong." in erratad("review", "show", "first").stdout
@@ -39,7 +39,7 @@ def test_review_accepts_and_rejects_in_the_name_of_the_user(erratad: Command, to
     assert erratad("review", "reject", "second", "no-such-id", "--reason", "nonsense").exit_code == 1
     assert to_review.reports.get("second").state is ReportState.BURIED
     assert erratad("review", "reject", "first").exit_code == 2, "a rejection needs its reason"
-    assert erratad("review", "list").stdout == "Nothing waits for a review.\n"
+    assert erratad("review", "list").stdout == "Nothing to review.\n"
     told = [(entry.actor, entry.action, entry.subject, entry.reason) for entry in to_review.audit.entries(limit=3)]
     assert told == [
         (operator(), "reject", "second", "nonsense"),

@@ -1,4 +1,4 @@
-"""Intents to the daemon: what is refused, queued or waited for, and the audit log."""
+"""Intents to the daemon: refused, queued or awaited; and the audit log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fixtures.traffic import answered
 
 @pytest.fixture
 def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
-    """A store whose daemon answers every intent: training is started, all else refused."""
+    """A store whose daemon answers every intent: it starts training and refuses everything else."""
     stop = threading.Event()
     sqlite_store.control.beat("schedule", owner="here", sentence="not training: 0 of 50 new lessons")
 
@@ -94,7 +94,7 @@ def test_pause_and_resume_one_stage(erratad: Command, sqlite_store: Store) -> No
 
 
 def test_the_audit_log_tells_who_did_what_and_why(erratad: Command) -> None:
-    assert erratad("audit").stdout == "Nobody has done anything yet.\n"
+    assert erratad("audit").stdout == "No entries yet.\n"
     erratad("pause", "finetune", "-m", "GPU is needed")
     erratad("resume", "finetune")
     latest, first = json.loads(erratad("audit", "--json").stdout)

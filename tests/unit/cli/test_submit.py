@@ -1,4 +1,4 @@
-"""Reports into the daemon: `submit` and `import`."""
+"""`submit` and `import`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line shows on a terminal, and what it keeps from a pipe: colours, progress, `top`, completion."""
+"""Output on a terminal and in a pipe: colours, progress bars, `top`, shell completion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
 
 
 def command_line(store: Store, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """`erratad` on the store, and an environment in which only the terminal decides about colours."""
+    """The `erratad` command for the store, and an environment without colour variables."""
     settings = ("--config", "configs/default.yaml", "--set", f"store.url={url_of(store)}")
     kept = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR", "ERRATAD_CONFIG"}}
     environment = {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "150"}
@@ -38,7 +38,7 @@ def command_line(store: Store, *arguments: str) -> tuple[list[str], dict[str, st
 
 
 def on_a_terminal(store: Store, *arguments: str, **variables: str) -> str:
-    """What the command writes to a pseudo-terminal."""
+    """The output of the command on a pseudo-terminal."""
     command, environment = command_line(store, *arguments)
     master, slave = pty.openpty()
     process = subprocess.Popen(command, env={**environment, **variables}, cwd=ROOT, stdout=slave, stderr=slave)
