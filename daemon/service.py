@@ -23,9 +23,10 @@ from daemon import __version__, metrics
 from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.dataset.stage import DatasetStage
-from daemon.delivery.events import EventsStage
+from daemon.delivery.events import KafkaSink
 from daemon.delivery.outbox import OutboxStage
-from daemon.delivery.webhook import WebhookStage
+from daemon.delivery.stage import DeliveryStage
+from daemon.delivery.webhook import WebhookSink
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
 from daemon.induction.stage import InductionStage
@@ -48,6 +49,7 @@ from daemon.serving.connect import open_serving
 from daemon.serving.fleet import Fleet
 from daemon.serving.process import end_left_over
 from daemon.store import Store, open_store
+from daemon.store.outbox import KAFKA
 from daemon.training.stage import FinetuneStage
 from daemon.web.app import create_app
 
@@ -192,21 +194,19 @@ def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
 
 def _delivery_stages(config: Config, store: Store) -> list[Stage]:
     """They bring the outbox to the webhook, where one is configured, and remove its old events."""
-    webhook = config.webhook
-    outbox = OutboxStage(
-        store=store,
-        config=config.outbox,
-        kafka=config.intake.kafka is not None,
-        webhook=[] if webhook is None else webhook.events,
-    )
+    webhook, subscriptions = config.webhook, [] if config.intake.kafka is None else [KAFKA]
     if webhook is None:
-        return [outbox]
-    return [outbox, WebhookStage.connect(webhook, secret=secret(webhook.secret_env) or "", store=store)]
+        return [OutboxStage(store=store, config=config.outbox, subscriptions=subscriptions)]
+    sink = WebhookSink.connect(webhook, secret=secret(webhook.secret_env) or "")
+    return [
+        OutboxStage(store=store, config=config.outbox, subscriptions=[*subscriptions, sink.subscription]),
+        DeliveryStage(store=store, sink=sink),
+    ]
 
 
-def _events(config: Config, store: Store) -> EventsStage | None:
+def _events(config: Config, store: Store) -> DeliveryStage | None:
     kafka = config.intake.kafka
-    return None if kafka is None else EventsStage.connect(kafka=kafka, outbox=store.outbox)
+    return None if kafka is None else DeliveryStage(store=store, sink=KafkaSink.connect(kafka))
 
 
 def _ingest(config: Config, store: Store) -> IngestStage | None:

@@ -9,6 +9,7 @@ from daemon import metrics
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
+from daemon.store.outbox import KAFKA
 
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
@@ -42,7 +43,7 @@ class GaugesStage:
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())
-        metrics.EVENTS_WAITING.set(self._store.outbox.count_unpublished())
+        metrics.EVENTS_WAITING.set(self._store.outbox.backlog(KAFKA).waiting)
         return sum(counts.values())
 
     def _show_runs(self) -> None:

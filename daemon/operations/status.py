@@ -20,6 +20,7 @@ from daemon.promotion.trial_figures import Standing, standing
 from daemon.records import AdapterState, ReportState, utcnow
 from daemon.store import Store
 from daemon.store.control import DAEMON_SILENT_S, Heartbeat
+from daemon.store.outbox import KAFKA
 
 STAGES = (
     "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
@@ -163,7 +164,7 @@ def status(store: Store, config: Config) -> StatusView:
         new_lessons=store.reports.count_new_lessons(),
         min_lessons=config.schedule.min_lessons,
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
-        events_waiting=store.outbox.count_unpublished(),
+        events_waiting=store.outbox.backlog(KAFKA).waiting,
         live=AdapterRow.of(store.adapters.live()),
         previous=None if previous is None else AdapterRow.of(previous),
         active_run=None if active is None else RunRow.of(active),

@@ -25,7 +25,7 @@ from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
-from daemon.store.reports import settle
+from daemon.store.reports import mark_outcome
 
 REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)
 """States in which an adapter's folder may be removed."""
@@ -154,8 +154,8 @@ class Adapters:
                 .values(state=RunState.PROMOTED, reason=reason, updated_at=utcnow(), finished_at=utcnow())
             )
             _end(connection, fulfils)
-            settle(connection, resolved, ReportState.RESOLVED, generation=generation)
-            settle(connection, recurring, ReportState.RECURRING, generation=generation)
+            mark_outcome(connection, resolved, ReportState.RESOLVED, generation=generation)
+            mark_outcome(connection, recurring, ReportState.RECURRING, generation=generation)
             emit(
                 connection,
                 EventType.ADAPTER_PROMOTED,
@@ -186,7 +186,7 @@ class Adapters:
                 )
             self._replace_live(connection, generation, expected_live=expected_live, leaving=leaving)
             _end(connection, fulfils)
-            settle(
+            mark_outcome(
                 connection,
                 _resolved_since(connection, generation, expected_live),
                 ReportState.RECURRING,

@@ -1,7 +1,7 @@
-"""What became of each event at each further sink beside Kafka, and when events may go.
+"""Events on their way out: written with the change that they tell of, delivered to each sink on its own account.
 
-Kafka's own delivery is `published_at` of the event; a sink here has a row for each event that it was
-tried with. So no sink waits for another.
+Every event has a row in `deliveries` for every sink from its first moment, so that the events due at a sink are found
+by an index, and no sink waits for another. Those of a sink that is not configured wait until the event is pruned.
 """
 
 from __future__ import annotations
@@ -13,16 +13,32 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from connectors.messages import Event, EventType
 from daemon.records import utcnow
 from daemon.store import schema
-from daemon.store.engine import reading, transaction, upsert
+from daemon.store.engine import reading, transaction
 
-WEBHOOK = "webhook"
-FETCH = 100
 PRUNE = 1000
+
+
+class Sink(StrEnum):
+    KAFKA = "kafka"
+    WEBHOOK = "webhook"
 
 
 class DeliveryState(StrEnum):
@@ -32,16 +48,38 @@ class DeliveryState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """The events that one sink takes; `types` None: all."""
+
+    sink: Sink
+    types: tuple[EventType, ...] | None = None
+
+
+KAFKA = Subscription(sink=Sink.KAFKA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """An event that the sink has not taken yet, with the attempts made so far."""
 
+    sequence: int
     event: Event
     attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The outcome of one more attempt to deliver an event; `next_attempt_at` is of one that still waits."""
+
+    due: Due
+    state: DeliveryState
+    error: str | None = None
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Events that wait for the sink, those given up, and what it said last."""
+    """Events that wait for the sink, those given up, and the latest error among both."""
 
     waiting: int
     dead: int
@@ -59,101 +97,101 @@ def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], d
     events = [
         Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data)) for subject in subjects
     ]
-    if events:
-        connection.execute(
-            schema.outbox.insert(),
-            [{"event_id": one.id, "event": one.model_dump(mode="json"), "created_at": now} for one in events],
-        )
+    if not events:
+        return
+    sequences = connection.execute(
+        schema.outbox.insert().returning(schema.outbox.c.sequence, sort_by_parameter_order=True),
+        [{"event_id": one.id, "event": one.model_dump(mode="json"), "created_at": now} for one in events],
+    ).scalars()
+    waiting = {"type": kind, "state": DeliveryState.WAITING, "attempts": 0, "updated_at": now}
+    connection.execute(
+        schema.deliveries.insert(),
+        [{"sequence": sequence, "sink": sink, **waiting} for sequence in sequences for sink in Sink],
+    )
 
 
 class Outbox:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def unpublished(self, *, limit: int = 100) -> list[Event]:
-        """Events that no one has acknowledged yet, oldest first."""
-        table = schema.outbox
-        query = select(table.c.event).where(table.c.published_at.is_(None)).order_by(table.c.sequence).limit(limit)
-        with reading(self._engine) as connection:
-            return [Event.model_validate(event) for event in connection.execute(query).scalars()]
-
-    def count_unpublished(self) -> int:
-        table = schema.outbox
-        query = select(func.count()).select_from(table).where(table.c.published_at.is_(None))
-        with reading(self._engine) as connection:
-            return connection.execute(query).scalar_one()
-
-    def mark_published(self, event_ids: Sequence[str]) -> None:
-        table = schema.outbox
-        with transaction(self._engine) as connection:
-            connection.execute(update(table).where(table.c.event_id.in_(event_ids)).values(published_at=utcnow()))
-
-    def due(self, types: Sequence[EventType], *, at: datetime | None = None) -> list[Due]:
-        """Events of these types whose (next) attempt may be made now, oldest first."""
-        outbox, tried = schema.outbox, schema.deliveries
-        waits = and_(tried.c.state == DeliveryState.WAITING, tried.c.next_attempt_at <= (at or utcnow()))
-        query = (
-            select(outbox.c.event, func.coalesce(tried.c.attempts, 0).label("attempts"))
-            .outerjoin(tried, _same_event())
-            .where(_of(types), or_(tried.c.state.is_(None), waits))
-            .order_by(outbox.c.sequence)
-            .limit(FETCH)
-        )
+    def due(self, subscription: Subscription, *, limit: int, at: datetime | None = None) -> list[Due]:
+        """Events whose (next) attempt may be made now, oldest first."""
         with reading(self._engine) as connection:
             return [
-                Due(event=Event.model_validate(row.event), attempts=row.attempts) for row in connection.execute(query)
+                Due(sequence=row.sequence, event=Event.model_validate(row.event), attempts=row.attempts)
+                for row in connection.execute(due_query(subscription, at=at or utcnow(), limit=limit))
             ]
 
-    def record(
-        self, due: Due, state: DeliveryState, *, error: str | None = None, next_attempt_at: datetime | None = None
-    ) -> None:
-        """What came of one more attempt."""
-        values = {
-            "event_id": due.event.id,
-            "sink": WEBHOOK,
-            "state": state,
-            "attempts": due.attempts + 1,
-            "next_attempt_at": next_attempt_at,
-            "error": error,
-            "updated_at": utcnow(),
-        }
+    def record(self, subscription: Subscription, attempts: Sequence[Attempt]) -> None:
+        """Keep the outcomes of attempts, all in one transaction."""
+        table = schema.deliveries
+        query = update(table).where(table.c.sequence == bindparam("of"), table.c.sink == subscription.sink)
+        outcomes = [
+            {
+                "of": attempt.due.sequence,
+                "state": attempt.state,
+                "attempts": attempt.due.attempts + 1,
+                "error": attempt.error,
+                "next_attempt_at": attempt.next_attempt_at,
+                "updated_at": utcnow(),
+            }
+            for attempt in attempts
+        ]
         with transaction(self._engine) as connection:
-            upsert(connection, schema.deliveries, ["event_id", "sink"], values)
+            connection.execute(query, outcomes)
 
-    def backlog(self, types: Sequence[EventType]) -> Backlog:
-        outbox, tried = schema.outbox, schema.deliveries
-        waits = or_(tried.c.state.is_(None), tried.c.state == DeliveryState.WAITING)
-        waiting = select(func.count()).select_from(outbox.outerjoin(tried, _same_event())).where(_of(types), waits)
-        dead = select(func.count()).select_from(tried).where(tried.c.state == DeliveryState.DEAD)
-        error = select(tried.c.error).where(tried.c.error.is_not(None)).order_by(tried.c.updated_at.desc()).limit(1)
+    def backlog(self, subscription: Subscription) -> Backlog:
+        table, taken = schema.deliveries, _taken_by(subscription)
+        count = select(func.count()).select_from(table)
+        error = select(table.c.error).where(table.c.sink == subscription.sink, table.c.error.is_not(None))
         with reading(self._engine) as connection:
             return Backlog(
-                waiting=connection.execute(waiting).scalar_one(),
-                dead=connection.execute(dead).scalar_one(),
-                last_error=connection.execute(error).scalar(),
+                waiting=connection.execute(count.where(taken, table.c.state == DeliveryState.WAITING)).scalar_one(),
+                dead=connection.execute(
+                    count.where(table.c.sink == subscription.sink, table.c.state == DeliveryState.DEAD)
+                ).scalar_one(),
+                last_error=connection.execute(error.order_by(table.c.updated_at.desc()).limit(1)).scalar(),
             )
 
-    def prune(self, *, older_than_s: float, kafka: bool, webhook: Sequence[EventType]) -> int:
+    def prune(self, *, older_than_s: float, subscriptions: Sequence[Subscription]) -> int:
         """Delete old events that every configured sink is done with (delivered or given up); returns how many."""
-        outbox, tried = schema.outbox, schema.deliveries
-        ended = select(tried.c.event_id).where(tried.c.state != DeliveryState.WAITING)
-        through: list[ColumnElement[bool]] = [outbox.c.created_at < utcnow() - timedelta(seconds=older_than_s)]
-        if kafka:
-            through.append(outbox.c.published_at.is_not(None))
-        if webhook:
-            through.append(or_(~_of(webhook), outbox.c.event_id.in_(ended)))
+        outbox, table = schema.outbox, schema.deliveries
+        waits = (
+            select(table.c.sequence)
+            .where(
+                table.c.sequence == outbox.c.sequence,
+                table.c.state == DeliveryState.WAITING,
+                or_(false(), *map(_taken_by, subscriptions)),
+            )
+            .exists()
+        )
+        old = outbox.c.created_at < utcnow() - timedelta(seconds=older_than_s)
         with transaction(self._engine) as connection:
-            gone = connection.execute(select(outbox.c.event_id).where(*through).limit(PRUNE)).scalars().all()
-            connection.execute(delete(tried).where(tried.c.event_id.in_(gone)))
-            connection.execute(delete(outbox).where(outbox.c.event_id.in_(gone)))
+            gone = connection.execute(select(outbox.c.sequence).where(old, ~waits).limit(PRUNE)).scalars().all()
+            connection.execute(delete(table).where(table.c.sequence.in_(gone)))
+            connection.execute(delete(outbox).where(outbox.c.sequence.in_(gone)))
         return len(gone)
 
 
-def _same_event() -> ColumnElement[bool]:
-    outbox, tried = schema.outbox, schema.deliveries
-    return and_(tried.c.event_id == outbox.c.event_id, tried.c.sink == WEBHOOK)
+def due_query(subscription: Subscription, *, at: datetime, limit: int) -> Select[Any]:
+    """The statement behind `Outbox.due`: a stage runs it every second or two, however many events were delivered."""
+    outbox, table = schema.outbox, schema.deliveries
+    # + 0: an order taken from an index would walk over every event that the sink never takes
+    order = table.c.sequence if subscription.types is None else table.c.sequence + 0
+    return (
+        select(table.c.sequence, table.c.attempts, outbox.c.event)
+        .join(outbox, outbox.c.sequence == table.c.sequence)
+        .where(
+            _taken_by(subscription),
+            table.c.state == DeliveryState.WAITING,
+            or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= at),
+        )
+        .order_by(order)
+        .limit(limit)
+    )
 
 
-def _of(types: Sequence[EventType]) -> ColumnElement[bool]:
-    kind: ColumnElement[str] = schema.outbox.c.event["type"].as_string()
-    return kind.in_([str(one) for one in types])
+def _taken_by(subscription: Subscription) -> ColumnElement[bool]:
+    table = schema.deliveries
+    of_sink = table.c.sink == subscription.sink
+    return of_sink if subscription.types is None else and_(of_sink, table.c.type.in_(subscription.types))

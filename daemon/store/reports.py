@@ -187,11 +187,6 @@ class Reports:
             move(connection, report_id, ReportState.QUEUED, reason, attempts=0, next_attempt_at=None, duplicate_of=None)
             record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
-    def quarantine(self, report_id: str, *, actor: str, reason: str) -> None:
-        with transaction(self._engine) as connection:
-            move(connection, report_id, ReportState.QUARANTINED, reason, lease_owner=None, lease_until=None)
-            record_audit(connection, actor=actor, action="quarantine", subject=report_id, reason=reason)
-
     def erase(self, report_id: str, *, actor: str, reason: str) -> None:
         """Remove a report's content for good (a person's right); its id, its hashes and its lineage stay."""
         blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
@@ -253,14 +248,12 @@ class Reports:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
 
-    def settle(self, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
-        """Mark reports as `resolved` or `recurring` under a generation; returns how many changed."""
-        with transaction(self._engine) as connection:
-            return settle(connection, report_ids, state, generation=generation)
 
+def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
+    """Mark reports as `resolved` or `recurring` in the transaction that changes the live generation.
 
-def settle(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
-    """`Reports.settle` inside the transaction of the change of live generation that it belongs to."""
+    Returns how many changed.
+    """
     table = schema.reports
     event = EventType.REPORT_RESOLVED if state == ReportState.RESOLVED else EventType.REPORT_RECURRING
     changed = (

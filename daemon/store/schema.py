@@ -340,23 +340,32 @@ outbox = Table(
     Column("event_id", String(200), nullable=False, unique=True),
     Column("event", JSON, nullable=False),
     Column("created_at", UtcDateTime),
-    Column("published_at", UtcDateTime),
-    Index("ix_outbox_unpublished", "published_at", "sequence"),
 )
 
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("event_id", String(200), ForeignKey("outbox.event_id"), nullable=False),
+    Column("sequence", Integer, ForeignKey("outbox.sequence"), nullable=False),
     Column("sink", String(20), nullable=False),
+    Column("type", String(40), nullable=False),
     Column("state", String(20), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_attempt_at", UtcDateTime),
     Column("error", AnyText),
     Column("updated_at", UtcDateTime, nullable=False),
-    PrimaryKeyConstraint("event_id", "sink"),
+    PrimaryKeyConstraint("sequence", "sink"),
+    # in the order of the outbox for a sink that takes every event, by type for one that takes some
+    Index("ix_deliveries_due", "sink", "state", "sequence"),
+    Index("ix_deliveries_type", "sink", "state", "type", "sequence"),
+    Index(
+        "ix_deliveries_error",
+        "sink",
+        "updated_at",
+        sqlite_where=text("error IS NOT NULL"),
+        postgresql_where=text("error IS NOT NULL"),
+    ),
 )
-"""What came of an event at a sink other than Kafka."""
+"""Where each event stands at each sink; `type` is the event's own, for the index."""
 
 audit = Table(
     "audit",

@@ -15,6 +15,7 @@ from daemon.store import Store, open_store
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.config import flagged
 from tests.fixtures.daemons import RunningDaemon
+from tests.fixtures.stores import waiting_events
 
 REPORTS = 8
 WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
@@ -95,7 +96,7 @@ def _assert_one_clean_run(store: Store) -> None:
     }
     assert Counter(item.role for item in store.runs.items(run.id)).total() == REPORTS
     assert all(item.role in {Split.TRAIN, Split.HOLDOUT} for item in store.runs.items(run.id))
-    events = Counter(event.type for event in store.outbox.unpublished(limit=1000))
+    events = Counter(event.type for event in waiting_events(store, limit=1000))
     assert events == {"lesson.created": REPORTS, "adapter.promoted": 1, "report.resolved": REPORTS}
     answers = store.runs.answers(run.id)
     keys = [(a.suite, a.item_id, a.arm, a.guided) for a in answers]

@@ -14,6 +14,7 @@ from connectors.messages import EventType
 from connectors.vllm import VllmServer
 from daemon.records import AdapterState, IntentState, RunState
 from tests.fixtures.serving import Bench
+from tests.fixtures.stores import waiting_events
 
 FIRST = "aligned-g000001"
 SECOND = "aligned-g000002"
@@ -168,4 +169,4 @@ def _converge(bench: Bench) -> None:
 
 
 def _events(bench: Bench) -> Counter[str]:
-    return Counter(event.type for event in bench.store.outbox.unpublished())
+    return Counter(event.type for event in waiting_events(bench.store))

@@ -29,6 +29,7 @@ from tests.fixtures.life import life
 from tests.fixtures.ports import free_port
 from tests.fixtures.required import unavailable
 from tests.fixtures.serving import Bench
+from tests.fixtures.stores import waiting_events
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -188,7 +189,7 @@ def test_a_server_killed_in_a_swap_comes_back_with_the_one_generation_of_the_sto
     finally:
         traffic.end()
     assert [run.state for run in store.runs.find()] == [RunState.PROMOTED] * 3
-    assert Counter(event.type for event in store.outbox.unpublished())[EventType.ADAPTER_PROMOTED] == 3
+    assert Counter(event.type for event in waiting_events(store))[EventType.ADAPTER_PROMOTED] == 3
     failed = [one for one in traffic.asked if one.model is None]
     for down, up in downs:
         assert [one for one in failed if one.ended >= down and one.begun <= up], "no request met the dead server"

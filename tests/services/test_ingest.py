@@ -19,7 +19,8 @@ from connectors.kafka.consumer import OutboundRecord, Producer, RawRecord
 from connectors.messages import EventType, MessageRejected, Rejection
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
-from daemon.delivery.events import EventsStage
+from daemon.delivery.events import KafkaSink
+from daemon.delivery.stage import DeliveryStage
 from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.errors import ErratadError, StoreUnavailableError
 from daemon.intake import stage as ingest
@@ -34,6 +35,7 @@ from daemon.store.outbox import emit
 from tests.fixtures.broker import committed, kafka_config, options_of, read, send, step_until, topics_of
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
+from tests.fixtures.stores import waiting_events
 
 INTAKE = IntakeConfig()
 
@@ -308,34 +310,34 @@ def emitted(store: Store, count: int) -> list[str]:
     with transaction(store.engine) as connection:
         for number in range(count):
             emit(connection, EventType.LESSON_CREATED, f"report-{number % 3}", {"number": number})
-    return [event.id for event in store.outbox.unpublished(limit=count)]
+    return [event.id for event in waiting_events(store, limit=count)]
 
 
 def test_events_arrive_once_in_order_with_their_subject_as_key(kafka, store):
     ids = emitted(store, 250)
-    stage = EventsStage.connect(kafka=kafka, outbox=store.outbox)
+    stage = DeliveryStage(store=store, sink=KafkaSink.connect(kafka))
     with contextlib.closing(stage):
         step = step_until(stage, lambda step: not step.worked)
-    assert step.sentence == "no events to publish"
+    assert step.sentence == "every event was delivered"
     records = read(kafka, kafka.events_topic)
     assert [json.loads(record.value)["id"] for record in records] == ids
     assert {record.key for record in records} == {b"report-0", b"report-1", b"report-2"}
-    assert store.outbox.count_unpublished() == 0
+    assert len(waiting_events(store)) == 0
 
 
 def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafka, sqlite_store, monkeypatch):
     for limit in ("REQUEST_TIMEOUT_S", "DELIVERY_TIMEOUT_S"):
         monkeypatch.setattr(connector, limit, 1.0)
-    stage = EventsStage.connect(kafka=own_kafka, outbox=sqlite_store.outbox)
+    stage = DeliveryStage(store=sqlite_store, sink=KafkaSink.connect(own_kafka))
     emitted(sqlite_store, 1)
     step_until(stage, lambda step: not step.worked)
     own_broker.kill()
     ids = emitted(sqlite_store, 3)
     step = stage.step(life())
-    assert step.sentence.startswith("3 events wait: Kafka at")
+    assert step.sentence.startswith("3 events wait; last error: Kafka at")
     with EmbeddedBroker.start(port=int(own_kafka.bootstrap_servers[0].split(":")[1])) as again:
         again.create_topics(topics_of(own_kafka))
-        step_until(stage, lambda step: step.sentence == "no events to publish")
+        step_until(stage, lambda step: step.sentence == "every event was delivered")
         seen = [json.loads(record.value)["id"] for record in read(own_kafka, own_kafka.events_topic)]
         assert list(dict.fromkeys(seen)) == ids
         stage.close()

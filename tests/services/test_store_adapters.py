@@ -16,7 +16,7 @@ from daemon.records import (
     RunState,
 )
 from daemon.store import Store
-from tests.fixtures.stores import force, promote, run_to_verdict, start_run, url_of
+from tests.fixtures.stores import force, promote, run_to_verdict, start_run, url_of, waiting_events
 
 
 def test_an_accepted_run_is_promoted_in_one_step(store: Store) -> None:
@@ -26,7 +26,7 @@ def test_an_accepted_run_is_promoted_in_one_step(store: Store) -> None:
     assert store.adapters.live().generation == run.generation
     assert store.adapters.get(0).state == AdapterState.RETIRED
     assert store.runs.get(run.id).state == RunState.PROMOTED
-    assert EventType.ADAPTER_PROMOTED in [event.type for event in store.outbox.unpublished()]
+    assert EventType.ADAPTER_PROMOTED in [event.type for event in waiting_events(store)]
     assert store.audit.entries()[0].action == "promoted"
 
 

@@ -18,7 +18,7 @@ from daemon.store import Store, schema
 from daemon.store.control import DAEMON_SILENT_S
 from daemon.store.engine import transaction
 from daemon.store.outbox import emit
-from tests.fixtures.stores import url_of
+from tests.fixtures.stores import publish, url_of, waiting_events
 
 
 def test_the_oldest_waiting_intent_of_a_kind_comes_first(store: Store) -> None:
@@ -121,12 +121,12 @@ def test_events_leave_the_outbox_in_order_once_they_are_acknowledged(store: Stor
     with transaction(store.engine) as connection:
         for subject in "abc":
             emit(connection, EventType.REPORT_BURIED, subject, {"reason": "x"})
-    first, second, third = store.outbox.unpublished()
+    first, second, third = waiting_events(store)
     assert [event.subject for event in (first, second, third)] == ["a", "b", "c"]
     assert len({first.id, second.id, third.id}) == 3
-    store.outbox.mark_published([first.id, second.id])
-    assert store.outbox.unpublished(limit=5) == [third]
-    assert store.outbox.count_unpublished() == 1
+    publish(store, 2)
+    assert waiting_events(store, limit=5) == [third]
+    assert len(waiting_events(store)) == 1
 
 
 def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) -> None:
@@ -134,5 +134,5 @@ def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) ->
         connection.execute(update(schema.adapters).values(reason="half"))
         emit(connection, EventType.REPORT_BURIED, "a", {})
         connection.execute(update(schema.adapters).values(name=None))
-    assert store.outbox.count_unpublished() == 0
+    assert len(waiting_events(store)) == 0
     assert store.adapters.live().reason is None

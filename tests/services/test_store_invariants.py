@@ -34,7 +34,7 @@ from daemon.store import Store, schema
 from daemon.store.engine import reading
 from daemon.store.reports import Claim
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, lesson, start_run
+from tests.fixtures.stores import add, lesson, mark, quarantine, start_run
 
 NUMBERS = st.integers(min_value=0, max_value=7)
 MACHINES: dict[str, Any] = {"reports": REPORT_TRANSITIONS, "adapters": ADAPTER_TRANSITIONS, "runs": RUN_TRANSITIONS}
@@ -85,12 +85,15 @@ class Daemon(RuleBasedStateMachine):
     @rule(pick=NUMBERS, action=st.sampled_from(["requeue", "quarantine", "erase"]))
     def steer(self, pick: int, action: str) -> None:
         with suppress(IllegalTransitionError):
-            getattr(self.store.reports, action)(self._sent(pick), actor="op", reason="why not")
+            if action == "quarantine":
+                quarantine(self.store, self._sent(pick))
+            else:
+                getattr(self.store.reports, action)(self._sent(pick), actor="op", reason="why not")
 
     @precondition(lambda self: self.sent)
     @rule(pick=NUMBERS, state=st.sampled_from([ReportState.RESOLVED, ReportState.RECURRING]))
     def settle(self, pick: int, state: ReportState) -> None:
-        self.store.reports.settle([self._sent(pick)], state, generation=1)
+        mark(self.store, [self._sent(pick)], state, generation=1)
 
     @rule(pick=NUMBERS)
     def roll_back(self, pick: int) -> None:

@@ -13,7 +13,7 @@ from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import CorrectionSource, ReportState, Split, utcnow
 from daemon.store import Store
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, learn, lesson, url_of
+from tests.fixtures.stores import add, learn, lesson, quarantine, url_of, waiting_events
 
 
 def test_reports_are_claimed_oldest_first_and_only_once(store: Store) -> None:
@@ -62,7 +62,7 @@ def test_a_lesson_ends_the_claim_and_tells_of_it(store: Store) -> None:
     report = store.reports.get(message.id)
     assert (report.state, report.lease_owner) == (ReportState.LESSON, None)
     assert store.reports.lesson(message.id) == learned
-    assert [(one.type, one.subject) for one in store.outbox.unpublished()] == [(EventType.LESSON_CREATED, message.id)]
+    assert [(one.type, one.subject) for one in waiting_events(store)] == [(EventType.LESSON_CREATED, message.id)]
 
 
 def test_another_worker_takes_over_when_the_lease_is_over_and_the_late_result_is_dropped(store: Store) -> None:
@@ -78,7 +78,7 @@ def test_another_worker_takes_over_when_the_lease_is_over_and_the_late_result_is
     with pytest.raises(LeaseLostError):
         store.reports.bury(late, reason="late")
     assert store.reports.lesson(message.id) is None
-    assert store.outbox.count_unpublished() == 0
+    assert len(waiting_events(store)) == 0
     store.reports.complete(claim, lesson(message.id, analysis="in time"))
     assert store.reports.lesson(message.id).analysis == "in time"  # type: ignore[union-attr]
 
@@ -118,7 +118,7 @@ def test_a_quarantined_duplicate_or_relearned_report_goes_through_reflection_aga
     twin = flagged(messages=original.messages, response=original.response)
     learn(store, original)
     add(store, twin)
-    store.reports.quarantine(original.id, actor="op", reason="suspicious")
+    quarantine(store, original.id)
     store.reports.requeue(original.id, actor="op", reason="checked")
     store.reports.requeue(twin.id, actor="op", reason="wants its own lesson")
     claims = store.reports.claim(owner="w", limit=5, lease_s=60)

@@ -10,7 +10,7 @@ from daemon.records import CorrectionSource, ReportState
 from daemon.store import Store
 from daemon.store.reviews import Waiting
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, learn, lesson, promote, run_to_verdict
+from tests.fixtures.stores import add, learn, lesson, promote, run_to_verdict, waiting_events
 
 BY = {"actor": "ann", "reason": "looked at it"}
 
@@ -39,7 +39,7 @@ def test_a_rejected_report_is_buried_and_can_come_back(store: Store) -> None:
     store.reviews.reject(report_id, **BY)
     report = store.reports.get(report_id)
     assert (report.state, report.state_reason) == (ReportState.BURIED, "looked at it")
-    assert [event.type for event in store.outbox.unpublished()] == ["report.buried"]
+    assert [event.type for event in waiting_events(store)] == ["report.buried"]
     store.reports.requeue(report_id, **BY)
     assert store.reports.get(report_id).state == ReportState.QUEUED
 

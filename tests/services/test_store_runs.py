@@ -26,7 +26,7 @@ from daemon.records import (
 )
 from daemon.store import Store
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import force, learn, promote, run_to_verdict, start_run, url_of
+from tests.fixtures.stores import force, learn, mark, promote, run_to_verdict, start_run, url_of, waiting_events
 
 
 def answer(run: Run, **changes: Any) -> Answer:
@@ -206,11 +206,11 @@ def test_new_lessons_are_those_stored_since_the_last_run_that_did_not_fail_began
 
 def test_settled_reports_are_resolved_once_and_told_of_once(store: Store) -> None:
     ids = learn(store, flagged(), flagged())
-    assert store.reports.settle([*ids, "nobody"], ReportState.RESOLVED, generation=3) == 2
-    assert store.reports.settle(ids, ReportState.RESOLVED, generation=4) == 0
-    assert store.reports.settle(ids[:1], ReportState.RECURRING, generation=4) == 1
+    assert mark(store, [*ids, "nobody"], ReportState.RESOLVED, generation=3) == 2
+    assert mark(store, ids, ReportState.RESOLVED, generation=4) == 0
+    assert mark(store, ids[:1], ReportState.RECURRING, generation=4) == 1
     assert store.reports.get(ids[1]).resolved_generation == 3
-    told = [event.subject for event in store.outbox.unpublished() if event.type == EventType.REPORT_RESOLVED]
+    told = [event.subject for event in waiting_events(store) if event.type == EventType.REPORT_RESOLVED]
     assert told == sorted(ids)
 
 

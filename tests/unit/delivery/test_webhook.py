@@ -11,33 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 from standardwebhooks import Webhook
 
 from connectors.messages import EventType
 from connectors.webhook import WebhookEndpoint, key_of
 from daemon.config.delivery import OutboxConfig, WebhookConfig
 from daemon.delivery.outbox import OutboxStage
-from daemon.delivery.webhook import WebhookStage
+from daemon.delivery.stage import DeliveryStage
+from daemon.delivery.webhook import WebhookSink
 from daemon.errors import ConfigError
 from daemon.records import ReportState, utcnow
 from daemon.runtime.stage import Step
-from daemon.store import Store
+from daemon.store import Store, schema
+from daemon.store.engine import reading
+from daemon.store.outbox import KAFKA, Sink, Subscription
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.receiver import Receiver
-from tests.fixtures.stores import force, learn, promote
+from tests.fixtures.stores import force, learn, mark, promote, publish, waiting_events
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 RESOLVED = [EventType.REPORT_RESOLVED]
+TO_WEBHOOK = Subscription(sink=Sink.WEBHOOK, types=tuple(RESOLVED))
 
 
 @pytest.fixture
 def make_stage(sqlite_store: Store, receiver: Receiver) -> Iterator[Any]:
-    stages: list[WebhookStage] = []
+    stages: list[DeliveryStage] = []
 
-    def make(**changes: Any) -> WebhookStage:
+    def make(**changes: Any) -> DeliveryStage:
         values = {"url": receiver.url, "secret_env": "HOOK_SECRET", "events": RESOLVED, "timeout_s": 5, **changes}
-        stages.append(WebhookStage.connect(WebhookConfig(**values), secret=SECRET, store=sqlite_store))
+        sink = WebhookSink.connect(WebhookConfig(**values), secret=SECRET)
+        stages.append(DeliveryStage(store=sqlite_store, sink=sink))
         return stages[-1]
 
     yield make
@@ -45,13 +51,13 @@ def make_stage(sqlite_store: Store, receiver: Receiver) -> Iterator[Any]:
         stage.close()
 
 
-def step(stage: WebhookStage | OutboxStage) -> Step:
+def step(stage: DeliveryStage | OutboxStage) -> Step:
     return stage.step(life())
 
 
 def resolve(store: Store, count: int) -> list[str]:
     ids = learn(store, *(flagged() for _ in range(count)))
-    store.reports.settle(ids, ReportState.RESOLVED, generation=3)
+    mark(store, ids, ReportState.RESOLVED, generation=3)
     return ids
 
 
@@ -71,7 +77,7 @@ def test_an_event_arrives_signed_so_that_the_documented_code_accepts_it(
     sqlite_store: Store, receiver: Receiver, make_stage: Any
 ) -> None:
     [report] = resolve(sqlite_store, 1)
-    assert step(make_stage()).sentence == "every event was delivered"
+    assert step(make_stage()).sentence == "delivered 1 events to the webhook"
     [(headers, body)] = receiver.received
     _documented()["verify"](SECRET, headers, body)
     event = json.loads(body)
@@ -110,7 +116,7 @@ def test_a_refusal_is_tried_again_with_the_same_id(sqlite_store: Store, receiver
     resolve(sqlite_store, 1)
     receiver.statuses = [503, 302]
     stage = make_stage()
-    assert step(stage).sentence == "1 events wait; the endpoint said last: HTTP 503"
+    assert step(stage).sentence == "1 events wait; last error: HTTP 503"
     step(stage)
     assert len(receiver.received) == 1
     for _ in range(2):
@@ -145,7 +151,7 @@ def test_an_event_is_given_up_visibly_after_the_last_attempt(
         said = step(stage).sentence
         due_again(sqlite_store)
     assert len(receiver.received) == 3
-    assert said == "0 events wait, 1 were given up; the endpoint said last: HTTP 500"
+    assert said == "0 events wait, 1 were given up; last error: HTTP 500"
 
 
 def test_an_endpoint_that_is_gone_is_not_asked_again(sqlite_store: Store, receiver: Receiver, make_stage: Any) -> None:
@@ -164,7 +170,7 @@ def test_an_endpoint_that_is_away_is_waited_for_and_its_address_stays_secret(
     resolve(sqlite_store, 1)
     stage = make_stage(url="http://127.0.0.1:9/token-in-the-path")
     said = step(stage).sentence
-    assert said == "1 events wait; the endpoint said last: no answer (ConnectError)"
+    assert said == "1 events wait; last error: no answer (ConnectError)"
 
 
 def test_only_the_wanted_events_are_sent(sqlite_store: Store, receiver: Receiver, make_stage: Any) -> None:
@@ -177,21 +183,21 @@ def test_the_webhook_and_kafka_do_not_wait_for_each_other(
     sqlite_store: Store, receiver: Receiver, make_stage: Any
 ) -> None:
     resolve(sqlite_store, 2)
-    waiting = sqlite_store.outbox.count_unpublished()
+    waiting = len(waiting_events(sqlite_store))
     step(make_stage())
     assert len(receiver.received) == 2
-    assert sqlite_store.outbox.count_unpublished() == waiting
+    assert len(waiting_events(sqlite_store)) == waiting
     resolve(sqlite_store, 1)
-    sqlite_store.outbox.mark_published([event.id for event in sqlite_store.outbox.unpublished()])
+    publish(sqlite_store)
     step(make_stage())
     assert len(receiver.received) == 3
 
 
 @pytest.mark.parametrize("secret", ["", "short", "whsec_" + base64.b64encode(b"x" * 23).decode(), "!" * 40])
-def test_a_secret_that_cannot_sign_is_refused_with_the_next_step(sqlite_store: Store, secret: str) -> None:
+def test_a_secret_that_cannot_sign_is_refused_with_the_next_step(secret: str) -> None:
     config = WebhookConfig(url="http://127.0.0.1:9", secret_env="HOOK_SECRET")
     with pytest.raises(ConfigError, match=r"webhook\.secret_env: HOOK_SECRET must be base64 .*openssl rand") as caught:
-        WebhookStage.connect(config, secret=secret, store=sqlite_store)
+        WebhookSink.connect(config, secret=secret)
     assert not secret or secret not in str(caught.value)
 
 
@@ -203,10 +209,15 @@ def age(store: Store, days: float) -> None:
     force(store, "UPDATE outbox SET created_at = :at", at=at)
 
 
-def pruned(store: Store, *, kafka: bool = False, webhook: Any = ()) -> int:
-    before = store.outbox.count_unpublished()
-    step(OutboxStage(store=store, config=OutboxConfig(), kafka=kafka, webhook=list(webhook)))
-    return before - store.outbox.count_unpublished()
+def pruned(store: Store, *subscriptions: Subscription) -> int:
+    before = _stored(store)
+    step(OutboxStage(store=store, config=OutboxConfig(), subscriptions=subscriptions))
+    return before - _stored(store)
+
+
+def _stored(store: Store) -> int:
+    with reading(store.engine) as connection:
+        return connection.execute(select(func.count()).select_from(schema.outbox)).scalar_one()
 
 
 def test_old_events_go_and_new_ones_stay(sqlite_store: Store) -> None:
@@ -219,10 +230,10 @@ def test_old_events_go_and_new_ones_stay(sqlite_store: Store) -> None:
 def test_what_kafka_has_not_taken_is_never_deleted(sqlite_store: Store) -> None:
     resolve(sqlite_store, 1)
     age(sqlite_store, 100)
-    assert pruned(sqlite_store, kafka=True) == 0
-    sqlite_store.outbox.mark_published([event.id for event in sqlite_store.outbox.unpublished()])
-    pruned(sqlite_store, kafka=True)
-    assert sqlite_store.outbox.backlog([*EventType]).waiting == 0
+    assert pruned(sqlite_store, KAFKA) == 0
+    publish(sqlite_store)
+    assert pruned(sqlite_store, KAFKA) == 2
+    assert sqlite_store.outbox.backlog(TO_WEBHOOK).waiting == 0
 
 
 def test_what_the_webhook_still_waits_for_is_never_deleted(
@@ -233,10 +244,10 @@ def test_what_the_webhook_still_waits_for_is_never_deleted(
     receiver.statuses = [500]
     stage = make_stage()
     step(stage)
-    assert pruned(sqlite_store, webhook=RESOLVED) == 1  # lesson.created, which it does not want
+    assert pruned(sqlite_store, TO_WEBHOOK) == 1  # lesson.created, which it does not want
     due_again(sqlite_store)
     step(stage)
-    assert pruned(sqlite_store, webhook=RESOLVED) == 1
+    assert pruned(sqlite_store, TO_WEBHOOK) == 1
     assert receiver.subjects() != []
 
 

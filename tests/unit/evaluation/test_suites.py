@@ -22,7 +22,7 @@ from daemon.store import Store
 from daemon.text.similarity import Words, resembling
 from tests.fixtures.config import flagged
 from tests.fixtures.measured import DRIFT, open_run, use
-from tests.fixtures.stores import add, learn, lesson
+from tests.fixtures.stores import add, learn, lesson, quarantine
 
 
 def golden(tmp_path: Path, *lines: dict[str, Any] | str) -> Path:
@@ -151,7 +151,7 @@ def test_nothing_is_measured_on_erased_and_quarantined_reports(sqlite_store: Sto
     ids = learn(sqlite_store, flagged(), flagged(), flagged())
     use(sqlite_store, run, train=ids)
     sqlite_store.reports.erase(ids[0], actor="tester", reason="asked for")
-    sqlite_store.reports.quarantine(ids[1], actor="tester", reason="looks planted")
+    quarantine(sqlite_store, ids[1])
     measured = build_items(sqlite_store, run, fixed=[], limits=limits(10))
     assert [item.id for item in measured if item.suite is Suite.FLAGGED] == [ids[2]]
 

@@ -23,7 +23,7 @@ from daemon.records import AdapterState, IntentKind, IntentState, RunState, utcn
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
-from tests.fixtures.stores import add, force
+from tests.fixtures.stores import add, force, waiting_events
 from tests.fixtures.traffic import answered
 
 BASE = "aligned-g000000"
@@ -54,7 +54,7 @@ def aged(bench: Bench, seconds: float) -> None:
 
 
 def events(bench: Bench, kind: EventType) -> list[Any]:
-    return [one for one in bench.store.outbox.unpublished() if one.type == kind]
+    return [one for one in waiting_events(bench.store) if one.type == kind]
 
 
 def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from daemon.store.traffic import STEP
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
-from tests.fixtures.stores import add, force
+from tests.fixtures.stores import add, force, waiting_events
 from tests.fixtures.traffic import answered
 
 BASE = "aligned-g000000"
@@ -48,7 +48,7 @@ def test_a_risen_flagged_rate_rolls_back_for_good(bench: Bench) -> None:
     entry = bench.store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "rolled_back", SECOND)
     assert "flagged: 50 of 2000 (25.0 per 1,000) against 10 of 2000 (5.0 per 1,000), p = " in entry.reason
-    [event] = [one for one in bench.store.outbox.unpublished() if one.type == EventType.ADAPTER_ROLLED_BACK]
+    [event] = [one for one in waiting_events(bench.store) if one.type == EventType.ADAPTER_ROLLED_BACK]
     assert event.subject == SECOND
     assert event.data["reason"] == entry.reason
     assert _rollbacks("flagged") == rollbacks + 1

@@ -23,7 +23,7 @@ from daemon.runtime.stage import Step
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import GOOD, ReflectionBench, Reply, ScriptedEndpoint, checked, metric, self_analyst
-from tests.fixtures.stores import url_of
+from tests.fixtures.stores import quarantine, url_of, waiting_events
 
 # --- failures of one report's request ---
 
@@ -233,7 +233,7 @@ def test_a_report_that_is_quarantined_meanwhile_gets_no_lesson(
     [report_id] = here.queue(flagged())
 
     def script(_body: dict[str, Any]) -> Reply:
-        here.store.reports.quarantine(report_id, actor="operator", reason="suspicious")
+        quarantine(here.store, report_id)
         return 200, GOOD, "stop"
 
     analyst_endpoint.script = script
@@ -315,7 +315,7 @@ def test_a_step_whose_process_is_killed_is_done_again_exactly_once(
     analyst_endpoint.script = lambda _body: (200, GOOD, "stop")
     here.make_due()
     assert here.step().sentence == "analysed 1 report: 1 lesson"
-    created = [event for event in here.store.outbox.unpublished() if event.type is EventType.LESSON_CREATED]
+    created = [event for event in waiting_events(here.store) if event.type is EventType.LESSON_CREATED]
     assert [event.subject for event in created] == [report_id]
     assert here.step().sentence == "no report is due"
 

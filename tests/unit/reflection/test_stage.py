@@ -33,7 +33,7 @@ from tests.fixtures.reflection import (
     metric,
     self_analyst,
 )
-from tests.fixtures.stores import promote
+from tests.fixtures.stores import promote, waiting_events
 
 # --- the way that it should go ---
 
@@ -260,7 +260,7 @@ def test_without_the_fallback_it_is_buried_with_the_reason(
     assert report.state is ReportState.BURIED
     assert "gave up after 1 attempts" in (report.state_reason or "")
     assert "names_reason" in (report.state_reason or "")
-    assert EventType.REPORT_BURIED in {event.type for event in here.store.outbox.unpublished()}
+    assert EventType.REPORT_BURIED in {event.type for event in waiting_events(here.store)}
 
 
 def test_a_buried_report_that_is_revived_is_tried_afresh(

@@ -24,7 +24,7 @@ from daemon.web.app import create_app
 from daemon.web.guard import Guard
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
-from tests.fixtures.stores import add, run_to_verdict
+from tests.fixtures.stores import add, mark, run_to_verdict
 
 BASE_URL = "http://127.0.0.1:8077"
 TOKEN = "a-good-token"
@@ -141,7 +141,7 @@ def test_the_schema_is_published(client: TestClient) -> None:
 def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: TestClient) -> None:
     url = f"/v1/feedback/{learned.report_id}"
     before = client.get(url).json()
-    learned.store.reports.settle([learned.report_id], ReportState.RESOLVED, generation=1)
+    mark(learned.store, [learned.report_id], ReportState.RESOLVED, generation=1)
     after = client.get(url).json()
     assert (before["state"], before["fixed_in_generation"]) == ("lesson", None)
     assert (after["state"], after["fixed_in_generation"]) == ("resolved", 1)
@@ -151,7 +151,7 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
 
 
 def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:
-    learned.store.reports.settle([learned.report_id], ReportState.RECURRING, generation=1)
+    mark(learned.store, [learned.report_id], ReportState.RECURRING, generation=1)
     assert client.get(f"/v1/feedback/{learned.report_id}").json()["fixed_in_generation"] is None
 
 
