@@ -12,6 +12,7 @@ from daemon import metrics
 from daemon.config.delivery import WebhookConfig
 from daemon.errors import ConfigError
 from daemon.records import utcnow
+from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life
 from daemon.store.outbox import Attempt, Backlog, DeliveryState, Due, Sink, Subscription
 
@@ -29,6 +30,7 @@ class WebhookSink:
     def __init__(self, *, endpoint: WebhookEndpoint, config: WebhookConfig) -> None:
         self._endpoint = endpoint
         self._config = config
+        self._backoff = Backoff(first_s=config.backoff_s, limit_s=MAX_BACKOFF_S)
         self.subscription = Subscription(sink=Sink.WEBHOOK, types=tuple(config.events))
 
     @classmethod
@@ -67,6 +69,5 @@ class WebhookSink:
             log.error("webhook_dead", event_id=due.event.id, type=due.event.type, attempts=attempts, error=error)
             return Attempt(due=due, state=DeliveryState.DEAD, error=error)
         metrics.WEBHOOK_DELIVERIES.labels(outcome="retried").inc()
-        wait_s = min(self._config.backoff_s * 2.0**due.attempts, MAX_BACKOFF_S)
-        again = utcnow() + timedelta(seconds=wait_s)
+        again = utcnow() + timedelta(seconds=self._backoff.delay_s(attempts))
         return Attempt(due=due, state=DeliveryState.WAITING, error=error, next_attempt_at=again)
