@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -39,6 +40,11 @@ from daemon.store.columns import AnyText, UtcDateTime
 def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
     allowed = ", ".join(f"'{state.value}'" for state in states)
     return CheckConstraint(f"{column} IN ({allowed})", name=f"ck_{table}_{column}")
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Of a partial index."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 metadata = MetaData()
@@ -99,7 +105,7 @@ reports = Table(
     CheckConstraint("state <> 'reflecting' OR lease_until IS NOT NULL", name="ck_reports_lease"),
     CheckConstraint("state <> 'duplicate' OR duplicate_of IS NOT NULL", name="ck_reports_duplicate_of"),
     Index("ix_reports_state", "state", "received_at"),
-    Index("ix_reports_queue", "received_at", "id", sqlite_where=text(IN_QUEUE), postgresql_where=text(IN_QUEUE)),
+    Index("ix_reports_queue", "received_at", "id", **_where(IN_QUEUE)),
     Index("ix_reports_content_key", "content_key"),
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
@@ -141,14 +147,7 @@ runs = Table(
     _one_of("state", RunState, "runs"),
 )
 _active = ", ".join(f"'{state}'" for state in ACTIVE_RUN_STATES)
-Index(
-    "uq_runs_one_active",
-    text("(1)"),
-    unique=True,
-    sqlite_where=text(f"state IN ({_active})"),
-    postgresql_where=text(f"state IN ({_active})"),
-    _table=runs,
-)
+Index("uq_runs_one_active", text("(1)"), unique=True, **_where(f"state IN ({_active})"), _table=runs)
 
 run_items = Table(
     "run_items",
@@ -223,22 +222,9 @@ adapters = Table(
         name="ck_adapters_weights",
     ),
 )
-Index(
-    "uq_adapters_one_live",
-    adapters.c.state,
-    unique=True,
-    sqlite_where=text("state = 'live'"),
-    postgresql_where=text("state = 'live'"),
-)
+Index("uq_adapters_one_live", adapters.c.state, unique=True, **_where("state = 'live'"))
 
-Index(
-    "uq_adapters_one_on_trial",
-    text("(1)"),
-    unique=True,
-    sqlite_where=text("state IN ('shadow', 'canary')"),
-    postgresql_where=text("state IN ('shadow', 'canary')"),
-    _table=adapters,
-)
+Index("uq_adapters_one_on_trial", text("(1)"), unique=True, **_where("state IN ('shadow', 'canary')"), _table=adapters)
 
 trials = Table(
     "trials",
@@ -324,14 +310,7 @@ inductions = Table(
     Column("reason", AnyText),
 )
 """Runs that asked for mistakes, and how far they came."""
-Index(
-    "uq_inductions_one_active",
-    text("(1)"),
-    unique=True,
-    sqlite_where=text("finished_at IS NULL"),
-    postgresql_where=text("finished_at IS NULL"),
-    _table=inductions,
-)
+Index("uq_inductions_one_active", text("(1)"), unique=True, **_where("finished_at IS NULL"), _table=inductions)
 
 outbox = Table(
     "outbox",
@@ -357,13 +336,7 @@ deliveries = Table(
     # in the order of the outbox for a sink that takes every event, by type for one that takes some
     Index("ix_deliveries_due", "sink", "state", "sequence"),
     Index("ix_deliveries_type", "sink", "state", "type", "sequence"),
-    Index(
-        "ix_deliveries_error",
-        "sink",
-        "updated_at",
-        sqlite_where=text("error IS NOT NULL"),
-        postgresql_where=text("error IS NOT NULL"),
-    ),
+    Index("ix_deliveries_error", "sink", "updated_at", **_where("error IS NOT NULL")),
 )
 """Where each event stands at each sink; `type` is the event's own, for the index."""
 
