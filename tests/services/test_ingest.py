@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,7 +221,7 @@ class Away:
 def test_while_the_database_is_away_nothing_is_committed_and_the_batch_comes_again(kafka, sqlite_store, ingest_of):
     send_kafka([flagged().encode() for _ in range(30)], kafka)
     reports = Away(sqlite_store.reports)
-    stage = ingest_of(kafka, reports)
+    stage = ingest_of(kafka, SimpleNamespace(reports=reports))
     for _ in range(2):
         with pytest.raises(StoreUnavailableError):
             step_until(stage, took)
