@@ -1,4 +1,4 @@
-"""The kinds of mistakes that erratad has words for; any category of the wire schema maps to one of them."""
+"""The kinds of mistakes that erratad knows. Every category of the wire schema maps to one of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A family of categories; each has a template of its own."""
+    """A group of categories with its own analysis template."""
 
     PROMPT_INJECTION = "prompt-injection"
     SECRET_LEAK = "secret-leak"  # noqa: S105 - a kind of mistake
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 REFUSAL_IS_RIGHT = frozenset({Kind.HARMFUL, Kind.SECRET_LEAK})
-"""Kinds whose good answer may well decline."""
+"""Kinds for which a good answer may be a refusal."""
 
 _ALIASES: Mapping[Kind, frozenset[str]] = {
     Kind.PROMPT_INJECTION: frozenset({"injection", "goal-hijack", "goal-hijacking", "hijack", "hijacking"}),
@@ -43,5 +43,5 @@ _KIND_OF = {alias: kind for kind, aliases in _ALIASES.items() for alias in (*ali
 
 
 def kind_of(category: str) -> Kind:
-    """The kind of a category; `Kind.DEFAULT` for one that nobody has described."""
+    """The kind of a category; `Kind.DEFAULT` for unknown categories."""
     return _KIND_OF.get(category.replace("_", "-"), Kind.DEFAULT)

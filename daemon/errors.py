@@ -1,10 +1,10 @@
-"""Errors that say what happened, to which id, and what the reader should do next."""
+"""Errors. Each text names the problem, the id, and the next step for the operator."""
 
 from __future__ import annotations
 
 
 class ErratadError(Exception):
-    """Base of every error that erratad raises on purpose; its text is meant for an operator."""
+    """Base of all errors that erratad raises on purpose. The text is written for operators."""
 
 
 class ConfigError(ErratadError):
@@ -16,23 +16,23 @@ class NotFoundError(ErratadError):
 
 
 class IllegalTransitionError(ErratadError):
-    """A record may not go from the state that it is in to the one asked for."""
+    """A record must not change from its state to the requested one."""
 
 
 class LeaseLostError(ErratadError):
-    """Another worker holds the work item now; the caller must drop its result."""
+    """Another worker holds the work item now. The caller must discard its result."""
 
 
 class StoreUnavailableError(ErratadError):
-    """The database cannot be reached; stages wait and try again."""
+    """The database is unreachable. Stages wait and retry."""
 
 
 class StoreVersionError(ErratadError):
-    """The database's schema is not one that this version of erratad knows."""
+    """This version of erratad does not know the database's schema version."""
 
 
 class AnalysisRejectedError(ErratadError):
-    """The analyst's text failed a structured check; `check` names it (closed set)."""
+    """An analysis failed a check; `check` is its name (a closed set)."""
 
     def __init__(self, check: str, detail: str) -> None:
         super().__init__(f"analysis rejected by check '{check}': {detail}")
@@ -40,11 +40,11 @@ class AnalysisRejectedError(ErratadError):
 
 
 class DatasetError(ErratadError):
-    """No training set can be made, or a written one does not match its manifest."""
+    """A dataset cannot be built, or does not match its manifest."""
 
 
 class TrainingError(ErratadError):
-    """The training child failed; the text holds the end of its log."""
+    """The training process failed; the text includes the end of its log."""
 
 
 class AdapterInvalidError(ErratadError):
@@ -52,12 +52,12 @@ class AdapterInvalidError(ErratadError):
 
 
 class PromotionError(ErratadError):
-    """An adapter could not be made live; what was live still is."""
+    """An adapter could not go live; the previous generation is still live."""
 
 
 class ServingError(ErratadError):
-    """A vLLM server does not do what was asked."""
+    """A request to a vLLM server failed."""
 
 
 class StoppedError(ErratadError):
-    """The daemon stops before the work was done; the next one takes it up again."""
+    """The daemon stops before the work is done; the next start resumes it."""

@@ -1,4 +1,4 @@
-"""The closed sets of names that metrics, records and reports share."""
+"""Closed sets of names, used by metrics, records and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Check(StrEnum):
-    """What an analysis must do; also the label of `erratad_analyses_rejected_total`."""
+    """Checks of an analysis; also the label of `erratad_analyses_rejected_total`."""
 
     PARSES = "parses"
     NO_REFUSAL = "no_refusal"
@@ -20,7 +20,7 @@ class Check(StrEnum):
 
 
 class Criterion(StrEnum):
-    """What is asked of a candidate: the closed label set of rejections."""
+    """Criteria of the gate: the closed label set of rejections."""
 
     FINITE = "finite"
     ENOUGH_ITEMS = "enough_items"
@@ -38,24 +38,24 @@ class Criterion(StrEnum):
 
 
 class Suite(StrEnum):
-    """What an item is measured for."""
+    """Groups of evaluation items, by purpose."""
 
     FLAGGED = "flagged"
-    """Reports that the candidate was trained on: is the mistake gone?"""
+    """Reports in the training set: is the mistake gone?"""
     HOLDOUT = "holdout"
-    """Reports of clusters that nothing was trained on: does what was learned carry over?"""
+    """Reports of clusters that are never trained on: does the fix generalise?"""
     GOLDEN = "golden"
-    """Ordinary tasks: is what the model could do still there?"""
+    """Ordinary tasks: are the model's abilities kept?"""
     DRIFT = "drift"
-    """Ordinary answers of the base model: how much less likely have they become?"""
+    """Ordinary answers of the base model: how much did their likelihood drop?"""
     OVER_REFUSAL = "over-refusal"
-    """Harmless prompts that only look harmful: are they still answered?"""
+    """Harmless prompts that look harmful: are they still answered?"""
     ATTACKS = "attacks"
-    """Attacks that nothing was trained on: are they still resisted?"""
+    """Attacks that are never trained on: are they still resisted?"""
 
 
 class Drop(StrEnum):
-    """Why an answer became no new report: label of `erratad_induced_dropped_total`."""
+    """Why an induced answer did not become a report: label of `erratad_induced_dropped_total`."""
 
     GOOD = "good"
     UNDECIDED = "undecided"
@@ -80,7 +80,7 @@ class LeftOut(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
-        """The reason of that text: earlier versions wrote the texts into manifests."""
+        """Look up a reason by its text: manifests of earlier versions contain the texts."""
         return next((reason for reason in cls if LEFT_OUT_TEXT[reason] == value), None)
 
 
@@ -92,4 +92,4 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.NEAR_DUPLICATE: "near-duplicate of another report",
     LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
 }
-"""The reasons for people."""
+"""The reasons in words, for operators."""

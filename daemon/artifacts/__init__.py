@@ -1,1 +1,1 @@
-"""What lies on disk: adapters, the base model's fingerprint, run folders. Read `adapter` first."""
+"""Files on disk: adapters, the base model's fingerprint, run folders. Read `adapter` first."""

@@ -1,7 +1,7 @@
-"""The adapter folder: what it holds, and the proof that it may be loaded.
+"""The adapter folder: its manifest, and the checks before it may be loaded.
 
-vLLM takes almost anything: NaN weights poison the whole server, shapes that do not fit and layers that do not exist are
-loaded without a word (seen with vLLM 0.32). So a folder is checked here, without torch, before vLLM is told of it.
+vLLM 0.32 validates almost nothing: NaN weights corrupt every answer of the server, and wrong shapes or unknown layers
+load without an error. So a folder is verified here, without torch, before vLLM loads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from daemon.artifacts.base_model import _base_shapes
+from daemon.artifacts.base_model import matrix_shapes
 from daemon.artifacts.files import sha256_file
 from daemon.errors import AdapterInvalidError
 
@@ -29,16 +29,16 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+\.(?P<module>[^.]+))\.lora
 _PLAIN_NAME = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 _SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias")
-"""Settings of peft whose weights vLLM ignores or refuses: the served model would not be the trained one."""
+"""Settings of peft that vLLM ignores or refuses: the served model would differ from the trained one."""
 
 
 class Lineage(BaseModel):
-    """What the weights come from."""
+    """Origin of the weights: reports, dataset, recipe and training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    report_ids: tuple[str, ...] = Field(description="Reports whose examples were trained on, sorted.")
-    dataset_sha256: _SHA256 = Field(description="Of the run folder's manifest.json.")
+    report_ids: tuple[str, ...] = Field(description="Reports with examples in the training set, sorted.")
+    dataset_sha256: _SHA256 = Field(description="SHA-256 of the run folder's manifest.json.")
     recipe: str
     seed: int
     steps: int = Field(ge=1, description="Optimiser steps.")
@@ -76,12 +76,12 @@ def verify(
     target_modules: Sequence[str],
     model_path: Path | None = None,
 ) -> Manifest:
-    """Prove that the folder holds a usable adapter of that name for that base model.
+    """Check that the folder holds a usable adapter with this name for this base model.
 
-    With `model_path` (an unquantised base model), every layer must exist in the base model's files and fit its shape.
+    With `model_path` (an unquantised base model), each layer must exist in the base model with the same shape.
 
     Raises:
-        AdapterInvalidError: naming the file and the reason.
+        AdapterInvalidError: names the file and the reason.
     """
     manifest = _manifest(folder)
     if manifest.name != name:
@@ -93,7 +93,7 @@ def verify(
         )
     _check_files(folder, manifest)
     _check_config(folder / CONFIG_FILE, manifest, max_rank=max_rank, allowed=target_modules)
-    _check_weights(folder / WEIGHTS_FILE, manifest, {} if model_path is None else _base_shapes(model_path))
+    _check_weights(folder / WEIGHTS_FILE, manifest, {} if model_path is None else matrix_shapes(model_path))
     return manifest
 
 
@@ -117,7 +117,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     for path in present.values():
         if path.suffix.lower() in PICKLE_SUFFIXES:
-            _refuse(path, "may hold a pickle, which can run code: only safetensors are taken")
+            _refuse(path, "may hold a pickle, which can run code; only safetensors is allowed")
     for required in (CONFIG_FILE, WEIGHTS_FILE):
         if required not in manifest.files:
             _refuse(folder / MANIFEST_FILE, f"does not list {required}")
@@ -127,7 +127,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         if present[file].is_symlink() or not present[file].is_file():
             _refuse(folder / file, "is not a plain file")
         if sha256_file(present[file]) != manifest.files[file]:
-            _refuse(folder / file, "was changed after training: its SHA-256 is not the manifest's")
+            _refuse(folder / file, "was changed after training: its SHA-256 differs from the manifest")
     for file in sorted(present.keys() - manifest.files.keys() - {MANIFEST_FILE}):
         _refuse(folder / file, "is not listed in the manifest")
 
@@ -140,12 +140,12 @@ def _check_config(path: Path, manifest: Manifest, *, max_rank: int, allowed: Seq
     if config.get("r") != manifest.rank:
         _refuse(path, f"has rank {config.get('r')!r}, the manifest {manifest.rank}")
     if manifest.rank > max_rank:
-        _refuse(path, f"has rank {manifest.rank}, the servers take at most {max_rank}")
+        _refuse(path, f"has rank {manifest.rank}, the servers allow at most {max_rank}")
     if not isinstance(modules, list) or sorted(modules) != sorted(manifest.target_modules):
         _refuse(path, f"has target modules {modules!r}, the manifest {list(manifest.target_modules)}")
     unknown = sorted(set(manifest.target_modules) - set(allowed))
     if unknown:
-        _refuse(path, f"targets {', '.join(unknown)}, which the servers do not take (training.target_modules)")
+        _refuse(path, f"targets {', '.join(unknown)}, which the servers do not support (training.target_modules)")
     for key in _UNSUPPORTED:
         if config.get(key):
             _refuse(path, f"sets {key}, which vLLM does not apply")
@@ -167,7 +167,7 @@ def _check_weights(path: Path, manifest: Manifest, base_shapes: Mapping[str, tup
     for key, tensor in _tensors(path):
         match = _TENSOR.fullmatch(key)
         if match is None or match["module"] not in manifest.target_modules:
-            _refuse(path, f"holds {key}, which is of no target module")
+            _refuse(path, f"holds {key}, which belongs to no target module")
         if not np.isfinite(tensor).all():
             _refuse(path, f"holds NaN or infinity in {key}")
         pairs.setdefault(match["layer"], {})[match["side"]] = tensor.shape
@@ -213,6 +213,3 @@ def _check_fit(
         _refuse(path, f"holds {layer}, which the base model does not have")
     if (shapes["B"][0], shapes["A"][1]) != base:
         _refuse(path, f"holds {layer} for a matrix of {shapes['B'][0]} x {shapes['A'][1]}, the base model's is {base}")
-
-
-# --- the base model ---

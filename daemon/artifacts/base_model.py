@@ -13,10 +13,10 @@ from daemon.errors import ConfigError
 
 
 def base_fingerprint(model_path: Path, *, key: str = "model.path") -> str:
-    """SHA-256 over config.json and every weight file of the base model; content is hashed once per change of a file.
+    """SHA-256 over config.json and all weight files of the base model. A file is hashed again only after a change.
 
     Raises:
-        ConfigError: naming `key`, when the folder is no model in safetensors format.
+        ConfigError: names `key`, when the folder is not a model in safetensors format.
     """
     digest = hashlib.sha256()
     for path in [model_path / "config.json", *_weight_files(model_path, key)]:
@@ -41,8 +41,8 @@ def _weight_files(model_path: Path, key: str = "model.path") -> list[Path]:
     return files
 
 
-def _base_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the base model's matrices, from the files' headers."""
+def matrix_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the base model's matrices by name, read from the headers of the files."""
     shapes = {}
     for path in _weight_files(model_path):
         with safe_open(path, framework="numpy") as file:

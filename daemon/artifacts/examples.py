@@ -1,4 +1,4 @@
-"""One training example, and the file of them."""
+"""Training examples and their JSONL file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ExampleKind(StrEnum):
     ANALYSIS = "analysis"
     CORRECTION = "correction"
     VARIANT = "variant"
-    """In datasets that an earlier version wrote: a correction after the question in other words."""
+    """Only in datasets of earlier versions: a correction after a paraphrased question."""
     REPLAY = "replay"
     GOLDEN = "golden"
     DRIFT = "drift"
@@ -26,9 +26,9 @@ class ExampleKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One prompt and the text that follows it; the loss falls on the completion only.
+    """One prompt and its completion. Only the completion's tokens contribute to the loss.
 
-    `ends` is False where the completion was cut at a token limit: no end-of-answer token is trained then.
+    `ends` is False if the completion was cut at a token limit: then no end-of-answer token is trained.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -39,7 +39,7 @@ class Example:
 
     @property
     def id(self) -> str:
-        """Stable across runs: the first 16 hex digits of the SHA-256 of prompt and kind."""
+        """Stable across runs: the first 16 hex digits of the SHA-256 of kind, report id and prompt."""
         canonical = json.dumps([self.kind, self.report_id, list(self.messages)], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -51,10 +51,10 @@ def to_jsonl(examples: Sequence[Example]) -> bytes:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples that `to_jsonl` wrote.
+    """Read a file written by `to_jsonl`.
 
     Raises:
-        DatasetError: naming the file and the line.
+        DatasetError: names the file and the line.
     """
     examples = []
     try:

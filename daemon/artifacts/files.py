@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, also after a power cut."""
+"""Atomic writes: a file or folder is complete or absent, even after a power failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file: a reader sees the old content or the new, never a part, also with several writers at once."""
+    """Replace a file. Readers see the old or the new content, never a part, even with several writers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     temporary.write_bytes(content)
@@ -35,10 +35,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a folder of read-only files appear at once.
+    """Create a folder of read-only files atomically.
 
     Raises:
-        OSError: when it cannot be written, or when the folder exists and is not empty.
+        OSError: when it cannot be written, or the folder exists and is not empty.
     """
     temporary = fresh_partial(folder)
     for name, content in files.items():
@@ -48,7 +48,7 @@ def publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def fresh_partial(folder: Path) -> Path:
-    """An empty folder beside `folder`, to be filled and then published; what an earlier crash left there is removed."""
+    """Create an empty folder beside `folder`, to be filled and published. Leftovers of a crash are removed."""
     temporary = folder.with_name(f".{folder.name}.partial")
     if temporary.exists():
         shutil.rmtree(temporary)
@@ -57,7 +57,7 @@ def fresh_partial(folder: Path) -> Path:
 
 
 def publish(temporary: Path, folder: Path) -> None:
-    """Put a filled folder in its place by one rename, everything flushed before and after."""
+    """Move a filled folder to its place by one rename; content is flushed before, the parent after."""
     for path in temporary.iterdir():
         sync(path)
     sync(temporary)

@@ -1,4 +1,4 @@
-"""The run folder: which files the dataset stage leaves there, and the manifest that proves them unchanged."""
+"""The run folder: the dataset files of a run, and the manifest with their checksums."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Record(BaseModel):
 class DatasetFile(_Record):
     sha256: str
     lines: int
-    report_ids: tuple[str, ...] = Field(description="Reports that the lines come from, sorted.")
+    report_ids: tuple[str, ...] = Field(description="Reports behind the lines, sorted.")
 
 
 class DatasetItem(_Record):
@@ -42,7 +42,7 @@ class DatasetManifest(_Record):
 
     version: Literal[1] = 1
     run_id: int
-    run_created_at: datetime = Field(description="Tells this run from one of an earlier database with the same number.")
+    run_created_at: datetime = Field(description="Distinguishes runs with the same number in two databases.")
     generation: int
     recipe: str
     seed: int
@@ -51,14 +51,14 @@ class DatasetManifest(_Record):
     items: tuple[DatasetItem, ...]
     examples: Mapping[str, int] = Field(description="Examples by kind.")
     replay_per_epoch: int | None = Field(
-        default=None, description="Each epoch trains on so many of the replay pairs, in turn; None: on all."
+        default=None, description="Number of replay pairs per epoch, taken in turn; None: all."
     )
     left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
 
     @model_validator(mode="before")
     @classmethod
     def _without_variants(cls, values: Any) -> Any:
-        """Earlier versions counted variants of flagged questions; no run makes them any more."""
+        """Ignore the count of question variants in manifests of earlier versions; runs no longer make variants."""
         return (
             {key: value for key, value in values.items() if key != "variants"} if isinstance(values, dict) else values
         )
@@ -74,10 +74,10 @@ class DatasetManifest(_Record):
 
 
 def load_manifest(folder: Path) -> DatasetManifest:
-    """The manifest of a run folder whose files are all as written.
+    """Read the manifest of a run folder and verify the checksums of all files.
 
     Raises:
-        DatasetError: naming what is missing or changed.
+        DatasetError: names the missing or changed file.
     """
     path = folder / MANIFEST_FILE
     try:

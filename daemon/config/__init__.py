@@ -1,6 +1,6 @@
-"""The configuration: typed, closed, frozen; a file per section. `configs/default.yaml` explains every key.
+"""The configuration: typed and immutable, unknown keys are errors. `configs/default.yaml` explains every key.
 
-Read `section` first. YAML holds no secrets: a key that ends in `_env` names the environment variable of one.
+Read `section` first. YAML never contains secrets: a key that ends in `_env` names the environment variable of one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from daemon.errors import ConfigError
 
 class StoreConfig(Section):
     url: str | None = None
-    """None: SQLite in the data directory. A PostgreSQL URL's password comes from `password_env`."""
+    """None: SQLite in the data directory. The password of a PostgreSQL URL comes from `password_env`."""
     password_env: str | None = None
 
 
 class StorageConfig(Section):
     keep_adapters: Positive = 10
-    """Folders kept of retired adapters, and as many of failed, rejected and rolled-back ones; newest first."""
+    """Number of newest folders kept: of retired adapters, and also of failed, rejected and rolled-back ones."""
     keep_runs_days: Annotated[float, Field(gt=0)] | None = 90.0
-    """Run folders (datasets) of runs that ended longer ago are removed; None: never."""
+    """Run folders (datasets) are removed this long after their run ended; None: never."""
 
 
 class LogConfig(Section):
@@ -87,10 +87,10 @@ class Config(Section):
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read YAML and apply `a.b.c=value` overrides (values are YAML).
+    """Read a YAML file and apply `a.b.c=value` overrides (values are YAML).
 
     Raises:
-        ConfigError: naming the file and every wrong key.
+        ConfigError: names the file and every wrong key.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Sections of the configuration: how erratad tells others what happened."""
+"""Sections `outbox` and `webhook`: delivery of events."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from daemon.config.section import Positive, Seconds, Section
 
 class OutboxConfig(Section):
     retention_s: Seconds = 604_800.0
-    """Events that every sink is done with are deleted when they are older."""
+    """Events older than this are deleted once all sinks are done with them."""
 
 
 class WebhookConfig(Section):
     url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
     secret_env: str
-    """Signs every message (Standard Webhooks): base64 of 24 to 64 random bytes."""
+    """Variable with the key that signs every message (Standard Webhooks): base64 of 24 to 64 random bytes."""
     events: list[EventType] = Field(
         default=[
             EventType.ADAPTER_ON_TRIAL,
@@ -31,6 +31,6 @@ class WebhookConfig(Section):
         min_length=1,
     )
     max_attempts: Positive = 12
-    """Then the event is given up: counted, logged and said by the stage."""
+    """After this many attempts the event is dropped. The drop is counted, logged and shown by the stage."""
     backoff_s: Seconds = 5.0
     timeout_s: Seconds = 15.0

@@ -1,4 +1,4 @@
-"""Section of the configuration: mistakes that erratad induces by itself."""
+"""Section `induction`: mistakes that erratad provokes itself (red-teaming)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from daemon.config.section import Positive, Seconds, Section
 class InductionConfig(Section):
     enabled: bool = False
     cron: str | None = "0 1 * * *"
-    """In the time zone of `schedule.timezone`; None: only by hand."""
+    """In the time zone of `schedule.timezone`; None: only by command."""
     model: Literal["live", "base"] = "live"
-    """Who is asked: the live generation or the base model, under its raw name, which puts no guidance before."""
+    """The model to attack: the live generation or the base model. Both are asked by raw name, so without guidance."""
     seeds: Path | None = None
     """JSONL of instructions, see `daemon.induction.seeds.Seed`; None: the set shipped with erratad."""
     hints: Path | None = None

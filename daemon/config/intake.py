@@ -1,4 +1,4 @@
-"""Section `intake`: where reports come from, and how many are taken."""
+"""Section `intake`: sources of reports, and limits."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ class IntakeConfig(Section):
     kafka: KafkaConfig | None = None
     max_message_bytes: Positive = MAX_MESSAGE_BYTES
     max_reports_per_reporter_per_day: Positive = 200
-    """Reports above it are quarantined for review: one reporter must not steer the model alone."""
+    """Further reports are quarantined for review, so that one reporter cannot steer the model alone."""

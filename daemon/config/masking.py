@@ -1,4 +1,4 @@
-"""The configuration as it may be shown: secrets are masked."""
+"""The configuration with masked secrets, for display."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^/@\s]+)@")
 
 
 def masked(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain values, without anything that may be a secret."""
+    """The effective configuration as plain values; everything that may be a secret is masked."""
     values: dict[str, Any] = _masked(config.model_dump(mode="json"))
     serving = values["serving"]
     serving["environment"] = {
@@ -34,7 +34,7 @@ def _masked(value: Any) -> Any:
 
 
 def _masked_arguments(arguments: list[str]) -> list[str]:
-    """Hide the word after `--api-key` and the like, and the part after `=` in `--api-key=...`."""
+    """Mask the argument after options such as `--api-key`, and the value in `--api-key=...`."""
     shown: list[str] = []
     for index, argument in enumerate(arguments):
         name, separator, _ = argument.partition("=")

@@ -1,4 +1,4 @@
-"""Section `reflection`: who analyses mistakes, and how often it is tried."""
+"""Section `reflection`: the analyst of mistakes, its limits and retries."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class ReflectionConfig(Section):
     analyst: Literal["self", "endpoint", "template"] = "self"
     endpoint: EndpointConfig | None = None
     fallback_to_template: bool = True
-    """When every attempt of the analyst is rejected by the checks, use the category's template instead of burying."""
+    """If the checks reject every attempt, use the category's template instead of burying the report."""
     template: str = "v1"
     guided: bool = True
     candidates: Positive = 1
-    """Analyses asked for in one attempt; of those that pass the checks the one is kept that helps most."""
+    """Analyses per attempt. Of those that pass the checks, the most helpful one is kept."""
     concurrency: Positive = 4
     max_attempts: Positive = 3
     backoff_s: Seconds = 5.0
     lease_s: Seconds = 200.0
-    """How long a claimed report is kept from other workers; one of a killed daemon is taken up again after it."""
+    """A worker holds a claimed report for this long. If its daemon was killed, others take the report after that."""
     max_tokens: Positive = 160
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.3
     min_words: Positive = 8
     max_words: Positive = 220
     max_overlap: Fraction = 0.5
-    """Largest share of the analysis' word 5-grams that may come from the flagged response."""
+    """Maximum share of the analysis' word 5-grams that come from the flagged response."""
     propose_corrections: bool = True
-    """Where the user gave no correction, ask for a guided answer and keep it if it passes the report's checks."""
+    """If the user gave no correction, ask for a guided answer and keep it if it passes the report's checks."""
     request_timeout_s: Seconds = 60.0
 
     @model_validator(mode="after")
@@ -53,8 +53,8 @@ class ReflectionConfig(Section):
         if self.lease_s <= requests * self.request_timeout_s:
             raise ValueError(
                 f"lease_s ({self.lease_s:g}) must exceed {requests} times request_timeout_s "
-                f"({self.request_timeout_s:g}): a report takes up to so many requests, and a lease that ends before "
-                "them wastes their answers"
+                f"({self.request_timeout_s:g}): a report takes up to {requests} requests, and a lease that ends "
+                "before them wastes their answers"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Sections of the configuration: how a candidate goes live, and what watches it then."""
+"""Section `rollout`: how a candidate goes live, and the watch after that."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from daemon.config.section import Positive, Seconds, Section
 
 
 class WatchConfig(Section):
-    """After a promotion: is the live generation flagged, or failing, more often than the one before it?"""
+    """The watch after a promotion: is the live generation flagged, or failing, more often than the previous one?"""
 
     enabled: bool = True
     window_s: Seconds = 86_400.0
     min_requests: Positive = 500
-    """Requests that both generations must have answered; the watch goes on beyond `window_s` until then."""
+    """Minimum number of requests answered by each generation. The watch lasts longer than `window_s` until then."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Probability of a false alarm over all looks of one watch, shared evenly by flagged rate and error rate."""
+    """Probability of a false alarm over all checks of one watch, split evenly between flagged rate and error rate."""
     tolerance: Annotated[float, Field(ge=1)] = 1.1
-    """A rise by up to this factor is none."""
+    """Increases up to this factor are tolerated."""
     interval_s: Seconds = 10.0
 
 
 class RolloutConfig(Section):
     mode: Literal["direct", "canary", "shadow"] = "direct"
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Share of the conversations under the alias that a canary answers, or of the requests that are shadowed."""
+    """Share of the conversations under the alias (canary), or of the requests (shadow)."""
     min_requests: Positive = 500
-    """Requests that the candidate must have answered before anything is decided."""
+    """Minimum number of requests answered by the candidate before a decision."""
     min_duration_s: Annotated[float, Field(ge=0)] = 3600.0
-    """No promotion sooner, however good the figures: users flag later than they ask."""
+    """Minimum duration of a trial, even with good figures: users flag an answer some time after they got it."""
     max_duration_s: Seconds = 86_400.0
     when_unclear: Literal["promote", "reject"] = "promote"
-    """What happens after `max_duration_s` without significant figures; the candidate did pass the gate."""
+    """Decision after `max_duration_s` without significant figures. The candidate has passed the gate already."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     tolerance: Annotated[float, Field(ge=1)] = 1.1
     harm: Annotated[float, Field(gt=1)] = 2.0
-    """Significantly less than this factor of the live rate: harmless, promoted before the time is over."""
+    """A rate significantly below this factor of the live rate is harmless: promoted before `max_duration_s`."""
     max_slowdown: Annotated[float, Field(gt=1)] = 1.5
-    """shadow: a candidate whose mean time per request is more than this factor of the live one's is rejected."""
+    """shadow: maximum ratio of the candidate's mean time per request to the live generation's."""
     shadow_concurrency: Positive = 2
-    """shadow: copies that a server answers at the same time; further ones are dropped."""
+    """shadow: maximum number of concurrent copies per server; further copies are dropped."""
     watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Section `schedule`: when a run starts."""
+"""Section `schedule`: the start of training runs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ScheduleConfig(Section):
     cron: str | None = "0 3 * * *"
     timezone: str = "UTC"
     min_lessons: Positive = 50
-    """Lessons that no run has used yet, from which a run starts without waiting for the cron time."""
+    """This many unused lessons start a run without waiting for the cron time."""
     min_lessons_on_cron: Positive = 10
-    """A cron run with fewer new lessons is skipped."""
+    """With fewer new lessons, the cron run is skipped."""
     retry_after_failure_s: Seconds = 3600.0
-    """After a failed run, `min_lessons` starts no other one for this long; cron times and operators do."""
+    """For this long after a failed run, `min_lessons` starts no run; cron times and operators still do."""
     check_interval_s: Seconds = 10.0
     misfire_grace_s: Seconds = 3600.0
     blackout: list[BlackoutWindow] = []

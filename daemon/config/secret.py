@@ -1,4 +1,4 @@
-"""Secrets come from the environment only; the configuration names the variables."""
+"""Secrets come from environment variables only; the configuration holds the names of the variables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from daemon.errors import ConfigError
 
 
 def secret(variable: str | None) -> str | None:
-    """The secret that the environment variable holds; None when no variable is named.
+    """The value of the environment variable, or None if no variable is named.
 
     Raises:
-        ConfigError: when the variable is named but unset or empty.
+        ConfigError: when the variable is unset or empty.
     """
     if variable is None:
         return None

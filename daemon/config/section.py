@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""Base class and types of all configuration sections."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ShippedFile = Path | Literal[False] | None
-"""None: the set shipped with erratad; False: none."""
+"""None: the set shipped with erratad; False: no set."""
 
 
 class Section(BaseModel):
-    """Closed: a key that is not known is an error."""
+    """Immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

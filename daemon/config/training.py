@@ -14,7 +14,7 @@ class TrainingConfig(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "4bit", "8bit"] = "none"
     launcher: list[str] = []
-    """Words put before the training command, e.g. ["torchrun", "--no-python", "--nproc-per-node", "4"]."""
+    """Prefix of the training command, e.g. ["torchrun", "--no-python", "--nproc-per-node", "4"]."""
     rank: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.05
@@ -23,11 +23,11 @@ class TrainingConfig(Section):
     )
     epochs: Annotated[float, Field(gt=0)] = 3.0
     max_tokens: Positive | None = None
-    """Training ends after so many tokens (prompt and completion) even where epochs are left; None: no bound."""
+    """Maximum number of tokens (prompt and completion); training then ends before the last epoch. None: no limit."""
     replay_loss: Literal["kl", "cross-entropy"] = "kl"
-    """What keeps ordinary answers: the divergence from the base model's distribution, or its answers as targets."""
+    """Loss on ordinary pairs: divergence from the base model's distribution, or its answers as targets."""
     kl_weight: Annotated[float, Field(gt=0)] = 2.0
-    """With `kl`: what a replayed answer counts beside a trained one."""
+    """With `kl`: weight of a replayed answer relative to a trained one."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -37,6 +37,6 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     checkpoint_every_steps: Positive = 10
     threads: Positive | None = None
-    """CPU threads of the trainer; None lets torch choose. One is right beside a server on the same CPU."""
+    """CPU threads of the trainer; None: torch decides. Use 1 if a server runs on the same CPU."""
     max_attempts: Positive = 3
     timeout_s: Seconds = 14_400.0

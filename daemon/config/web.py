@@ -1,4 +1,4 @@
-"""The configuration section `http`: where to listen, who may ask, and what for."""
+"""Section `http`: address, callers and their roles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
 
 
 class Role(StrEnum):
-    """What someone may do; each role may do what the ones before it may."""
+    """Role of a caller. Each role includes the rights of the roles before it."""
 
     REPORTER = "reporter"
     """Send reports and ask for their state."""
@@ -27,7 +27,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     """Train, promote, reject, roll back, pause; read settings and the audit log."""
     ADMIN = "admin"
-    """Erase a report's content for good."""
+    """Erase a report's content permanently."""
 
     def covers(self, needed: Role) -> bool:
         order = list(Role)
@@ -35,10 +35,10 @@ class Role(StrEnum):
 
 
 class TokenConfig(Section):
-    """Exactly one of `token_env` and `token_file` says where the token is."""
+    """A token, read from exactly one of `token_env` and `token_file`."""
 
     name: Name
-    """Stands in the audit log as the actor."""
+    """The actor in the audit log."""
     role: Role
     token_env: str | None = None
     token_file: Path | None = None
@@ -51,15 +51,15 @@ class TokenConfig(Section):
 
 
 class ProxyConfig(Section):
-    """A reverse proxy that has signed the user in (OIDC, SAML, ...) and says in headers who it is."""
+    """A reverse proxy that signs users in (OIDC, SAML, ...) and passes user and groups in headers."""
 
     addresses: list[IPvAnyNetwork] = Field(min_length=1)
-    """Only requests that come from these addresses or networks are believed; the proxy must overwrite both headers."""
+    """The headers are trusted only from these addresses or networks. The proxy must overwrite both headers."""
     user_header: HeaderName = "X-Forwarded-User"
     groups_header: HeaderName = "X-Forwarded-Groups"
     """Names separated by commas."""
     roles: dict[str, Role] = Field(min_length=1)
-    """Role by group; who is in several gets the highest, who is in none is refused."""
+    """Role by group. A user in several groups gets the highest role; a user in none is refused."""
 
     @property
     def networks(self) -> list[IPv4Network | IPv6Network]:
@@ -70,18 +70,18 @@ class HttpConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8077
     token_env: str | None = None
-    """Short for one token named `admin` with role admin."""
+    """Shorthand for one token named `admin` with role admin."""
     tokens: list[TokenConfig] = []
     proxy: ProxyConfig | None = None
     session_key_env: str | None = None
-    """Signs the console's sessions; None: a random key, so that a restart of the daemon ends them."""
+    """Variable with the key that signs console sessions; None: a random key, so a restart ends all sessions."""
     session_hours: Seconds = 12.0
     feedback_per_minute: Positive = 6000
-    """Reports that one caller may send by `POST /v1/feedback`; above it: 429 with Retry-After."""
+    """Maximum number of reports per caller by `POST /v1/feedback`; above it: 429 with Retry-After."""
     allowed_hosts: list[str] = []
-    """Host names under which a loopback `host` may be asked for, e.g. by a reverse proxy; loopback names always may."""
+    """Host names accepted in requests to a loopback `host`, e.g. from a reverse proxy, besides loopback names."""
     max_stall_s: Seconds = 120.0
-    """`/livez` fails when a stage has made no step for this long."""
+    """`/livez` fails when a stage has made no progress for this long."""
 
     @property
     def all_tokens(self) -> list[TokenConfig]:
@@ -99,5 +99,5 @@ class HttpConfig(Section):
         names = [token.name for token in self.all_tokens]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"tokens: the name {twice[0]!r} stands for two tokens; the audit log could not tell them")
+            raise ValueError(f"tokens: the name {twice[0]!r} is used twice; the audit log needs distinct names")
         return self

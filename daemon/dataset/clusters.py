@@ -15,14 +15,14 @@ import numpy as np
 
 from daemon.records import Cluster, Report, Split
 from daemon.store import Clusters
-from daemon.text.similarity import Comparison, Vectors, cosines, reaches
+from daemon.text.similarity import Vectorizer, Vectors, cosines, reaches
 
 
 def assign(
     store: Clusters,
     reports: Sequence[Report],
     *,
-    comparison: Comparison,
+    vectorizer: Vectorizer,
     similarity: float,
     holdout_fraction: float,
 ) -> dict[str, Cluster]:
@@ -40,7 +40,7 @@ def assign(
         return assigned
     categories = {report.flagged.category for report in waiting}
     known = [cluster for cluster in clusters if cluster.category in categories]
-    rows = comparison.vectors([*(one.leader_text for one in known), *(report.prompt_text for report in waiting)])
+    rows = vectorizer.vectors([*(one.leader_text for one in known), *(report.prompt_text for report in waiting)])
     groups = {category: _Category(rows) for category in categories}
     for row, cluster in enumerate(known):
         groups[cluster.category].add(cluster, row)

@@ -29,7 +29,7 @@ from daemon.dataset.replay import read_prompts
 from daemon.errors import DatasetError, StoppedError
 from daemon.runtime.child import describe, environment
 from daemon.runtime.stage import Life
-from daemon.text.similarity import Comparison, Words
+from daemon.text.similarity import Vectorizer, Words
 
 CHILD_THREADS = 1
 """Right beside a server on the same CPU; a few hundred prompts take seconds."""
@@ -59,7 +59,7 @@ def vector_file(folder: Path, text: str) -> Path:
 
 
 class Embeddings:
-    """The comparison by a model's vectors.
+    """The vectorizer by a model's vectors.
 
     It serves one step: `life` gets a heartbeat while the child works. When the daemon stops, the child is ended, and
     what it made is kept.
@@ -162,7 +162,7 @@ class Embeddings:
         raise DatasetError(f"dataset.embedding_model: no vectors from {self._model_path} within {TIMEOUT_S:g} s")
 
 
-def comparison_of(config: DatasetConfig, *, model_path: Path, cache_dir: Path, life: Life) -> Comparison:
+def vectorizer_of(config: DatasetConfig, *, model_path: Path, cache_dir: Path, life: Life) -> Vectorizer:
     """The configured way of comparing; the served base model stands in where no embedding model is named."""
     if config.similarity_by == "words":
         return Words()

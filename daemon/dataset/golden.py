@@ -11,7 +11,7 @@ from connectors.messages import Text
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.dataset.replay import every_second_guided
 from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
-from daemon.text.similarity import Comparison, resembling
+from daemon.text.similarity import Vectorizer, resembling
 
 
 class GoldenPair(PromptLine):
@@ -42,7 +42,7 @@ def golden_pairs(
     seed: int,
     guidance: str,
     held_out: Sequence[str] = (),
-    comparison: Comparison,
+    vectorizer: Vectorizer,
     similarity: float,
 ) -> tuple[Example, ...]:
     """At most `count` pairs of the file, drawn by `seed`, every second under `guidance`.
@@ -54,6 +54,6 @@ def golden_pairs(
     """
     pairs = read_golden_pairs(path)
     asked = [str(pair.messages[-1]["content"]) for pair in pairs]
-    leaks = resembling(asked, held_out, comparison=comparison, similarity=similarity)
+    leaks = resembling(asked, held_out, vectorizer=vectorizer, similarity=similarity)
     kept = [pair for pair, leak in zip(pairs, leaks, strict=True) if not leak]
     return every_second_guided(sample(kept, count, seed=seed), guidance)

@@ -14,7 +14,7 @@ from daemon.config.dataset import DatasetConfig
 from daemon.dataset.recipes import recipe, without_repeats
 from daemon.labels import LeftOut
 from daemon.records import Cluster, Lesson, Report, Split
-from daemon.text.similarity import Comparison, Words, cosines, reaches, resembling
+from daemon.text.similarity import Vectorizer, Words, cosines, reaches, resembling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def select(
     *,
     config: DatasetConfig,
     recipe_name: str,
-    comparison: Comparison,
+    vectorizer: Vectorizer,
 ) -> Selection:
     """Choose within the caps, in the candidates' order, and render the training side.
 
@@ -78,7 +78,7 @@ def select(
     leaks = resembling(
         [chosen.report.prompt_text for chosen in train],
         [chosen.report.prompt_text for chosen in holdout],
-        comparison=comparison,
+        vectorizer=vectorizer,
         similarity=config.same_kind,
     )
     if any(leaks):

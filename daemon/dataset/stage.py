@@ -32,7 +32,7 @@ from daemon.artifacts.run_folder import (
 from daemon.config.dataset import DatasetConfig
 from daemon.config.serving import ServingConfig
 from daemon.dataset import clusters
-from daemon.dataset.embeddings import comparison_of
+from daemon.dataset.embeddings import vectorizer_of
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
 from daemon.dataset.selection import Chosen, Selection, select
@@ -42,7 +42,7 @@ from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
-from daemon.text.similarity import Comparison
+from daemon.text.similarity import Vectorizer
 
 log = structlog.get_logger(__name__)
 
@@ -116,8 +116,8 @@ class DatasetStage:
             except DatasetError as exc:
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
-        comparison = comparison_of(self._config, model_path=self._model_path, cache_dir=self._embeddings_dir, life=life)
-        selection = self._select(run, comparison)
+        vectorizer = vectorizer_of(self._config, model_path=self._model_path, cache_dir=self._embeddings_dir, life=life)
+        selection = self._select(run, vectorizer)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
@@ -128,12 +128,12 @@ class DatasetStage:
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
-        golden = self._golden(run, selection, comparison)
+        golden = self._golden(run, selection, vectorizer)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
-        comparison.forget_unused()
+        vectorizer.forget_unused()
         return self._hand_over(run, load_manifest(folder))
 
-    def _golden(self, run: Run, selection: Selection, comparison: Comparison) -> tuple[Example, ...]:
+    def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer) -> tuple[Example, ...]:
         if self._config.golden_pairs is False:
             return ()
         return golden_pairs(
@@ -142,20 +142,20 @@ class DatasetStage:
             seed=run.seed,
             guidance=self._guidance,
             held_out=[chosen.report.prompt_text for chosen in selection.holdout],
-            comparison=comparison,
+            vectorizer=vectorizer,
             similarity=self._config.same_kind,
         )
 
-    def _select(self, run: Run, comparison: Comparison) -> Selection:
+    def _select(self, run: Run, vectorizer: Vectorizer) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
             self._clusters,
             [report for report, _ in candidates],
-            comparison=comparison,
+            vectorizer=vectorizer,
             similarity=self._config.same_kind,
             holdout_fraction=self._config.holdout_fraction,
         )
-        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe, comparison=comparison)
+        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe, vectorizer=vectorizer)
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             raise DatasetError(

@@ -154,7 +154,7 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
     trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
     asked = [_asked(item.messages) for item in fixed]
-    near = resembling(asked, sorted(trained), comparison=Words(), similarity=similarity)
+    near = resembling(asked, sorted(trained), vectorizer=Words(), similarity=similarity)
     left = [item for item, leaks in zip(fixed, near, strict=True) if not leaks]
     if not any(item.suite is Suite.GOLDEN for item in left):
         raise DatasetError(

@@ -1,7 +1,7 @@
-"""Whether an answer meets the rules that a report (or a golden item) gives: pure, and safe on rules sent by strangers.
+"""Checks an answer against the rules of a report or golden item. Pure, and safe for untrusted rules.
 
-Reports come from outside, so a rule is bounded like any other input: a regular expression and a JSON Schema each have
-`TIMEOUT_S` to decide, a schema is never fetched from a network, and what cannot be decided counts as failed.
+Reports come from outside, so rules are limited like any other input. A regular expression and a JSON Schema each get
+`TIMEOUT_S`, a schema is never fetched from the network, and a rule that cannot be decided counts as failed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ TIMEOUT_S = 1.0
 
 _FENCE = regex.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?\s*```\s*", regex.DOTALL | regex.IGNORECASE)
 _MALFORMED = (regex.error, UnknownType, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
-"""What jsonschema raises on a part that no keyword of the meta-schema reaches, but a `$ref` does."""
+"""Errors of jsonschema on a malformed part that the meta-schema does not check but a `$ref` uses."""
 
 
 def failures(checks: Checks, text: str) -> list[str]:
-    """The rules that `text` breaks, one sentence each; empty when it passes.
+    """The rules that `text` breaks, one sentence each; empty if it passes.
 
-    Texts are compared without regard to case, kind and amount of white space, Unicode presentation, invisible
-    characters and typographic quotes. The regular expression sees the text as it is. For `json_schema` the whole answer
-    must be JSON; one Markdown code fence around it is taken off first, prose around it is not. An empty answer breaks
-    every rule: a broken adapter answers nothing, and must not pass because it says nothing wrong.
+    Text comparisons ignore case, white space, Unicode presentation, invisible characters and typographic quotes. The
+    regular expression gets the unchanged text. For `json_schema` the whole answer must be JSON; one Markdown code fence
+    around it is removed first, prose is not. An empty answer fails always: a broken adapter that answers nothing must
+    not pass just because it says nothing wrong.
     """
     if not text.strip():
         return ["the answer is empty"]
@@ -87,7 +87,7 @@ def _json_failures(checks: Checks, text: str) -> Iterator[str]:
 
 
 def _schema_problem(schema: Mapping[str, JsonValue], value: JsonValue) -> str | None:
-    # jsonschema 4.26 leaves our bounded validator for a plain one at a "$schema"
+    # at a "$schema", jsonschema 4.26 switches from our bounded validator to a plain one
     schema = {keyword: part for keyword, part in schema.items() if keyword != "$schema"}
     for keyword in ("$schema", "patternProperties"):
         if keyword in _keys(schema):
@@ -105,7 +105,7 @@ def _schema_problem(schema: Mapping[str, JsonValue], value: JsonValue) -> str | 
 
 
 def _keys(schema: Mapping[str, JsonValue]) -> set[str]:
-    """Every key at any depth."""
+    """All keys, at any depth."""
     keys: set[str] = set()
     parts: list[Any] = [schema]
     while parts:
@@ -119,9 +119,9 @@ def _keys(schema: Mapping[str, JsonValue]) -> set[str]:
 
 
 def _bounded_validator(deadline: float) -> Any:
-    """A 2020-12 validator class that raises `TimeoutError` past the deadline (monotonic seconds).
+    """A 2020-12 validator class that raises `TimeoutError` after the deadline (monotonic seconds).
 
-    The stock one matches `pattern` with `re`, which cannot be interrupted, and follows references without a bound.
+    The standard one matches `pattern` with `re`, which cannot be interrupted, and follows references without limit.
     """
 
     def bounded(check: Callable[..., Iterator[ValidationError] | None]) -> Callable[..., Iterator[ValidationError]]:

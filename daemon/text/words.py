@@ -11,7 +11,7 @@ NGRAM_WORDS = 5
 
 MIN_STEM_CHARACTERS = 3
 
-# scripts that set no space between words; each of their characters counts as one word
+# scripts without spaces between words; each character counts as one word
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 
 _WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+(?:'\p{{L}}+)*")
@@ -37,12 +37,12 @@ _SUFFIXES = (
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case; each character of a script without spaces is one."""
+    """The words in lower case. In scripts without spaces, each character is a word."""
     return _WORD.findall(normalised(text))
 
 
 def overlap(text: str, source: str) -> float:
-    """Share of the word 5-grams of `text` that occur in `source` (of shorter texts, of the whole)."""
+    """Share of the word 5-grams of `text` that occur in `source`. A shorter text counts as one n-gram."""
     own, others = words(text), words(source)
     size = min(NGRAM_WORDS, len(own))
     if size == 0:
@@ -52,7 +52,7 @@ def overlap(text: str, source: str) -> float:
 
 
 def stems(text: str) -> set[str]:
-    """Content words without their commonest English endings; of scripts without spaces, pairs of characters."""
+    """Content words without common English endings. In scripts without spaces: pairs of characters."""
     plain = normalised(text)
     spaced = {word for word in _SPACED_WORD.findall(plain) if word not in _STOPS and len(word) > 1}
     runs = _UNSPACED_RUN.findall(plain)
@@ -75,7 +75,7 @@ _TYPOGRAPHIC = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "�
 
 
 def normalised(text: str) -> str:
-    """The text as rules compare it: the compatibility caseless form of the Unicode standard (D146), composed."""
+    """The text in the form used for comparisons: Unicode's compatibility caseless form (D146), composed."""
     visible = "".join(character for character in text if unicodedata.category(character) != "Cf")
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFD", visible).casefold()).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).translate(_TYPOGRAPHIC).split())

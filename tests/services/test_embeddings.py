@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.embeddings import Embeddings, comparison_of
+from daemon.dataset.embeddings import Embeddings, vectorizer_of
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError, StoppedError
 from daemon.text.similarity import Words, cosines
@@ -28,7 +28,7 @@ def beats() -> list[None]:
 @pytest.fixture
 def compare(tmp_path: Path, beats: list[None]) -> Callable[..., Embeddings]:
     def make(model: Path, *, stop: threading.Event | None = None, device: str = "cpu") -> Embeddings:
-        made = comparison_of(
+        made = vectorizer_of(
             DatasetConfig(similarity_by="embeddings", embedding_device=device),
             model_path=model,
             cache_dir=tmp_path / "embeddings",
@@ -64,7 +64,7 @@ def test_vectors_are_made_once_by_a_child_and_kept_for_as_long_as_they_are_asked
     ordinary = {prompt[-1]["content"] for prompt in read_prompts(None)}
     assert len(made) == len(ordinary | set(TEXTS))
 
-    # a new comparison was asked for one text only
+    # a new vectorizer was asked for one text only
     later = compare(tiny_model)
     later.vectors([TEXTS[0]])
     (tmp_path / "embeddings" / "of-another-model").mkdir()
@@ -106,5 +106,5 @@ def test_a_daemon_that_stops_does_not_wait_for_the_child(tiny_model: Path, compa
 
 
 def test_words_need_no_model(tmp_path: Path) -> None:
-    made = comparison_of(DatasetConfig(), model_path=tmp_path, cache_dir=tmp_path, life=life())
+    made = vectorizer_of(DatasetConfig(), model_path=tmp_path, cache_dir=tmp_path, life=life())
     assert isinstance(made, Words)

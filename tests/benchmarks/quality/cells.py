@@ -214,7 +214,7 @@ class Trainer:
     def _golden(self, cell: Cell, count: int) -> tuple[Example, ...]:
         """Those that are shipped, of which none resembles a probe."""
         return golden_pairs(
-            None, count=count, seed=cell.seed, guidance=self._guidance, comparison=Words(), similarity=1.0
+            None, count=count, seed=cell.seed, guidance=self._guidance, vectorizer=Words(), similarity=1.0
         )
 
     def examples(self, cell: Cell) -> list[Example]:

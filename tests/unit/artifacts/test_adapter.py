@@ -115,7 +115,7 @@ def test_a_file_changed_after_training_is_refused(folder: Path, file: str) -> No
 def test_a_pickle_is_refused_even_when_the_manifest_does_not_name_it(folder: Path, file: str) -> None:
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).write_bytes(b"\x80\x04.")
-    with pytest.raises(AdapterInvalidError, match="only safetensors are taken"):
+    with pytest.raises(AdapterInvalidError, match="only safetensors is allowed"):
         _verify(folder)
 
 
@@ -156,7 +156,7 @@ def test_a_manifest_cannot_point_out_of_the_folder(folder: Path) -> None:
     [
         ({"name": "aligned-g000002"}, "is of adapter aligned-g000001, not aligned-g000002"),
         ({"base_fingerprint": "c" * 64}, "another base model"),
-        ({"max_rank": 2}, "has rank 4, the servers take at most 2"),
+        ({"max_rank": 2}, "has rank 4, the servers allow at most 2"),
         ({"target_modules": ["q_proj"]}, "targets v_proj"),
     ],
     ids=["name", "base", "rank", "modules"],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daemon.dataset.clusters import assign, next_split
 from daemon.records import Cluster, Report, ReportState, Split
 from daemon.store import Store
-from daemon.text.similarity import Comparison, Words, features, resembling
+from daemon.text.similarity import Vectorizer, Words, features, resembling
 from tests.fixtures.config import flagged
 from tests.fixtures.training import SUBJECTS, mistake, teach
 
@@ -23,12 +23,12 @@ def _reports(store: Store) -> list[Report]:
 
 
 def _assign(
-    store: Store, *, comparison: Comparison | None = None, similarity: float = 0.8, holdout_fraction: float = 0.25
+    store: Store, *, vectorizer: Vectorizer | None = None, similarity: float = 0.8, holdout_fraction: float = 0.25
 ) -> dict[str, Cluster]:
     return assign(
         store.clusters,
         _reports(store),
-        comparison=comparison or Words(),
+        vectorizer=vectorizer or Words(),
         similarity=similarity,
         holdout_fraction=holdout_fraction,
     )
@@ -124,7 +124,7 @@ def test_another_way_of_comparing_places_new_reports_among_the_same_clusters(sql
         flagged(id="iceland-again", **_ask("volcanoes in Iceland: describe them")),
     )
 
-    by_initials = _assign(sqlite_store, comparison=Initials())
+    by_initials = _assign(sqlite_store, vectorizer=Initials())
 
     assert {report_id: by_initials[report_id] for report_id in by_words} == by_words
     assert by_initials["same-initial"] in known
@@ -142,8 +142,8 @@ def test_leaders_of_other_categories_are_not_even_looked_at(sqlite_store: Store)
             asked.extend(texts)
             return super().vectors(texts)
 
-    _assign(sqlite_store, comparison=Watched())
-    _assign(sqlite_store, comparison=Watched())
+    _assign(sqlite_store, vectorizer=Watched())
+    _assign(sqlite_store, vectorizer=Watched())
 
     assert asked == ["Do birds sing?"]
 
@@ -162,7 +162,7 @@ def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: S
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]))
     oldest = sorted(_reports(sqlite_store), key=lambda report: report.received_at)
     for part in (oldest[:4], oldest):
-        assigned = assign(sqlite_store.clusters, part, comparison=Words(), similarity=0.8, holdout_fraction=0.25)
+        assigned = assign(sqlite_store.clusters, part, vectorizer=Words(), similarity=0.8, holdout_fraction=0.25)
 
     splits = [assigned[report.id].split for report in oldest]
     expected: list[Split] = []
@@ -207,5 +207,5 @@ def test_training_prompts_near_a_held_out_one_are_found() -> None:
     train = ["Describe volcanoes in Iceland!", "Describe orchards in Spain"]
     held = ["Describe glaciers in Norway", "describe the volcanoes in Iceland"]
 
-    assert resembling(train, held, comparison=Words(), similarity=0.8) == [True, False]
-    assert resembling(train, [], comparison=Words(), similarity=0.8) == [False, False]
+    assert resembling(train, held, vectorizer=Words(), similarity=0.8) == [True, False]
+    assert resembling(train, [], vectorizer=Words(), similarity=0.8) == [False, False]

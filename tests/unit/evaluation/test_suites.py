@@ -44,7 +44,7 @@ def test_the_shipped_golden_set_is_sound() -> None:
 def test_no_shipped_ordinary_task_resembles_a_shipped_replay_prompt() -> None:
     trained = [prompt[-1]["content"] for prompt in read_prompts(None)]
     tasks = [str(item.messages[-1]["content"]) for item in golden_items(None)]
-    alike = resembling(tasks, trained, comparison=Words(), similarity=SAME_KIND["words"])
+    alike = resembling(tasks, trained, vectorizer=Words(), similarity=SAME_KIND["words"])
     assert [task for task, near in zip(tasks, alike, strict=True) if near] == []
 
 
