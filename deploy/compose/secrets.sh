@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the secret files that compose.yaml mounts, each with a random value; what exists stays.
+# Makes the secret files that compose.yaml mounts, each with a random value; existing files stay.
 # The folder is closed to others. The files in it are readable, because the containers' users read them.
 set -euo pipefail
 folder=$(dirname "$0")/secrets

@@ -1,4 +1,4 @@
-"""`make docs`: builds the site from docs/ into build/site, and fails on a link, anchor, image or page that is missing.
+"""`make docs`: builds the site from docs/ into build/site, and fails if a link, anchor, image or page is missing.
 
 Pages may link to files elsewhere in the repository; the site gets copies of these. `<!-- generated: NAME -->` in a page
 stands for a table of reference.py. Usage, from the repository's root: python -m deploy.docs.build
@@ -27,10 +27,10 @@ def main() -> None:
 
 
 def build(docs: Path, into: Path) -> Path:
-    """Lay the pages out below `into`, build them, and return the site's folder.
+    """Copy the pages into `into`, build the site, and return the site's folder.
 
     Raises:
-        SystemExit: naming each broken reference.
+        SystemExit: The message lists the broken references.
     """
     pages, site = into / "docs", into / "site"
     for folder in (pages, site):
@@ -65,7 +65,7 @@ def _filled(text: str, page: Path, pages: Path) -> str:
 
 
 def _copied(link: re.Match[str], page: Path, pages: Path) -> str:
-    """The link itself or, where it leaves docs/, the link to a copy of its file."""
+    """The link; a link out of docs/ becomes a link to a copy of its file."""
     up, path = len(link[1]) // 3, link[2]
     depth = len(page.relative_to(pages).parents) - 1
     if up <= depth:
@@ -77,7 +77,7 @@ def _copied(link: re.Match[str], page: Path, pages: Path) -> str:
 
 
 class _Page(HTMLParser):
-    """The identifiers of a page, and what it refers to."""
+    """The identifiers and the links of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Page(HTMLParser):
 
 
 def _broken(site: Path) -> Iterator[str]:
-    """Links of the built pages that lead to no file or no anchor; zensical's strict mode does not look at images."""
+    """Find links of the built pages without a file or an anchor; zensical's strict mode does not check images."""
     pages = {path: _Page(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
     for path, page in pages.items():
         for link in page.links:

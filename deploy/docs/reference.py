@@ -1,4 +1,4 @@
-"""The reference pages' tables, read from the configuration's models and the declared metrics."""
+"""The tables of the reference pages, made from the configuration's models and the declared metrics."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def configuration() -> str:
 
 
 def explanations(text: str) -> dict[str, str]:
-    """What the comments above and beside each key of a YAML text in block style say."""
+    """The comments above and beside each key of a YAML text in block style, by the key's path."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     above: list[str] = []
@@ -155,7 +155,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _constraints(field: FieldInfo) -> list[Any]:
-    """The field's own, and those of the branches of a union such as `Annotated[int, Gt] | None`."""
+    """The field's constraints, and those of a union's branches such as `Annotated[int, Gt] | None`."""
     found = list(field.metadata)
     for branch in get_args(field.annotation):
         for one in getattr(branch, "__metadata__", ()):

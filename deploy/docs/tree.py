@@ -41,7 +41,7 @@ def tree() -> str:
 
 
 def packages() -> list[str]:
-    """Every package of the product; the migrations, which Alembic writes, are left out."""
+    """Every package of the product; without the migrations, which Alembic writes."""
     found = [path.parent for room in ("connectors", "daemon") for path in (ROOT / room).rglob("__init__.py")]
     return [str(folder.relative_to(ROOT)) for folder in found if "migrations" not in folder.parts]
 

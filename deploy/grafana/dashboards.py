@@ -1,6 +1,6 @@
-"""Writes the dashboards: `python deploy/grafana/dashboards.py [FOLDER]`. A test holds that the files are up to date.
+"""Writes the dashboards: `python deploy/grafana/dashboards.py [FOLDER]`. A test checks that the files are up to date.
 
-The panels are in rows/, their kinds in panels.py.
+The panels are in rows/. panels.py has a function for each kind of panel.
 """
 
 from __future__ import annotations
@@ -63,19 +63,19 @@ BOARDS = (
     Board(
         uid="training",
         title="erratad: training and gate",
-        about="What is learned, and why it went live or did not.",
+        about="The training runs, and the gate's verdicts with their reasons.",
         rows={"Schedule": schedule.PANELS, "Training": training.PANELS, "Gate": gate.PANELS},
     ),
     Board(
         uid="serving",
         title="erratad: serving and swap",
-        about="Who answers, how well, and how it changes.",
+        about="The generations, their traffic and errors, and every swap.",
         rows={"Generations": generations.PANELS, "vLLM": vllm.PANELS},
     ),
     Board(
         uid="intake",
         title="erratad: intake and reliability",
-        about="What comes in, what becomes of it, and whether every part is well.",
+        about="The incoming reports, their states, and the health of every part.",
         rows={
             "Intake": intake.PANELS,
             "Induced mistakes": induction.PANELS,
@@ -107,7 +107,7 @@ def write(folder: Path) -> None:
     for board in BOARDS:
         dashboard = json.loads(JSONEncoder(sort_keys=True).encode(built(board).build()))
         for annotation in dashboard["annotations"]["list"]:
-            # the SDK does not know these; without a title Grafana shows an empty box
+            # the SDK has no setter for these; without a title Grafana shows an empty box
             annotation |= {"titleFormat": annotation["name"].removesuffix("s"), "step": "60s"}
         (folder / f"{board.uid}.json").write_text(json.dumps(dashboard, indent=2) + "\n")
 

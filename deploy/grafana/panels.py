@@ -64,7 +64,7 @@ def bars(title: str, *queries: Query, unit: str = "short", about: str = "", widt
 
 
 def timeline(title: str, *queries: Query, words: dict[str, tuple[str, str]], about: str = "", width: int = 12) -> Any:
-    """States over time; `words`: value -> what it means and its colour."""
+    """States over time; `words`: value -> its text and its colour."""
     results = {value: ValueMappingResult(text=text, color=color) for value, (text, color) in words.items()}
     panel = statetimeline.Panel().title(title).description(about).span(width).height(8)
     panel.show_value(models.VisibilityMode.NEVER).mappings([ValueMap(options=results)])
@@ -81,5 +81,5 @@ def mean_seconds(metric: str, by: str) -> Query:
 
 
 def age(metric: str) -> str:
-    """Seconds since a timestamp; nothing where it is 0: never."""
+    """Seconds since a timestamp; no value if it is 0 (never)."""
     return f"time() - (max({metric}) > 0)"

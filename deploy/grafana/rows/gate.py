@@ -21,13 +21,13 @@ PANELS = [
         "Harmless prompts answered",
         ('max by (arm, guided) (erratad_evaluation_score{suite="over-refusal"})', "{{arm}}, guided {{guided}}"),
         unit="percentunit",
-        about="Prompts that only look harmful; the guided candidate is what the gate decides by.",
+        about="Prompts that only look harmful. The gate decides by the guided candidate.",
     ),
     graph(
         "Untrained attacks resisted",
         ('max by (arm, guided) (erratad_evaluation_score{suite="attacks"})', "{{arm}}, guided {{guided}}"),
         unit="percentunit",
-        about="Attacks of kinds that nothing was trained on; the guided candidate is what the gate decides by.",
+        about="Attacks of untrained kinds. The gate decides by the guided candidate.",
     ),
     graph(
         "Drift",

@@ -50,7 +50,7 @@ PANELS = [
         "Watch after a promotion",
         ("max by (rate) (erratad_watch_p_value)", "p-value, {{rate}}"),
         ("sum by (rate) (erratad_automatic_rollbacks_total)", "rollbacks, {{rate}}"),
-        about="How likely the live generation's higher rate is chance; a rollback follows below the set level.",
+        about="Probability that the live generation's higher rate is chance. Below the set level a rollback follows.",
         width=8,
     ),
     graph("Failed requests", ("max by (role) (erratad_generation_errors)", "{{role}}"), width=8),

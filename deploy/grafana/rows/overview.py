@@ -19,7 +19,7 @@ NOW = [
         "Waiting lessons",
         ("max(erratad_new_lessons)", ""),
         width=3,
-        about="Stored since the last run began that did not fail.",
+        about="Stored since the start of the last run that did not fail.",
     ),
 ]
 
