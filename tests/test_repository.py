@@ -227,3 +227,72 @@ def test_the_wheel_holds_the_product_alone_and_needs_no_test_code() -> None:
     found = {name.partition(".")[0] for name in find_namespace_packages(str(ROOT), include=shipped)}
     assert found == {"connectors", "daemon"}
     assert [str(path) for path in MODULES if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.M)] == []
+
+
+TESTED_THROUGH = {
+    # with real parts
+    "connectors/kafka/": "tests/services/test_kafka*.py",
+    "connectors/vllm.py": "tests/services/test_vllm_contract.py",
+    "connectors/vllm_wire.py": "tests/services/test_vllm_contract.py",
+    "connectors/vllm_plugin/": "tests/services/test_vllm_contract.py",
+    "daemon/dataset/embedder.py": "tests/services/test_embeddings.py",
+    "daemon/dataset/embeddings.py": "tests/services/test_embeddings.py",
+    "daemon/delivery/events.py": "tests/services/test_ingest.py",
+    "daemon/demo/": "tests/e2e/test_demo.py",
+    "daemon/intake/": "tests/services/test_ingest.py",
+    "daemon/intake/submit.py": "tests/services/test_submit.py",
+    "daemon/runtime/kafka_options.py": "tests/services/test_kafka_connection.py",
+    "daemon/service.py": "tests/faults/test_daemon_killed.py",
+    "daemon/serving/process.py": "tests/faults/test_vllm_server_faults.py",
+    "daemon/store/": "tests/services/test_store_*.py",
+    "daemon/training/": "tests/services/test_finetune.py",
+    "daemon/training/process.py": "tests/faults/test_finetune_faults.py",
+    # by the module that uses them
+    "connectors/webhook.py": "tests/unit/delivery/test_webhook.py",
+    "daemon/__main__.py": "tests/unit/cli/test_app.py",
+    "daemon/artifacts/base_model.py": "tests/unit/artifacts/test_adapter.py",
+    "daemon/artifacts/examples.py": "tests/unit/dataset/test_recipes.py",
+    "daemon/cli/options.py": "tests/unit/cli/test_steer.py",
+    "daemon/config/": "tests/unit/config/test_config.py",
+    "daemon/dataset/golden.py": "tests/unit/evaluation/test_probes.py",
+    "daemon/dataset/selection.py": "tests/unit/dataset/test_stage.py",
+    "daemon/delivery/outbox.py": "tests/unit/delivery/test_webhook.py",
+    "daemon/delivery/stage.py": "tests/unit/delivery/test_webhook.py",
+    "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",
+    "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",
+    "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
+    "daemon/operations/views.py": "tests/unit/web/test_operators.py",
+    "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
+    "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",
+    "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",
+    "daemon/reflection/analyst.py": "tests/unit/reflection/test_failures.py",
+    "daemon/runtime/cron.py": "tests/unit/test_schedule.py",
+    "daemon/runtime/jsonl.py": "tests/unit/evaluation/test_suites.py",
+    "daemon/runtime/lock.py": "tests/unit/runtime/test_supervise.py",
+    "daemon/runtime/log.py": "tests/faults/test_alert_drill_training.py",
+    "daemon/text/": "tests/unit/text/test_rules.py",
+    "daemon/web/console/": "tests/unit/web/console/test_pages.py",
+    "daemon/web/dependencies.py": "tests/unit/web/test_access.py",
+    # closed sets
+    "daemon/categories.py": "tests/unit/reflection/test_prompts.py",
+    "daemon/errors.py": "tests/unit/cli/test_app.py",
+    "daemon/labels.py": "tests/services/test_monitoring.py",
+    "daemon/metrics.py": "tests/test_repository.py",
+}
+"""Module, or folder, without a test file of its own name -> the tests that it is tested through."""
+
+
+def test_every_module_has_its_test_file_or_names_the_tests_it_is_tested_through() -> None:
+    """tests/unit/ROOM/test_MODULE.py for daemon/ROOM/MODULE.py; an entry that covers no module any more fails, too."""
+    without: dict[str, str | None] = {}
+    for path in MODULES:
+        inside = path.relative_to(ROOT / "daemon") if path.is_relative_to(ROOT / "daemon") else path.relative_to(ROOT)
+        own = ROOT / "tests" / "unit" / inside.with_name(f"test_{path.name}")
+        if path.name == "__init__.py" or "migrations" in path.parts or own.exists():
+            continue
+        name = path.relative_to(ROOT).as_posix()
+        folder = f"{path.parent.relative_to(ROOT).as_posix()}/"
+        without[name] = next((entry for entry in (name, folder) if entry in TESTED_THROUGH), None)
+    assert [module for module, entry in without.items() if entry is None] == []
+    assert set(TESTED_THROUGH) - set(without.values()) == set()
+    assert [tests for tests in TESTED_THROUGH.values() if not list(ROOT.glob(tests))] == []

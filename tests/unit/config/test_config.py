@@ -1,19 +1,14 @@
-"""The configuration: what is refused, and that the refusal names key and next step."""
+"""What a configuration file may say, and how it is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from daemon.config import Config, load_config
-from daemon.config.masking import MASK, masked
-from daemon.config.secret import secret
+from daemon.config import load_config
 from daemon.errors import ConfigError
-from daemon.operations.preflight import problems
 
 MINIMAL = "model: {path: models/base}\n"
 
@@ -26,14 +21,6 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def usable(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Config]:
-    """Makes configurations whose model folder exists."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    return make_config
 
 
 def test_a_model_path_is_all_that_a_configuration_needs(written: Callable[[str], Path]) -> None:
@@ -113,112 +100,3 @@ def test_suites_of_probes_are_switched_off_by_false_and_by_nothing_else(written:
     assert (config.evaluation.over_refusal, config.evaluation.attacks) == (False, False)
     with pytest.raises(ConfigError, match=r"evaluation\.attacks"):
         load_config(written(MINIMAL), ["evaluation.attacks=true"])
-
-
-def test_an_unset_secret_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ERRATAD_TEST_SECRET", raising=False)
-    assert secret(None) is None
-    with pytest.raises(ConfigError, match="ERRATAD_TEST_SECRET"):
-        secret("ERRATAD_TEST_SECRET")
-    monkeypatch.setenv("ERRATAD_TEST_SECRET", "hush")
-    assert secret("ERRATAD_TEST_SECRET") == "hush"
-
-
-def test_a_usable_configuration_has_no_problems(usable: Callable[..., Config]) -> None:
-    assert problems(usable(serving={"mode": "attached", "urls": ["http://vllm:8000"], "admin_token_env": "PATH"})) == []
-
-
-@pytest.mark.parametrize(
-    ("sections", "named"),
-    [
-        ({"model": {"path": "/nonexistent"}}, "model.path: /nonexistent"),
-        ({"data_dir": "/proc/erratad"}, "data_dir: /proc"),
-        ({"data_dir": "/dev/null/x"}, "data_dir: /dev/null is a file"),
-        ({"dataset": {"recipe": "magic"}}, "dataset.recipe: 'magic'"),
-        ({"dataset": {"replay_prompts": "/nonexistent.jsonl"}}, "dataset.replay_prompts"),
-        ({"dataset": {"golden_pairs": "/nonexistent.jsonl"}}, "dataset.golden_pairs"),
-        ({"evaluation": {"over_refusal": "/nonexistent.jsonl"}}, "evaluation.over_refusal: /nonexistent.jsonl"),
-        ({"evaluation": {"attacks": "/nonexistent.jsonl"}}, "evaluation.attacks: /nonexistent.jsonl"),
-        (
-            {"dataset": {"similarity_by": "embeddings", "embedding_model": "/nonexistent"}},
-            "dataset.embedding_model: /nonexistent holds no config.json",
-        ),
-        ({"reflection": {"template": "v999"}}, "reflection.template"),
-        ({"schedule": {"cron": "every day"}}, "schedule.cron: 'every day'"),
-        ({"schedule": {"cron": "99 3 * * *"}}, "schedule.cron: '99 3 * * *'"),
-        ({"schedule": {"timezone": "Mars/Base"}}, "schedule.timezone: 'Mars/Base'"),
-        ({"store": {"url": "not a url"}}, "store.url"),
-        ({"store": {"url": "mysql://x/y"}}, "store.url: mysql"),
-        ({"store": {"url": "sqlite://"}}, "store.url: names no file"),
-        ({"http": {"token_env": "ERRATAD_TEST_UNSET"}}, "http.token_env: environment variable ERRATAD_TEST_UNSET"),
-        ({"intake": {"kafka": {"bootstrap_servers": ["kafka"]}}}, "intake.kafka.bootstrap_servers.0: 'kafka'"),
-        (
-            {"reflection": {"endpoint": {"url": "localhost:9000", "model": "m"}}},
-            "reflection.endpoint.url: 'localhost:9000'",
-        ),
-        ({"evaluation": {"judge": {"url": "http://j:1/v1", "model": "m"}}}, "evaluation.judge.url"),
-        (
-            {"serving": {"mode": "attached", "urls": ["vllm"], "admin_token_env": "PATH"}},
-            "serving.urls.0: 'vllm' is not an HTTP URL",
-        ),
-        ({"serving": {"max_lora_rank": 4096}}, "serving.max_lora_rank: 4096"),
-    ],
-)
-def test_what_the_machine_lacks_is_named(
-    sections: dict[str, Any], named: str, usable: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ERRATAD_TEST_UNSET", raising=False)
-    config = usable(**sections)
-    assert any(problem.startswith(named) for problem in problems(config)), problems(config)
-
-
-@pytest.mark.parametrize(
-    ("section", "key"),
-    [
-        ("dataset", "replay_prompts"),
-        ("dataset", "golden_pairs"),
-        ("evaluation", "golden"),
-        ("evaluation", "over_refusal"),
-        ("evaluation", "attacks"),
-    ],
-)
-def test_a_bad_line_of_a_set_is_named(section: str, key: str, usable: Callable[..., Config], tmp_path: Path) -> None:
-    path = tmp_path / "set.jsonl"
-    path.write_text('\n{"question": "Two?"}\n')
-    [problem] = problems(usable(**{section: {key: str(path)}}))
-    assert problem.startswith(f"{section}.{key}: {path}, line 2: ")
-
-
-def test_weights_that_cannot_be_read_are_named(usable: Callable[..., Config]) -> None:
-    """As in a model cache whose links lead to files that another user downloaded, or to none."""
-    config = usable()
-    (config.model.path / "model.safetensors").symlink_to("/nonexistent")
-    [problem] = problems(config)
-    assert problem.startswith("model.path: the user who runs this cannot read model.safetensors of ")
-
-
-def test_all_problems_are_listed_at_once(make_config: Callable[..., Config]) -> None:
-    found = problems(make_config(dataset={"recipe": "magic"}, schedule={"cron": "x", "timezone": "nowhere"}))
-    keys = {problem.split(":")[0] for problem in found}
-    assert {"model.path", "dataset.recipe", "schedule.cron", "schedule.timezone"} <= keys
-
-
-def test_no_secret_survives_masking(make_config: Callable[..., Config]) -> None:
-    config = make_config(
-        store={"url": "postgresql://erratad:hush@db/erratad"},
-        serving={
-            "environment": {"HF_TOKEN": "hush", "OMP_NUM_THREADS": "1"},
-            "extra_args": ["--api-key", "hush", "--ssl-key-secret=hush", "--seed", "7"],
-        },
-        reflection={"endpoint": {"url": "http://user:hush@host/", "model": "m"}},
-    )
-    shown = yaml.safe_dump(masked(config))
-    assert "hush" not in shown
-    assert f"postgresql://erratad:{MASK}@db/erratad" in shown
-    assert masked(config)["serving"]["environment"]["OMP_NUM_THREADS"] == "1"
-    assert masked(config)["serving"]["extra_args"][-2:] == ["--seed", "7"]
-
-
-def test_masking_keeps_a_configuration_without_secrets_as_it_is(make_config: Callable[..., Config]) -> None:
-    config = make_config()
-    assert Config.model_validate(masked(config)) == config

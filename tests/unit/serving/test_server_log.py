@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from daemon.serving import server_log
-from daemon.serving.server_log import KEPT_LOGS, ServerLog
+from daemon.serving.server_log import KEPT_LOGS, MAX_LOG_BYTES, ServerLog
 
 BOUND = 20_000
 COUNTS = """
@@ -37,6 +37,45 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerLog:
     log = ServerLog(tmp_path / "vllm.log")
     log.begin()
     return log
+
+
+def test_the_log_tells_how_far_the_start_is(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "logs" / "vllm.log")
+    assert log.phase() == "importing modules"
+    log.begin()
+    log.path.write_text("INFO Initializing a V1 LLM engine\n")
+    assert log.phase() == "starting the engine"
+    with log.path.open("a") as file:
+        file.write("INFO Starting to load model /m\n")
+    assert log.phase() == "loading weights"
+
+
+def test_a_start_is_judged_by_its_own_lines_only(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "vllm.log")
+    log.path.write_text("ValueError: an old failure\nINFO Starting to load model\n")
+    log.begin()
+    assert (log.phase(), log.last_words()) == ("importing modules", "it logged nothing")
+
+
+def test_the_first_error_is_the_cause(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "vllm.log")
+    log.path.write_text("INFO fine\n(Engine) OSError: no such model\nRuntimeError: Engine core failed\n  bye\n")
+    assert log.last_words() == "OSError: no such model"
+    log.path.write_text(
+        "(API pid=7) WARNING 11-24 [utils.py:2] can cause `OSError: [Errno 24]`\nOSError: no such model\n"
+    )
+    assert log.last_words() == "OSError: no such model"
+    log.path.write_text("INFO fine\nkilled\n")
+    assert log.last_words() == "killed"
+
+
+def test_a_large_log_is_put_aside_at_the_next_start(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "vllm.log")
+    with log.path.open("wb") as file:
+        file.truncate(MAX_LOG_BYTES + 1)
+    log.begin()
+    assert not log.path.exists()
+    assert (tmp_path / "vllm.log.1").stat().st_size == MAX_LOG_BYTES + 1
 
 
 def test_a_server_that_never_stops_writing_loses_next_to_nothing_and_its_logs_stay_bounded(log: ServerLog) -> None:

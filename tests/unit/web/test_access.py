@@ -1,78 +1,27 @@
-"""Access to the HTTP API and the console: tokens with roles, a trusted proxy, sessions, forms and rate limits."""
+"""Access: tokens with roles, and a trusted proxy."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from daemon.config import Config
 from daemon.config.web import HttpConfig, Role
 from daemon.errors import ConfigError
-from daemon.intake.stage import FeedbackIntake
 from daemon.operations.preflight import problems
 from daemon.store import Store
-from daemon.web import rate_limit
-from daemon.web.access import SESSION_COOKIE, Access, Identity
-from daemon.web.app import create_app
-from daemon.web.console.sessions import local
-from daemon.web.rate_limit import RateLimit
-from tests.fixtures.config import flagged
-from tests.fixtures.stores import promote
+from daemon.web.access import Access, Identity
+from tests.fixtures.web import bearer
 
-HOST = "http://erratad.example"
-TOKENS = {role: f"{role}-token" for role in Role}
 PROXY = {
     "addresses": ["10.0.0.0/24"],
     "roles": {"everyone": "reviewer", "operators": "operator"},
 }
-
-
-@pytest.fixture
-def make_client(
-    sqlite_store: Store, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., TestClient]]:
-    """Clients of an app that listens on the network. `peer` is the source address of their requests."""
-    for role, token in TOKENS.items():
-        monkeypatch.setenv(f"TEST_{role.upper()}", token)
-    opened: list[TestClient] = []
-
-    def make(*, peer: str = "192.0.2.7", url: str = HOST, **http: Any) -> TestClient:
-        tokens = [{"name": f"a-{role}", "role": role, "token_env": f"TEST_{role.upper()}"} for role in Role]
-        config = make_config(http={"host": "0.0.0.0", "tokens": tokens, **http})
-        intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
-        health: Any = None  # unused here
-        app: FastAPI = create_app(store=sqlite_store, intake=intake, config=config, health=health)
-        opened.append(TestClient(app, base_url=url, client=(peer, 4711), follow_redirects=False))
-        return opened[-1]
-
-    yield make
-    for client in opened:
-        client.close()
-
-
-def bearer(role: Role) -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKENS[role]}"}
-
-
-def csrf_of(client: TestClient, path: str = "/") -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', client.get(path).text)
-    assert found is not None
-    return found[1]
-
-
-def sign_in(client: TestClient, role: Role, **fields: str) -> Any:
-    form = {"token": TOKENS[role], "csrf": csrf_of(client, "/login"), **fields}
-    return client.post("/login", data=form)
-
-
-# --- roles ---
 
 
 NEEDS: list[tuple[str, str, Any, Role]] = [
@@ -121,9 +70,6 @@ def test_the_audit_log_names_the_token_and_for_whom_it_acted(
     client.post("/api/pause", json={"reason": "freeze"}, headers=bearer(Role.OPERATOR))
     client.post("/api/resume", json={}, headers={**bearer(Role.ADMIN), "X-Erratad-Actor": "ann"})
     assert [entry.actor for entry in sqlite_store.audit.entries()] == ["a-admin for ann", "a-operator"]
-
-
-# --- tokens ---
 
 
 def http(**values: Any) -> HttpConfig:
@@ -187,9 +133,6 @@ def test_check_config_names_a_token_that_cannot_be_had(make_config: Callable[...
     assert any(one.startswith("http.tokens.1.token_file: /nonexistent/token") for one in found)
 
 
-# --- a proxy that signs people in ---
-
-
 USER = {"X-Forwarded-User": "ann@example.org", "X-Forwarded-Groups": "everyone, operators"}
 
 
@@ -221,159 +164,3 @@ def test_headers_from_elsewhere_and_users_without_a_role_are_refused(
     client = make_client(peer=peer, tokens=[], proxy=PROXY)
     assert client.get("/api/status", headers=headers).status_code == 401
     assert client.get("/", headers=headers).status_code == 403
-
-
-# --- the console's sessions ---
-
-
-def test_without_a_session_a_browser_is_asked_to_sign_in_and_comes_back(
-    make_client: Callable[..., TestClient],
-) -> None:
-    client = make_client()
-    asked = client.get("/reports?state=buried")
-    assert (asked.status_code, asked.headers["location"]) == (303, "/login?next=%2Freports%3Fstate%3Dburied")
-    entered = sign_in(client, Role.REVIEWER, next="/reports?state=buried")
-    assert (entered.status_code, entered.headers["location"]) == (303, "/reports?state=buried")
-    page = client.get("/reports")
-    assert page.status_code == 200
-    assert "a-reviewer" in page.text
-
-
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(make_client: Callable[..., TestClient]) -> None:
-    plain = sign_in(make_client(), Role.ADMIN).headers["set-cookie"]
-    assert "HttpOnly" in plain
-    assert "SameSite=strict" in plain
-    assert "Secure" not in plain
-    secure = sign_in(make_client(url="https://erratad.example"), Role.ADMIN).headers["set-cookie"]
-    assert "Secure" in secure
-
-
-def test_behind_a_proxy_that_ends_tls_the_cookie_is_secure(make_client: Callable[..., TestClient]) -> None:
-    for peer, expected in (("10.0.0.9", True), ("192.0.2.7", False)):
-        client = make_client(peer=peer, proxy=PROXY)
-        client.headers["X-Forwarded-Proto"] = "https"
-        assert ("Secure" in sign_in(client, Role.ADMIN).headers["set-cookie"]) is expected
-
-
-def test_a_wrong_token_and_a_reporters_open_no_session(make_client: Callable[..., TestClient]) -> None:
-    client = make_client()
-    wrong = client.post("/login", data={"token": "guess", "csrf": csrf_of(client, "/login")})
-    assert wrong.status_code == 401
-    assert sign_in(client, Role.REPORTER).status_code == 403
-    assert SESSION_COOKIE not in client.cookies
-
-
-def test_guessing_is_slowed_down(make_client: Callable[..., TestClient]) -> None:
-    client = make_client()
-    form = {"token": "guess", "csrf": csrf_of(client, "/login")}
-    answers = [client.post("/login", data=form) for _ in range(11)]
-    assert [answer.status_code for answer in answers] == [401] * 10 + [429]
-    assert int(answers[-1].headers["retry-after"]) >= 1
-
-
-def test_signing_out_ends_the_session(make_client: Callable[..., TestClient]) -> None:
-    client = make_client()
-    sign_in(client, Role.OPERATOR)
-    assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["location"] == "/login"
-    assert client.get("/").status_code == 303
-
-
-def test_a_session_is_refused_when_it_is_forged_old_or_its_token_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_ONE", "the-token")
-    monkeypatch.setenv("TEST_KEY", "a-key")
-    config = http(token_env="TEST_ONE", session_key_env="TEST_KEY")
-    access = Access.of(config)
-    identity = access.by_token("the-token")
-    assert identity is not None
-    cookie = access.open_session(identity)
-    assert (found := Access.of(config).by_session(cookie)) is not None
-    assert (found.name, found.role) == ("admin", Role.ADMIN)
-    assert access.by_session(cookie[:-2] + "xx") is None
-    assert access.by_session("") is None
-    assert Access.of(http(token_env="TEST_ONE")).by_session(cookie) is None, "another key"
-    monkeypatch.setenv("TEST_ONE", "a-new-token")
-    assert Access.of(config).by_session(cookie) is None
-    monkeypatch.setenv("TEST_ONE", "the-token")
-    brief = Access.of(http(token_env="TEST_ONE", session_key_env="TEST_KEY", session_hours=0.0001))
-    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: 4_000_000_000)
-    assert brief.by_session(cookie) is None
-
-
-def test_a_form_needs_the_token_of_its_own_session(make_client: Callable[..., TestClient], sqlite_store: Store) -> None:
-    promote(sqlite_store)
-    ann, eve = make_client(), make_client()
-    sign_in(ann, Role.OPERATOR)
-    sign_in(eve, Role.OPERATOR)
-    form = {"intent": "rollback", "reason": "worse", "back": "/adapters"}
-    for csrf in (csrf_of(eve), "", "forged"):
-        assert ann.post("/steer", data={**form, "csrf": csrf}).status_code in {403, 422}
-    assert ann.post("/steer", data=form).status_code == 422
-    assert sqlite_store.audit.entries()[0].action == "promoted"
-    done = ann.post("/steer", data={**form, "csrf": csrf_of(ann)})
-    assert (done.status_code, done.headers["location"]) == (303, "/adapters?did=rollback")
-    assert (sqlite_store.audit.entries()[0].actor, sqlite_store.audit.entries()[0].reason) == ("a-operator", "worse")
-
-
-def test_forms_need_their_role_too(make_client: Callable[..., TestClient]) -> None:
-    client = make_client()
-    sign_in(client, Role.REVIEWER)
-    csrf = csrf_of(client)
-    assert client.post("/steer", data={"intent": "train", "reason": "x", "csrf": csrf}).status_code == 403
-    assert client.post("/erase", data={"report_id": "x", "reason": "x", "csrf": csrf}).status_code == 403
-    assert client.get("/settings").status_code == 403
-    assert client.get("/audit").status_code == 403
-    assert client.get("/review").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("target", "goes"),
-    [
-        ("/reports?a=b", "/reports?a=b"),
-        ("//evil.example/", "/"),
-        ("https://evil.example/", "/"),
-        ("/\\evil.example", "/"),
-        ("javascript:alert(1)", "/"),
-        ("reports", "/"),
-        ("/a\r\nSet-Cookie: x=y", "/"),
-        ("http://[", "/"),
-    ],
-)
-def test_after_a_form_the_browser_stays_here(target: str, goes: str) -> None:
-    assert local(target) == goes
-
-
-# --- rate limits ---
-
-
-def test_a_caller_who_reports_too_often_is_asked_to_wait(make_client: Callable[..., TestClient]) -> None:
-    client = make_client(feedback_per_minute=2)
-
-    def send(role: Role) -> Any:
-        return client.post("/v1/feedback", content=flagged().encode(), headers=bearer(role))
-
-    assert [send(Role.REPORTER).status_code for _ in range(3)] == [202, 202, 429]
-    refused = send(Role.REPORTER)
-    assert refused.json()["error"]["reason"] == "too_many_requests"
-    assert 1 <= int(refused.headers["retry-after"]) <= 30
-    assert send(Role.ADMIN).status_code == 202, "another caller's bucket"
-
-
-def test_a_bucket_fills_again_with_time() -> None:
-    clock = [0.0]
-    limit = RateLimit(60, clock=lambda: clock[0])
-    assert [limit.wait_s("a") for _ in range(60)] == [0.0] * 60
-    assert limit.wait_s("a") == pytest.approx(1.0)
-    clock[0] += 1.0
-    assert limit.wait_s("a") == 0.0
-    assert limit.wait_s("a") > 0.0
-    clock[0] += 3600
-    assert sum(limit.wait_s("a") == 0.0 for _ in range(100)) == 60
-
-
-def test_many_callers_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_CALLERS", 5)
-    limit = RateLimit(1, clock=lambda: 0.0)
-    for number in range(50):
-        limit.wait_s(f"caller {number}")
-    assert len(limit._buckets) == 5
-    assert limit.wait_s("caller 49") > 0.0

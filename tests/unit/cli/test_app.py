@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from typer.main import get_command
 
 from daemon import __version__
-from daemon.cli import app
+from daemon.cli.app import EXIT_CODES, app
 
+ROOT = Path(__file__).parents[3]
+LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
 COMMANDS = (
     *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
     *(
@@ -118,3 +121,35 @@ def test_without_any_configuration_the_next_step_is_named(tmp_path: Path) -> Non
     done = process("status", cwd=tmp_path)
     assert done.returncode == 2
     assert "--config" in done.stderr
+
+
+def test_every_listing_has_json() -> None:
+    told = {command.callback.__name__: command for command in app.registered_commands if command.callback}
+    for name in LISTINGS:
+        assert "as_json" in told[name].callback.__annotations__, name  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("erratad ro", "rollback"), ("erratad review rej", "reject")])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell: str, typed: str, meant: str) -> None:
+    environment: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "_ERRATAD_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+        "_TYPER_COMPLETE_ARGS": typed,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon"], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert meant in done.stdout, done.stderr
+    assert "resume" not in done.stdout
+
+
+def test_the_page_for_operators_tells_every_exit_code() -> None:
+    page = (ROOT / "docs" / "operate.md").read_text()
+    for line in EXIT_CODES.splitlines():
+        if found := re.match(r"  (\d)  (.*)", line):
+            assert f"| {found[1]} | {found[2]}" in page

@@ -1,0 +1,191 @@
+"""The chart, by Helm's linter and Kubernetes' schemas; what they cannot see is asserted here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from daemon import __version__
+from daemon.config import Config
+from tests.fixtures.deploy import DEPLOY, checked, tool
+
+CHART = DEPLOY / "helm" / "erratad"
+KUBERNETES = ("1.27.0", "1.37.0")
+"""The oldest version that Chart.yaml allows, and the newest one known here."""
+OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
+"""The Prometheus operator's: not among Kubernetes' own schemas."""
+MONITORING = ("monitoring.serviceMonitor.enabled=true", "monitoring.prometheusRule.enabled=true")
+
+
+def helm(*values: str) -> subprocess.CompletedProcess[str]:
+    settings = [part for value in values for part in ("--set", value)]
+    command = [tool("helm"), "template", "errata", str(CHART), "--namespace", "chat", *settings]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def rendered(*values: str) -> list[dict[str, Any]]:
+    done = helm(*values)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def one(manifests: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    [found] = [each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def container(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    [only] = one(manifests, "StatefulSet", name)["spec"]["template"]["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def config_of(manifests: list[dict[str, Any]]) -> Config:
+    text = one(manifests, "ConfigMap", "errata")["data"]["erratad.yaml"]
+    return Config.model_validate(yaml.safe_load(text))
+
+
+def test_the_chart_passes_helms_own_linter() -> None:
+    checked(tool("helm"), "lint", "--strict", CHART)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # kubernetes-validate 1.37 still uses jsonschema's RefResolver
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        MONITORING,
+        ("networkPolicy.enabled=false", "vllm.replicas=1", "secrets.keys.vllmApiKey=", "model.subPath=base"),
+        ("vllm.resources.limits.nvidia\\.com/gpu=1", "image.pullSecrets[0].name=registry", "daemon.nodeSelector.a=b"),
+    ],
+    ids=["defaults", "monitoring", "least", "gpu"],
+)
+def test_the_rendered_manifests_follow_kubernetes_schemas(version: str, values: tuple[str, ...]) -> None:
+    kinds = set()
+    for manifest in rendered(*values):
+        kinds.add(manifest["kind"])
+        if manifest["kind"] not in OPERATOR_KINDS:
+            kubernetes_validate.validate(manifest, version, strict=True)
+    assert {"StatefulSet", "Service", "PodDisruptionBudget", "ConfigMap", "ServiceAccount", "Pod"} <= kinds
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_schema_check_would_notice_a_wrong_manifest() -> None:
+    broken = one(rendered(), "StatefulSet", "errata-vllm")
+    broken["spec"]["template"]["spec"]["containers"][0]["readinessprobe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, KUBERNETES[-1], strict=True)
+
+
+def test_the_chart_writes_a_configuration_that_erratad_takes() -> None:
+    config = config_of(rendered("vllm.replicas=3", "config.gate.min_items=9", "secrets.keys.kafkaPassword="))
+    assert config.serving.mode == "attached"
+    assert config.serving.discover == "dns://errata-vllm-replicas:8000"
+    assert config.gate.min_items == 9
+    assert config.http.token_env == "ERRATAD_HTTP_TOKEN"
+
+
+def test_the_example_values_work_with_kafka_over_tls() -> None:
+    sasl = "security_protocol=SASL_SSL,sasl_mechanism=SCRAM-SHA-512,sasl_username=erratad"
+    values = [f"config.intake.kafka.{pair}" for pair in sasl.split(",")]
+    kafka = config_of(rendered(*values, "secrets.keys.kafkaPassword=kafka-password")).intake.kafka
+    assert kafka is not None
+    assert kafka.sasl_password_env == "ERRATAD_KAFKA_PASSWORD"
+
+
+def test_pods_get_every_secret_that_the_configuration_names_by_reference() -> None:
+    manifests = rendered("secrets.keys.kafkaPassword=kafka-password")
+    given = {env["name"]: env["valueFrom"]["secretKeyRef"] for env in container(manifests, "errata")["env"]}
+    named = set(re.findall(r"_env: (\w+)", one(manifests, "ConfigMap", "errata")["data"]["erratad.yaml"]))
+    assert named == set(given)
+    assert {reference["name"] for reference in given.values()} == {"erratad"}
+    assert not [manifest for manifest in manifests if manifest["kind"] == "Secret"]
+
+
+def test_in_kubernetes_daemon_and_vllm_see_the_same_adapters() -> None:
+    manifests = rendered()
+    where = str(config_of(manifests).adapters_dir)
+    for name, read_only in (("errata", False), ("errata-vllm", True)):
+        [mount] = [one for one in container(manifests, name)["volumeMounts"] if one["mountPath"] == where]
+        assert mount.get("readOnly", False) is read_only
+        volumes = one(manifests, "StatefulSet", name)["spec"]["template"]["spec"]["volumes"]
+        [volume] = [volume for volume in volumes if volume["name"] == mount["name"]]
+        assert volume["persistentVolumeClaim"]["claimName"] == "errata-adapters"
+    claim = one(manifests, "PersistentVolumeClaim", "errata-adapters")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_probes_and_services_let_traffic_to_servers_that_answer_under_the_alias() -> None:
+    manifests = rendered()
+    daemon, vllm = container(manifests, "errata"), container(manifests, "errata-vllm")
+    assert daemon["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert daemon["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert vllm["readinessProbe"]["httpGet"]["path"] == "/erratad/v1/ready"
+    labels = one(manifests, "StatefulSet", "errata-vllm")["spec"]["template"]["metadata"]["labels"]
+    for name, not_ready_too in (("errata-vllm", False), ("errata-vllm-replicas", True)):
+        spec = one(manifests, "Service", name)["spec"]
+        assert spec["selector"].items() <= labels.items()
+        assert spec.get("publishNotReadyAddresses", False) is not_ready_too
+
+
+def test_another_number_of_replicas_restarts_neither_servers_nor_daemon() -> None:
+    def checksum(count: int, name: str) -> str:
+        template = one(rendered(f"vllm.replicas={count}"), "StatefulSet", name)["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum(2, "errata-vllm") == checksum(5, "errata-vllm")
+    assert checksum(2, "errata") == checksum(5, "errata")
+
+
+def test_the_chart_ships_the_rules_that_prometheus_loads_elsewhere(tmp_path: Path) -> None:
+    files = [yaml.safe_load(path.read_text()) for path in sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))]
+    spec = one(rendered(*MONITORING), "PrometheusRule", "errata")["spec"]
+    assert spec["groups"] == [group for file in files for group in file["groups"]]
+    assert any("alert" in rule for group in spec["groups"] for rule in group["rules"])
+    rules = tmp_path / "rules.yml"
+    rules.write_text(yaml.safe_dump(spec))
+    checked(tool("promtool"), "check", "rules", rules)
+
+
+def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
+    manifests = rendered(*MONITORING)
+    spec = one(manifests, "ServiceMonitor", "errata")["spec"]
+    [among] = spec["selector"]["matchExpressions"]
+    services = [each for each in manifests if each["kind"] == "Service"]
+    scraped = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each for each in services}
+    assert set(among["values"]) == {"daemon", "vllm-replicas"} <= set(scraped)
+    [endpoint] = spec["endpoints"]
+    assert all(scraped[name]["spec"]["ports"][0]["name"] == endpoint["port"] for name in among["values"])
+    jobs = {rule["replacement"] for rule in endpoint["relabelings"]}
+    scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert jobs == {job["job_name"] for job in scrape}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("vllm.replicas=0", "/vllm/replicas"),
+        ("vllm.replica=2", "additional properties 'replica'"),
+        ("config.serving.mode=managed", "/config/serving"),
+        ("config.store.url=postgresql://erratad:secret@db/erratad", "/config/store/url"),
+        ("adapters.size=much", "/adapters/size"),
+        ("secrets.keys.adminToken=", "/secrets/keys/adminToken"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_name(value: str, said: str) -> None:
+    done = helm(value)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_the_chart_is_of_this_version() -> None:
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__

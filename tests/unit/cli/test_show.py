@@ -1,0 +1,40 @@
+"""One report, run or generation in full."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fixtures.cli import Command
+from tests.fixtures.learned import Learned, probed
+
+
+def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learned) -> None:
+    told = erratad("reports", learned.report_id).stdout
+    parts = ("What is the capital", "The capital is town", "It is wrong.", "aligned-g000001 (live)", "before", "after")
+    positions = [told.index(part) for part in parts]
+    assert positions == sorted(positions)
+    assert "aligned-g000000: fails, margin -0.500" in told
+    assert "aligned-g000001: passes, margin 1.500" in told
+
+
+def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command, learned: Learned) -> None:
+    for arguments in (("adapters", "1"), ("runs", str(learned.run_id))):
+        told = erratad(*arguments).stdout
+        assert "aligned-g000001: live" in told
+        assert f"Trained on 1 reports\n    {learned.report_id}" in told
+        assert "Verdict: accepted\n    a reason" in told
+        assert told.rstrip().splitlines()[-1].split() == ["flagged", "with", "1", "0", "1"]
+
+
+def test_a_generation_is_told_with_what_it_did_to_probes(erratad: Command, learned: Learned) -> None:
+    probed(learned)
+    told = [line.split() for line in erratad("adapters", "1").stdout.splitlines()]
+    assert ["over-refusal", "with", "1", "1", "0"] in told
+    assert ["attacks", "with", "1", "0", "1"] in told
+
+
+@pytest.mark.parametrize("arguments", [("reports", "no-such-id"), ("runs", "7"), ("adapters", "7")])
+def test_what_does_not_exist_exits_with_1(arguments: tuple[str, ...], erratad: Command) -> None:
+    done = erratad(*arguments)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("erratad: no ")

@@ -1,0 +1,30 @@
+"""The status in words."""
+
+from __future__ import annotations
+
+from daemon.operations.status import progress_words
+from daemon.operations.views import RunRow
+from tests.fixtures.learned import Learned
+from tests.fixtures.stores import start_run
+
+
+def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
+    run = start_run(learned.store)
+    assert run is not None
+
+    def told(**figures: object) -> str:
+        learned.store.runs.progress(run.id, figures)
+        return progress_words(RunRow.of(learned.store.runs.get(run.id)))
+
+    assert told(train_seconds=3.5, losses=[[1, 2.0]]) == ""
+    assert told(examples={"analysis": 8, "replay": 2}, left_out={"near_duplicate": 1}) == (
+        "examples: 8 analysis, 2 replay; left out: 1 near-duplicate of another report"
+    )
+    assert "; left out: 3 above max_reports;" in f"{told(left_out={'above max_reports': 3})};"  # of an earlier version
+    assert told(step=10, steps=40, loss=0.83125, tokens_per_s=61.7, eta_s=130.0).endswith(
+        "; training: step 10 of 40, loss 0.831, 62 tokens/s, 2 min left"
+    )
+    assert told(eta_s=0.0, skipped_examples=2, failed_attempts=1).endswith(
+        "62 tokens/s; 2 examples too long; failed attempts: 1"
+    )
+    assert told(evaluation={"done": 3, "total": 4, "seconds": 9.0}).endswith("; measured: 3 of 4 answers")

@@ -1,0 +1,89 @@
+"""Reports over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from connectors.messages import json_schema
+from daemon.errors import StoreUnavailableError
+from daemon.intake.stage import FeedbackIntake
+from daemon.records import ReportState
+from daemon.store import Store
+from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned
+from tests.fixtures.stores import mark
+from tests.fixtures.web import error
+
+
+def test_a_report_is_stored_when_the_answer_comes(client: TestClient, sqlite_store: Store) -> None:
+    message = flagged(id="r/1")
+    answer = client.post("/v1/feedback", content=message.encode())
+    assert (answer.status_code, answer.json()) == (202, {"id": "r/1", "outcome": "stored"})
+    assert sqlite_store.reports.get("r/1").flagged == message
+
+
+def test_a_report_sent_again_is_taken_again_and_stored_once(client: TestClient, sqlite_store: Store) -> None:
+    message = flagged()
+    client.post("/v1/feedback", content=message.encode())
+    again = client.post("/v1/feedback", content=message.encode())
+    assert (again.status_code, again.json()["outcome"]) == (202, "redelivered")
+    assert len(sqlite_store.reports.find()) == 1
+
+
+def test_an_id_with_other_content_is_a_conflict(client: TestClient) -> None:
+    client.post("/v1/feedback", content=flagged(id="twice").encode())
+    status, reason, detail = error(client.post("/v1/feedback", content=flagged(id="twice").encode()))
+    assert (status, reason) == (409, "conflict")
+    assert "twice" in detail
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "named"),
+    [
+        (b"", "malformed_json", "JSON"),
+        (b"{", "malformed_json", "JSON"),
+        (b"\xff", "not_utf8", "UTF-8"),
+        (b'{"version": 2}', "wrong_version", "version"),
+        (b'{"version": 1}', "schema_violation", "id"),
+        (b"[" * 100_000, "malformed_json", "JSON"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused_with_reason_and_field(
+    body: bytes, reason: str, named: str, client: TestClient, sqlite_store: Store
+) -> None:
+    status, said, detail = error(client.post("/v1/feedback", content=body))
+    assert (status, said) == (422, reason)
+    assert named in detail
+    assert sqlite_store.reports.find() == []
+
+
+def test_a_database_outage_asks_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("the database does not answer")
+
+    monkeypatch.setattr(FeedbackIntake, "submit", away)
+    answer = client.post("/v1/feedback", content=flagged().encode())
+    assert error(answer)[:2] == (503, "store_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_the_schema_is_published(client: TestClient) -> None:
+    assert client.get("/v1/feedback/schema").json() == json_schema()
+
+
+def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: TestClient) -> None:
+    url = f"/v1/feedback/{learned.report_id}"
+    before = client.get(url).json()
+    mark(learned.store, [learned.report_id], ReportState.RESOLVED, generation=1)
+    after = client.get(url).json()
+    assert (before["state"], before["fixed_in_generation"]) == ("lesson", None)
+    assert (after["state"], after["fixed_in_generation"]) == ("resolved", 1)
+    assert before["said"] == "analysed; waiting for the next training run"
+    assert after["said"] == "fixed in generation 1"
+    assert set(after) == {"id", "state", "said", "fixed_in_generation", "received_at", "updated_at"}
+
+
+def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:
+    mark(learned.store, [learned.report_id], ReportState.RECURRING, generation=1)
+    assert client.get(f"/v1/feedback/{learned.report_id}").json()["fixed_in_generation"] is None
