@@ -1,8 +1,8 @@
 """`erratad demo`: the whole loop on one machine, with every part real.
 
-Read `play` first. An embedded broker, a vLLM server and the daemon run as processes. A chat backend (`play`) asks the
-alias the scenario's questions, flags the answers that break the scenario's rules, and watches until a better adapter is
-live. It asks during the swap, too, and counts what failed.
+Read `play` first. An embedded broker, a vLLM server and the daemon run as processes. A chat backend (`play`) sends the
+scenario's questions to the alias, flags the answers that fail the scenario's checks, and waits until a better adapter
+is live. It also sends requests during the swap and counts failures.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from daemon.serving.process import end_left_over
 
 MARKER = ".erratad-demo"
 LOG_WIDTH = 160
-"""Columns of the view where no terminal says how wide it is."""
+"""Width of the output without a terminal."""
 
 
 def run_demo(
     *, as_json: bool = False, scenario: Path | None = None, data_dir: Path | None = None, keep: bool = False
 ) -> int:
-    """Run the loop once; 0 only if a new adapter went live and a flagged prompt is answered better by rule."""
+    """Run the loop once. Returns 0 if the gate accepted, an answer is fixed and no request failed; else 1."""
     screen = Console(stderr=as_json)
     if not screen.is_terminal:
         screen.width = LOG_WIDTH
@@ -40,7 +40,9 @@ def run_demo(
     folder = (data_dir or Path("var") / "demo").absolute()
     _empty(folder)
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # the context managers then stop the child processes
     with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
         demo = Demo(screen=screen, daemon=daemon, kafka=KafkaConfig(bootstrap_servers=[broker.bootstrap]))
         summary = demo.play(questions)
@@ -50,7 +52,7 @@ def run_demo(
             screen.print("Everything keeps running; Ctrl-C stops it.")
             _wait_for_interrupt(daemon)
     if as_json:
-        print(json.dumps(summary))  # noqa: T201 - the promised last line
+        print(json.dumps(summary))  # noqa: T201 - documented: the last line is the summary
     return 0 if summary["gate"]["accepted"] and summary["fixed"] > 0 and not summary["requests"]["failed"] else 1
 
 
@@ -64,13 +66,13 @@ def _wait_for_interrupt(daemon: DaemonProcess) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Make the folder new; one that holds something else than an earlier demo is left alone.
+    """Create the folder empty. Only the folder of an earlier demo is deleted.
 
     Raises:
-        ConfigError: when the folder is not an earlier demo's.
+        ConfigError: if the folder holds other files.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
-        raise ConfigError(f"--data-dir: {folder} holds other files; name a new or empty folder")
+        raise ConfigError(f"--data-dir: {folder} holds other files; choose a new or empty folder")
     if folder.exists():
         end_left_over(folder)
         shutil.rmtree(folder)

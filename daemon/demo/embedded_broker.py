@@ -1,6 +1,6 @@
-"""A Kafka-protocol broker on loopback, for the demo and the tests: Tansu, which keeps everything in memory.
+"""A Kafka-protocol broker on loopback, for the demo and the tests: Tansu with in-memory storage.
 
-It is no broker for production: what it holds is gone when it stops.
+Not for production: all messages are lost when it stops.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARTITIONS = 3
 
 
 class EmbeddedBroker:
-    """One broker process with erratad's topics; a context manager that stops it."""
+    """One broker process with erratad's topics. A context manager that stops it."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self._process = process
@@ -29,10 +29,10 @@ class EmbeddedBroker:
 
     @classmethod
     def start(cls, *, port: int = 0, kafka: KafkaConfig | None = None) -> EmbeddedBroker:
-        """Start it on `port` (0: a free one), wait until it answers, and make the topics that `kafka` names.
+        """Start it on `port` (0: a free port), wait until it answers, and create the topics of `kafka`.
 
         Raises:
-            ErratadError: when it is not installed or does not come up.
+            ErratadError: if it is not installed or does not start.
         """
         port = _free_port(port)
         address = f"tcp://127.0.0.1:{port}"
@@ -58,14 +58,14 @@ class EmbeddedBroker:
         return self._process.pid
 
     def create_topics(self, partitions: dict[str, int]) -> None:
-        """Create topics with that many partitions each."""
+        """Create topics. `partitions` maps each name to its number of partitions."""
         try:
             create_topics(KafkaOptions(bootstrap_servers=(self.bootstrap,)), partitions)
         except KafkaUnavailableError as exc:
-            raise ErratadError(f"the embedded broker at {self.bootstrap} does not work: {exc}") from exc
+            raise ErratadError(f"the embedded broker at {self.bootstrap} failed: {exc}") from exc
 
     def stop(self) -> None:
-        """End the process; what it holds is gone."""
+        """Stop the process. All messages are lost."""
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -89,7 +89,7 @@ class EmbeddedBroker:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ErratadError(f"the embedded broker ended with exit code {self._process.returncode} at its start")
+                raise ErratadError(f"the embedded broker exited with code {self._process.returncode} during start")
             try:
                 socket.create_connection((host, int(port)), timeout=1).close()
                 return
@@ -113,10 +113,10 @@ def _topics(kafka: KafkaConfig | None) -> dict[str, int]:
 
 def _free_port(wanted: int) -> int:
     with socket.socket() as probe:
-        # a port whose last owner was killed is free, though its connections linger
+        # without SO_REUSEADDR, the port of a killed broker stays blocked while its connections are in TIME_WAIT
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as exc:
-            raise ErratadError(f"port {wanted} is taken: give the embedded broker another one") from exc
+            raise ErratadError(f"port {wanted} is in use: choose another port for the embedded broker") from exc
         return int(probe.getsockname()[1])

@@ -16,9 +16,9 @@ from rich.table import Table
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
 from daemon.config.intake import KafkaConfig
+from daemon.demo.load import LoadGenerator, LoadRequest
 from daemon.demo.process import DaemonProcess, DemoError
-from daemon.demo.scenario import Question
-from daemon.demo.traffic import Exchange, Traffic
+from daemon.demo.scenario import ScenarioQuestion
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.intake.submit import send_kafka
 from daemon.labels import Suite
@@ -32,14 +32,14 @@ ASK_STREAMS = 8
 SWAP_STREAMS = 4
 AFTER_SWAP_S = 6.0
 STALL_LIMIT_S = 900.0
-"""A scene that shows no progress for so long has failed; how long a training takes is the machine's business."""
+"""A scene without progress for this time has failed. The total time is not limited: slow machines train slowly."""
 POLL_S = 0.5
 LOAD_FROM = 0.9
-"""Share of the evaluation done from which the concurrent requests start, so that they span the swap."""
+"""Share of the evaluation after which the concurrent requests start, so that they span the swap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class BeforeAfter:
     """One flagged question, asked again after the promotion."""
 
     id: str
@@ -51,7 +51,7 @@ class Comparison:
 
 
 class Patience:
-    """Lasts for as long as what is seen keeps changing within `STALL_LIMIT_S`."""
+    """Detects a stall: the observed value has not changed for `STALL_LIMIT_S`."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -59,6 +59,7 @@ class Patience:
         self._since = now()
 
     def lasts(self, seen: object) -> bool:
+        """Record an observation. Returns False after a stall."""
         if seen != self._seen:
             self._seen, self._since = seen, self._now()
         return self._now() - self._since <= STALL_LIMIT_S
@@ -73,23 +74,23 @@ class Demo:
         self._kafka = kafka
         self._chat = ChatEndpoint(daemon.chat_url)
 
-    def play(self, questions: Sequence[Question]) -> dict[str, Any]:
+    def play(self, questions: Sequence[ScenarioQuestion]) -> dict[str, Any]:
         self._until("start vLLM and the daemon", self._starting)
         before = self._ask("ask the live model", questions)
         flagged = [self._report(q, before[q.id]) for q in questions if failures(q.checks, before[q.id].text)]
         if not flagged:
-            raise DemoError("the live model broke no rule of the scenario: there is nothing to learn from")
+            raise DemoError("the live model passed every check of the scenario: there is nothing to learn")
         send_kafka([report.encode() for report in flagged], self._kafka)
         self._say("flag bad answers", f"{len(flagged)} of {len(questions)} sent to topic {self._kafka.topic}")
         self._until("analyse mistakes", lambda: self._analysing(len(flagged)))
         self._daemon.post("/api/train", {"reason": "demo"})
-        run, exchanges = self._train_under_load(questions)
+        run, requests = self._train_under_load(questions)
         generation = GenerationView.model_validate(self._daemon.get(f"/api/adapters/{run.generation}"))
         asked = [question for question in questions if question.id in {report.id for report in flagged}]
         after = self._ask("ask the flagged questions again", asked)
-        comparisons = [self._compare(question, before[question.id], after[question.id]) for question in asked]
-        self._show(comparisons)
-        return self._summary(run, generation, exchanges, comparisons)
+        results = [self._before_after(question, before[question.id], after[question.id]) for question in asked]
+        self._show(results)
+        return self._summary(run, generation, requests, results)
 
     # --- scenes ---
 
@@ -97,10 +98,10 @@ class Demo:
         ready = self._daemon.get("/readyz")
         return None if ready.get("ready") else "; ".join(self._sentences("serving")) or "starting"
 
-    def _ask(self, title: str, questions: Sequence[Question]) -> dict[str, Reply]:
+    def _ask(self, title: str, questions: Sequence[ScenarioQuestion]) -> dict[str, Reply]:
         started = time.monotonic()
 
-        def ask(question: Question) -> tuple[str, Reply]:
+        def ask(question: ScenarioQuestion) -> tuple[str, Reply]:
             return question.id, self._chat.chat(ALIAS, question.wire, max_tokens=ANSWER_TOKENS)
 
         with self._screen.status(f"{title} ..."), ThreadPoolExecutor(ASK_STREAMS) as pool:
@@ -110,7 +111,7 @@ class Demo:
         return replies
 
     @staticmethod
-    def _report(question: Question, reply: Reply) -> FlaggedResponse:
+    def _report(question: ScenarioQuestion, reply: Reply) -> FlaggedResponse:
         return FlaggedResponse(
             version=1,
             id=question.id,
@@ -130,21 +131,21 @@ class Demo:
         done = sum(counts.get(state, 0) for state in ("lesson", "buried", "quarantined", "duplicate"))
         return None if done >= expected else f"{done} of {expected}; {'; '.join(self._sentences('reflection'))}"
 
-    def _train_under_load(self, questions: Sequence[Question]) -> tuple[RunRow, list[Exchange]]:
+    def _train_under_load(self, questions: Sequence[ScenarioQuestion]) -> tuple[RunRow, list[LoadRequest]]:
         """Follow the run to its end; from late evaluation on, keep concurrent requests going across the swap."""
         conversations = [question.wire for question in questions]
-        traffic = Traffic(self._daemon.chat_url, ALIAS, conversations, streams=SWAP_STREAMS, max_tokens=8)
+        load = LoadGenerator(self._daemon.chat_url, ALIAS, conversations, streams=SWAP_STREAMS, max_tokens=8)
         try:
             with self._screen.status("train") as spinner:
-                run = self._follow(traffic, spinner)
-            if traffic.started:
+                run = self._follow(load, spinner)
+            if load.started:
                 time.sleep(AFTER_SWAP_S)
         finally:
-            exchanges = traffic.stop()
+            requests = load.stop()
         self._say(f"run {run.state}", run.reason or "")
-        return run, exchanges
+        return run, requests
 
-    def _follow(self, traffic: Traffic, spinner: Status) -> RunRow:
+    def _follow(self, load: LoadGenerator, spinner: Status) -> RunRow:
         state, since = "", time.monotonic()
         patience = Patience()
         while True:
@@ -154,8 +155,8 @@ class Demo:
                 raise DemoError(f"the run made no progress for {STALL_LIMIT_S:.0f} s; see {self._daemon.log}")
             if run is None:
                 continue
-            if _nearly_decided(run) and not traffic.started:
-                traffic.start()
+            if _nearly_decided(run) and not load.started:
+                load.start()
             if run.state != state:
                 if state:
                     self._say(state, f"{time.monotonic() - since:.0f} s")
@@ -169,8 +170,8 @@ class Demo:
         run = status.get("active_run") or status.get("last_run")
         return None if run is None else RunRow.model_validate(run)
 
-    def _compare(self, question: Question, before: Reply, after: Reply) -> Comparison:
-        return Comparison(
+    def _before_after(self, question: ScenarioQuestion, before: Reply, after: Reply) -> BeforeAfter:
+        return BeforeAfter(
             id=question.id,
             category=question.category,
             before=before.text,
@@ -189,7 +190,7 @@ class Demo:
         self._screen.print(f"[green]✓[/green] [bold]{title}[/bold]  {text}", highlight=False)
 
     def _until(self, title: str, waiting: Callable[[], str | None]) -> None:
-        """Poll until `waiting` returns None; what it returns until then is shown."""
+        """Poll until `waiting` returns None. Until then, its text is shown."""
         started, patience = time.monotonic(), Patience()
         with self._screen.status(title) as spinner:
             while (text := waiting()) is not None:
@@ -199,31 +200,31 @@ class Demo:
                 time.sleep(POLL_S)
         self._say(title, f"{time.monotonic() - started:.0f} s")
 
-    def _show(self, comparisons: Sequence[Comparison]) -> None:
+    def _show(self, results: Sequence[BeforeAfter]) -> None:
         table = Table("report", "before", "after", "by rule", title="Flagged answers, before and after")
-        for comparison in comparisons:
-            verdict = "[green]fixed[/green]" if comparison.fixed else "[red]still wrong[/red]"
-            table.add_row(comparison.id, _short(comparison.before), _short(comparison.after), verdict)
+        for result in results:
+            verdict = "[green]fixed[/green]" if result.fixed else "[red]still wrong[/red]"
+            table.add_row(result.id, _short(result.before), _short(result.after), verdict)
         self._screen.print(table)
 
     def _summary(
-        self, run: RunRow, generation: GenerationView, exchanges: Sequence[Exchange], comparisons: Sequence[Comparison]
+        self, run: RunRow, generation: GenerationView, requests: Sequence[LoadRequest], results: Sequence[BeforeAfter]
     ) -> dict[str, Any]:
         status = self._daemon.get("/api/status")
         verdict = generation.verdict
         swap_s = float(run.progress.get("swap_seconds", 0.0))
-        during = _during_swap(exchanges, generation, swap_s)
-        fixed = sum(comparison.fixed for comparison in comparisons)
-        failed = [exchange for exchange in exchanges if exchange.failed]
+        during = _during_swap(requests, generation, swap_s)
+        fixed = sum(result.fixed for result in results)
+        failed = [request for request in requests if request.failed]
         examples = {kind: count for kind, count in run.progress.get("examples", {}).items() if kind != "drift"}
         self._say(
-            "swap", f"{swap_s:.2f} s; {len(exchanges)} requests, {len(during)} of them across it, {len(failed)} failed"
+            "swap", f"{swap_s:.2f} s; {len(requests)} requests, {len(during)} of them across it, {len(failed)} failed"
         )
         probes = {} if verdict is None else probe_counts(verdict.figures)
         for suite, counts in probes.items():
             passed = "answered" if suite == Suite.OVER_REFUSAL else "resisted"
             self._say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
-        self._say("result", f"{fixed} of {len(comparisons)} flagged answers fixed; live: {status['live']['name']}")
+        self._say("result", f"{fixed} of {len(results)} flagged answers fixed; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
             "lessons": sum(status["reports"][state] for state in ("lesson", "resolved", "recurring")),
@@ -239,22 +240,22 @@ class Demo:
             "live_adapter": status["live"]["name"],
             "swap_seconds": swap_s,
             "requests": {
-                "served": len(exchanges) - len(failed),
+                "served": len(requests) - len(failed),
                 "failed": len(failed),
                 "across_swap": len(during),
-                "errors": sorted({exchange.error or "several generations in one answer" for exchange in failed}),
-                "by_generation": _by_generation(exchanges),
+                "errors": sorted({request.error or "several generations in one answer" for request in failed}),
+                "by_generation": _by_generation(requests),
             },
-            "flagged": len(comparisons),
+            "flagged": len(results),
             "fixed": fixed,
-            "before_after": [asdict(comparison) for comparison in comparisons],
+            "before_after": [asdict(result) for result in results],
             "console": f"{self._daemon.url}/",
             "metrics": f"{self._daemon.url}/metrics",
         }
 
 
 def probe_counts(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the gate counted of each suite of probes that was asked, with the guidance as served."""
+    """The gate's counts of each measured probe suite, with guidance as in serving."""
     counted = {suite.value: figures["suites"][suite.value]["guided"] for suite in PROBE_SUITES}
     return {suite: counts for suite, counts in counted.items() if counts["items"]}
 
@@ -276,16 +277,16 @@ def _nearly_decided(run: RunRow) -> bool:
     )
 
 
-def _during_swap(exchanges: Sequence[Exchange], generation: GenerationView, swap_s: float) -> list[Exchange]:
+def _during_swap(requests: Sequence[LoadRequest], generation: GenerationView, swap_s: float) -> list[LoadRequest]:
     end = generation.adapter.promoted_at
     if end is None:
         return []
     start = end - timedelta(seconds=swap_s)
-    return [exchange for exchange in exchanges if exchange.started <= end and exchange.ended >= start]
+    return [request for request in requests if request.started <= end and request.ended >= start]
 
 
-def _by_generation(exchanges: Sequence[Exchange]) -> dict[str, int]:
-    names = [model for exchange in exchanges for model in exchange.models]
+def _by_generation(requests: Sequence[LoadRequest]) -> dict[str, int]:
+    names = [model for request in requests for model in request.models]
     return {name: names.count(name) for name in sorted(set(names))}
 
 

@@ -21,7 +21,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
 class DemoError(ErratadError):
-    """The demo cannot go on; the text says where the logs are."""
+    """The demo cannot continue. The message names the log file."""
 
 
 class DaemonProcess:
@@ -47,7 +47,9 @@ class DaemonProcess:
     def check(self) -> None:
         if self._process.poll() is not None:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-            raise DemoError(f"the daemon ended with code {self._process.returncode}; the end of {self.log}:\n{tail}")
+            raise DemoError(
+                f"the daemon exited with code {self._process.returncode}; last lines of {self.log}:\n{tail}"
+            )
 
     def stop(self) -> None:
         self._client.close()
@@ -60,11 +62,11 @@ class DaemonProcess:
 
 
 def model_dir() -> Path:
-    """Where `make setup` puts the demo's model."""
+    """The folder of the demo's model, as installed by `make setup`."""
     root = os.environ.get("ERRATAD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "erratad"
     path = Path(root).expanduser() / "smollm2-135m-instruct"
     if not (path / "config.json").exists():
-        raise ConfigError(f"the demo's model is not in {path}; `make setup` puts it there")
+        raise ConfigError(f"the demo's model is missing in {path}; run `make setup`")
     return path
 
 
@@ -83,7 +85,7 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
     for override in overrides:
         command += ["--set", override]
     with (folder / "erratad.log").open("wb") as log:
-        # its own session: Ctrl-C reaches the demo alone, which then stops the daemon in order
+        # own session: Ctrl-C reaches only the demo, which then stops the daemon in order
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     daemon = DaemonProcess(process, folder=folder, port=port, chat_port=chat_port)
     try:

@@ -1,4 +1,4 @@
-"""What the demo asks, and which rule a good answer meets."""
+"""The questions of the demo and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from daemon.runtime.jsonl import numbered_lines
 SCENARIO = Path(__file__).parents[1] / "data" / "demo_scenario.jsonl"
 
 
-class Question(BaseModel):
-    """One line of a scenario: what is asked, which rule a good answer meets, and what a user would say of a bad one."""
+class ScenarioQuestion(BaseModel):
+    """One line of a scenario: the question, the checks of a good answer, and the reason that a user would report."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,8 +31,8 @@ class Question(BaseModel):
         return [message.model_dump(exclude_none=True) for message in self.messages]
 
 
-def load_scenario(path: Path) -> list[Question]:
-    """Raises ConfigError naming file and line."""
+def load_scenario(path: Path) -> list[ScenarioQuestion]:
+    """Read a scenario. Raises ConfigError with file and line."""
     questions = []
     try:
         lines = numbered_lines(path)
@@ -40,10 +40,10 @@ def load_scenario(path: Path) -> list[Question]:
         raise ConfigError(f"cannot read scenario {path}: {exc.strerror}") from exc
     for number, line in lines:
         try:
-            questions.append(Question.model_validate_json(line))
+            questions.append(ScenarioQuestion.model_validate_json(line))
         except ValidationError as exc:
             error = exc.errors()[0]
             raise ConfigError(f"{path}:{number}: {'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
     if not questions:
-        raise ConfigError(f"{path} holds no questions; {SCENARIO} is an example")
+        raise ConfigError(f"{path} has no questions; see {SCENARIO} for an example")
     return questions

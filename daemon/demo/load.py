@@ -1,4 +1,4 @@
-"""Concurrent chat requests against the alias, with every answer's outcome and generation kept."""
+"""Concurrent chat requests to the alias. Records the outcome and the generation of every answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from daemon.records import utcnow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """One request. `models` are the distinct `model` values seen in its answer: more than one means a mixed answer."""
+class LoadRequest:
+    """One request. `models`: the distinct `model` values in its answer; more than one is a mixed answer."""
 
     started: datetime
     ended: datetime
@@ -30,8 +30,8 @@ class Exchange:
         return self.error is not None or len(self.models) != 1
 
 
-class Traffic:
-    """`streams` threads that ask round robin until `stop`; every second request is streamed."""
+class LoadGenerator:
+    """`streams` threads that send the conversations round robin until `stop`. Every second request is streamed."""
 
     def __init__(
         self, url: str, model: str, conversations: Sequence[Sequence[dict[str, Any]]], *, streams: int, max_tokens: int
@@ -42,7 +42,7 @@ class Traffic:
         self._max_tokens = max_tokens
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._exchanges: list[Exchange] = []
+        self._requests: list[LoadRequest] = []
         self._threads = [threading.Thread(target=self._ask_on, daemon=True) for _ in range(streams)]
 
     @property
@@ -53,24 +53,24 @@ class Traffic:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> list[Exchange]:
-        """Let the requests in flight end; all exchanges, oldest first."""
+    def stop(self) -> list[LoadRequest]:
+        """Finish the requests in flight. Returns all requests, oldest first."""
         self._stop.set()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
         self._client.close()
-        return sorted(self._exchanges, key=lambda exchange: exchange.started)
+        return sorted(self._requests, key=lambda request: request.started)
 
     def _ask_on(self) -> None:
         while not self._stop.is_set():
             with self._lock:
                 number, messages = next(self._turns)
-            exchange = self._ask(messages, streamed=number % 2 == 1)
+            request = self._ask(messages, streamed=number % 2 == 1)
             with self._lock:
-                self._exchanges.append(exchange)
+                self._requests.append(request)
 
-    def _ask(self, messages: Sequence[dict[str, Any]], *, streamed: bool) -> Exchange:
+    def _ask(self, messages: Sequence[dict[str, Any]], *, streamed: bool) -> LoadRequest:
         started = utcnow()
         body = {"model": self._model, "messages": messages, "max_tokens": self._max_tokens, "stream": streamed}
         models: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Traffic:
             models = self._stream(body) if streamed else self._whole(body)
         except (httpx.HTTPError, ValueError, KeyError) as exc:
             error = f"{type(exc).__name__}: {exc}"
-        return Exchange(started=started, ended=utcnow(), streamed=streamed, models=models, error=error)
+        return LoadRequest(started=started, ended=utcnow(), streamed=streamed, models=models, error=error)
 
     def _whole(self, body: dict[str, Any]) -> tuple[str, ...]:
         response = self._client.post("/v1/chat/completions", json=body)
