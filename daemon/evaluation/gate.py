@@ -102,8 +102,8 @@ def _changes_something(comparison: Comparison, policy: GatePolicy) -> Finding:
 def _fix_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.tally(*FIX_SUITES)
     sentence = (
-        f"passes {fixes.candidate} of {fixes.items} flagged and held-out items, live {fixes.live}: "
-        f"{_points(fixes.gain)}, at least {_points(policy.min_fix_gain)} needed"
+        f"candidate fixes {fixes.candidate} of {fixes.items} flagged and held-out items (live adapter: {fixes.live}): "
+        f"{_points(fixes.gain)}, {100 * policy.min_fix_gain:+.3g} needed"
     )
     holds = fixes.items > 0 and _at_least(fixes.gain, policy.min_fix_gain)
     return Finding(criterion=Criterion.FIX_GAIN, holds=holds, sentence=sentence)

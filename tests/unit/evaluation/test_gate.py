@@ -84,7 +84,7 @@ def failed(decision: Decision) -> set[Criterion]:
 def test_a_better_candidate_is_accepted_and_the_reasons_carry_figures() -> None:
     decision = judged()
     assert decision.accepted
-    assert "passes 14 of 20 flagged and held-out items, live 4: +50 points, at least +5 points needed" in (
+    assert "candidate fixes 14 of 20 flagged and held-out items (live adapter: 4): +50 points, +5 needed" in (
         decision.reasons
     )
     assert "10 fixed, 0 broken: McNemar p = 0.00098 (exact, one-sided), at most 0.2 allowed" in decision.reasons
