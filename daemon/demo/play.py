@@ -139,7 +139,7 @@ class Demo:
             with self._screen.status("train") as spinner:
                 run = self._follow(load, spinner)
             if load.started:
-                time.sleep(AFTER_SWAP_S)
+                time.sleep(AFTER_SWAP_S)  # the new generation must answer requests, too
         finally:
             requests = load.stop()
         self._say(f"run {run.state}", run.reason or "")

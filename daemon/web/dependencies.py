@@ -69,6 +69,7 @@ def require_viewer(access: Access, needed: Role) -> Callable[..., Identity]:
             raise HTTPException(
                 403, "the proxy named no user, or none of the user's groups has a role in http.proxy.roles"
             )
+        # only a GET can be repeated after the sign-in
         query = f"?{request.url.query}" if request.url.query else ""
         next_page = f"{request.url.path}{query}" if request.method == "GET" else "/"
         raise HTTPException(303, "sign in first", {"Location": f"/login?{urlencode({'next': next_page})}"})
@@ -111,7 +112,7 @@ def refuse_above(limit: RateLimit, caller: str) -> None:
 def _by_header(access: Access, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Identity | None:
     if access.open:
         return LOCAL_ADMIN
-    if bearer is not None:
+    if bearer is not None:  # a wrong token must not fall back to the proxy headers
         return access.by_token(bearer.credentials)
     return access.by_proxy(address_of(request), request.headers)
 

@@ -96,7 +96,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             state=ReportState(state) if state else None,
             category=category or None,
             search=search.strip() or None,
-            limit=PER_PAGE + 1,
+            limit=PER_PAGE + 1,  # one more row shows whether there is a next page
             offset=(number - 1) * PER_PAGE,
         )
         return shell.page(

@@ -34,6 +34,7 @@ def sessions_router(shell: Shell) -> APIRouter:
         csrf: Annotated[str, Form(max_length=2000)],
         to: Annotated[str, Form(alias="next", max_length=2000)] = "/",
     ) -> Response:
+        # first, so that every guess counts, whatever the form holds
         refuse_above(attempts, address_of(request) or "")
         if not access.is_form_of(None, csrf):
             return sign_in_page(to, status=403, problem="The page has expired. Try again.")

@@ -1,4 +1,4 @@
-"""The requests that the demo counts."""
+"""The concurrent requests of the demo and their counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before any route sees it: bodies, hosts, other sites, callers without the token."""
+"""Requests refused before routing: large bodies, wrong hosts, cross-site posts, callers without a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API for operators: what it shows and what it does."""
+"""The operators' API: listings and commands."""
 
 from __future__ import annotations
 

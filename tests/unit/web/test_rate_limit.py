@@ -1,4 +1,4 @@
-"""Callers who report too often."""
+"""The rate limit on feedback."""
 
 from __future__ import annotations
 
