@@ -7,22 +7,23 @@ from importlinter import Contract, ContractCheck, fields, output
 
 
 class RoomContract(Contract):
-    """A room is a module or a package; it may import itself, what is outside the project, and what `imports` lists."""
+    """The contract's name is a module or a package: the room.
+
+    It may import itself, whatever is outside the project, and what `imports` lists; it must use all of the list.
+    """
 
     type_name = "room"
 
-    room = fields.StringField()
     imports = fields.ListField(subfield=fields.StringField(), required=False, default=[])
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
-        room, allowed = str(self.room), [str(name) for name in self.imports]
+        room, allowed = self.name, [str(name) for name in self.imports]
         unknown = [name for name in (room, *allowed) if name not in graph.modules]
-        project = {module.partition(".")[0] for module in graph.modules if graph.find_children(module)}
         arrows = [
             (importer, imported)
             for importer in sorted({room} | graph.find_descendants(room) if room in graph.modules else ())
             for imported in sorted(graph.find_modules_directly_imported_by(importer))
-            if imported.partition(".")[0] in project and not _inside(imported, room)
+            if not graph.is_module_squashed(imported) and not _inside(imported, room)  # others' packages are squashed
         ]
         illegal = [arrow for arrow in arrows if not any(_inside(arrow[1], name) for name in allowed)]
         unused = [name for name in allowed if not any(_inside(imported, name) for _, imported in arrows)]
@@ -37,7 +38,7 @@ class RoomContract(Contract):
         for importer, imported in check.metadata["illegal"]:
             output.print_error(f"{importer} imports {imported}", bold=False)
         for name in check.metadata["unused"]:
-            output.print_error(f"{self.room} may import {name} and does not: take it out of the list", bold=False)
+            output.print_error(f"{self.name} may import {name} and does not: take it out of the list", bold=False)
 
 
 def _inside(module: str, package: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 
 import grimp
 import pytest
@@ -37,7 +39,7 @@ def graph() -> grimp.ImportGraph:
 
 
 def check(graph: grimp.ImportGraph, imports: list[str]) -> dict[str, list[object]]:
-    contract = RoomContract("a", {}, {"room": "house.a", "imports": imports})
+    contract = RoomContract("house.a", {}, {"imports": imports})
     result = contract.check(graph, verbose=False)
     assert result.kept == (not any(result.metadata.values()))
     return {name: found for name, found in result.metadata.items() if found}
@@ -58,3 +60,18 @@ def test_a_listed_room_that_is_not_imported_or_not_there_breaks_the_contract(gra
 
 def test_the_root_package_stands_for_itself_only(graph: grimp.ImportGraph) -> None:
     assert check(graph, ["house"]) == {"illegal": [("house.a.inner", "house.b")], "unused": ["house"]}
+
+
+def test_every_room_has_a_contract() -> None:
+    contracts = tomllib.loads((tree.ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = {
+        f"{house}.{path.stem}"
+        for house in ("connectors", "daemon")
+        for path in (tree.ROOT / house).iterdir()
+        if _is_room(path)
+    }
+    assert {contract["name"] for contract in contracts if contract["type"] == "room"} == rooms
+
+
+def _is_room(path: Path) -> bool:
+    return (path / "__init__.py").is_file() or (path.suffix == ".py" and not path.stem.startswith("__"))

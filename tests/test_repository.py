@@ -267,7 +267,7 @@ TESTED_THROUGH = {
     "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",
     "daemon/reflection/analyst.py": "tests/unit/reflection/test_failures.py",
     "daemon/runtime/cron.py": "tests/unit/test_schedule.py",
-    "daemon/runtime/jsonl.py": "tests/unit/evaluation/test_suites.py",
+    "daemon/artifacts/jsonl.py": "tests/unit/evaluation/test_suites.py",
     "daemon/runtime/lock.py": "tests/unit/runtime/test_supervise.py",
     "daemon/runtime/log.py": "tests/faults/test_alert_drill_training.py",
     "daemon/text/": "tests/unit/text/test_rules.py",

@@ -10,8 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from daemon.artifacts.jsonl import numbered_lines
 from daemon.errors import DatasetError
-from daemon.runtime.jsonl import numbered_lines
 
 
 class ExampleKind(StrEnum):

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from connectors.messages import Text
 from daemon.artifacts.examples import Example, ExampleKind
+from daemon.artifacts.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.dataset.replay import every_second_guided
-from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.text.similarity import Vectorizer, resembling
 
 

@@ -19,7 +19,7 @@ from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.files import write_atomically
-from daemon.runtime.jsonl import PromptLine, read_lines, source_of
+from daemon.artifacts.jsonl import PromptLine, read_lines, source_of
 from daemon.serving.fleet import Fleet
 from daemon.text.rules import failures
 

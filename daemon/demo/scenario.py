@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectors.messages import ChatMessage, Checks
+from daemon.artifacts.jsonl import numbered_lines
 from daemon.errors import ConfigError
-from daemon.runtime.jsonl import numbered_lines
 
 SCENARIO = Path(__file__).parents[1] / "data" / "demo_scenario.jsonl"
 

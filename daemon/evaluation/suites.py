@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from connectors.messages import Checks, Identifier, Text
 from daemon.artifacts.examples import read_examples
+from daemon.artifacts.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
 from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.labels import Suite
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
-from daemon.runtime.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.store import Store
 from daemon.text.refusal import is_refusal
 from daemon.text.rules import failures

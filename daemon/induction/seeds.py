@@ -14,10 +14,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from connectors.messages import ChatMessage, Checks, Identifier, Text, Wire
+from daemon.artifacts.jsonl import Line, read_lines, source_of
 from daemon.categories import Kind, kind_of
 from daemon.config import Config
 from daemon.errors import ConfigError
-from daemon.runtime.jsonl import Line, read_lines, source_of
 from daemon.text.refusal import DECLINES
 
 Category = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]

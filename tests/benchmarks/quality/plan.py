@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daemon.artifacts.files import write_atomically
+from daemon.artifacts.jsonl import source_of
 from daemon.config.dataset import DatasetConfig
 from daemon.config.reflection import EndpointConfig
 from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
-from daemon.runtime.jsonl import source_of
 from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answers, Cell, Variant
 from tests.benchmarks.quality.data import PublicData
 from tests.benchmarks.quality.lessons import Analyst

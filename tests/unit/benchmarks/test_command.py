@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from daemon.artifacts.jsonl import source_of
 from daemon.errors import TrainingError
-from daemon.runtime.jsonl import source_of
 from tests.benchmarks import report as benchmark_report
 from tests.benchmarks.quality import __main__ as command
 from tests.benchmarks.quality import plan as plans

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from connectors.messages import Checks
+from daemon.artifacts.jsonl import sample
 from daemon.config.dataset import SAME_KIND
 from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.replay import read_prompts
@@ -17,7 +18,6 @@ from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.suites import Item, build_items, golden_items, probe_items
 from daemon.labels import Suite
 from daemon.records import CorrectionSource, Run
-from daemon.runtime.jsonl import sample
 from daemon.store import Store
 from daemon.text.similarity import Words, resembling
 from tests.fixtures.config import flagged
