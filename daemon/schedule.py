@@ -91,7 +91,7 @@ class ScheduleStage:
         failed = self._failed_lately()
         if failed is not None and not self._clock.due:
             return Step(
-                sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._clock.words()}"
+                sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._clock.text()}"
             )
         if lessons >= self._config.min_lessons:
             trigger, needed = Trigger.THRESHOLD, self._config.min_lessons
@@ -99,13 +99,13 @@ class ScheduleStage:
             trigger, needed = Trigger.CRON, self._config.min_lessons_on_cron
         else:
             return Step(
-                sentence=f"not training: {lessons} of {self._config.min_lessons} new lessons{self._clock.words()}"
+                sentence=f"not training: {lessons} of {self._config.min_lessons} new lessons{self._clock.text()}"
             )
         window = in_blackout(utcnow(), self._config.blackout, self._config.timezone)
         if window is not None:
             metrics.SCHEDULE_DECISIONS.labels(decision="blackout").inc()
             return Step(sentence=f"not training: blackout until {window.end}; the {trigger} run waits")
-        self._clock.taken()
+        self._clock.acknowledge()
         if lessons < needed:
             metrics.SCHEDULE_DECISIONS.labels(decision="too_few_lessons").inc()
             return Step(sentence=f"cron time passed without a run: {lessons} of {needed} new lessons", worked=True)

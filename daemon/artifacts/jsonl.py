@@ -1,4 +1,4 @@
-"""Files of JSON lines that configuration names: the shipped ones, and errors that name key, line and field."""
+"""Reads configured or shipped JSONL files. Errors name the configuration key, the line and the field."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 class PromptLine(Wire):
-    """What lines with one question have in common."""
+    """Base of lines with one question."""
 
-    system: Text | None = Field(default=None, min_length=1, description="System message that the prompt stands under.")
+    system: Text | None = Field(default=None, min_length=1, description="System message before the prompt.")
     prompt: Text = Field(min_length=1)
 
     @property
     def messages(self) -> tuple[dict[str, str], ...]:
-        """The conversation as chat templates take it."""
+        """The conversation in the OpenAI chat format."""
         system = () if self.system is None else ({"role": "system", "content": self.system},)
         return (*system, {"role": "user", "content": self.prompt})
 
 
 def source_of(path: Path | None, shipped: str) -> Traversable:
-    """The configured file; None: the one of that name that is shipped with erratad."""
+    """The configured file; None: the shipped file with that name."""
     return resources.files("daemon") / "data" / shipped if path is None else path
 
 
 def numbered_lines(source: Traversable) -> list[tuple[int, str]]:
-    """The lines with text, each with its number from 1.
+    """The lines that are not blank, with their numbers from 1.
 
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.
     """
-    lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may hold U+2028
+    lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may contain U+2028
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_lines(key: str, source: Traversable, model: type[Line], *, what: str) -> list[tuple[int, Line]]:
-    """Line numbers and records; lines without text are passed over. `what`: the name of a record.
+    """Line numbers and records; blank lines are skipped. `what`: name of a record, for errors.
 
     Raises:
-        ConfigError: naming the configuration's `key`, the file, the line and the field.
+        ConfigError: names the configuration's `key`, the file, the line and the field.
     """
     try:
         lines = numbered_lines(source)
@@ -73,7 +73,7 @@ def _record(where: str, line: str, model: type[Line], what: str) -> Line:
 
 
 class Identified(Protocol):
-    """What can be drawn by its id."""
+    """An item with a stable id."""
 
     @property
     def id(self) -> str: ...
@@ -83,5 +83,5 @@ Drawn = TypeVar("Drawn", bound=Identified)
 
 
 def sample(items: Iterable[Drawn], limit: int, *, seed: int) -> list[Drawn]:
-    """At most `limit` items, drawn by the hash of seed and id: what is added or erased elsewhere moves none of them."""
+    """At most `limit` items with the lowest hash of seed and id, so adding or erasing other items moves none."""
     return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())[:limit]

@@ -108,10 +108,10 @@ class InductionStage:
         if not self._config.enabled:
             return Step(sentence=OFF)
         if self._clock.due:
-            self._clock.taken()
+            self._clock.acknowledge()
             return self._start(Trigger.CRON, "schedule")
         last = self._store.inductions.last()
-        return Step(sentence=f"{'no induction yet' if last is None else _ended(last)}{self._clock.words()}")
+        return Step(sentence=f"{'no induction yet' if last is None else _ended(last)}{self._clock.text()}")
 
     def _start(self, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Step:
         if not self._config.enabled:

@@ -1,1 +1,1 @@
-"""Flagged responses come in: from Kafka, by HTTP, from files. Read `stage` first."""
+"""Intake of flagged responses from Kafka, HTTP and files. Read `stage` first."""

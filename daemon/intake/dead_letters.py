@@ -1,4 +1,4 @@
-"""Dead letters: what cannot be taken in goes, unchanged and with the reason, to a topic of its own."""
+"""Dead letters: rejected messages are sent to a separate topic, unchanged and with the reason."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from connectors.messages import Rejection
 from daemon import metrics
 
 LARGE_BYTES = 900_000
-"""Above it a letter may be more than the broker takes (Kafka's default is 1 MiB), so it is sent alone."""
+"""Larger letters may exceed the broker's limit (Kafka's default is 1 MiB), so each is sent alone."""
 TRUNCATED_BYTES = 65_536
 MAX_DETAIL_CHARS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A record that was refused, and why."""
+    """A rejected record with the reason."""
 
     record: RawRecord
     reason: Rejection
@@ -26,14 +26,14 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead-letter topic. A letter may come twice after a crash: topic, partition and offset tell them apart."""
+    """Sends to the dead-letter topic. After a crash a letter may be sent twice, with the same partition and offset."""
 
     def __init__(self, *, producer: Producer, topic: str) -> None:
         self._producer = producer
         self._topic = topic
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
-        """Return when the broker has them all; what is larger than it takes is cut and its hash is sent.
+        """Return when the broker has all letters. Too large ones are truncated, with the hash of the original.
 
         Raises:
             KafkaUnavailableError: some letters are not acknowledged; send all of them again.
@@ -82,7 +82,7 @@ def _size(letter: OutboundRecord) -> int:
 
 
 def _cut(letter: OutboundRecord, too_large: RecordTooLargeError) -> OutboundRecord:
-    """First the end of the value goes, then the key and the original headers."""
+    """Shorten a letter: first truncate the value; if that was not enough, drop key and original headers."""
     value = letter.value or b""
     if len(value) > TRUNCATED_BYTES:
         hashed = hashlib.sha256(value).hexdigest().encode()
@@ -91,6 +91,6 @@ def _cut(letter: OutboundRecord, too_large: RecordTooLargeError) -> OutboundReco
     ours = tuple(header for header in letter.headers if header[0].startswith("erratad-"))
     if letter.key is None and ours == letter.headers:
         raise KafkaUnavailableError(
-            f"topic {letter.topic} takes no {_size(letter)} bytes, raise its max.message.bytes: {too_large}"
+            f"topic {letter.topic} does not accept {_size(letter)} bytes, raise its max.message.bytes: {too_large}"
         ) from too_large
     return replace(letter, key=None, value=value, headers=ours)

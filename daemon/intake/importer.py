@@ -1,14 +1,14 @@
-"""Annotated data as flagged responses: PKU-SafeRLHF-style rows, as JSONL or CSV, straight into the store.
+"""Imports annotated data (PKU-SafeRLHF-style rows, JSONL or CSV) as flagged responses into the store.
 
-Row shapes (other columns are passed over):
+Row shapes (other columns are ignored):
 
-- ``prompt, response, is_safe``: flagged when `is_safe` is false;
-- ``prompt, response_0, response_1, is_response_0_safe, is_response_1_safe``: each unsafe response is flagged, and the
-  other one is its correction when that is safe; `response_0_harm_category` and `response_0_severity_level` are read;
+- ``prompt, response, is_safe``: flagged if `is_safe` is false.
+- ``prompt, response_0, response_1, is_response_0_safe, is_response_1_safe``: each unsafe response is flagged. The other
+  response is the correction if it is safe. `response_0_harm_category` and `response_0_severity_level` are used.
 - ``prompt, response: [safer, less safe]``: the second is flagged, the first is its correction.
 
-`reason`, `category`, `severity` and `correction` are taken where a row has them. Ids are made from prompt and response,
-so that importing a file again changes nothing.
+Columns `reason`, `category`, `severity` and `correction` are used if present. Ids are derived from prompt and response,
+so importing a file again changes nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from daemon.store import Added, Reports
 
 BATCH = 200
 NO_CAP = MAX_NUMBER
-"""The cap per reporter guards against people; a file is vetted by who imports it."""
+"""No limit per reporter: the operator who imports a file is trusted."""
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
-"""Annotated data has no date, and one that changed between imports would be a conflict."""
+"""Annotated data has no date. A date that differs between imports would be a conflict."""
 MAX_FIELD_BYTES = 1_048_576
 SEVERITIES = {"0": "low", "1": "low", "2": "medium", "3": "high"}
 TRUE, FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
@@ -52,7 +52,7 @@ class RowProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What became of a file's rows. A row with two unsafe responses counts twice in `outcomes`."""
+    """Result of an import. A row with two unsafe responses counts twice in `outcomes`."""
 
     rows: int
     safe: int
@@ -70,13 +70,13 @@ class RowError(ErratadError):
 
 
 def import_file(path: Path, reports: Reports, on_rows: Callable[[int], None] = lambda _rows: None) -> ImportSummary:
-    """Store every unsafe response of a ``.csv`` or JSONL file; bad rows are passed over and reported.
+    """Store all unsafe responses of a ``.csv`` or JSONL file. Bad rows are skipped and reported.
 
-    `on_rows` is told how many rows are read, at every batch that is stored.
+    `on_rows` is called after each stored batch with the number of rows read.
 
     Raises:
         ErratadError: when the file cannot be read.
-        StoreUnavailableError: when the database goes away; import the file again, what is stored stays stored once.
+        StoreUnavailableError: when the database is unreachable. Import the file again: no row is stored twice.
     """
     rows = safe = 0
     problems: list[RowProblem] = []
@@ -102,10 +102,10 @@ def import_file(path: Path, reports: Reports, on_rows: Callable[[int], None] = l
 
 
 def flagged_in(row: Mapping[str, Any]) -> Iterator[FlaggedResponse]:
-    """The unsafe responses of one row; none when all are safe.
+    """The unsafe responses of one row.
 
     Raises:
-        RowError: naming the field that is missing or wrong.
+        RowError: names the missing or wrong field.
     """
     if _has(row, "response_0"):
         yield from _pair(row)
@@ -171,7 +171,7 @@ def _truth(row: Mapping[str, Any], name: str) -> bool:
 
 
 def _list_or_text(row: Mapping[str, Any]) -> list[Any] | str:
-    """`response`: a text, or safer and less safe text (in CSV: as a JSON array, where `is_safe` is empty)."""
+    """`response`: one text, or the safer and the less safe text (in CSV a JSON array, if `is_safe` is empty)."""
     response = row.get("response")
     if isinstance(response, str) and response.startswith("[") and not _has(row, "is_safe"):
         try:
@@ -186,7 +186,7 @@ def _list_or_text(row: Mapping[str, Any]) -> list[Any] | str:
 
 
 def _harm(categories: object) -> str | None:
-    """The first category that is true, as erratad writes categories: 'Mental Manipulation' -> 'mental-manipulation'."""
+    """The first category that is true, in erratad's notation: 'Mental Manipulation' -> 'mental-manipulation'."""
     if not isinstance(categories, Mapping):
         return None
     name = next((str(name) for name, applies in categories.items() if applies is True), None)
@@ -200,12 +200,14 @@ def _store(
     for (line, flagged), outcome in zip(batch, added, strict=True):
         outcomes[outcome] += 1
         if outcome == Added.CONFLICT:
-            detail = f"report {flagged.id} is stored with other facts (reason, category, correction); it stays as it is"
+            detail = (
+                f"report {flagged.id} is stored already with another reason, category or correction; it stays as it is"
+            )
             yield RowProblem(line=line, field="response", detail=detail)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    """Line numbers and rows; a line that cannot be read comes as the error that says why."""
+    """Line numbers and rows; for an unreadable line, the error instead of the row."""
     try:
         with path.open("rb") as file:
             yield from _csv_rows(file) if path.suffix.lower() == ".csv" else _jsonl_rows(file)
@@ -228,9 +230,9 @@ def _json_row(line: bytes) -> Mapping[str, Any] | RowError:
 
 
 class _Lines:
-    """Lines as text, counted: the csv module does not count the line that it fails on.
+    """Decodes and counts lines: the csv module does not count the line on which it fails.
 
-    A byte that is not UTF-8 becomes a lone surrogate, which the message's schema refuses with the field's name.
+    A byte that is not UTF-8 becomes a lone surrogate; the message schema rejects it with the field's name.
     """
 
     def __init__(self, file: Iterator[bytes]) -> None:

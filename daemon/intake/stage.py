@@ -1,7 +1,7 @@
 """Stage "ingest": stores flagged responses from the topic. `FeedbackIntake` does the same for HTTP.
 
-Nothing is lost: an offset is committed only after its report is in the store or its dead letter is acknowledged.
-Nothing blocks: what cannot be decoded is a dead letter; what cannot be handled now is read again.
+No message is lost: an offset is committed only after the report is stored or its dead letter is acknowledged.
+No message blocks the others: an invalid one becomes a dead letter; during an outage, messages are read again later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OBSERVE_INTERVAL_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackResult:
-    """A message that is in the store: under which id, and whether it was new."""
+    """A stored message: its report id, and whether it was new."""
 
     report_id: str
     outcome: Added
@@ -43,11 +43,11 @@ class FeedbackIntake:
         self._config = config
 
     def submit(self, raw: bytes) -> FeedbackResult:
-        """Decode and store one message; sending it again changes nothing.
+        """Decode and store one message. Idempotent.
 
         Raises:
-            MessageRejected: when it cannot be decoded, or its id is stored with other content.
-            StoreUnavailableError: when the database is away; the message is not stored.
+            MessageRejected: when it cannot be decoded, or the id exists with other content.
+            StoreUnavailableError: when the database is unreachable; the message is not stored.
         """
         try:
             result = self._submit(raw)
@@ -67,7 +67,7 @@ class FeedbackIntake:
 
 
 class IngestStage:
-    """One member of the consumer group. `close` it after its thread has ended: it leaves the group."""
+    """One member of the consumer group. Call `close` after its thread has ended, to leave the group."""
 
     name = "ingest"
     idle_s = 0.5
@@ -85,7 +85,7 @@ class IngestStage:
 
     @classmethod
     def connect(cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig) -> IngestStage:
-        """The stage for the configured topic; it connects at its first step and again after every outage."""
+        """Create the stage for the configured topic. It connects at its first step and after every outage."""
         options = kafka_options(kafka)
         consumer = Consumer(
             options,
@@ -100,7 +100,7 @@ class IngestStage:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker answered last; may be read from any thread."""
+        """Whether the last request to the broker succeeded. Thread-safe."""
         return self._connected
 
     def step(self, _life: Life) -> Step:
@@ -115,7 +115,7 @@ class IngestStage:
             return Step(sentence=f"no intake: {exc}")
 
     def step_while_paused(self, _life: Life) -> Step:
-        """While paused: stay a member of the group and measure the lag; what is read for that is read again later."""
+        """Stay a member of the group and measure the lag. Polled records are rewound, so they are read again later."""
         if self._observation_is_due or not self._consumer.settled:
             try:
                 self._consumer.rewind(self._consumer.poll(POLL_S))
@@ -130,28 +130,28 @@ class IngestStage:
         self._dead_letters.close()
 
     def _handle(self, records: Sequence[RawRecord]) -> None:
-        """Store or dead-letter every record; if the store or the broker is away, all of them are read again."""
+        """Store or dead-letter all records. If store or broker is unreachable, all are read again."""
         try:
-            letters = self._take(records)
+            letters = self._store(records)
             self._dead_letters.send(letters)
         except (StoreUnavailableError, KafkaUnavailableError):
             self._consumer.rewind(records)
             raise
         _count(Counter(letter.reason for letter in letters))
 
-    def _take(self, records: Sequence[RawRecord]) -> list[DeadLetter]:
-        taken: list[tuple[RawRecord, FlaggedResponse]] = []
+    def _store(self, records: Sequence[RawRecord]) -> list[DeadLetter]:
+        accepted: list[tuple[RawRecord, FlaggedResponse]] = []
         letters: list[DeadLetter] = []
         for record in records:
             try:
-                taken.append((record, decode(record.value, max_bytes=self._config.max_message_bytes)))
+                accepted.append((record, decode(record.value, max_bytes=self._config.max_message_bytes)))
             except MessageRejected as exc:
                 letters.append(DeadLetter(record=record, reason=exc.reason, detail=exc.detail))
         added = self._reports.add(
-            [(flagged, _source(record)) for record, flagged in taken],
+            [(flagged, _source(record)) for record, flagged in accepted],
             reporter_cap=self._config.max_reports_per_reporter_per_day,
         )
-        for (record, flagged), outcome in zip(taken, added, strict=True):
+        for (record, flagged), outcome in zip(accepted, added, strict=True):
             if outcome == Added.CONFLICT:
                 letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
         _count(Counter(outcome for outcome in added if outcome != Added.CONFLICT))

@@ -1,7 +1,6 @@
-"""`erratad submit`: the lines of a JSONL file to a daemon, over Kafka or over HTTP.
+"""`erratad submit`: sends the lines of a JSONL file to a daemon, over Kafka or HTTP.
 
-Every line is checked before the first is sent; with a bad line nothing is sent. Sending a file again is safe: a report
-that is stored already stays stored once.
+All lines are checked first; if one is invalid, none is sent. Sending a file again is safe: no report is stored twice.
 """
 
 from __future__ import annotations
@@ -23,16 +22,12 @@ KAFKA_CHUNK = 500
 HTTP_TIMEOUT_S = 30.0
 RETRY_AFTER_S = 1.0
 OnSent = Callable[[int, int], None]
-"""Told how many lines are done, of how many."""
-
-
-def _untold(_done: int, _of: int) -> None:
-    """Nobody wants to know."""
+"""Called with the number of processed lines and the total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineProblem:
-    """A line that was not taken; lines count from 1."""
+    """A line that was not accepted. Lines count from 1."""
 
     line: int
     reason: str
@@ -41,14 +36,14 @@ class LineProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What became of the lines. `outcomes` counts the daemon's answers (HTTP only: Kafka gives none)."""
+    """Result of a submission. `outcomes` counts the daemon's answers (HTTP only)."""
 
     lines: int
     sent: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[LineProblem, ...] = ()
     stopped: str | None = None
-    """Why sending ended before the last line, and what to do."""
+    """Reason for an early end, with the next step; None if all lines were processed."""
 
     @property
     def complete(self) -> bool:
@@ -67,9 +62,9 @@ def send_kafka(
     kafka: KafkaConfig,
     *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
-    on_sent: OnSent = _untold,
+    on_sent: OnSent | None = None,
 ) -> Submission:
-    """Send every line to the intake topic, keyed by report id; `sent` lines are acknowledged by the broker.
+    """Send all lines to the intake topic, keyed by report id. The broker has acknowledged `sent` lines.
 
     Raises:
         ConfigError: when the variable of the SASL password is not set.
@@ -83,7 +78,8 @@ def send_kafka(
             chunk = checked[start : start + KAFKA_CHUNK]
             producer.send_and_wait([_outbound(line, kafka.topic) for line in chunk])
             submission = replace(submission, sent=start + len(chunk))
-            on_sent(submission.sent, len(checked))
+            if on_sent is not None:
+                on_sent(submission.sent, len(checked))
     except KafkaUnavailableError as exc:
         return _stop(submission, str(exc))
     except RecordTooLargeError as exc:
@@ -101,12 +97,12 @@ def send_http(
     *,
     token: str | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
-    on_sent: OnSent = _untold,
+    on_sent: OnSent | None = None,
 ) -> Submission:
-    """Post every line to the daemon at `url`; `sent` lines are stored, and `problems` holds those that it refused.
+    """Post all lines to the daemon at `url`. It stored `sent` lines; `problems` has the rejected ones.
 
     Raises:
-        ConfigError: when `url` is none.
+        ConfigError: when `url` is invalid.
     """
     checked, submission = _check(lines, max_message_bytes)
     if submission.problems:
@@ -129,13 +125,14 @@ def send_http(
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as exc:
                 stopped = f"{url} does not answer as an erratad: {exc or type(exc).__name__}"
                 break
-            on_sent(number, len(checked))
+            if on_sent is not None:
+                on_sent(number, len(checked))
     submission = replace(submission, sent=outcomes.total(), outcomes=dict(outcomes), problems=tuple(problems))
     return submission if stopped is None else _stop(submission, stopped)
 
 
 def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
-    """A daemon that is asked too often says when to come back."""
+    """Post one line; on HTTP 429, wait for `Retry-After` and try again."""
     while True:
         answer = client.post("/v1/feedback", content=raw)
         if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
@@ -147,11 +144,11 @@ def _client(url: str, headers: Mapping[str, str]) -> httpx.Client:
     try:
         return httpx.Client(base_url=url.rstrip("/"), headers=dict(headers), timeout=HTTP_TIMEOUT_S)
     except httpx.InvalidURL as exc:
-        raise ConfigError(f"{url!r} is no URL ({exc}); give the daemon's, e.g. http://127.0.0.1:8077") from exc
+        raise ConfigError(f"{url!r} is not a URL ({exc}); give the daemon's URL, e.g. http://127.0.0.1:8077") from exc
 
 
 def _check(lines: Iterable[bytes], max_message_bytes: int) -> tuple[Sequence[_Line], Submission]:
-    """Decode every line; empty ones are passed over."""
+    """Decode all lines; blank ones are skipped."""
     checked: list[_Line] = []
     problems: list[LineProblem] = []
     for number, line in enumerate(lines, 1):
@@ -171,7 +168,7 @@ def _outbound(line: _Line, topic: str) -> OutboundRecord:
 
 def _stop(submission: Submission, why: str) -> Submission:
     sent = f"{submission.sent} of {submission.lines} lines were sent"
-    return replace(submission, stopped=f"{sent}, then: {why}. Send the file again: nothing doubles")
+    return replace(submission, stopped=f"{sent}, then: {why}. Send the file again: no report is stored twice")
 
 
 def _is_about_the_line(response: httpx.Response) -> bool:

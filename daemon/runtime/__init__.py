@@ -1,1 +1,1 @@
-"""What runs the stages: loop, leader lease, signals, child processes, logs. Read `stage` first."""
+"""Infrastructure of the stages: loop, leader lease, signals, child processes, logs. Read `stage` first."""

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 MAX_DOUBLINGS = 63
-"""More would leave the range of a float in the end, and no first wait needs as many to reach its limit."""
+"""Prevents a float overflow; every practical limit is reached with fewer doublings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class Backoff:
     first_s: float
     limit_s: float
     jitter: float = 0.0
-    """Largest share of a wait that is left out by chance, from 0 to 1: retries of many come apart."""
+    """Maximum share of a wait, from 0 to 1, that is randomly left out, to spread the retries of many clients."""
 
     def delay_s(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt`, counted from 1."""

@@ -1,4 +1,4 @@
-"""What the child processes that load torch have in common: their environment, and their end with the daemon's."""
+"""Shared code of the child processes that load torch: environment, stop signal, end together with the daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def environment(threads: int | None) -> dict[str, str]:
-    """The daemon's own, with what keeps torch quiet beside a server; `threads` None: torch chooses."""
+    """The daemon's environment, plus settings that limit torch beside a server. `threads` None: torch decides."""
     return {
         **os.environ,
         **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
@@ -25,32 +25,34 @@ def environment(threads: int | None) -> dict[str, str]:
 
 
 def die_with_the_daemon() -> None:
-    """Have the kernel send SIGTERM when the parent dies, however it dies."""
+    """Make the kernel send SIGTERM to this process when its parent dies for any reason."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # the daemon may have died before `prctl`: then no signal comes
     daemon = os.environ.get(DAEMON_PID_VARIABLE)
     if daemon is not None and not psutil.pid_exists(int(daemon)):
-        raise SystemExit("the daemon died before the work began; it starts again with the daemon")
+        raise SystemExit("the daemon died before the work began; its next start repeats the work")
 
 
 class StopSignal:
     """SIGTERM as a flag without a lock.
 
-    The kernel sends one for each thread of a parent that dies, and a handler runs amid the one before: `Event.set`
-    would wait there for itself, and an orphan would hold its run for ever.
+    The kernel sends one signal for each thread of a dying parent, so a handler can interrupt another one. `Event.set`
+    would then deadlock, and the orphan would hold its run permanently.
     """
 
     def __init__(self) -> None:
-        self._came = False
-        signal.signal(signal.SIGTERM, self._come)
+        self._received = False
+        signal.signal(signal.SIGTERM, self._receive)
 
-    def _come(self, *_: object) -> None:
-        self._came = True
+    def _receive(self, *_: object) -> None:
+        self._received = True
 
     def is_set(self) -> bool:
-        return self._came
+        return self._received
 
 
 def describe(returncode: int) -> str:
+    """The end of a child in words."""
     if returncode < 0:
         return f"was killed by {signal.Signals(-returncode).name}"
     return f"exited with code {returncode}"

@@ -1,4 +1,4 @@
-"""Cron times: APScheduler owns time zone and coalesced misfires; whoever acts on a time takes it once."""
+"""Cron times: APScheduler handles time zones and missed times. Each due time is consumed once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def missed_since(trigger: CronTrigger, since: datetime, now: datetime) -> dateti
 
 
 class CronClock:
-    """Tells that a cron time has come, until somebody acts on it; without a cron expression none ever comes."""
+    """Reports a due cron time until it is acknowledged. Without a cron expression, no time is ever due."""
 
     def __init__(self, cron: str | None, *, timezone: str, misfire_grace_s: float, last: datetime | None) -> None:
-        """A time since `last`, when somebody acted last, that passed while no daemon ran counts once."""
+        """`last`: the last acknowledged time. Times after it that passed while no daemon ran count once."""
         zone = ZoneInfo(timezone)
         self._due = threading.Event()
         self._clock = BackgroundScheduler(timezone=zone)
@@ -54,12 +54,12 @@ class CronClock:
         job = self._clock.get_job("cron")
         return None if job is None else job.next_run_time
 
-    def taken(self) -> None:
-        """The time that had come was acted on."""
+    def acknowledge(self) -> None:
+        """Consume the due time."""
         self._due.clear()
 
-    def words(self) -> str:
-        """The next time as the end of a sentence; "" without one."""
+    def text(self) -> str:
+        """The next cron time as the end of a sentence, or an empty text."""
         return "" if self.next is None else f"; next cron time {self.next:%Y-%m-%d %H:%M %Z}"
 
     def close(self) -> None:

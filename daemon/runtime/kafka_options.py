@@ -1,4 +1,4 @@
-"""From the configuration's Kafka section to the options of the connectors."""
+"""Converts the configuration's Kafka section to the options of the connector."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from daemon.config.secret import secret
 
 
 def kafka_options(config: KafkaConfig) -> KafkaOptions:
-    """How to reach the configured cluster.
+    """The connection options of the configured cluster.
 
     Raises:
-        ConfigError: when the variable that holds the SASL password is not set.
+        ConfigError: when the variable with the SASL password is not set.
     """
     return KafkaOptions(
         bootstrap_servers=tuple(config.bootstrap_servers),

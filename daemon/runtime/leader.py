@@ -1,4 +1,4 @@
-"""One daemon leads schedule, training and promotion; the others take in and analyse reports."""
+"""Leader election: one daemon runs schedule, training and promotion; all daemons ingest and analyse reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RENEW_INTERVAL_S = 5.0
 
 
 class Leader:
-    """Holds the leadership lease and renews it beside long steps."""
+    """Holds the leader lease, and renews it in its own thread while steps run."""
 
     def __init__(self, control: Control, owner: str) -> None:
         self._control = control
@@ -29,11 +29,11 @@ class Leader:
 
     @property
     def held(self) -> bool:
-        """False as soon as the lease may have run out, also when the database cannot be asked."""
+        """False as soon as the lease may have expired, even if the database is unreachable."""
         return time.monotonic() < self._held_until
 
     def run(self, stop: threading.Event) -> None:
-        """Renew until `stop`, then give the lease up so that another daemon leads at once."""
+        """Renew until `stop`, then release the lease, so that another daemon can lead at once."""
         while not stop.is_set():
             self._renew()
             stop.wait(RENEW_INTERVAL_S)
@@ -46,6 +46,7 @@ class Leader:
         asked_at = time.monotonic()
         try:
             if self._control.lead(LEASE_NAME, owner=self._owner, ttl_s=TTL_S):
+                # counted from before the request, with a margin: it must end here before it ends in the database
                 self._held_until = asked_at + TTL_S - RENEW_INTERVAL_S
             else:
                 self._held_until = 0.0
@@ -58,7 +59,7 @@ _STANDING_BY = Step(sentence="standing by: another daemon leads")
 
 
 class LeaderOnly:
-    """A stage that steps only while this daemon leads."""
+    """Wraps a stage: it steps only while this daemon is the leader."""
 
     def __init__(self, stage: Stage, leader: Leader) -> None:
         self.name = stage.name

@@ -1,4 +1,4 @@
-"""Locks between processes, which the kernel frees when their holder dies."""
+"""Locks between processes. The kernel releases them when the holder dies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 
 def try_lock(path: Path) -> BinaryIO | None:
-    """The open file holds the lock until it is closed or this process dies; None while another one holds it.
+    """Take the lock. The returned file holds it until it is closed or this process dies; None if it is taken.
 
-    Not the package filelock: it saves no line here, and by default (4.2) it falls back to a lock that outlives its
-    holder where a file system has no flock.
+    The package filelock (4.2) would save no code, and on file systems without flock it falls back to a lock that
+    outlives its holder.
 
     Raises:
         OSError: when the file cannot be opened.

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object (or one readable line) per event, with report and adapter ids as fields."""
+"""Structured logs: one JSON object (or text line) per event, with report and adapter ids as fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daemon.config import LogConfig
 
 
 def configure(config: LogConfig) -> None:
-    """Send structlog's and the libraries' records through one renderer to stderr."""
+    """Write records of structlog and of libraries to stderr, with one renderer."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -42,7 +42,7 @@ def configure(config: LogConfig) -> None:
     root.setLevel(config.level.upper())
     for noisy in ("httpx", "httpcore", "apscheduler", "alembic", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    # during an outage kafka-python logs several lines a second; connectors.kafka keeps the last one for its messages
+    # during an outage kafka-python logs several lines a second; connectors.kafka adds the last one to its errors
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.getLogger("kafka.net").setLevel(logging.WARNING)
     logging.getLogger("kafka.net").propagate = False

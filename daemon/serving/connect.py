@@ -1,4 +1,4 @@
-"""Opens the fleet that the configuration describes, and the stage that fills it."""
+"""Creates the configured fleet and the stage that updates it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from daemon.serving.managed import ManagedServer
 
 
 def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfig) -> Verify:
-    """The check of `daemon.artifacts.adapter` against the served base model and the hash that the store keeps."""
+    """The check of an adapter's folder against the served base model and the hash in the store."""
 
     def verify(adapter: Adapter) -> None:
         manifest = artifact.verify(
@@ -33,7 +33,7 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
         )
         if manifest.weights_sha256 != adapter.sha256:
             raise AdapterInvalidError(
-                f"{adapter.path} holds other weights than the ones that were measured as {adapter.name}; "
+                f"{adapter.path} holds other weights than those evaluated as {adapter.name}; "
                 "the adapter must not be loaded, train a new one"
             )
 
@@ -41,10 +41,12 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
 
 
 def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:
-    """The fleet and the stage that fills it: `managed` keeps one server alive, `discover` follows replicas.
+    """The fleet and the stage that updates it: `managed` keeps one server alive, `discover` follows replicas.
+
+    The stage is None for a fixed list of URLs.
 
     Raises:
-        ConfigError: when a named secret is not set, or the installed vLLM cannot do what `serving` asks for.
+        ConfigError: when a secret is not set, or the installed vLLM does not support the section `serving`.
     """
     serving = config.serving
     api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)

@@ -1,7 +1,7 @@
-"""The stage that follows which vLLM replicas there are: by a DNS name or a file, both read again and again.
+"""The stage that discovers the vLLM replicas, by reading a DNS name or a file at each step.
 
-A replica that joins gets the live generation from the promotion stage, within `serving.reconcile_interval_s`; until
-then it answers 503 under the alias and at `/erratad/v1/ready`, so that no load balancer sends it requests.
+The promotion stage gives a new replica the live generation within `serving.reconcile_interval_s`. Until then the
+replica answers 503 under the alias and at `/erratad/v1/ready`, so load balancers send it no requests.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from daemon.errors import ServingError
 from daemon.runtime.stage import Life, Step
 
 CLOSE_AFTER_S = 300.0
-"""A client of a replica that left stays open for so long: another thread may be in a request."""
+"""The client of a removed replica is closed after this time, because another thread may still use it."""
 
 
 def replicas(source: str) -> tuple[str, ...]:
-    """Base URLs of all replicas that `dns://host:port` or `file:///path` names now, sorted.
+    """Sorted base URLs of all replicas in `dns://host:port` or `file:///path`.
 
     Raises:
-        ServingError: when the source cannot be read or names none: a swap must never miss a server that still serves.
+        ServingError: when the source is unreadable or empty. An empty result would let a swap miss running servers.
     """
     parts = urlsplit(source)
     found = _addresses(parts.hostname or "", parts.port or 80) if parts.scheme == "dns" else _listed(Path(parts.path))
@@ -36,7 +36,7 @@ def replicas(source: str) -> tuple[str, ...]:
 
 
 def source_problem(source: str) -> str | None:
-    """Why a source cannot be one, in words; None when it can."""
+    """Why the text is not a valid source, or None if it is."""
     try:
         parts = urlsplit(source)
         good = bool(parts.port and parts.hostname) if parts.scheme == "dns" else parts.path.startswith("/")
@@ -82,12 +82,12 @@ def _url(path: Path, target: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ServingError(f"{path} names {target!r}, which is no URL and no host:port")
+        raise ServingError(f"{path} names {target!r}, which is neither a URL nor host:port")
     return url
 
 
 class DiscoveryStage:
-    """Publishes the servers of `source` whenever they change; what cannot be read changes nothing."""
+    """Publishes the servers of `source` when they change. An unreadable source changes nothing."""
 
     name = "serving"
     always_on: Literal[True] = True
@@ -118,7 +118,7 @@ class DiscoveryStage:
         return Step(sentence=f"{len(urls)} vLLM servers by {self._source}: {', '.join(urls)}")
 
     def close(self) -> None:
-        """Called when no step runs any more; the servers of now are the fleet's to close."""
+        """Close removed replicas; call it after the last step. The fleet closes the current ones."""
         self._close_left(time.monotonic())
 
     def _change(self, urls: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""The vLLM servers: which there are, which of them is ready, and the one that erratad runs itself.
+"""The fleet of vLLM servers.
 
-`Fleet` is what every other part sees. In mode `attached` its servers are the configured replicas; in mode `managed` the
-`ManagedServer` stage starts one server, or adopts the one that an earlier daemon left, and keeps it alive. Neither
-decides which generation is live: `daemon.promotion.stage` does.
+All other parts use `Fleet`. In mode `attached` its servers are the configured replicas. In mode `managed` the stage
+`ManagedServer` starts one server, or adopts the server of an earlier daemon, and keeps it alive. Only
+`daemon.promotion.stage` decides on the live generation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from daemon.errors import AdapterInvalidError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
 
 READY_MEMO_S = 1.0
-"""For how long an observed readiness is believed, so that one request costs one call and not two."""
+"""Readiness is cached for this long, so that most requests need no extra health check."""
 
 Verify = Callable[[Adapter], None]
-"""Proves that an adapter's folder may be loaded; raises AdapterInvalidError."""
+"""Checks that an adapter's folder may be loaded; raises AdapterInvalidError."""
 
 
 class Fleet:
-    """The vLLM servers; safe to use from several threads."""
+    """The vLLM servers. Thread-safe."""
 
     def __init__(self, servers: Sequence[VllmServer] = (), *, verify: Verify) -> None:
         self._servers = tuple(servers)
@@ -41,12 +41,12 @@ class Fleet:
         self._seen = {}
 
     def close(self) -> None:
-        """Close the connections; called when nothing uses the servers any more."""
+        """Close the connections. Call it after the last use of the servers."""
         for server in self._servers:
             server.close()
 
     def any(self) -> VllmServer:
-        """A ready server; they take turns.
+        """A ready server, round-robin.
 
         Raises:
             ServingError: when none is ready.
@@ -57,13 +57,13 @@ class Fleet:
             server = servers[(first + offset) % len(servers)]
             if self._ready(server):
                 return server
-        raise ServingError(f"none of {len(servers)} vLLM servers is ready; `erratad status` says what they wait for")
+        raise ServingError(f"none of {len(servers)} vLLM servers is ready; `erratad status` shows why")
 
     def verify(self, adapter: Adapter) -> None:
-        """Prove that an adapter's folder may be loaded; the base model needs no proof.
+        """Check that an adapter's folder may be loaded. The base model is always valid.
 
         Raises:
-            AdapterInvalidError: naming the file and the reason.
+            AdapterInvalidError: names the file and the reason.
         """
         if adapter.generation == BASE_GENERATION:
             return
@@ -72,13 +72,13 @@ class Fleet:
         self._verify(adapter)
 
     def ensure_loaded(self, adapter: Adapter, *, on: VllmServer | None = None) -> None:
-        """Load an adapter on one server, or on all; its folder is verified first where it is not loaded yet.
+        """Load an adapter on one server, or on all. If one of them has not loaded it, the folder is verified first.
 
-        vLLM loads broken weights without a word, and NaN in one adapter poisons all answers (seen with 0.32).
+        vLLM 0.32 loads broken weights without an error, and NaN in one adapter corrupts all answers.
 
         Raises:
             AdapterInvalidError: when the folder must not be loaded.
-            EndpointError: when a server does not answer or refuses.
+            EndpointError: when a server refuses or does not answer.
         """
         if adapter.generation == BASE_GENERATION:
             return

@@ -1,4 +1,4 @@
-"""The stage that keeps one vLLM server alive: adopt or start it, watch it, restart it with a bounded backoff."""
+"""The stage that keeps one vLLM server alive: adopts or starts it, monitors it, restarts it with a bounded backoff."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from daemon.runtime.lock import try_lock
 from daemon.runtime.machine import free_port
 from daemon.runtime.stage import Life, Step
 from daemon.serving.command import command, fingerprint, installed_vllm, runs_on_cpu
-from daemon.serving.process import ServerProcess, ServerRecord, lock_path, record_path, start
+from daemon.serving.process import ServerProcess, ServerRecord, lock_path, record_path, start_server
 from daemon.serving.server_log import ServerLog
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 STOP_GRACE_S = 20.0
 RESTART_LIMIT_S = 60.0
 STABLE_AFTER_S = 60.0
-"""A server that was ready for so long starts again without the waits of its earlier failures."""
+"""After being ready for this long, a server's earlier failures no longer count for the backoff."""
 UNREADY_LIMIT_S = 60.0
 UNANSWERED_LIMIT_S = 180.0
 PROBE_INTERVAL_S = 30.0
@@ -41,26 +41,27 @@ PROBE_TOKENS = 4
 EMPTY_LIMIT = 2
 PROGRESS_STEP_S = 5
 RESTART_SHOWN_S = 1800.0
-"""How long a restart's reason is told: a server that crashes again and again is up in between."""
+"""The reason of a restart is shown for this long, because a server that crashes repeatedly is up in between."""
 
 
-class Watch:
-    """What was observed of one server process, and what that means; times are monotonic seconds."""
+class ServerHealth:
+    """Tracks readiness and probes of one server process, and decides when to restart it. Times: monotonic seconds."""
 
     def __init__(self, process: ServerProcess, *, start_timeout_s: float, now: float) -> None:
-        self._begun_at = now - process.age_s()
-        self._start_deadline = max(self._begun_at + start_timeout_s, now + UNREADY_LIMIT_S)
+        self._started_at = now - process.age_s()
+        self._start_deadline = max(self._started_at + start_timeout_s, now + UNREADY_LIMIT_S)
         self._ready_since: float | None = None
         self._ready_at = now
         self._answered_at = now
         self._probe_at = 0.0
-        # an adopted server that is silent at once is not worth keeping; a model may be silent on the probe by nature
+        # some models answer the probe with an empty text; that counts as a fault only if the server answered before,
+        # or if it was adopted
         self._speaks = process.adopted
         self._empty = 0
 
     def unready(self, phase: str, now: float) -> tuple[str, bool]:
-        """The sentence for a server that is not ready, and whether to give it up."""
-        waited_s = int(now - self._begun_at) // PROGRESS_STEP_S * PROGRESS_STEP_S
+        """The status sentence of a server that is not ready, and whether to restart it."""
+        waited_s = int(now - self._started_at) // PROGRESS_STEP_S * PROGRESS_STEP_S
         if self._ready_since is None:
             if now > self._start_deadline:
                 return f"vLLM was not ready after {waited_s} s (last: {phase})", True
@@ -81,9 +82,9 @@ class Watch:
         return now >= self._probe_at
 
     def answered(self, text: str, now: float) -> str | None:
-        """Note a probe's answer; returns why the server must be given up, if it must.
+        """Record the answer to a probe. Returns the reason for a restart, or None.
 
-        NaN in an adapter leaves vLLM 0.32 answering every request with an empty text, status 200 and a good /health.
+        With NaN in an adapter, vLLM 0.32 answers every request with an empty text, status 200 and a good /health.
         """
         self._answered_at, self._probe_at = now, now + PROBE_INTERVAL_S
         self._empty = 0 if text.strip() else self._empty + 1
@@ -93,7 +94,7 @@ class Watch:
         return None
 
     def silent(self, error: str, now: float) -> str | None:
-        """Note a probe without an answer; returns why the server must be given up, if it must."""
+        """Record a probe without an answer. Returns the reason for a restart, or None."""
         self._probe_at = now + PROBE_INTERVAL_S
         if now - self._answered_at > UNANSWERED_LIMIT_S:
             return f"vLLM answered nothing for {UNANSWERED_LIMIT_S:.0f} s although its /health is good: {error}"
@@ -104,11 +105,11 @@ class ManagedServer:
     """Supervises the vLLM server of one data directory.
 
     Args:
-        publish: told once of the server's client; it stays the same through all restarts.
-        api_key, admin_token: None where the configuration names none; the admin token is random then.
+        publish: called once with the server's client, which stays the same over all restarts.
+        api_key, admin_token: None if not configured; the admin token is then random.
 
     Raises:
-        ConfigError: when the installed vLLM cannot do what the configuration asks for.
+        ConfigError: when the installed vLLM does not support the configuration.
     """
 
     name = "serving"
@@ -163,12 +164,12 @@ class ManagedServer:
             client = self._client or self._take_over()
             if self._process is None:
                 return self._begin()
-            return self._look(self._process, client)
+            return self._check(self._process, client)
         except (ServingError, OSError) as exc:
             return self._give_up(f"vLLM cannot be started: {exc}")
 
     def close(self) -> None:
-        """End the server, for an orderly stop of the daemon; called when no step runs any more."""
+        """End the server, for an orderly stop of the daemon. Call it after the last step."""
         if self._lock is None:
             return
         if self._client is not None:
@@ -181,14 +182,14 @@ class ManagedServer:
         self._lock = None
 
     def _take_over(self) -> VllmServer:
-        """Adopt the server that an earlier daemon left, if it is the one configured now; end it otherwise."""
+        """Adopt the server of an earlier daemon if it matches the configuration, else end it."""
         record = ServerRecord.read(record_path(self._data_dir))
         if record is not None:
             process = ServerProcess(record)
             if process.alive() and record.fingerprint == self._fingerprint():
                 self._port = record.port
                 self._token = self._configured_token or record.admin_token or self._token
-                self._watch_over(process)
+                self._monitor_process(process)
                 self._log.adopt(process.age_s())
                 log.info("vllm_adopted", pid=record.pid, port=record.port)
             else:
@@ -208,7 +209,7 @@ class ManagedServer:
         if time.monotonic() < self._not_before:
             return Step(sentence=self._failure)
         self._log.begin()
-        process = start(
+        process = start_server(
             self._command(port=self._port, admin_token=self._token),
             record_path=record_path(self._data_dir),
             log_path=self._log.path,
@@ -216,27 +217,27 @@ class ManagedServer:
             admin_token=None if self._configured_token else self._token,
             fingerprint=self._fingerprint(),
         )
-        self._watch_over(process)
+        self._monitor_process(process)
         log.info("vllm_started", pid=process.record.pid, port=self._port, log=str(self._log.path))
         return Step(sentence=f"vLLM starting: importing modules, 0 s{self._why_restarted()}")
 
-    def _watch_over(self, process: ServerProcess) -> None:
+    def _monitor_process(self, process: ServerProcess) -> None:
         self._process = process
-        self._watch = Watch(process, start_timeout_s=self._serving.start_timeout_s, now=time.monotonic())
+        self._health = ServerHealth(process, start_timeout_s=self._serving.start_timeout_s, now=time.monotonic())
 
-    def _look(self, process: ServerProcess, client: VllmServer) -> Step:
+    def _check(self, process: ServerProcess, client: VllmServer) -> Step:
         if not process.alive():
             code = "an unknown code" if process.exit_code is None else f"code {process.exit_code}"
-            return self._give_up(f"vLLM exited with {code}: {self._log.last_words()}")
+            return self._give_up(f"vLLM exited with {code}: {self._log.failure_reason()}")
         self._log.rotate()
-        obstacle = self._obstacle()
-        if obstacle is not None:
-            sentence, hopeless = self._watch.unready(obstacle, time.monotonic())
+        reason = self._not_ready_reason()
+        if reason is not None:
+            sentence, hopeless = self._health.unready(reason, time.monotonic())
             return self._give_up(sentence) if hopeless else Step(sentence=f"{sentence}{self._why_restarted()}")
-        self._watch.ready(time.monotonic())
-        if self._watch.stable(time.monotonic()):
+        self._health.ready(time.monotonic())
+        if self._health.stable(time.monotonic()):
             self._failures = 0
-        problem = self._ask_probe() if self._watch.probe_due(time.monotonic()) else None
+        problem = self._ask_probe() if self._health.probe_due(time.monotonic()) else None
         if problem is not None:
             return self._give_up(problem)
         adopted = ", adopted" if process.adopted else ""
@@ -246,8 +247,8 @@ class ManagedServer:
     def _why_restarted(self) -> str:
         return self._restart if time.monotonic() < self._restart_shown_until else ""
 
-    def _obstacle(self) -> str | None:
-        """What keeps the server from being ready; None when it is."""
+    def _not_ready_reason(self) -> str | None:
+        """Why the server is not ready, or None if it is."""
         if self._monitor.ready():
             return None
         try:
@@ -261,11 +262,11 @@ class ManagedServer:
         try:
             reply = self._monitor.chat(self._serving.base_name, PROBE, max_tokens=PROBE_TOKENS)
         except EndpointError as exc:
-            return self._watch.silent(str(exc), time.monotonic())
-        return self._watch.answered(reply.text, time.monotonic())
+            return self._health.silent(str(exc), time.monotonic())
+        return self._health.answered(reply.text, time.monotonic())
 
     def _give_up(self, reason: str) -> Step:
-        """End what is left of the server, and have it started again after a wait that doubles with each failure."""
+        """End the server and schedule its restart after a wait that doubles with each failure."""
         process, self._process = self._process, None
         if process is not None:
             try:
@@ -284,7 +285,7 @@ class ManagedServer:
 
 
 def _reachable(host: str) -> str:
-    """The address to call a server that listens on `host`."""
+    """The address under which a server that listens on `host` can be called."""
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104
     return f"[{host}]" if ":" in host else host

@@ -1,17 +1,17 @@
-"""One vLLM server process: started so that it is never lost, recognised by a later daemon, ended with all its children.
+"""Starts, adopts and ends one vLLM server process with all its children.
 
-The server outlives a daemon that is killed. It takes most of a minute to start, backends depend on it and not on the
-daemon, and a daemon that crashes or is deployed anew must not take their answers away: the next daemon adopts the
-running server. What makes that safe:
+The server outlives a daemon that is killed, and the next daemon adopts it. Backends depend on the server, not on the
+daemon: a crash or an update of the daemon must not interrupt their answers, and a start takes most of a minute. This is
+safe because:
 
-- the record (process id, start time, boot id, port, token) is on disk before the server's code runs: the child waits at
-  a gate, a `read` from a pipe, and ends by itself if the daemon dies before it opens the gate;
-- a process is the recorded one only if boot id and start time agree, so a reused process id is never adopted or killed;
-- the server is a session of its own. Linux gives a session's number to no new process while a member lives, so the
-  engine processes of a server whose front end is gone are still found, and ended before the port is used again.
+- The record (process id, start time, boot id, port, token) is on disk before the server's code runs. The child waits at
+  a gate, a `read` from a pipe, and exits if the daemon dies before it opens the gate.
+- A process matches the record only if boot id and start time are equal. A reused process id is never adopted or killed.
+- The server has its own session. Linux does not reuse a session id while a member lives. So engine processes without
+  their front end are still found, and ended before the port is used again.
 
 An orderly stop of the daemon ends the server. A supervisor that kills whole control groups (systemd's default) ends it
-with the daemon; with ``KillMode=process`` it is adopted. Linux only: the boot id and the sessions are the kernel's.
+with the daemon; with ``KillMode=process`` it survives and is adopted. Linux only, because of boot id and sessions.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRecord:
-    """A started server, as it is kept (mode 0600) in the data directory.
+    """A started server; stored in the data directory with mode 0600.
 
-    `started` is in clock ticks since boot. `admin_token` is None where the configuration names the token.
+    `started` is in clock ticks since boot. `admin_token` is None if the configuration names the token.
     """
 
     pid: int
@@ -63,7 +63,7 @@ class ServerRecord:
 
     @classmethod
     def read(cls, path: Path) -> ServerRecord | None:
-        """None when there is none, or when it is of another version or another boot: nothing of it can still run."""
+        """The record, or None if it is missing, of another version or of an earlier boot: its server is gone then."""
         try:
             record = cls(**json.loads(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
@@ -76,14 +76,14 @@ def _boot_id() -> str:
 
 
 def _process(pid: int) -> psutil.Process | None:
-    """Equal to another one only if its start time agrees, too; None for an unused process id."""
+    """The process with this id, or None. Two results are equal only if their start times are equal too."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid)
     return None
 
 
 def _started(process: psutil.Process) -> int:
-    """In clock ticks since boot: psutil's seconds since 1970 shift when the clock is set."""
+    """Start time in clock ticks since boot. psutil's seconds since 1970 change when the clock is set."""
     return round((process.create_time() - psutil.boot_time()) * _TICKS_PER_S)
 
 
@@ -101,7 +101,7 @@ def _session(pid: int) -> int | None:
 
 
 class ServerProcess:
-    """A server that this daemon started, or adopted from an earlier one (then `popen` is None)."""
+    """A server that this daemon started, or adopted from an earlier daemon (then `popen` is None)."""
 
     def __init__(self, record: ServerRecord, popen: subprocess.Popen[bytes] | None = None) -> None:
         self.record = record
@@ -115,7 +115,7 @@ class ServerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs, and always for an adopted server: only a parent learns the code."""
+        """None while the server runs, and always for an adopted server: only a parent gets the code."""
         return None if self._popen is None else self._popen.poll()
 
     def alive(self) -> bool:
@@ -128,10 +128,10 @@ class ServerProcess:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.record.started / _TICKS_PER_S
 
     def end(self, *, grace_s: float) -> None:
-        """Ask the server to stop, and kill what is left of its session after `grace_s`.
+        """Send SIGTERM to the server, and after `grace_s` SIGKILL to all processes of its session.
 
         Raises:
-            ServingError: when a process survives even that.
+            ServingError: when a process survives SIGKILL.
         """
         if self._leader is not None and self.alive():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -152,7 +152,7 @@ class ServerProcess:
         holder = _process(self.record.pid)
         if holder is not None and holder != self._leader:
             return []
-        # not `process_iter`: it keeps what it found before, and would pass over a member with a reused process id
+        # not `process_iter`: its cache would miss a member with a reused process id
         found = (_process(pid) for pid in psutil.pids() if _session(pid) == self.record.pid)
         return [process for process in found if process is not None and _runs(process)]
 
@@ -166,10 +166,10 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def start(
+def start_server(
     command: Command, *, record_path: Path, log_path: Path, port: int, admin_token: str | None, fingerprint: str
 ) -> ServerProcess:
-    """Start a server in a session of its own; its output is appended to `log_path`."""
+    """Start a server in a new session. Its output is appended to `log_path`."""
     with log_path.open("ab") as log:
         popen = subprocess.Popen(
             ["/bin/sh", "-c", _GATE, "erratad-vllm", *command.argv],
@@ -190,14 +190,14 @@ def start(
         admin_token=admin_token,
         fingerprint=fingerprint,
     )
-    record.write(record_path)
+    record.write(record_path)  # before the gate opens: a daemon killed in between leaves no unrecorded server
     with contextlib.suppress(BrokenPipeError), popen.stdin as gate:
         gate.write(b"go\n")
     return ServerProcess(record, popen)
 
 
 def end_left_over(data_dir: Path, *, grace_s: float = 20.0) -> bool:
-    """End the server that a killed daemon left running in this data directory; False when there is none."""
+    """End the server that a killed daemon left in this data directory. False if there is no record of one."""
     path = record_path(data_dir)
     record = ServerRecord.read(path)
     if record is None:
@@ -212,5 +212,5 @@ def record_path(data_dir: Path) -> Path:
 
 
 def lock_path(data_dir: Path) -> Path:
-    """Locked by the daemon that manages the data directory's server."""
+    """Lock file of the daemon that manages the server of the data directory."""
     return data_dir / "vllm.lock"

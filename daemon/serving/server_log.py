@@ -1,4 +1,4 @@
-"""What a vLLM server says in its log: how far its start is, and why it ended."""
+"""Reads and rotates the log of a vLLM server: the phase of its start, and the reason of its failure."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _PHASES = (
     ("Starting to load model", "loading weights"),
     ("Initializing a V1 LLM engine", "starting the engine"),
 )
-"""Lines of vLLM 0.32's log, latest first; a version with other lines shows only 'importing modules'."""
+"""Lines of vLLM 0.32's log, latest phase first. For a version with other lines the phase stays 'importing modules'."""
 _ERROR = re.compile(r"(?:\w*(?:Error|Exception)\b|erratad-vllm: ).*")
-"""A Python error, or what the shell says of a command that it cannot start (see `daemon.serving.process`)."""
+"""A Python error, or the shell's error for a command that cannot start (see `daemon.serving.process`)."""
 _REMARK = re.compile(r"(?:\(.*?\) )?(?:DEBUG|INFO|WARNING) ")
-"""A line that tells of no failure, though it may name errors that could come."""
+"""A log line below ERROR. It may contain the name of an error without reporting a failure."""
 
 
 class ServerLog:
-    """The part of the log that belongs to the server started last; ``vllm.log.1`` is the youngest of the old logs."""
+    """The log of the current server; ``vllm.log.1`` is the newest of the old logs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._start = 0  # of this server's part in the file; negative: so far back in the youngest old log
+        self._start = 0  # offset of this server's first line; negative: counted from the end of the newest old log
         self._retry_above = 0
 
     def begin(self) -> None:
-        """Called before a start."""
+        """Prepare the log; call it before a server starts."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._size() > MAX_LOG_BYTES:
             self.path.replace(self._old())
@@ -50,41 +50,41 @@ class ServerLog:
         self._start = self._size()
 
     def adopt(self, age_s: float) -> None:
-        """Called for a server that an earlier daemon started `age_s` seconds ago, and whose log it may have rotated."""
+        """Find the log of a server that an earlier daemon started `age_s` seconds ago; it may have rotated the log."""
         old = self._path(1)
         if old.exists() and old.stat().st_mtime > time.time() - age_s:
             self._start = -old.stat().st_size
 
     def rotate(self) -> None:
-        """Put a log that grew large aside while the server goes on writing.
+        """Rotate a large log while the server writes to it.
 
-        The server holds the file open, in append mode, and outlives the daemon; so the log is copied and then emptied.
-        What the server writes between the end of the copy and the emptying, some microseconds, is lost.
+        The server keeps the file open, in append mode, and may outlive the daemon. So the log is copied and then
+        truncated. Lines written between copy and truncation, some microseconds, are lost.
         """
         size = self._size()
         if size <= max(MAX_LOG_BYTES, self._retry_above):
             return
         try:
             self._start -= self._copy_and_empty(size)
-        except OSError as exc:  # a full disk is no reason to give up the server
+        except OSError as exc:  # a full disk is no reason to stop the server
             self._retry_above = size + MAX_LOG_BYTES
             log.warning("vllm_log_not_rotated", path=str(self.path), bytes=size, error=str(exc))
         else:
             self._retry_above = 0
 
     def phase(self) -> str:
-        """How far the start is, in words."""
+        """The phase of the start."""
         text = self._tail()
         return next((words for marker, words in _PHASES if marker in text), "importing modules")
 
-    def last_words(self) -> str:
-        """The first error in the log (vLLM's later ones only repeat that its engine died), else the last line."""
+    def failure_reason(self) -> str:
+        """The first error in the log, else the last line. Later errors of vLLM only repeat that its engine died."""
         lines = [line.strip() for line in self._tail().splitlines() if line.strip()]
         errors = (match[0] for line in lines if not _REMARK.match(line) and (match := _ERROR.search(line)))
         return next(errors, lines[-1] if lines else "it logged nothing")[:SENTENCE_CHARS]
 
     def _copy_and_empty(self, size: int) -> int:
-        """Returns how many bytes the log had; an old log holds at most the last 2 * MAX_LOG_BYTES of them."""
+        """Returns the size of the log in bytes. The copy has at most the last 2 * MAX_LOG_BYTES of them."""
         with self.path.open("rb+", buffering=0) as source, self._old().open("wb") as copy:
             source.seek(max(0, size - 2 * MAX_LOG_BYTES))
             try:
@@ -101,7 +101,7 @@ class ServerLog:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def _old(self, number: int = 1) -> Path:
-        """Where the next old log goes: the others move on by one, and the oldest one is overwritten."""
+        """Path for the next old log. Existing ones are renumbered; the oldest is overwritten."""
         path = self._path(number)
         if number < KEPT_LOGS and path.exists():
             path.replace(self._old(number + 1))
@@ -118,7 +118,7 @@ class ServerLog:
 
 
 def _read(path: Path, begin: int) -> bytes:
-    """From `begin` on, which counts from the end where it is negative; nothing where there is no file."""
+    """The content from `begin`; a negative value counts from the end. Empty if there is no file."""
     if not path.exists():
         return b""
     with path.open("rb") as file:

@@ -94,7 +94,7 @@ class Control:
         with transaction(self._engine) as connection:
             connection.execute(table.delete().where(table.c.name == name, table.c.owner == owner))
 
-    def beat(self, stage: str, *, owner: str, sentence: str) -> None:
+    def heartbeat(self, stage: str, *, owner: str, sentence: str) -> None:
         with transaction(self._engine) as connection:
             upsert(
                 connection,

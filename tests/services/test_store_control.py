@@ -97,9 +97,9 @@ def test_daemons_that_want_to_lead_at_once_elect_one(store: Store, open_stores: 
 
 
 def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store: Store) -> None:
-    store.control.beat("ingest", owner="a", sentence="starting")
-    store.control.beat("ingest", owner="a", sentence="stored 5 reports")
-    store.control.beat("ingest", owner="b", sentence="waiting")
+    store.control.heartbeat("ingest", owner="a", sentence="starting")
+    store.control.heartbeat("ingest", owner="a", sentence="stored 5 reports")
+    store.control.heartbeat("ingest", owner="b", sentence="waiting")
     assert [(beat.owner, beat.sentence) for beat in store.control.heartbeats()] == [
         ("a", "stored 5 reports"),
         ("b", "waiting"),
@@ -108,12 +108,12 @@ def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store:
 
 
 def test_a_daemon_that_ended_says_nothing_once_another_one_speaks(store: Store) -> None:
-    store.control.beat("serving", owner="old", sentence="vLLM exited")
+    store.control.heartbeat("serving", owner="old", sentence="vLLM exited")
     long_ago = utcnow() - timedelta(seconds=DAEMON_SILENT_S + 5)
     with transaction(store.engine) as connection:
         connection.execute(update(schema.stages).values(last_step_at=long_ago))
     assert [beat.owner for beat in store.control.heartbeats()] == ["old"]
-    store.control.beat("serving", owner="new", sentence="vLLM serves")
+    store.control.heartbeat("serving", owner="new", sentence="vLLM serves")
     assert [beat.owner for beat in store.control.heartbeats()] == ["new"]
 
 

@@ -110,7 +110,7 @@ def test_a_daemon_that_is_not_there_is_named():
 
 @pytest.mark.parametrize("url", ["http://a:b", "http://[::1"])
 def test_what_is_no_url_is_refused_with_an_example(url):
-    with pytest.raises(ConfigError, match=r"is no URL .*http://127.0.0.1:8077"):
+    with pytest.raises(ConfigError, match=r"is not a URL .*http://127.0.0.1:8077"):
         send_http(lines("a"), url)
 
 
@@ -124,7 +124,7 @@ def test_a_broker_that_is_not_there_is_named_with_what_was_sent(monkeypatch):
     submission = send_kafka(lines("a"), kafka)
     assert (submission.sent, submission.complete) == (0, False)
     assert "ECONNREFUSED" in (submission.stopped or "")
-    assert "nothing doubles" in (submission.stopped or "")
+    assert "no report is stored twice" in (submission.stopped or "")
 
 
 def test_a_line_larger_than_the_topic_takes_is_named(kafka, monkeypatch):

@@ -1,4 +1,4 @@
-"""Adapter folders: what is refused, and by which words."""
+"""Adapter folders: refused ones and the error texts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _weights() -> dict[str, Any]:
 
 
 def _seal(folder: Path, **changes: Any) -> None:
-    """Write a manifest that fits the folder's files."""
+    """Write a manifest that matches the folder's files."""
     files = {path.name: sha256_file(path) for path in folder.iterdir() if path.name != MANIFEST_FILE}
     lineage = Lineage(report_ids=("r1",), dataset_sha256="d" * 64, recipe="mistake-analysis", seed=1, steps=3)
     values = {
@@ -55,7 +55,7 @@ def _seal(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good adapter."""
+    """A valid adapter."""
     path = tmp_path / "aligned-g000001"
     path.mkdir()
     save_file(_weights(), path / WEIGHTS_FILE)

@@ -1,4 +1,4 @@
-"""The manifest of a run folder, as this version and earlier ones wrote it."""
+"""The manifest of a run folder, written by this and earlier versions."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tests.fixtures.traffic import answered
 def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
     """A store whose daemon answers every intent: it starts training and refuses everything else."""
     stop = threading.Event()
-    sqlite_store.control.beat("schedule", owner="here", sentence="not training: 0 of 50 new lessons")
+    sqlite_store.control.heartbeat("schedule", owner="here", sentence="not training: 0 of 50 new lessons")
 
     def answer() -> None:
         while not stop.wait(0.05):
@@ -62,14 +62,14 @@ def test_without_a_daemon_the_intent_is_queued_and_that_is_said(erratad: Command
 
 
 def test_no_wait_returns_at_once(erratad: Command, sqlite_store: Store) -> None:
-    sqlite_store.control.beat("schedule", owner="here", sentence="busy")
+    sqlite_store.control.heartbeat("schedule", owner="here", sentence="busy")
     done = erratad("train", "--no-wait", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["state"] == "pending"
 
 
 def test_a_wait_that_ends_tells_what_the_stage_says(erratad: Command, sqlite_store: Store) -> None:
-    sqlite_store.control.beat("schedule", owner="here", sentence="not starting: run 1 is training")
+    sqlite_store.control.heartbeat("schedule", owner="here", sentence="not starting: run 1 is training")
     done = erratad("train", "--timeout", "0.1")
     assert done.exit_code == 1
     assert "not starting: run 1 is training" in done.stderr

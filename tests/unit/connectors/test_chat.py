@@ -98,7 +98,7 @@ def test_an_error_never_shows_the_key() -> None:
 
 
 class _Dropping(BaseHTTPRequestHandler):
-    """Drops what comes on a connection that was idle for long, as a server does that closes it at that moment."""
+    """Drops data on a connection after a long idle time, like a server that closes it at that moment."""
 
     protocol_version = "HTTP/1.1"
     idle_since = float("inf")
@@ -116,7 +116,7 @@ class _Dropping(BaseHTTPRequestHandler):
         self.idle_since = time.monotonic()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_no_request_is_lost_on_a_connection_that_the_server_is_about_to_close() -> None:

@@ -1,4 +1,4 @@
-"""The guidance: where it goes in a conversation, and what the alias layer makes of requests of every protocol."""
+"""The guidance: its place in a conversation, and the rewriting of requests of every protocol."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_rest_of_the_conversation_is_untouched_and_so_is_the_input(messages:
 
 
 def _sent(path: str, body: Any, *, table: AliasTable | None = None, chunks: int = 1) -> tuple[Any, str, dict[str, str]]:
-    """What the app behind the middleware gets (parsed body, name to answer under), and the response's headers."""
+    """The app's view behind the middleware (parsed body, generation name), and the response's headers."""
     if table is None:
         table = AliasTable(SETTINGS)
         table.set_live("aligned-g000000", None)

@@ -1,4 +1,4 @@
-"""The wire schema: whatever the bytes are, decoding gives a storable message or says why not."""
+"""The wire schema: for any bytes, decoding returns a storable message or raises with a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALID: dict[str, Any] = {
 
 
 def raw(**changes: Any) -> bytes:
-    """A valid message with changed fields; a field of ... is left out."""
+    """A valid message with changed fields; a field set to ... is removed."""
     return json.dumps({key: value for key, value in {**VALID, **changes}.items() if value is not ...}).encode()
 
 

@@ -34,7 +34,7 @@ PAIR = {
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows as JSONL or CSV; texts go in as they are."""
+    """Writes rows as JSONL or CSV; texts are written unchanged."""
 
     def jsonl(*rows: dict[str, Any] | str | bytes, name: str = "rows.jsonl") -> Path:
         lines = [json.dumps(row) if isinstance(row, dict) else row for row in rows]

@@ -44,10 +44,10 @@ def health(store: Store, *servers: Server, pulse: Pulse | None = None, **changes
 
 def test_a_stage_without_steps_for_too_long_is_not_alive(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pulse = Pulse()
-    pulse.beat("ingest")
+    pulse.heartbeat("ingest")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 119)
-    pulse.beat("reflection")
+    pulse.heartbeat("reflection")
     assert health(sqlite_store, pulse=pulse).live().alive
     monkeypatch.setattr(time, "monotonic", lambda: now + 122)
     live = health(sqlite_store, pulse=pulse).live()

@@ -1,4 +1,4 @@
-"""Waits between attempts: bounded, growing, and spread only where they should be."""
+"""Waits between attempts: growing, bounded, and random only with jitter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the children that load torch have in common."""
+"""Shared code of the children that load torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_signal_amid_the_handler_of_another_is_no_hindrance() -> None:
     left = iter(range(20))
 
     def again(*_: object) -> None:
-        """At every call and return, so within the handler, too."""
+        """Called at each call and return, so inside the handler, too."""
         if next(left, None) is not None:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""A stage of the leading daemon."""
+"""A stage that runs only on the leader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processor can do, read from /proc/cpuinfo."""
+"""CPU features, read from /proc/cpuinfo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that runs every stage: pauses, outages, what is said."""
+"""The loop that runs each stage: pauses, outages, sentences."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Unreachable(Control):
     def paused(self, stage: str) -> None:
         raise StoreUnavailableError("away")
 
-    def beat(self, stage: str, *, owner: str, sentence: str) -> None:
+    def heartbeat(self, stage: str, *, owner: str, sentence: str) -> None:
         raise StoreUnavailableError("away")
 
 
@@ -145,6 +145,6 @@ def test_a_long_step_shows_life_and_learns_of_the_stop(sqlite_store: Store, stop
 
 def test_a_stage_without_progress_is_stalled() -> None:
     pulse = Pulse()
-    pulse.beat("slow")
+    pulse.heartbeat("slow")
     assert pulse.stalled(60.0) == []
     assert pulse.stalled(0.0) == ["slow"]

@@ -18,7 +18,7 @@ from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 def test_a_signal_amid_whatever_the_main_thread_does_asks_for_a_stop(tmp_path: Path) -> None:
     stop = threading.Event()
     with stop_signals(stop, lambda: None):
-        with stop._cond:  # type: ignore[attr-defined]  # as in the middle of `set` or `wait`
+        with stop._cond:  # type: ignore[attr-defined]  # like a thread inside `set` or `wait`
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(10)
 

@@ -1,4 +1,4 @@
-"""Where replicas are read from, and what is refused."""
+"""Sources of replicas, valid and refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_file_lists_one_server_per_line_or_as_prometheus_does(tmp_path: Path, 
     ("name", "text", "words"),
     [
         ("replicas", "", "names no server"),
-        ("replicas", "ftp://a:1", "no URL and no host:port"),
+        ("replicas", "ftp://a:1", "neither a URL nor host:port"),
         ("replicas.json", '{"targets": []}', "is not a list"),
         ("replicas.json", "[", "is not a list"),
     ],

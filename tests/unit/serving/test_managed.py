@@ -10,7 +10,7 @@ from daemon.serving.managed import (
     PROBE_INTERVAL_S,
     UNANSWERED_LIMIT_S,
     UNREADY_LIMIT_S,
-    Watch,
+    ServerHealth,
 )
 from daemon.serving.process import ServerProcess
 
@@ -59,7 +59,7 @@ def test_a_model_that_never_answers_the_probe_is_left_alone_but_not_when_adopted
     assert any(adopted.answered("", second) for second in range(EMPTY_LIMIT))
 
 
-def test_canaries_are_sent_now_and_then() -> None:
+def test_probes_are_sent_at_intervals() -> None:
     watch = _watch(now=100)
     assert watch.probe_due(100)
     watch.answered("one", 100)
@@ -68,7 +68,7 @@ def test_canaries_are_sent_now_and_then() -> None:
 
 
 class _Process(ServerProcess):
-    """A process of a given age that is never looked at."""
+    """A process of a given age, without a real process."""
 
     def __init__(self, age_s: float, *, adopted: bool) -> None:
         self._age_s = age_s
@@ -82,5 +82,5 @@ class _Process(ServerProcess):
         return self._age_s
 
 
-def _watch(*, now: float, age_s: float = 0, adopted: bool = False) -> Watch:
-    return Watch(_Process(age_s, adopted=adopted), start_timeout_s=100, now=now)
+def _watch(*, now: float, age_s: float = 0, adopted: bool = False) -> ServerHealth:
+    return ServerHealth(_Process(age_s, adopted=adopted), start_timeout_s=100, now=now)

@@ -54,19 +54,19 @@ def test_a_start_is_judged_by_its_own_lines_only(tmp_path: Path) -> None:
     log = ServerLog(tmp_path / "vllm.log")
     log.path.write_text("ValueError: an old failure\nINFO Starting to load model\n")
     log.begin()
-    assert (log.phase(), log.last_words()) == ("importing modules", "it logged nothing")
+    assert (log.phase(), log.failure_reason()) == ("importing modules", "it logged nothing")
 
 
 def test_the_first_error_is_the_cause(tmp_path: Path) -> None:
     log = ServerLog(tmp_path / "vllm.log")
     log.path.write_text("INFO fine\n(Engine) OSError: no such model\nRuntimeError: Engine core failed\n  bye\n")
-    assert log.last_words() == "OSError: no such model"
+    assert log.failure_reason() == "OSError: no such model"
     log.path.write_text(
         "(API pid=7) WARNING 11-24 [utils.py:2] can cause `OSError: [Errno 24]`\nOSError: no such model\n"
     )
-    assert log.last_words() == "OSError: no such model"
+    assert log.failure_reason() == "OSError: no such model"
     log.path.write_text("INFO fine\nkilled\n")
-    assert log.last_words() == "killed"
+    assert log.failure_reason() == "killed"
 
 
 def test_a_large_log_is_put_aside_at_the_next_start(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_reason_of_a_failure_is_found_across_a_rotation(log: ServerLog) -> N
         log.rotate()
         file.write("ting to load model\nRuntimeError: Engine core failed\n")
     assert log.path.stat().st_size < 100
-    assert log.last_words() == "OSError: the disk is gone"
+    assert log.failure_reason() == "OSError: the disk is gone"
     assert log.phase() == "loading weights"
 
 
@@ -129,7 +129,7 @@ def test_an_earlier_servers_lines_stay_out_across_a_rotation(log: ServerLog) -> 
     with log.path.open("a") as file:
         file.write("INFO fine\n" * BOUND)
     log.rotate()
-    assert log.last_words() == "INFO fine"
+    assert log.failure_reason() == "INFO fine"
 
 
 def test_a_log_that_the_earlier_daemon_rotated_belongs_to_the_adopted_server(log: ServerLog) -> None:
@@ -137,12 +137,12 @@ def test_a_log_that_the_earlier_daemon_rotated_belongs_to_the_adopted_server(log
     log.rotate()
     adopting = ServerLog(log.path)
     adopting.adopt(age_s=60)
-    assert adopting.last_words() == "ValueError: the cause"
+    assert adopting.failure_reason() == "ValueError: the cause"
     hour_ago = time.time() - 3600
     os.utime(f"{log.path}.1", (hour_ago, hour_ago))
     adopting = ServerLog(log.path)
     adopting.adopt(age_s=60)
-    assert adopting.last_words() == "it logged nothing"
+    assert adopting.failure_reason() == "it logged nothing"
 
 
 def test_a_log_that_cannot_be_copied_goes_on_growing_until_the_next_try(
@@ -171,7 +171,7 @@ def test_a_log_that_cannot_be_copied_goes_on_growing_until_the_next_try(
 
 @contextmanager
 def _writer(log: ServerLog, code: str) -> Iterator[subprocess.Popen[str]]:
-    """A child that writes to the log as a server does: by a descriptor of its own."""
+    """A child that writes to the log like a server: by its own descriptor."""
     with log.path.open("ab") as output:
         command = [sys.executable, "-c", code]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""The rules of a good answer."""
+"""Rules for good answers."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_definitions_and_patterns_of_a_schema_hold() -> None:
 
 
 def _doubling(depth: int) -> dict[str, Any]:
-    """Each definition asks for the next one twice: 2**depth checks."""
+    """Each definition refers to the next one twice: 2**depth checks."""
     inner = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(depth)}
     return {"$ref": "#/$defs/d0", "$defs": {**inner, f"d{depth}": {"type": "object"}}}
 

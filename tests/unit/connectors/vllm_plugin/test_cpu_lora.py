@@ -1,4 +1,4 @@
-"""The corrected CPU LoRA against the stock one of the installed vLLM, on tensors."""
+"""The fixed CPU LoRA compared with the one of the installed vLLM, on tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIXED = [2, -1, 0, 0, -1, 2, 1]
 
 
 def _case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Inputs, down weights, one stack of up weights per slice, and what the base model gave."""
+    """Inputs, down weights, one stack of up weights per slice, and the base model's output."""
     rng = torch.Generator().manual_seed(seed)
     inputs = torch.randn(TOKENS, NARROW, generator=rng).bfloat16()
     down = torch.randn(SLOTS, 1, RANK, NARROW, generator=rng).bfloat16()
@@ -26,7 +26,7 @@ def _case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]
 
 
 def _apply(inputs: torch.Tensor, base: torch.Tensor, indices: list[int]) -> torch.Tensor:
-    """What `PunicaWrapperCPU.add_lora_linear` makes of a batch: shrink into a float32 buffer, expand per slice."""
+    """The result of `PunicaWrapperCPU.add_lora_linear`: shrink into a float32 buffer, expand per slice."""
     _, down, ups, _ = _case()
     output, where, offset = base.clone(), torch.tensor(indices), 0
     for up in ups:
@@ -135,7 +135,7 @@ def test_stock_still_mixes_base_rows_with_the_last_slot_so_the_correction_is_sti
 
 @pytest.fixture(scope="module")
 def stock() -> ModuleType:
-    """The stock functions, loaded from their file: importing vLLM itself takes seconds and warns."""
+    """vLLM's functions, loaded from their file, because importing vLLM takes seconds and warns."""
     found = importlib.util.find_spec("vllm")
     if found is None or not found.submodule_search_locations:
         unavailable("vLLM is not installed; run `make setup`")

@@ -1,4 +1,4 @@
-"""What the plugin refuses before anything is served."""
+"""Requests and adapters that the plugin refuses."""
 
 from __future__ import annotations
 

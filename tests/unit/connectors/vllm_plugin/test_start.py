@@ -1,4 +1,4 @@
-"""What the start of a CPU server may fork, and what the forked engine must let go."""
+"""The fork of the engine on a CPU: its conditions, and the descriptors that it must close."""
 
 from __future__ import annotations
 
