@@ -42,7 +42,7 @@ from daemon.reflection.best_of import scored_by
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
 from daemon.runtime.leader import Leader, LeaderOnly
-from daemon.runtime.stage import Closable, Pulse, Stage, run_stage
+from daemon.runtime.stage import Closable, LastSteps, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
 from daemon.serving.connect import open_serving
@@ -95,7 +95,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
     owner = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     # `sole_owner` makes this name this process's own; a restarted daemon has it again, and leads at once
     leader = Leader(store.control, str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}")))
-    pulse = Pulse()
+    last_steps = LastSteps()
     fleet, server = open_serving(config)
     # closed in reverse order once every thread has ended: intake leaves its group first, the vLLM server ends last
     with ExitStack() as closing:
@@ -111,9 +111,9 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
             if isinstance(stage, Closable):
                 closing.callback(stage.close)
         stages.append(GaugesStage(store=store, data_dir=config.data_dir, stages=[stage.name for stage in stages]))
-        http = _http(config, store, fleet, pulse, ingest)
+        http = _http(config, store, fleet, last_steps, ingest)
         parts: dict[str, Callable[[], None]] = {
-            stage.name: partial(run_stage, stage, control=store.control, pulse=pulse, owner=owner, stop=stop)
+            stage.name: partial(run_stage, stage, control=store.control, last_steps=last_steps, owner=owner, stop=stop)
             for stage in stages
         }
         parts |= {"leader": partial(leader.run, stop), "http": http.run}
@@ -215,9 +215,11 @@ def _ingest(config: Config, store: Store) -> IngestStage | None:
     return None if kafka is None else IngestStage.connect(store=store, config=config.intake, kafka=kafka)
 
 
-def _http(config: Config, store: Store, fleet: Fleet, pulse: Pulse, ingest: IngestStage | None) -> uvicorn.Server:
+def _http(
+    config: Config, store: Store, fleet: Fleet, last_steps: LastSteps, ingest: IngestStage | None
+) -> uvicorn.Server:
     health = Health(
-        pulse=pulse,
+        last_steps=last_steps,
         store=store,
         fleet=fleet,
         base_name=config.serving.base_name,

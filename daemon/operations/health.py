@@ -9,7 +9,7 @@ from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon.errors import ErratadError
 from daemon.records import Adapter, served_name
-from daemon.runtime.stage import Pulse
+from daemon.runtime.stage import LastSteps
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 
@@ -42,14 +42,14 @@ class Health:
     def __init__(
         self,
         *,
-        pulse: Pulse,
+        last_steps: LastSteps,
         store: Store,
         fleet: Fleet,
         base_name: str,
         max_stall_s: float,
         intake_connected: Callable[[], bool] | None = None,
     ) -> None:
-        self._pulse = pulse
+        self._last_steps = last_steps
         self._store = store
         self._fleet = fleet
         self._base_name = base_name
@@ -57,7 +57,7 @@ class Health:
         self._intake_connected = intake_connected
 
     def live(self) -> Live:
-        return Live(stalled=tuple(self._pulse.stalled(self._max_stall_s)))
+        return Live(stalled=tuple(self._last_steps.stalled(self._max_stall_s)))
 
     def ready(self) -> Ready:
         missing = []

@@ -15,8 +15,8 @@ from daemon.config.rollout import RolloutConfig
 from daemon.labels import LEFT_OUT_TEXT
 from daemon.operations.views import AdapterRow, InductionRow, RunRow, View
 from daemon.promotion.sequential import rise
-from daemon.promotion.trial import Course, level_of_each
-from daemon.promotion.trial_figures import Standing, standing
+from daemon.promotion.trial import Action, level_of_each
+from daemon.promotion.trial_figures import TrialStatus, trial_status
 from daemon.records import AdapterState, ReportState, utcnow
 from daemon.store import Store
 from daemon.store.control import DAEMON_SILENT_S, Heartbeat
@@ -89,11 +89,11 @@ class TrialView(View):
     """Nothing is decided before both have answered so many."""
     max_duration_s: float
     rates: list[RateView]
-    course: Course
+    course: Action
     reason: str
 
     @classmethod
-    def of(cls, now: Standing, config: RolloutConfig) -> TrialView:
+    def of(cls, now: TrialStatus, config: RolloutConfig) -> TrialView:
         return cls(
             generation=now.trial.generation,
             name=now.trial.name,
@@ -115,7 +115,7 @@ class TrialView(View):
                 )
                 for name, pair in now.pairs.items()
             ],
-            course=now.ruling.course,
+            course=now.ruling.action,
             reason=now.ruling.reason,
         )
 
@@ -181,7 +181,7 @@ def trial_view(store: Store, config: RolloutConfig) -> TrialView | None:
     current = store.trials.current()
     if current is None:
         return None
-    return TrialView.of(standing(store, current, live=store.adapters.live().generation, config=config), config)
+    return TrialView.of(trial_status(store, current, live=store.adapters.live().generation, config=config), config)
 
 
 def _induction_view(store: Store, config: Config, now: datetime) -> InductionView:
@@ -307,7 +307,7 @@ def _runs(view: StatusView) -> list[str]:
 def _trial(view: StatusView) -> list[str]:
     if (trial := view.trial) is None:
         return []
-    course = {Course.WAIT: "no decision yet", Course.PROMOTE: "goes live", Course.REJECT: "is withdrawn"}[trial.course]
+    course = {Action.WAIT: "no decision yet", Action.PROMOTE: "goes live", Action.REJECT: "is withdrawn"}[trial.course]
     return [
         f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
     ]

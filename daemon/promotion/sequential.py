@@ -1,15 +1,15 @@
-"""Is one generation's rate of bad events higher than another's? A test that may be looked at as often as one likes.
+"""Is one generation's rate of bad events higher than another's? A test that stays valid at every look.
 
 Two counts of rare events (flagged answers, errors) over known numbers of requests are taken as Poisson. Given their
 sum, the count of one is binomial, with the share of its requests as parameter when the rates are equal: the exact
-conditional test of two Poisson rates (Przyborowski and Wilenski, Biometrika 31, 1940). Looked at again and again, its
-p-value would cross any level in the end. So the likelihood ratio against the null is averaged over a grid of
-alternatives: a mixture sequential probability ratio test (Robbins, Ann. Math. Statist. 41, 1970), for counts as in
-Lindon and Malek, "Anytime-valid inference for multinomial count data" (NeurIPS 2022, arXiv 2011.03567). That average
-is a non-negative supermartingale that begins at 1 wherever the null holds, so by Ville's inequality it ever reaches
-1/alpha with probability alpha at most.
+conditional test of two Poisson rates (Przyborowski and Wilenski, Biometrika 31, 1940). With repeated looks, its p-value
+would eventually cross any level. So the likelihood ratio against the null is averaged over a grid of alternatives: a
+mixture sequential probability ratio test (Robbins, Ann. Math. Statist. 41, 1970), for counts as in Lindon and Malek,
+"Anytime-valid inference for multinomial count data" (NeurIPS 2022, arXiv 2011.03567). Under the null, that average is a
+non-negative supermartingale that starts at 1. By Ville's inequality it reaches 1/alpha at any time with probability at
+most alpha.
 
-This is exact while the ratio of the two exposures stays what it is, as in a canary. Where it moves (a window before a
+This is exact if the ratio of the two exposures is constant, as in a canary. If the ratio changes (a window before a
 promotion against the growing one after it), each look is exact by itself, and simulations in the tests bound all looks
 together.
 """
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RISES = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
-"""Alternatives: factors by which the rate may be higher than the null allows, each of equal weight."""
+"""Alternatives: factors by which the rate is higher than the null allows; all have equal weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,13 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """How strongly the counts speak against the null: 1 is not at all, and only 1/alpha or more is significant."""
+    """The strength of the counts' evidence against the null: 1 is no evidence, 1/alpha or more is significant."""
 
     value: float
 
     @property
     def p_value(self) -> float:
-        """At most alpha with probability alpha under the null, whenever one chooses to look."""
+        """Under the null, below alpha with probability at most alpha, over all looks together."""
         return min(1.0, 1.0 / self.value) if self.value > 0 else 1.0
 
     def significant(self, alpha: float) -> bool:
@@ -56,7 +56,7 @@ def rise(new: Rate, old: Rate, *, tolerance: float = 1.0) -> Evidence:
 
 
 def no_rise(new: Rate, old: Rate, *, harm: float) -> Evidence:
-    """Evidence that the new rate is less than `harm` times the old one, so that it may be called harmless."""
+    """Evidence that the new rate is less than `harm` times the old one, and so counts as harmless."""
     return _mixture(new, old, null=harm, alternatives=[harm / factor for factor in RISES])
 
 
@@ -66,13 +66,13 @@ def _mixture(new: Rate, old: Rate, *, null: float, alternatives: Sequence[float]
     expected = _share(new, old, null)
     ratios = [_log_ratio(new, old, share=_share(new, old, factor), null=expected) for factor in alternatives]
     highest = max(ratios)
-    # in logarithms, since a long stream's ratios leave the range of a float
+    # in logarithms: after a long stream the ratios exceed the range of a float
     log_mean = highest + math.log(math.fsum(math.exp(ratio - highest) for ratio in ratios) / len(ratios))
     return Evidence(value=math.exp(min(log_mean, 700.0)))
 
 
 def _share(new: Rate, old: Rate, factor: float) -> float:
-    """The share of all events that falls on the new side when its rate is `factor` times the old one."""
+    """The expected share of all events on the new side, if its rate is `factor` times the old one."""
     weighted = factor * new.requests
     return weighted / (weighted + old.requests)
 

@@ -23,9 +23,9 @@ from daemon.errors import (
     PromotionError,
     ServingError,
 )
-from daemon.promotion.rollout import Tryout
-from daemon.promotion.swap import Fit, Reconciler, flipped, prepare
-from daemon.promotion.trial import Course, Ruling
+from daemon.promotion.rollout import Rollout
+from daemon.promotion.swap import FleetState, Reconciler, flipped, load_and_probe
+from daemon.promotion.trial import Action, Ruling
 from daemon.records import (
     ACTOR,
     BASE_GENERATION,
@@ -49,17 +49,17 @@ from daemon.store.runs import REPORT_SUITES
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
-"""How often the store is asked for intents; servers are called only once per `serving.reconcile_interval_s`."""
+"""Interval of reading intents from the store. Servers are called only once per `serving.reconcile_interval_s`."""
 RETRY_LIMIT_S = 60.0
 GIVE_UP_AFTER_S = 1800.0
-"""A promotion that still fails so long after the verdict ends as failed, so that new runs can start ..."""
+"""A promotion that still fails this long after the verdict ends as failed, so that new runs can start ..."""
 GIVE_UP_ATTEMPTS = 5
-"""... but not before so many attempts of this process: the stage may have been paused meanwhile."""
+"""... but only after this number of attempts by this process, because the stage may have been paused meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of an attempt; `pending`: it may still work and is tried again."""
+class AttemptResult:
+    """The result of an attempt; `pending`: it is tried again."""
 
     state: IntentState
     sentence: str
@@ -76,12 +76,12 @@ class PromotionStage:
         self._store = store
         self._fleet = fleet
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
-        self._tryout = Tryout(rollout=config, store=store, fleet=fleet, reconciler=self._reconciler)
+        self._rollout = Rollout(config=config, store=store, fleet=fleet, reconciler=self._reconciler)
         self._attempts = (0, 0)
         self._backoff = Backoff(first_s=2 * self._interval_s, limit_s=RETRY_LIMIT_S)
         self._not_before = 0.0
         self._reconcile_at = 0.0
-        self._said = ""
+        self._last_sentence = ""
 
     def step(self, _life: Life) -> Step:
         return self._remembered(self._roll_back_on_request() or self._promote_on_request() or self._routine())
@@ -91,26 +91,26 @@ class PromotionStage:
         return self._remembered(self._roll_back_on_request() or self._repair())
 
     def _remembered(self, step: Step) -> Step:
-        """What was changed is looked over at once: a generation may be left to unload."""
-        self._said = step.sentence
+        """After a change, reconcile at once: a generation may have to be unloaded."""
+        self._last_sentence = step.sentence
         if step.worked:
             self._reconcile_at = 0.0
         return step
 
     def _routine(self) -> Step:
-        """Bring the servers in line and try the run that waits for its promotion, once per interval."""
+        """Reconcile the servers and try to promote the waiting run, once per interval."""
         if time.monotonic() < self._reconcile_at:
-            return Step(sentence=self._said)
-        live, fit = self._in_line()
+            return Step(sentence=self._last_sentence)
+        live, fleet_state = self._reconciled()
         run = self._store.runs.active()
         if run is not None and run.state == RunState.PROMOTING and time.monotonic() >= self._not_before:
-            outcome = self._promote(run, live, fit)
+            outcome = self._promote(run, live, fleet_state)
             return Step(sentence=outcome.sentence, worked=outcome.state != IntentState.PENDING)
-        return Step(sentence=_standing(live, fit))
+        return Step(sentence=_live_on(live, fleet_state))
 
     def _repair(self) -> Step:
         due = time.monotonic() >= self._reconcile_at
-        return Step(sentence=_standing(*self._in_line()) if due else self._said)
+        return Step(sentence=_live_on(*self._reconciled()) if due else self._last_sentence)
 
     def _roll_back_on_request(self) -> Step | None:
         intent = self._store.intents.pending(IntentKind.ROLLBACK)
@@ -118,15 +118,15 @@ class PromotionStage:
 
     def _promote_on_request(self) -> Step | None:
         intent = self._store.intents.pending(IntentKind.PROMOTE)
-        return None if intent is None else self._finish(intent, self._promote_now(intent, *self._in_line()))
+        return None if intent is None else self._finish(intent, self._promote_now(intent, *self._reconciled()))
 
-    def _in_line(self) -> tuple[Adapter, Fit]:
+    def _reconciled(self) -> tuple[Adapter, FleetState]:
         self._reconcile_at = time.monotonic() + self._interval_s
         live = self._store.adapters.live()
         _show(live)
         return live, self._reconciler.repair(live)
 
-    def _finish(self, intent: Intent, outcome: Outcome) -> Step:
+    def _finish(self, intent: Intent, outcome: AttemptResult) -> Step:
         if outcome.state != IntentState.PENDING:
             self._store.intents.finish(intent.id, outcome.state, outcome.sentence)
             log.info("intent", id=intent.id, kind=intent.kind, state=outcome.state, outcome=outcome.sentence)
@@ -134,13 +134,15 @@ class PromotionStage:
 
     # --- promotion ---
 
-    def _promote_now(self, intent: Intent, live: Adapter, fit: Fit) -> Outcome:
+    def _promote_now(self, intent: Intent, live: Adapter, fleet_state: FleetState) -> AttemptResult:
         run = self._store.runs.active()
         if run is None or run.state != RunState.PROMOTING or intent.target_generation not in {None, run.generation}:
-            return Outcome(state=IntentState.REFUSED, sentence=self._why_not(intent.target_generation, run))
-        outcome = self._promote(run, live, fit, intent)
+            return AttemptResult(state=IntentState.REFUSED, sentence=self._why_not(intent.target_generation, run))
+        outcome = self._promote(run, live, fleet_state, intent)
         if outcome.state == IntentState.PENDING:
-            return Outcome(state=IntentState.REFUSED, sentence=f"not now, but it is tried again: {outcome.sentence}")
+            return AttemptResult(
+                state=IntentState.REFUSED, sentence=f"not now, but it is tried again: {outcome.sentence}"
+            )
         return outcome
 
     def _why_not(self, generation: int | None, run: Run | None) -> str:
@@ -152,13 +154,13 @@ class PromotionStage:
                 return str(exc)
         return f"no run is active: {rule}" if run is None else f"run {run.id} is still {run.state}: {rule}"
 
-    def _promote(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None = None) -> Outcome:
+    def _promote(self, run: Run, live: Adapter, fleet_state: FleetState, intent: Intent | None = None) -> AttemptResult:
         try:
-            return self._attempt(run, live, fit, intent)
-        except IllegalTransitionError as exc:  # an operator rejected the candidate while it was tried
-            return Outcome(state=IntentState.REFUSED, sentence=f"somebody else decided meanwhile: {exc}")
+            return self._attempt(run, live, fleet_state, intent)
+        except IllegalTransitionError as exc:  # an operator rejected the candidate during the attempt
+            return AttemptResult(state=IntentState.REFUSED, sentence=f"the candidate's state changed meanwhile: {exc}")
 
-    def _attempt(self, run: Run, live: Adapter, fit: Fit, intent: Intent | None) -> Outcome:
+    def _attempt(self, run: Run, live: Adapter, fleet_state: FleetState, intent: Intent | None) -> AttemptResult:
         candidate, verdict = self._store.adapters.get(run.generation), self._store.runs.verdict(run.id)
         measured = None if verdict is None else verdict.figures.get("live_generation")
         if verdict is None or measured != live.generation:
@@ -166,12 +168,12 @@ class PromotionStage:
             self._store.runs.rejected(run.id, reason=why)
             return _run_ended(RunState.REJECTED, f"rejected: {why}; the next run is measured against what is live")
         try:
-            ruling = self._ruling(candidate, live, fit, intent)
-            if ruling.course == Course.WAIT:
-                return Outcome(state=IntentState.PENDING, sentence=ruling.reason)
-            if ruling.course == Course.REJECT:
+            ruling = self._ruling(candidate, live, fleet_state, intent)
+            if ruling.action == Action.WAIT:
+                return AttemptResult(state=IntentState.PENDING, sentence=ruling.reason)
+            if ruling.action == Action.REJECT:
                 return self._withdraw(run, candidate, live, ruling.reason)
-            sentence = self._swap(run, candidate, live, fit, intent=intent, reason=ruling.reason)
+            sentence = self._swap(run, candidate, live, fleet_state, intent=intent, reason=ruling.reason)
         except (AdapterInvalidError, PromotionError) as exc:
             self._store.runs.failed(run.id, reason=str(exc))
             return _run_ended(RunState.FAILED, f"{candidate.name} cannot go live: {exc}")
@@ -180,29 +182,36 @@ class PromotionStage:
         metrics.RUNS.labels(outcome=RunState.PROMOTED).inc()
         return self._changed("promote", sentence)
 
-    def _ruling(self, candidate: Adapter, live: Adapter, fit: Fit, intent: Intent | None) -> Ruling:
-        """An operator's intent goes past the trial, or ends it; the gate stands before it either way."""
+    def _ruling(self, candidate: Adapter, live: Adapter, fleet_state: FleetState, intent: Intent | None) -> Ruling:
+        """An operator's intent skips or ends the trial; the gate has passed the candidate in either case."""
         if intent is not None:
-            return Ruling(course=Course.PROMOTE, reason=intent.reason)
-        return self._tryout.ruling(candidate, live, fit)
+            return Ruling(action=Action.PROMOTE, reason=intent.reason)
+        return self._rollout.ruling(candidate, live, fleet_state)
 
-    def _withdraw(self, run: Run, candidate: Adapter, live: Adapter, reason: str) -> Outcome:
+    def _withdraw(self, run: Run, candidate: Adapter, live: Adapter, reason: str) -> AttemptResult:
         self._store.runs.rejected(run.id, reason=reason)
         self._reconciler.repair(live)
         return _ended("promote", "rejected", f"{candidate.name} is withdrawn: {reason}")
 
     def _swap(
-        self, run: Run, candidate: Adapter, live: Adapter, fit: Fit, *, intent: Intent | None, reason: str
+        self,
+        run: Run,
+        candidate: Adapter,
+        live: Adapter,
+        fleet_state: FleetState,
+        *,
+        intent: Intent | None,
+        reason: str,
     ) -> str:
-        """All servers are needed: one that cannot be reached may still answer as the old generation."""
-        fit.require(live)
-        begun = time.monotonic()
-        for server in fit.serving:
-            prepare(self._fleet, candidate, server)
-        resolved, recurring = self._settled(run, candidate)
-        with flipped(fit.serving, target=candidate, live=live):
-            seconds = time.monotonic() - begun
-            sentence = f"{candidate.name} is live on {len(fit.serving)} servers after {seconds:.2f} s"
+        """Swap on all servers: an unreachable server might still answer as the old generation."""
+        fleet_state.require(live)
+        started = time.monotonic()
+        for server in fleet_state.serving:
+            load_and_probe(self._fleet, candidate, server)
+        resolved, recurring = self._resolved_and_recurring(run, candidate)
+        with flipped(fleet_state.serving, target=candidate, live=live):
+            seconds = time.monotonic() - started
+            sentence = f"{candidate.name} is live on {len(fleet_state.serving)} servers after {seconds:.2f} s"
             self._store.runs.progress(run.id, {"swap_seconds": round(seconds, 3)})
             self._store.adapters.promote(
                 candidate.generation,
@@ -216,8 +225,8 @@ class PromotionStage:
         metrics.SWAP_SECONDS.observe(seconds)
         return sentence
 
-    def _settled(self, run: Run, candidate: Adapter) -> tuple[list[str], list[str]]:
-        """Reports that the candidate answers well, as served, and those that it still answers badly."""
+    def _resolved_and_recurring(self, run: Run, candidate: Adapter) -> tuple[list[str], list[str]]:
+        """Reports that the candidate answers well, as served, and reports that it still answers badly."""
         passed: dict[str, bool] = {}
         for answer in self._store.runs.answers(run.id):
             measured = answer.suite in REPORT_SUITES and answer.arm == candidate.name and answer.guided
@@ -225,7 +234,7 @@ class PromotionStage:
                 passed[answer.item_id] = passed.get(answer.item_id, True) and answer.passed
         return [item for item, good in passed.items() if good], [item for item, good in passed.items() if not good]
 
-    def _try_again(self, run: Run, verdict: Verdict, problem: str) -> Outcome:
+    def _try_again(self, run: Run, verdict: Verdict, problem: str) -> AttemptResult:
         tried_run, tries = self._attempts
         attempts = tries + 1 if tried_run == run.id else 1
         self._attempts = (run.id, attempts)
@@ -236,19 +245,19 @@ class PromotionStage:
             return _run_ended(RunState.FAILED, f"run {run.id}: {why}")
         self._not_before = time.monotonic() + self._backoff.delay_s(attempts)
         metrics.SWAPS.labels(kind="promote", outcome="retried").inc()
-        return Outcome(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
+        return AttemptResult(state=IntentState.PENDING, sentence=f"run {run.id} waits for its promotion: {problem}")
 
-    def _changed(self, kind: str, sentence: str) -> Outcome:
+    def _changed(self, kind: str, sentence: str) -> AttemptResult:
         metrics.SWAPS.labels(kind=kind, outcome="done").inc()
         _show(self._store.adapters.live())
-        return Outcome(state=IntentState.DONE, sentence=sentence)
+        return AttemptResult(state=IntentState.DONE, sentence=sentence)
 
     # --- rollback ---
 
-    def _roll_back(self, intent: Intent) -> Outcome:
+    def _roll_back(self, intent: Intent) -> AttemptResult:
         """Commit first and flip then: a server that does not answer must not keep the others on a bad generation."""
         live = self._store.adapters.live()
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             target = self._target(intent, live)
             self._have_loaded(target)
@@ -262,9 +271,9 @@ class PromotionStage:
             )
         except (NotFoundError, AdapterInvalidError, PromotionError, IllegalTransitionError) as exc:
             return _ended("rollback", "refused", f"{live.name} stays live: {exc}")
-        fit = self._reconciler.repair(target)
-        metrics.SWAP_SECONDS.observe(time.monotonic() - begun)
-        return self._changed("rollback", f"{outcome}; {_standing(target, fit)}")
+        fleet_state = self._reconciler.repair(target)
+        metrics.SWAP_SECONDS.observe(time.monotonic() - started)
+        return self._changed("rollback", f"{outcome}; {_live_on(target, fleet_state)}")
 
     def _target(self, intent: Intent, live: Adapter) -> Adapter:
         if intent.target_generation is not None:
@@ -285,7 +294,7 @@ class PromotionStage:
         return target
 
     def _have_loaded(self, target: Adapter) -> None:
-        """Load the target where it no longer is; a server that does not answer gets it when it is brought back."""
+        """Load the target on servers without it; a server that does not answer gets it at its next repair."""
         if target.generation == BASE_GENERATION:
             return
         held = False
@@ -294,7 +303,7 @@ class PromotionStage:
                 if not server.ready():
                     continue
                 if target.name not in server.state().adapters:
-                    prepare(self._fleet, target, server)
+                    load_and_probe(self._fleet, target, server)
                 held = True
             except EndpointError as exc:
                 log.warning("rollback_without_server", server=server.url, error=str(exc))
@@ -302,18 +311,18 @@ class PromotionStage:
             self._fleet.verify(target)
 
 
-def _standing(live: Adapter, fit: Fit) -> str:
-    total = len(fit.serving) + len(fit.behind)
-    behind = f"; {'; '.join(fit.behind)}" if fit.behind else ""
-    return f"{live.name} is live on {len(fit.serving)} of {total} servers{behind}"
+def _live_on(live: Adapter, fleet_state: FleetState) -> str:
+    total = len(fleet_state.serving) + len(fleet_state.behind)
+    behind = f"; {'; '.join(fleet_state.behind)}" if fleet_state.behind else ""
+    return f"{live.name} is live on {len(fleet_state.serving)} of {total} servers{behind}"
 
 
-def _ended(kind: str, outcome: str, sentence: str) -> Outcome:
+def _ended(kind: str, outcome: str, sentence: str) -> AttemptResult:
     metrics.SWAPS.labels(kind=kind, outcome=outcome).inc()
-    return Outcome(state=IntentState.REFUSED, sentence=sentence)
+    return AttemptResult(state=IntentState.REFUSED, sentence=sentence)
 
 
-def _run_ended(end: RunState, sentence: str) -> Outcome:
+def _run_ended(end: RunState, sentence: str) -> AttemptResult:
     metrics.RUNS.labels(outcome=end).inc()
     return _ended("promote", end, sentence)
 

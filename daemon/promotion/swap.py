@@ -1,7 +1,7 @@
 """Changing the live generation on all servers at once: load and probe, flip or undo, bring back, clean up.
 
-The store decides which generation is live; nothing here does. A crash between any two calls leaves servers that differ
-from the store, which `Reconciler` repairs.
+The store decides which generation is live. A crash between any two calls leaves servers that differ from the store;
+`Reconciler` repairs them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from daemon.store import Store
 log = structlog.get_logger(__name__)
 
 MEASURED_STATES = frozenset({RunState.EVALUATING, RunState.PROMOTING})
-"""States of a run in which its candidate is loaded and must stay so."""
+"""Run states in which the candidate is loaded and must stay loaded."""
 
 
-def prepare(fleet: Fleet, adapter: Adapter, server: VllmServer) -> None:
-    """Load an adapter on a server and prove that it answers there, with finite numbers, and unlike the base model.
+def load_and_probe(fleet: Fleet, adapter: Adapter, server: VllmServer) -> None:
+    """Load an adapter on a server and probe it: it must answer, compute finite numbers, and differ from the base model.
 
     Raises:
-        AdapterInvalidError, PromotionError: when this adapter can never go live.
-        EndpointError: when the server does not answer; another time it may.
+        AdapterInvalidError, PromotionError: This adapter can never go live.
+        EndpointError: The server does not answer; a later attempt may succeed.
     """
     try:
         fleet.ensure_loaded(adapter, on=server)
@@ -54,10 +54,10 @@ def prepare(fleet: Fleet, adapter: Adapter, server: VllmServer) -> None:
 
 @contextmanager
 def flipped(servers: Sequence[VllmServer], *, target: Adapter, live: Adapter) -> Iterator[None]:
-    """Flip the alias on every server; when a flip or the body fails, every server goes back to `live`.
+    """Flip the alias on every server. If a flip or the body fails, flip every server back to `live`.
 
     Raises:
-        AliasConflict: when a server shows another generation than `live`.
+        AliasConflict: A server has another live generation than `live`.
     """
     touched: list[VllmServer] = []
     try:
@@ -67,12 +67,12 @@ def flipped(servers: Sequence[VllmServer], *, target: Adapter, live: Adapter) ->
         yield
     except Exception:
         for server in reversed(touched):
-            _undo(server, target=target, live=live)
+            _undo_flip(server, target=target, live=live)
         raise
 
 
-def _undo(server: VllmServer, *, target: Adapter, live: Adapter) -> None:
-    """Take a flip back; where the flip never came through, the compare-and-swap refuses, and that is fine too."""
+def _undo_flip(server: VllmServer, *, target: Adapter, live: Adapter) -> None:
+    """Undo a flip. If the flip never arrived, the compare-and-swap refuses, which is correct too."""
     try:
         server.set_live(live.name, expected=target.name)
     except EndpointError as exc:
@@ -80,8 +80,8 @@ def _undo(server: VllmServer, *, target: Adapter, live: Adapter) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """How the servers stand to the store. `behind`: in words, each server that does not serve the live generation."""
+class FleetState:
+    """The servers by the live generation. `behind`: one sentence per server that does not serve it."""
 
     serving: tuple[VllmServer, ...]
     behind: tuple[str, ...]
@@ -91,14 +91,14 @@ class Fit:
         return bool(self.serving) and not self.behind
 
     def require(self, live: Adapter) -> None:
-        """Raises ServingError unless every server serves the live generation."""
+        """Raise ServingError unless every server serves the live generation."""
         if not self.complete:
-            behind = "; ".join(self.behind) or "there is none yet"
+            behind = "; ".join(self.behind) or "no server is known yet"
             raise ServingError(f"not every server serves {live.name}: {behind}")
 
 
 class Reconciler:
-    """Brings each server to the live generation, and takes out what is no longer needed."""
+    """Brings each server to the live generation, and unloads adapters that are no longer needed."""
 
     def __init__(self, *, serving: ServingConfig, store: Store, fleet: Fleet) -> None:
         self._serving = serving
@@ -106,8 +106,8 @@ class Reconciler:
         self._fleet = fleet
         self._draining: dict[tuple[str, str, str], float] = {}
 
-    def repair(self, live: Adapter) -> Fit:
-        """Load and flip where a server is ready but serves something else, or nothing; then clean up."""
+    def repair(self, live: Adapter) -> FleetState:
+        """Load and flip on each ready server that does not serve the live generation; then clean up."""
         serving: list[VllmServer] = []
         behind: list[str] = []
         not_ready = 0
@@ -129,28 +129,28 @@ class Reconciler:
         metrics.SERVERS.labels(state="serving").set(len(serving))
         metrics.SERVERS.labels(state="behind").set(len(behind) - not_ready)
         metrics.SERVERS.labels(state="not_ready").set(not_ready)
-        return Fit(serving=tuple(serving), behind=tuple(behind))
+        return FleetState(serving=tuple(serving), behind=tuple(behind))
 
     def _bring_back(self, server: VllmServer, state: ServerState, live: Adapter) -> None:
         if live.name not in state.adapters:
-            prepare(self._fleet, live, server)
+            load_and_probe(self._fleet, live, server)
         server.set_live(live.name, expected=state.live)
         metrics.RECONCILE_REPAIRS.inc()
         log.warning("server_brought_back", server=server.url, was=state.live, live=live.name)
 
     def _align_trial(self, server: VllmServer, state: ServerState) -> None:
-        """Every server tries out what the store says, so that replicas agree and a restarted one takes part again."""
+        """Start or stop the trial as the store says, so that replicas agree and a restarted one takes part again."""
         current = self._store.trials.current()
         wanted = None if current is None else trial_of(current)
         if state.trial == wanted:
             return
         if current is not None and current.name not in state.adapters:
-            prepare(self._fleet, self._store.adapters.get(current.generation), server)
+            load_and_probe(self._fleet, self._store.adapters.get(current.generation), server)
         server.try_out(wanted)
         log.info("trial_aligned", server=server.url, was=state.trial, now=wanted)
 
     def _clean(self, server: VllmServer, state: ServerState, live: Adapter) -> None:
-        """Unload what is neither live, nor the previous generation, nor a candidate; only when it is drained."""
+        """Unload drained adapters that are neither live, nor the previous generation, nor a candidate."""
         loaded = set(state.adapters) - {live.name}
         for name in sorted(loaded - self._needed() if loaded else ()):
             key = (server.url, state.epoch, name)
@@ -171,7 +171,7 @@ class Reconciler:
                 )
 
     def _needed(self) -> set[str]:
-        """Read after the server's state: a candidate is loaded only once its run is in one of `MEASURED_STATES`."""
+        """Names that must stay loaded. Read it after the server: a candidate is loaded only in `MEASURED_STATES`."""
         run = self._store.runs.active()
         previous = self._store.adapters.previous() if self._serving.keep_previous else None
         needed = {self._store.adapters.live().name}

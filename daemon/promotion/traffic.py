@@ -1,4 +1,4 @@
-"""Stage "traffic": adds up in the store what every server says that each generation answered."""
+"""Stage "traffic": adds up each server's counts of requests and errors per generation in the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from daemon.store.traffic import Observed
 
 
 class TrafficStage:
-    """What a server counted between the last look and its crash is lost: at most `idle_s` of its traffic."""
+    """A server that crashes loses its counts since the last step: at most `idle_s` of its traffic."""
 
     name = "traffic"
     idle_s = 5.0
@@ -29,7 +29,7 @@ class TrafficStage:
             try:
                 state = server.state()
             except EndpointError:
-                silent += 1  # what it counts meanwhile is seen when it answers again
+                silent += 1  # its counters are cumulative: nothing is lost when it answers again
                 continue
             observed += _observed(state, generations)
             if state.shadowed:

@@ -1,8 +1,8 @@
-"""What becomes of a candidate on trial: pure decisions on the figures of a canary or a shadow.
+"""Decisions on a candidate on trial: pure functions of the figures of a canary or a shadow.
 
-Canary: flagged rate and error rate of the candidate against the live generation's beside it, by the sequential test of
-`daemon.promotion.sequential`. Shadow: nobody sees the answers, so only soundness and time of paired answers can be
-compared.
+Canary: the candidate's flagged rate and error rate are compared with the live generation's by the sequential test of
+`daemon.promotion.sequential`. Shadow: users do not see the answers, so only the soundness and the duration of paired
+answers can be compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from daemon.config.rollout import RolloutConfig
 from daemon.promotion.sequential import Rate, no_rise, rise
 
 
-class Course(StrEnum):
+class Action(StrEnum):
     WAIT = "wait"
     PROMOTE = "promote"
     REJECT = "reject"
@@ -24,15 +24,15 @@ class Course(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
-    """What to do with the candidate now, and why, with the figures."""
+    """The next action for the candidate, and the reason with its figures."""
 
-    course: Course
+    action: Action
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """One rate of the candidate beside the live generation's."""
+class RatePair:
+    """One rate, of the candidate and of the live generation."""
 
     candidate: Rate
     live: Rate
@@ -42,57 +42,57 @@ class Pair:
 
 
 def level_of_each(pairs: Collection[object], config: RolloutConfig) -> float:
-    """What the p-value of one rate must fall below: `alpha`, shared evenly."""
+    """The significance level of one rate: `alpha`, divided evenly among the rates."""
     return config.alpha / len(pairs)
 
 
-def rule(pairs: Mapping[str, Pair], config: RolloutConfig, *, age_s: float, too_slow: str | None = None) -> Ruling:
-    """Decide on the rates by name; `too_slow` says why where the candidate takes too long.
+def rule(pairs: Mapping[str, RatePair], config: RolloutConfig, *, age_s: float, too_slow: str | None = None) -> Ruling:
+    """Decide on the rates by name; `too_slow` is the reason why the candidate is too slow, or None.
 
-    A significant rise of any rate rejects at once. Bad events of all kinds together being significantly fewer than
-    harmful promotes (each kind alone may be too rare to tell), but not before `min_duration_s`: users flag later than
-    they ask.
+    A significant rise of any rate rejects the candidate at once. It is promoted if the rate of bad events of all kinds
+    together is significantly below the harmful rate; one kind alone may be too rare for a decision. Promotion waits for
+    `min_duration_s`, because users flag an answer some time after they asked.
     """
     level = level_of_each(pairs, config)
-    said = "; ".join(f"{name}: {pair}" for name, pair in pairs.items())
+    text = "; ".join(f"{name}: {pair}" for name, pair in pairs.items())
     if any(min(pair.candidate.requests, pair.live.requests) < config.min_requests for pair in pairs.values()):
-        return _unclear(config, age_s, f"fewer than {config.min_requests} requests each; {said}")
+        return _unclear(config, age_s, f"fewer than {config.min_requests} requests each; {text}")
     for name, pair in pairs.items():
         evidence = rise(pair.candidate, pair.live, tolerance=config.tolerance)
         if evidence.significant(level):
-            return Ruling(course=Course.REJECT, reason=f"{name} rose: {pair}, p = {evidence.p_value:.2g}")
+            return Ruling(action=Action.REJECT, reason=f"{name} rose: {pair}, p = {evidence.p_value:.2g}")
     if too_slow is not None:
-        return Ruling(course=Course.REJECT, reason=too_slow)
+        return Ruling(action=Action.REJECT, reason=too_slow)
     together = _together(pairs.values())
     harmless = no_rise(together.candidate, together.live, harm=config.harm).significant(config.alpha)
     if harmless and age_s >= config.min_duration_s:
-        return Ruling(course=Course.PROMOTE, reason=f"below {config.harm:g} times the live rates; {said}")
-    return _unclear(config, age_s, said)
+        return Ruling(action=Action.PROMOTE, reason=f"below {config.harm:g} times the live rates; {text}")
+    return _unclear(config, age_s, text)
 
 
-def _together(pairs: Collection[Pair]) -> Pair:
-    """Events of all kinds among the same requests."""
+def _together(pairs: Collection[RatePair]) -> RatePair:
+    """The rates of all kinds of events together, over the same requests."""
     first = next(iter(pairs))
-    return Pair(
+    return RatePair(
         candidate=replace(first.candidate, events=sum(pair.candidate.events for pair in pairs)),
         live=replace(first.live, events=sum(pair.live.events for pair in pairs)),
     )
 
 
-def _unclear(config: RolloutConfig, age_s: float, said: str) -> Ruling:
+def _unclear(config: RolloutConfig, age_s: float, text: str) -> Ruling:
     if age_s < config.max_duration_s:
-        return Ruling(course=Course.WAIT, reason=said)
+        return Ruling(action=Action.WAIT, reason=text)
     return Ruling(
-        course=Course(config.when_unclear),
+        action=Action(config.when_unclear),
         reason=f"no significant rise in {config.max_duration_s:.0f} s, and rollout.when_unclear says "
-        f"{config.when_unclear}; {said}",
+        f"{config.when_unclear}; {text}",
     )
 
 
-def shadow_pairs(figures: ShadowFigures) -> dict[str, Pair]:
-    """The one rate that copies which nobody sees can show."""
+def shadow_pairs(figures: ShadowFigures) -> dict[str, RatePair]:
+    """Shadow traffic only measures the rate of unsound answers."""
     return {
-        "unsound answers": Pair(
+        "unsound answers": RatePair(
             candidate=Rate(events=figures.errors, requests=figures.pairs),
             live=Rate(events=figures.live_errors, requests=figures.pairs),
         )
@@ -104,7 +104,7 @@ def rule_on_shadow(figures: ShadowFigures, config: RolloutConfig, *, age_s: floa
 
 
 def _too_slow(figures: ShadowFigures, config: RolloutConfig) -> str | None:
-    """Why the candidate takes too long; None where it does not."""
+    """The reason why the candidate is too slow, or None."""
     if not figures.pairs or not 0 < config.max_slowdown * figures.live_seconds < figures.seconds:
         return None
     return f"{figures.seconds / figures.pairs:.2f} s per answer against {figures.live_seconds / figures.pairs:.2f} s"

@@ -1,4 +1,4 @@
-"""What a trial has shown so far, from the store: figures for the stage that rules on it and for who looks on."""
+"""The figures of a trial so far, read from the store; for the stage that decides and for operators' views."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from datetime import datetime
 
 from daemon.config.rollout import RolloutConfig
 from daemon.promotion.sequential import Rate
-from daemon.promotion.trial import Pair, Ruling, rule, rule_on_shadow, shadow_pairs
+from daemon.promotion.trial import RatePair, Ruling, rule, rule_on_shadow, shadow_pairs
 from daemon.records import AdapterState, TrialRun, utcnow
 from daemon.store import Store
 from daemon.store.traffic import step_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How a trial stands: its age in seconds, each rate beside the live generation's, and what follows now."""
+class TrialStatus:
+    """The state of a trial: its age in seconds, each rate of candidate and live generation, and the ruling on them."""
 
     trial: TrialRun
     age_s: float
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, RatePair]
     ruling: Ruling
 
 
-def standing(
+def trial_status(
     store: Store, trial: TrialRun, *, live: int, config: RolloutConfig, at: datetime | None = None
-) -> Standing:
-    """Look at the trial under way; `live` is the generation that answers beside it."""
+) -> TrialStatus:
+    """Read the state of the current trial; `live` is the number of the live generation."""
     age_s = ((at or utcnow()) - trial.started_at).total_seconds()
     if trial.mode == AdapterState.SHADOW:
         figures = store.trials.shadowed(trial.generation)
@@ -35,16 +35,18 @@ def standing(
     else:
         pairs = _beside(store, trial.generation, live, trial.started_at)
         ruling = rule(pairs, config, age_s=age_s)
-    return Standing(trial=trial, age_s=age_s, pairs=pairs, ruling=ruling)
+    return TrialStatus(trial=trial, age_s=age_s, pairs=pairs, ruling=ruling)
 
 
-def _beside(store: Store, candidate: int, live: int, since: datetime) -> dict[str, Pair]:
-    """Both generations' flagged and failed answers since the trial began; each reporter counts once in all."""
+def _beside(store: Store, candidate: int, live: int, since: datetime) -> dict[str, RatePair]:
+    """Both generations' flagged and failed answers since the trial started; each reporter counts once in total."""
     flags = store.traffic.first_flags([candidate, live], since=step_of(since))
     ours = store.traffic.tally(candidate, since=since)
     theirs = store.traffic.tally(live, since=since)
     counted = {"flagged": (flags[candidate], flags[live]), "errors": (ours.errors, theirs.errors)}
     return {
-        name: Pair(candidate=Rate(events=new, requests=ours.requests), live=Rate(events=old, requests=theirs.requests))
+        name: RatePair(
+            candidate=Rate(events=new, requests=ours.requests), live=Rate(events=old, requests=theirs.requests)
+        )
         for name, (new, old) in counted.items()
     }

@@ -1,8 +1,8 @@
-"""Stage "watch": rolls back when a new live generation is flagged, or fails, more often than the one before it.
+"""Stage "watch": rolls back a new live generation that is flagged, or fails, more often than the previous one.
 
-Compared are windows of like traffic: what the live generation answered since its promotion, and as much of what the
-previous one answered last. Each reporter counts once in each window, so that one person cannot force a rollback; errors
-of one step of traffic count a few times only, so that one outage of a server is not taken for the adapter's fault.
+The windows have equal traffic: all requests since the promotion, and as many of the previous generation's last
+requests. Each reporter counts once per window, so one person cannot force a rollback. The errors of one time step are
+capped, so the outage of one server does not count as the adapter's fault.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from daemon.promotion.sequential import Evidence, Rate, rise
 from daemon.records import ACTOR, BASE_GENERATION, Adapter, AdapterState, IntentKind, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
-from daemon.store.traffic import Tally
+from daemon.store.traffic import TrafficTally
 
 ERRORS_PER_STEP = 5
+"""Errors of one time step (`daemon.store.traffic.STEP`) that count at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One rate of the live generation against the previous one's."""
+class RateChange:
+    """One rate of the live generation compared with the previous generation's."""
 
     rate: str
     new: Rate
@@ -34,7 +35,7 @@ class Comparison:
 
 
 class WatchStage:
-    """Asks for the rollback as an operator would; `daemon.promotion.stage` carries it out."""
+    """Files a rollback as an operator would; `daemon.promotion.stage` performs it."""
 
     name = "watch"
 
@@ -74,23 +75,23 @@ class WatchStage:
             return Step(sentence=f"{live.name} against {previous.name}: {'; '.join(map(str, compared))}")
         return self._ask(live, previous, risen)
 
-    def _tallies(self, live: Adapter, previous: Adapter) -> tuple[Tally, Tally]:
+    def _tallies(self, live: Adapter, previous: Adapter) -> tuple[TrafficTally, TrafficTally]:
         tally = self._store.traffic.tally
         new = tally(live.generation, since=live.promoted_at, per_reporter=1, errors_per_step=ERRORS_PER_STEP)
         since = self._store.traffic.window(previous.generation, requests=new.requests)
         return new, tally(previous.generation, since=since, per_reporter=1, errors_per_step=ERRORS_PER_STEP)
 
-    def _compare(self, new: Tally, old: Tally) -> list[Comparison]:
+    def _compare(self, new: TrafficTally, old: TrafficTally) -> list[RateChange]:
         pairs = {"flagged": (new.flagged, old.flagged), "errors": (new.errors, old.errors)}
         compared = []
         for rate, (ours, theirs) in pairs.items():
             here, there = Rate(events=ours, requests=new.requests), Rate(events=theirs, requests=old.requests)
             evidence = rise(here, there, tolerance=self._config.tolerance)
-            compared.append(Comparison(rate=rate, new=here, old=there, evidence=evidence))
+            compared.append(RateChange(rate=rate, new=here, old=there, evidence=evidence))
         return compared
 
-    def _ask(self, live: Adapter, previous: Adapter, risen: Comparison) -> Step:
-        """Name the target: if somebody rolls back first, this intent is refused instead of rolling back twice."""
+    def _ask(self, live: Adapter, previous: Adapter, risen: RateChange) -> Step:
+        """File a rollback with its target, so that it is refused if an operator rolls back first."""
         reason = f"{live.name} is worse than {previous.name}: {risen} (level {self._config.alpha:g})"
         self._store.intents.request(
             IntentKind.ROLLBACK, actor=ACTOR, reason=reason, target_generation=previous.generation
@@ -99,7 +100,7 @@ class WatchStage:
         return Step(sentence=f"asked for a rollback: {reason}")
 
     def _came_by_rollback(self, live: Adapter) -> bool:
-        """A rise that the rollback did not cure is not this generation's; undoing one after the other helps nobody."""
+        """True after a rollback: a rise that continues is not this generation's fault. Avoids cascading rollbacks."""
         undone = self._store.adapters.find(state=AdapterState.ROLLED_BACK, limit=1)
         return live.generation == BASE_GENERATION or bool(undone and undone[0].generation > live.generation)
 

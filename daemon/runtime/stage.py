@@ -92,13 +92,13 @@ class Closable(Protocol):
         ...
 
 
-class Pulse:
+class LastSteps:
     """Time of the last progress of each stage, for `/livez`."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
 
-    def heartbeat(self, stage: str) -> None:
+    def mark(self, stage: str) -> None:
         self._last[stage] = time.monotonic()
         metrics.STAGE_LAST_STEP.labels(stage=stage).set_to_current_time()
 
@@ -119,9 +119,9 @@ def _step(stage: Stage, control: Control, life: Life) -> Step:
     return Step(sentence=f"{sentence}; {step.sentence}", worked=step.worked)
 
 
-def run_stage(stage: Stage, *, control: Control, pulse: Pulse, owner: str, stop: threading.Event) -> None:
+def run_stage(stage: Stage, *, control: Control, last_steps: LastSteps, owner: str, stop: threading.Event) -> None:
     """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried."""
-    heartbeat = partial(pulse.heartbeat, stage.name)
+    heartbeat = partial(last_steps.mark, stage.name)
     life = Life(stop, heartbeat=heartbeat)
     sentence, heartbeat_at = "", 0.0
     while not stop.is_set():

@@ -32,7 +32,7 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class TrafficTally:
     """What a generation answered, how much of it failed, and the reports that flag its answers."""
 
     requests: int
@@ -70,7 +70,7 @@ class Traffic:
         since: datetime | None = None,
         per_reporter: int | None = None,
         errors_per_step: int | None = None,
-    ) -> Tally:
+    ) -> TrafficTally:
         """Everything of a generation, or what came from the step on that `since` lies in.
 
         Args:
@@ -97,7 +97,7 @@ class Traffic:
         with reading(self._engine) as connection:
             requests, errors = connection.execute(answered).one()
             flagged = connection.execute(select(func.coalesce(func.sum(counted), 0))).scalar_one()
-        return Tally(requests=int(requests), errors=int(errors), flagged=int(flagged))
+        return TrafficTally(requests=int(requests), errors=int(errors), flagged=int(flagged))
 
     def window(self, generation: int, *, requests: int) -> datetime | None:
         """Since when a generation has answered its latest `requests`, or all where there were fewer; None: none at all.

@@ -25,7 +25,7 @@ class Trials:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(
+    def start(
         self,
         generation: int,
         *,

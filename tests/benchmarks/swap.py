@@ -24,7 +24,7 @@ from typing import Any
 from connectors.vllm import VllmServer
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
-from daemon.promotion.swap import flipped, prepare
+from daemon.promotion.swap import flipped, load_and_probe
 from daemon.records import Adapter
 from daemon.serving.connect import verifier
 from daemon.serving.fleet import Fleet
@@ -81,7 +81,7 @@ class Swapper:
         """Make the first generation live."""
         self.write(1)
         adapter, word = self._ready.pop(0)
-        prepare(self._fleet, adapter, self._server)
+        load_and_probe(self._fleet, adapter, self._server)
         self._server.set_live(adapter.name, expected=None)
         self.history.append(Live(adapter=adapter, word=word, since=0.0))
 
@@ -89,7 +89,7 @@ class Swapper:
         adapter, word = self._ready.pop(0)
         before = self.history[-1].adapter
         begun = time.monotonic()
-        prepare(self._fleet, adapter, self._server)
+        load_and_probe(self._fleet, adapter, self._server)
         prepared = time.monotonic()
         with flipped([self._server], target=adapter, live=before):
             done = time.monotonic()

@@ -10,7 +10,7 @@ from contextlib import closing
 
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.intake.stage import IngestStage
-from daemon.runtime.stage import Pulse, run_stage
+from daemon.runtime.stage import LastSteps, run_stage
 from daemon.store import open_store
 
 
@@ -22,7 +22,7 @@ def main(store_url: str, kafka_json: str) -> None:
             store=store, config=IntakeConfig(), kafka=KafkaConfig.model_validate_json(kafka_json)
         )
         with closing(stage):
-            run_stage(stage, control=store.control, pulse=Pulse(), owner=f"process-{os.getpid()}", stop=stop)
+            run_stage(stage, control=store.control, last_steps=LastSteps(), owner=f"process-{os.getpid()}", stop=stop)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from daemon.intake.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
 from daemon.intake.stage import FeedbackIntake, FeedbackResult, IngestStage
 from daemon.intake.submit import send_kafka
 from daemon.records import ReportState
-from daemon.runtime.stage import Pulse, Step, run_stage
+from daemon.runtime.stage import LastSteps, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
 from daemon.store.engine import transaction
 from daemon.store.outbox import emit
@@ -111,7 +111,13 @@ def test_a_stage_that_is_paused_from_its_start_gets_its_partitions(kafka, sqlite
     stop = threading.Event()
     thread = threading.Thread(
         target=run_stage,
-        kwargs={"stage": stage, "control": sqlite_store.control, "pulse": Pulse(), "owner": "test", "stop": stop},
+        kwargs={
+            "stage": stage,
+            "control": sqlite_store.control,
+            "last_steps": LastSteps(),
+            "owner": "test",
+            "stop": stop,
+        },
     )
     thread.start()
     try:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from daemon.config import Config
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
-from daemon.runtime.stage import Pulse
+from daemon.runtime.stage import LastSteps
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
@@ -31,7 +31,7 @@ def attacked(history: Store, make_config: Callable[..., Config], monkeypatch: py
         store=history,
         intake=FeedbackIntake(reports=history.reports, config=config.intake),
         config=config,
-        health=Health(pulse=Pulse(), store=history, fleet=fleet_of(), base_name="base", max_stall_s=120),
+        health=Health(last_steps=LastSteps(), store=history, fleet=fleet_of(), base_name="base", max_stall_s=120),
     )
     return schemathesis.openapi.from_asgi("/openapi.json", app, headers={"Host": "127.0.0.1"})
 

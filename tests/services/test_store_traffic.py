@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from daemon.records import utcnow
 from daemon.store import Store
-from daemon.store.traffic import FORGET_AFTER, STEP, Observed, Tally, step_of
+from daemon.store.traffic import FORGET_AFTER, STEP, Observed, TrafficTally, step_of
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, promote
 
@@ -19,13 +19,13 @@ def test_what_a_server_process_shows_is_counted_once(store: Store) -> None:
     assert store.traffic.add([observed(requests=10, errors=1)]) == 10
     assert store.traffic.add([observed(requests=10, errors=1)]) == 0
     assert store.traffic.add([observed(requests=25, errors=3)]) == 15
-    assert store.traffic.tally(0) == Tally(requests=25, errors=3, flagged=0)
+    assert store.traffic.tally(0) == TrafficTally(requests=25, errors=3, flagged=0)
 
 
 def test_servers_and_their_restarts_add_up(store: Store) -> None:
     store.traffic.add([observed("first", requests=10), observed("second", requests=5)])
     store.traffic.add([observed("second", requests=5), observed("restarted", requests=4, errors=2)])
-    assert store.traffic.tally(0) == Tally(requests=19, errors=2, flagged=0)
+    assert store.traffic.tally(0) == TrafficTally(requests=19, errors=2, flagged=0)
 
 
 def test_generations_are_kept_apart_and_strangers_are_left_out(store: Store) -> None:
@@ -116,5 +116,5 @@ def test_what_waits_for_review_counts_for_no_rate(store: Store) -> None:
 
 
 def test_a_rate_without_requests_is_zero() -> None:
-    assert Tally(requests=0, errors=0, flagged=3).flagged_per_1000 == 0
-    assert Tally(requests=500, errors=0, flagged=3).flagged_per_1000 == 6
+    assert TrafficTally(requests=0, errors=0, flagged=3).flagged_per_1000 == 0
+    assert TrafficTally(requests=500, errors=0, flagged=3).flagged_per_1000 == 6

@@ -13,7 +13,7 @@ from tests.fixtures.stores import force, run_to_verdict
 
 
 def begin(store: Store, generation: int, mode: AdapterState = AdapterState.CANARY) -> None:
-    store.trials.begin(generation, mode=mode, share=0.25, concurrency=2, actor="tester")
+    store.trials.start(generation, mode=mode, share=0.25, concurrency=2, actor="tester")
 
 
 @pytest.mark.parametrize("mode", [AdapterState.CANARY, AdapterState.SHADOW])

@@ -128,7 +128,7 @@ def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: S
 
 def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> None:
     run = run_to_verdict(sqlite_store)
-    sqlite_store.trials.begin(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=2, actor="erratad")
+    sqlite_store.trials.start(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=2, actor="erratad")
     answered(sqlite_store, run.generation, 50, flags=1)
     assert "On trial: aligned-g000001, canary on 10%" in erratad("status").stdout
     assert re.search(r"flagged +1 of 50 +\d of 0 ", erratad("top", "--once").stdout), erratad("top", "--once").stdout

@@ -26,7 +26,7 @@ from daemon.operations.health import Health
 from daemon.operations.status import status
 from daemon.records import Induction, IntentKind, IntentState, Report, ReportState, Trigger
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Pulse, run_stage
+from daemon.runtime.stage import LastSteps, run_stage
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.web.app import create_app
@@ -424,7 +424,7 @@ def test_a_paused_stage_asks_nothing_until_it_is_resumed(scene: Scene) -> None:
     stage.idle_s = 0.01
     scene.ask()
     scene.store.control.pause("induction", actor="op", reason="a demo")
-    options = {"control": scene.store.control, "pulse": Pulse(), "owner": "here", "stop": stop}
+    options = {"control": scene.store.control, "last_steps": LastSteps(), "owner": "here", "stop": stop}
     thread = threading.Thread(target=run_stage, args=(stage,), kwargs=options)
     thread.start()
     try:
@@ -466,7 +466,7 @@ def test_the_api_and_the_console_take_the_intent_and_show_the_source(scene: Scen
     scene.run()
     [report] = scene.reports()
     config = scene.config()
-    health = Health(pulse=Pulse(), store=scene.store, fleet=scene.fleet, base_name="base", max_stall_s=60.0)
+    health = Health(last_steps=LastSteps(), store=scene.store, fleet=scene.fleet, base_name="base", max_stall_s=60.0)
     intake = FeedbackIntake(reports=scene.store.reports, config=config.intake)
     app = create_app(store=scene.store, intake=intake, config=config, health=health)
     with TestClient(app, base_url="http://127.0.0.1") as client:

@@ -12,7 +12,7 @@ from connectors.chat import EndpointError
 from connectors.vllm_wire import ServerState
 from daemon.errors import StoreUnavailableError
 from daemon.operations.health import Health
-from daemon.runtime.stage import Pulse
+from daemon.runtime.stage import LastSteps
 from daemon.store import Store
 from tests.fakes.fleet import fleet_of
 from tests.fixtures.stores import promote
@@ -36,21 +36,26 @@ class Server:
         return ServerState(live=self.live, epoch="e", adapters={})
 
 
-def health(store: Store, *servers: Server, pulse: Pulse | None = None, **changes: Any) -> Health:
+def health(store: Store, *servers: Server, last_steps: LastSteps | None = None, **changes: Any) -> Health:
     return Health(
-        pulse=pulse or Pulse(), store=store, fleet=fleet_of(*servers), base_name="base", max_stall_s=120, **changes
+        last_steps=last_steps or LastSteps(),
+        store=store,
+        fleet=fleet_of(*servers),
+        base_name="base",
+        max_stall_s=120,
+        **changes,
     )
 
 
 def test_a_stage_without_steps_for_too_long_is_not_alive(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    pulse = Pulse()
-    pulse.heartbeat("ingest")
+    last_steps = LastSteps()
+    last_steps.mark("ingest")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 119)
-    pulse.heartbeat("reflection")
-    assert health(sqlite_store, pulse=pulse).live().alive
+    last_steps.mark("reflection")
+    assert health(sqlite_store, last_steps=last_steps).live().alive
     monkeypatch.setattr(time, "monotonic", lambda: now + 122)
-    live = health(sqlite_store, pulse=pulse).live()
+    live = health(sqlite_store, last_steps=last_steps).live()
     assert not live.alive
     assert live.stalled == ("ingest",)
 

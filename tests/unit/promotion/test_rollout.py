@@ -18,7 +18,7 @@ from daemon.errors import IllegalTransitionError
 from daemon.operations.status import status
 from daemon.promotion.sequential import Rate, rise
 from daemon.promotion.traffic import TrafficStage
-from daemon.promotion.trial import Course, rule_on_shadow
+from daemon.promotion.trial import Action, rule_on_shadow
 from daemon.records import AdapterState, IntentKind, IntentState, RunState, utcnow
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
@@ -83,7 +83,7 @@ def test_the_status_shows_what_the_stage_rules_on(bench: Bench, make_config: Cal
     evidence = rise(Rate(events=3, requests=120), Rate(events=4, requests=300), tolerance=bench.rollout.tolerance)
     assert (flagged_rate.p_value, flagged_rate.level) == (evidence.p_value, bench.rollout.alpha / 2)
     assert (errors.name, errors.candidate_events) == ("errors", 0)
-    assert now.trial.course == Course.WAIT
+    assert now.trial.course == Action.WAIT
     assert now.trial.reason in bench.step().sentence
     [sentence] = [one for one in now.summary if one.startswith("On trial: ")]
     assert sentence.startswith(f"On trial: {SECOND}, canary on 30% for ")
@@ -101,7 +101,7 @@ def test_the_status_shows_a_shadow_and_nothing_without_a_trial(
     assert trial is not None
     [rate] = trial.rates
     assert (rate.name, rate.candidate_events, rate.candidate_requests) == ("unsound answers", 1, 40)
-    assert (trial.course, trial.reason) == (Course.REJECT, "2.25 s per answer against 1.00 s")
+    assert (trial.course, trial.reason) == (Action.REJECT, "2.25 s per answer against 1.00 s")
 
 
 def test_users_get_the_canary_and_their_reports_withdraw_it(bench: Bench) -> None:
@@ -289,20 +289,20 @@ def test_a_shadow_that_answers_nothing_is_withdrawn_and_nobody_saw_it(bench: Ben
     assert bench.store.adapters.get(2).state == AdapterState.REJECTED
 
 
-@pytest.mark.parametrize(("seconds", "course"), [(149.0, Course.WAIT), (151.0, Course.REJECT)])
-def test_a_slow_shadow_is_rejected(seconds: float, course: Course) -> None:
+@pytest.mark.parametrize(("seconds", "course"), [(149.0, Action.WAIT), (151.0, Action.REJECT)])
+def test_a_slow_shadow_is_rejected(seconds: float, course: Action) -> None:
     config = RolloutConfig(mode="shadow", min_requests=100)
     figures = ShadowFigures(pairs=100, seconds=seconds, live_seconds=100.0)
     ruling = rule_on_shadow(figures, config, age_s=10.0)
-    assert ruling.course == course
-    if course == Course.REJECT:
+    assert ruling.action == course
+    if course == Action.REJECT:
         assert ruling.reason == "1.51 s per answer against 1.00 s"
 
 
 def test_only_one_candidate_with_a_verdict_goes_on_trial(bench: Bench) -> None:
     run = bench.evaluating()
     with pytest.raises(IllegalTransitionError, match="is candidate: it cannot go on trial"):
-        bench.store.trials.begin(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=1, actor="somebody")
+        bench.store.trials.start(run.generation, mode=AdapterState.CANARY, share=0.1, concurrency=1, actor="somebody")
 
 
 def _ask(bench: Bench, number: int, *, server: int | None = None, text: bool = False) -> str:

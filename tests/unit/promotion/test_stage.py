@@ -87,7 +87,7 @@ def test_an_operator_may_reject_a_candidate_while_it_is_swapped_in(
         if then == "the swap fails":
             raise PromotionError("the probe fails")
 
-    monkeypatch.setattr("daemon.promotion.stage.prepare", rejected_meanwhile)
+    monkeypatch.setattr("daemon.promotion.stage.load_and_probe", rejected_meanwhile)
     bench.step()
     bench.step()
     assert bench.store.runs.get(run.id).state == RunState.REJECTED

@@ -15,7 +15,7 @@ from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTa
 from connectors.vllm_wire import Served
 from daemon.operations.gauges import GaugesStage
 from daemon.promotion.traffic import TrafficStage
-from daemon.store.traffic import Tally
+from daemon.store.traffic import TrafficTally
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
@@ -124,7 +124,7 @@ def test_the_stage_adds_up_servers_and_restarts(bench: Bench) -> None:
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
     stage.step(life())
     TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
-    assert bench.store.traffic.tally(0) == Tally(requests=4, errors=0, flagged=0)
+    assert bench.store.traffic.tally(0) == TrafficTally(requests=4, errors=0, flagged=0)
 
 
 def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench: Bench) -> None:

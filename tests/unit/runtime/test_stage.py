@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from daemon.errors import StoreUnavailableError
-from daemon.runtime.stage import Life, Pulse, Step, run_stage
+from daemon.runtime.stage import LastSteps, Life, Step, run_stage
 from daemon.store import Control, Store
 
 
@@ -61,8 +61,8 @@ def stop() -> threading.Event:
     return threading.Event()
 
 
-def _run(stage: Counting, control: Control, stop: threading.Event, pulse: Pulse | None = None) -> None:
-    run_stage(stage, control=control, pulse=pulse or Pulse(), owner="test", stop=stop)
+def _run(stage: Counting, control: Control, stop: threading.Event, last_steps: LastSteps | None = None) -> None:
+    run_stage(stage, control=control, last_steps=last_steps or LastSteps(), owner="test", stop=stop)
 
 
 def test_a_stage_steps_until_it_is_stopped_and_says_what_it_did(sqlite_store: Store, stop: threading.Event) -> None:
@@ -75,12 +75,12 @@ def test_a_stage_steps_until_it_is_stopped_and_says_what_it_did(sqlite_store: St
 
 def test_a_paused_stage_makes_no_step_but_is_alive(sqlite_store: Store, stop: threading.Event) -> None:
     sqlite_store.control.pause("counting", actor="op", reason="freeze")
-    stage, pulse = Counting(stop), Pulse()
+    stage, last_steps = Counting(stop), LastSteps()
     stage.idle_s = 0.01
     threading.Timer(0.2, stop.set).start()
-    _run(stage, sqlite_store.control, stop, pulse)
+    _run(stage, sqlite_store.control, stop, last_steps)
     assert stage.steps == 0
-    assert pulse.stalled(1.0) == []
+    assert last_steps.stalled(1.0) == []
     assert sqlite_store.control.heartbeats()[0].sentence == "paused by op: freeze"
 
 
@@ -110,11 +110,11 @@ def test_a_database_outage_is_waited_out_and_looks_alive(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daemon.runtime.stage.STORE_RETRY_S", 0.01)
-    stage, pulse = Counting(stop), Pulse()
+    stage, last_steps = Counting(stop), LastSteps()
     threading.Timer(0.2, stop.set).start()
-    _run(stage, Unreachable(), stop, pulse)
+    _run(stage, Unreachable(), stop, last_steps)
     assert stage.steps == 0
-    assert pulse.stalled(1.0) == []
+    assert last_steps.stalled(1.0) == []
 
 
 def test_any_other_error_ends_the_stage(sqlite_store: Store, stop: threading.Event) -> None:
@@ -127,24 +127,24 @@ def test_any_other_error_ends_the_stage(sqlite_store: Store, stop: threading.Eve
 
 
 def test_a_long_step_shows_life_and_learns_of_the_stop(sqlite_store: Store, stop: threading.Event) -> None:
-    pulse = Pulse()
+    last_steps = LastSteps()
     seen: list[tuple[bool, list[str], bool]] = []
 
     class Long(Counting):
         def step(self, life: Life) -> Step:
             before = life.stopping
             life.heartbeat()
-            alive = pulse.stalled(-1.0)
+            alive = last_steps.stalled(-1.0)
             stop.set()
             seen.append((before, alive, life.wait(60.0) and life.stopping))
             return Step(sentence="long")
 
-    _run(Long(stop), sqlite_store.control, stop, pulse)
+    _run(Long(stop), sqlite_store.control, stop, last_steps)
     assert seen == [(False, ["counting"], True)], "the heartbeat is recorded amid the step"
 
 
 def test_a_stage_without_progress_is_stalled() -> None:
-    pulse = Pulse()
-    pulse.heartbeat("slow")
-    assert pulse.stalled(60.0) == []
-    assert pulse.stalled(0.0) == ["slow"]
+    last_steps = LastSteps()
+    last_steps.mark("slow")
+    assert last_steps.stalled(60.0) == []
+    assert last_steps.stalled(0.0) == ["slow"]

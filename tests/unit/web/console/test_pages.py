@@ -16,7 +16,7 @@ from daemon.config import Config
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.records import AdapterState, utcnow
-from daemon.runtime.stage import Pulse
+from daemon.runtime.stage import LastSteps
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
@@ -66,7 +66,7 @@ def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[
         store=sqlite_store,
         intake=FeedbackIntake(reports=sqlite_store.reports, config=config.intake),
         config=config,
-        health=Health(pulse=Pulse(), store=sqlite_store, fleet=fleet_of(), base_name="base", max_stall_s=120),
+        health=Health(last_steps=LastSteps(), store=sqlite_store, fleet=fleet_of(), base_name="base", max_stall_s=120),
     )
     with TestClient(app, base_url="http://127.0.0.1:8077") as client:
         yield client
@@ -263,7 +263,7 @@ def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store
     run = run_to_verdict(sqlite_store)
     for path in ("/", "/adapters", f"/adapters/{run.generation}"):
         assert "On trial" not in client.get(path).text
-    sqlite_store.trials.begin(
+    sqlite_store.trials.start(
         run.generation,
         mode=AdapterState.CANARY,
         share=0.1,
