@@ -1,7 +1,7 @@
-"""The records that cross module borders, their states, and which transitions are legal.
+"""The records shared by the modules, their states, and the legal transitions.
 
-The transition tables here are the single source: the store's migration copies them into the database, where a trigger
-refuses anything else.
+The transition tables here are the only definition. The store's migration copies them into the database, where a trigger
+refuses every other transition.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
 
 ACTOR = "erratad"
-"""Who acts in intents and audit where the daemon itself decides."""
+"""The actor in intents and audit if the daemon itself decides."""
 MAX_NUMBER = 2**31 - 1
-"""What both databases hold in an integer column."""
+"""The largest value of an integer column in both databases."""
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
@@ -58,7 +58,7 @@ class AdapterState(StrEnum):
 
 
 class RunState(StrEnum):
-    """A training run; each state names the stage that has to act on it next."""
+    """States of a training run; each names the stage that acts next."""
 
     PREPARING = "preparing"
     TRAINING = "training"
@@ -131,16 +131,16 @@ RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 }
 INITIAL_STATES: Mapping[str, frozenset[StrEnum]] = {
     "reports": frozenset({ReportState.QUEUED, ReportState.DUPLICATE, ReportState.QUARANTINED}),
-    # only generation 0, the base model, begins live: the others lack the evidence
+    # only generation 0, the base model, starts live: other generations need evidence
     "adapters": frozenset({AdapterState.TRAINING, AdapterState.LIVE}),
     "runs": frozenset({RunState.PREPARING}),
 }
-"""The states that a new row of each machine may have."""
+"""The legal states of a new row, per state machine."""
 ACTIVE_RUN_STATES = (RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING)
 
 
 class Trigger(StrEnum):
-    """What started a training run, or an induction (never by a threshold)."""
+    """The trigger of a training run, or of an induction run (never by a threshold)."""
 
     CRON = "cron"
     THRESHOLD = "threshold"
@@ -148,7 +148,7 @@ class Trigger(StrEnum):
 
 
 class IntentKind(StrEnum):
-    """What an operator (or a rule) asks the daemon to do; carried out by the stage that owns it."""
+    """Kinds of requests from an operator (or a rule); the stage that owns the kind completes them."""
 
     TRAIN = "train"
     PROMOTE = "promote"
@@ -157,7 +157,7 @@ class IntentKind(StrEnum):
 
 
 class Split(StrEnum):
-    """Which side a cluster of similar reports is on, permanently."""
+    """The side of a cluster of similar reports; it never changes."""
 
     TRAIN = "train"
     HOLDOUT = "holdout"
@@ -172,7 +172,7 @@ class CorrectionSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a report came in: a Kafka record's coordinates, or 'http', 'import', 'induced' with neither."""
+    """The origin of a report: a Kafka record's coordinates, or 'http', 'import', 'induced' without coordinates."""
 
     channel: str
     partition: int | None = None
@@ -181,7 +181,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A flagged response and where it stands."""
+    """A flagged response and its state."""
 
     id: str
     state: ReportState
@@ -211,13 +211,13 @@ class Report:
 
     @property
     def prompt_text(self) -> str:
-        """The last user message: what clusters and near-duplicate detection compare."""
+        """The last user message; clusters and near-duplicate detection compare it."""
         return last_question([(message.role, message.content) for message in self.messages])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What was learned from one report: the analysis, and a corrected answer where there is an approved one."""
+    """The analysis of one report, and a corrected answer if one was approved."""
 
     report_id: str
     analysis: str
@@ -262,7 +262,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunItem:
-    """Which report a run used, and on which side."""
+    """A report used by a run, and its split."""
 
     run_id: int
     report_id: str
@@ -272,7 +272,7 @@ class RunItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """One generation. Its weights lie at `path` and are named `name` in every server.
+    """One generation. Its weights are at `path`; every server knows it as `name`.
 
     Generation 0 is the base model: it has no run and no path, and is live until the first promotion.
     """
@@ -289,12 +289,12 @@ class Adapter:
     promoted_at: datetime | None = None
     retired_at: datetime | None = None
     files_removed_at: datetime | None = None
-    """When `daemon.operations.retention` took the folder from the disk; it cannot go live again then."""
+    """The time at which `daemon.operations.retention` removed the folder. The generation cannot go live again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRun:
-    """A candidate that is tried out beside the live generation, as it was begun; `mode` is the adapter's state."""
+    """A trial of a candidate beside the live generation, as started. `mode` is the adapter's state."""
 
     generation: int
     name: str
@@ -305,15 +305,15 @@ class TrialRun:
 
 
 def served_name(adapter: Adapter, base_name: str) -> str:
-    """The model name that reaches this generation in a server, without guidance."""
+    """The model name of this generation in a server; requests under it get no guidance."""
     return base_name if adapter.generation == BASE_GENERATION else adapter.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Induction:
-    """One run of questions that ask for mistakes.
+    """One run of questions that provoke mistakes.
 
-    `position` is the next question in the list of all, where the following run goes on; `kept` answers became reports.
+    `position` is the index of the next question; the following run continues there. `kept` answers became reports.
     """
 
     id: int
@@ -345,7 +345,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The gate's decision on one run's candidate, with its reasons and every figure it looked at."""
+    """The gate's decision on one run's candidate, with its reasons and all figures."""
 
     run_id: int
     generation: int
@@ -357,7 +357,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What an operator asks for, queued so that it works alike from command line, API and console."""
+    """An operator's request, queued so that it works the same way from command line, API and console."""
 
     id: int
     kind: IntentKind
@@ -379,10 +379,10 @@ class AuditEntry:
 
 
 def last_question(turns: Sequence[tuple[str, str]]) -> str:
-    """The last user message of turns (role and text); of turns without one, the last message."""
+    """The last user message of the turns (role and text), or the last message if no turn is the user's."""
     return next((text for role, text in reversed(turns) if role == "user"), turns[-1][1])
 
 
 def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:
-    """The conversation as chat templates take it."""
+    """The conversation in the format of chat templates."""
     return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)

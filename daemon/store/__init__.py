@@ -69,7 +69,7 @@ class Store:
         """Ask the database for one row.
 
         Raises:
-            StoreUnavailableError: when it does not answer.
+            StoreUnavailableError: The database does not answer.
         """
         with reading(self.engine) as connection:
             connection.execute(select(1))
@@ -79,16 +79,16 @@ class Store:
 
 
 def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
-    """Connect, migrate to the newest schema, and make sure that the base generation exists.
+    """Connect, migrate to the newest schema, and create the base generation if it is missing.
 
     Args:
-        source: the configuration, or only a database URL.
-        alias: what the base generation is named after; a configuration's own alias comes before it.
+        source: The configuration, or only a database URL.
+        alias: The alias in the base generation's name. A configuration's own alias overrides it.
 
     Raises:
-        ConfigError: when the URL is no SQLite or PostgreSQL URL.
-        StoreVersionError: when the database belongs to a newer erratad, or to something else.
-        StoreUnavailableError: when the database cannot be reached.
+        ConfigError: The URL is no SQLite or PostgreSQL URL.
+        StoreVersionError: The database belongs to a newer erratad, or to another program.
+        StoreUnavailableError: The database cannot be reached.
     """
     if isinstance(source, str):
         engine = connect(source)

@@ -1,4 +1,4 @@
-"""Adapter generations: which one is live is decided here, in one transaction."""
+"""Adapter generations. One transaction decides which generation is live."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fulfilled:
-    """The intent that a change of the live generation carries out, and what its outcome says."""
+    """The intent that a change of the live generation completes, and the text of its outcome."""
 
     intent_id: int
     outcome: str
@@ -82,12 +82,12 @@ class Adapters:
             return [rows.adapter(row) for row in connection.execute(query)]
 
     def with_files(self) -> list[Adapter]:
-        """Those whose folder is on the disk; newest first."""
+        """Adapters with a folder on the disk; newest first."""
         table = schema.adapters
         return self._where(table.c.path.is_not(None), table.c.files_removed_at.is_(None))
 
     def without_files(self) -> list[Adapter]:
-        """Those whose folder was taken from the disk; newest first."""
+        """Adapters whose folder was removed from the disk; newest first."""
         return self._where(schema.adapters.c.files_removed_at.is_not(None))
 
     def _where(self, *conditions: ColumnElement[bool]) -> list[Adapter]:
@@ -96,7 +96,7 @@ class Adapters:
             return [rows.adapter(row) for row in connection.execute(query)]
 
     def files_removed(self, generation: int, reason: str) -> bool:
-        """Mark, before the folder is removed, that this generation cannot go live again; False if it just did."""
+        """Mark, before the folder is removed, that this generation cannot go live again. False if it just went live."""
         table = schema.adapters
         removable = (table.c.state.in_(REMOVABLE), table.c.files_removed_at.is_(None))
         with transaction(self._engine) as connection:
@@ -109,7 +109,7 @@ class Adapters:
         return True
 
     def previous(self) -> Adapter | None:
-        """The generation to roll back to: the one retired last among those older than the live one."""
+        """The generation to roll back to: the last retired one that is older than the live one."""
         table = schema.adapters
         live = select(table.c.generation).where(table.c.state == AdapterState.LIVE).scalar_subquery()
         query = (
@@ -133,16 +133,17 @@ class Adapters:
         recurring: Sequence[str] = (),
         fulfils: Fulfilled | None = None,
     ) -> None:
-        """Candidate becomes live, the live one retires, its run ends as promoted: one transaction.
+        """Make the candidate live, retire the live generation and end the run as promoted, in one transaction.
 
         Args:
-            resolved: ids of the reports that the candidate answers well now.
-            recurring: ids of those that it still answers badly.
-            fulfils: the operator's intent that ends with it.
+            resolved: Ids of the reports that the candidate answers well now.
+            recurring: Ids of the reports that it still answers badly.
+            fulfils: The operator's intent that the promotion completes.
 
         Raises:
-            IllegalTransitionError: when another generation than `expected_live` is live, the candidate may not be, or
-                the intent was carried out before.
+            IllegalTransitionError: Another generation than `expected_live` is live, the candidate may not go live, or
+            the
+                intent was completed before.
         """
         with transaction(self._engine) as connection:
             candidate = self._replace_live(
@@ -167,15 +168,16 @@ class Adapters:
     def roll_back(
         self, generation: int, *, expected_live: int, actor: str, reason: str, fulfils: Fulfilled | None = None
     ) -> None:
-        """A retired generation becomes live again; the one that leaves is never promoted again.
+        """Make a retired generation live again. The generation that it replaces is never promoted again.
 
-        Reports that were resolved by it, or by a generation newer than the target, recur. The base model (generation 0)
+        Reports resolved by a generation newer than the target recur. The base model (generation 0)
         is never marked as rolled back: it must stay available. The intent ends in the same transaction, so that a crash
         never rolls back twice.
 
         Raises:
-            IllegalTransitionError: when another generation than `expected_live` is live, the target was never live or
-                was itself rolled back, or the intent was carried out before.
+            IllegalTransitionError: Another generation than `expected_live` is live, the target was never live or was
+            itself
+                rolled back, or the intent was completed before.
         """
         with transaction(self._engine) as connection:
             leaving = AdapterState.RETIRED if expected_live == BASE_GENERATION else AdapterState.ROLLED_BACK

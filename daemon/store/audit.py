@@ -1,4 +1,4 @@
-"""The audit log: who did what, and why."""
+"""The audit log: every action with its actor and reason."""
 
 from __future__ import annotations
 

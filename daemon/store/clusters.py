@@ -1,4 +1,4 @@
-"""Clusters of near-identical reports: each has one split permanently, so that no evaluation item was trained on."""
+"""Clusters of near-identical reports: each has one split permanently, so no holdout item is ever trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Column types that both databases have."""
+"""Column types for both databases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class AnyText(TypeDecorator[str]):
-    """Text from outside, such as a model's, made storable."""
+    """Text from outside, such as a model's. Characters that the databases refuse are replaced."""
 
     impl = Text
     cache_ok = True

@@ -1,4 +1,4 @@
-"""What the daemons share while they run: pauses, leader leases and the stages' heartbeats."""
+"""Shared state of the running daemons: pauses, leader leases and the stages' heartbeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from daemon.store.engine import database_time, insert, reading, transaction, ups
 
 ALL_STAGES = "all"
 DAEMON_SILENT_S = 30.0
-"""Stages write a heartbeat every 5 s; when all of a daemon's are older than this, it seems to run no more."""
+"""Stages write a heartbeat every 5 s. A daemon counts as ended if all of its heartbeats are older than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What a stage said last, and when it last made a step."""
+    """A stage's last sentence, and the time of its last step."""
 
     name: str
     owner: str
@@ -53,7 +53,7 @@ class Control:
             record_audit(connection, actor=actor, action="pause", subject=stage, reason=reason)
 
     def resume(self, stage: str, *, actor: str, reason: str) -> bool:
-        """Lift a pause; False when there was none. `all` lifts every pause."""
+        """Lift a pause; False if there was none. `all` lifts every pause."""
         table = schema.pauses
         query = table.delete() if stage == ALL_STAGES else table.delete().where(table.c.stage == stage)
         with transaction(self._engine) as connection:
@@ -104,7 +104,7 @@ class Control:
             )
 
     def heartbeats(self, *, max_age_s: float = 3600.0) -> list[Heartbeat]:
-        """What each stage did last, but for those of daemons that have been silent since another one spoke."""
+        """The last step of each stage. Leaves out daemons that fell silent while another one went on."""
         table = schema.stages
         query = (
             select(table)

@@ -1,4 +1,4 @@
-"""Connecting, and the two kinds of transaction; a lost database becomes `StoreUnavailableError` here."""
+"""Connections, and the two kinds of transaction. A lost database becomes `StoreUnavailableError` here."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from daemon.errors import ConfigError, IllegalTransitionError, StoreUnavailableE
 from daemon.records import utcnow
 
 POOL_SIZE = 10
-"""Connections kept open; as many again are opened under load. The stages of one daemon need about ten."""
+"""Connections kept open; the pool may double under load. The stages of one daemon need about ten."""
 POOL_TIMEOUT_S = 30
 SQLITE_BUSY_TIMEOUT_S = 30
-"""How long a writer waits for the one before it."""
+"""How long a writer waits for the previous writer."""
 POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
 POSTGRES_CONNECTION: Mapping[str, str] = {
     "application_name": "erratad",
     "connect_timeout": "5",
-    # a server that vanishes without a word is noticed within half a minute, also in the middle of a query
+    # detects within half a minute, also during a query, that the server vanished
     "keepalives": "1",
     "keepalives_idle": "15",
     "keepalives_interval": "5",
@@ -37,7 +37,7 @@ POSTGRES_CONNECTION: Mapping[str, str] = {
     "tcp_user_timeout": "30000",
 }
 ILLEGAL = "illegal transition: "
-"""How the messages of the database's own triggers begin."""
+"""The prefix of the messages of the database's own triggers."""
 
 _READING = "erratad_reading"
 _SQLITE_OUTAGES = frozenset(
@@ -64,11 +64,11 @@ class Lock(IntEnum):
 
 
 def connect(url: str, password: str | None = None) -> Engine:
-    """An engine for SQLite (WAL, full durability) or PostgreSQL (psycopg 3); connects at its first use.
+    """Make an engine for SQLite (WAL, full durability) or PostgreSQL (psycopg 3). It connects at its first use.
 
     Raises:
-        ConfigError: when the URL is neither.
-        StoreUnavailableError: when the folder of an SQLite file cannot be made.
+        ConfigError: The URL is neither.
+        StoreUnavailableError: The folder of an SQLite file cannot be created.
     """
     try:
         parsed = make_url(url)
@@ -83,7 +83,7 @@ def connect(url: str, password: str | None = None) -> Engine:
 
 
 def _postgres(url: URL) -> Engine:
-    # what the URL says wins over our defaults
+    # parameters of the URL override our defaults
     settings = {key: value for key, value in POSTGRES_CONNECTION.items() if key not in url.query}
     own = url.query.get("options", "")
     options = " ".join([POSTGRES_SESSION, own if isinstance(own, str) else " ".join(own)])
@@ -137,7 +137,7 @@ def _to_json(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity (PostgreSQL refuses them): they become null."""
+    """Serialise to JSON. NaN and infinity become null: JSON has neither, and PostgreSQL refuses them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -147,12 +147,13 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction that may write; on SQLite it waits for the writer before it.
+    """One transaction that may write. On SQLite it waits for the previous writer.
 
     Raises:
-        StoreUnavailableError: when the database cannot be reached. Nothing happened, unless the connection broke during
-            the COMMIT itself; every operation of the store may be repeated.
-        IllegalTransitionError: when the database itself refused a change of state.
+        StoreUnavailableError: The database cannot be reached. Nothing was changed, unless the connection broke during
+        the
+            COMMIT itself; every operation of the store may be repeated.
+        IllegalTransitionError: The database itself refused a change of state.
     """
     with _translated(), engine.begin() as connection:
         yield connection
@@ -160,10 +161,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that only reads: it waits for no writer, and no writer waits for it.
+    """One transaction that only reads. It waits for no writer, and no writer waits for it.
 
     Raises:
-        StoreUnavailableError: when the database cannot be reached.
+        StoreUnavailableError: The database cannot be reached.
     """
     with _translated(), engine.connect() as plain:
         connection = plain.execution_options(**{_READING: True}, postgresql_readonly=True)
@@ -172,13 +173,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def serialise(connection: Connection, lock: Lock) -> None:
-    """Let one transaction at a time go on from here until it ends; SQLite's transactions queue anyway."""
+    """Let only one transaction at a time pass this point until it ends. SQLite's writers queue anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(int(lock))))
 
 
 def database_time(connection: Connection) -> datetime:
-    """The clock that leases go by: the server's, since the daemons' own clocks may differ."""
+    """The time for leases, from the database server, because the daemons' clocks may differ."""
     if connection.dialect.name == "postgresql":
         moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
         return moment
@@ -206,14 +207,14 @@ def _translated() -> Iterator[None]:
 
 
 def _is_outage(exc: DBAPIError) -> bool:
-    """Whether the same statement may succeed later: SQLite calls a missing table an OperationalError too."""
+    """True if the same statement may succeed later. SQLite also reports a missing table as an OperationalError."""
     if isinstance(exc.orig, sqlite3.Error):
         return getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
     return exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)
 
 
 def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """INSERT with the ON CONFLICT clauses that both databases have."""
+    """INSERT with the ON CONFLICT clauses of both databases."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 

@@ -1,4 +1,4 @@
-"""Runs that ask the model for mistakes: one at a time, and how far each came."""
+"""Induction runs, which provoke mistakes of the model: one at a time, each with its position."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Inductions:
         self._engine = engine
 
     def start(self, *, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Induction | None:
-        """Open a run that goes on where the one before it ended; None when another one is active.
+        """Open a run that continues at the previous run's position. None if another run is active.
 
         Args:
-            intent_id: the operator's intent that ends with it.
+            intent_id: The operator's intent that the start completes.
 
         Raises:
-            IllegalTransitionError: when that intent had ended before.
+            IllegalTransitionError: That intent has ended already.
         """
         table, now = schema.inductions, utcnow()
         try:
@@ -55,19 +55,19 @@ class Inductions:
         return last if last is not None and last.finished_at is None else None
 
     def last(self) -> Induction | None:
-        """The one that was started last."""
+        """The latest run, or None."""
         with reading(self._engine) as connection:
             return _latest(connection)
 
     def file(
         self, run: Induction, found: Sequence[FlaggedResponse], *, asked: int, position: int, reporter_cap: int
     ) -> tuple[Induction, list[Added]]:
-        """Store what was found and how far the run came, in one transaction: a crash asks nothing twice.
+        """Store the found mistakes and the run's position in one transaction, so that a crash asks nothing twice.
 
-        The reports come in by the same way as everybody's (`daemon.store.intake`).
+        The reports pass the same intake as all others (`daemon.store.intake`).
 
         Raises:
-            LeaseLostError: when another daemon has gone on with this run; nothing is stored.
+            LeaseLostError: Another daemon has continued this run. Nothing is stored.
         """
         table = schema.inductions
         arrivals = [Arrival.of(flagged, Source(channel=INDUCED)) for flagged in found]

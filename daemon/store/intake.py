@@ -1,4 +1,4 @@
-"""Taking reports in: one batch costs a handful of statements, however many messages it holds."""
+"""Intake of reports. The number of statements per batch does not depend on the number of messages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from daemon.store.engine import Lock, database_time, serialise
 
 CAP_WINDOW = timedelta(days=1)
 LOOKUP_SIZE = 1000
-"""Messages looked up by one statement; PostgreSQL takes at most 65,535 parameters."""
+"""Messages per lookup statement; PostgreSQL allows at most 65,535 parameters."""
 
 
 class Added(StrEnum):
-    """What became of one message that was handed to `Reports.add`."""
+    """The outcome for one message given to `Reports.add`."""
 
     STORED = "stored"
     REDELIVERED = "redelivered"
@@ -52,9 +52,9 @@ class Arrival:
 
 
 def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, reporter_cap: int) -> list[Added]:
-    """Store the new ones among the arrivals; one outcome per arrival, in order.
+    """Store the new arrivals; returns one outcome per arrival, in order.
 
-    One batch at a time goes through, on PostgreSQL by a lock: so two consumers cannot both find an id, an answer or a
+    Batches run one at a time (on PostgreSQL by a lock), so two consumers cannot both find an id, an answer or a
     reporter's last free place unused.
     """
     serialise(connection, Lock.INTAKE)
@@ -70,7 +70,7 @@ def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, reporter
 
 
 class _Intake:
-    """What the store knows about one part of a batch, kept up to date while the part is walked through."""
+    """The stored facts about one part of a batch, updated with each message of the part."""
 
     def __init__(self, connection: Connection, part: Sequence[Arrival], *, now: datetime, reporter_cap: int) -> None:
         self._now = now
@@ -108,7 +108,7 @@ def _fingerprints(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str, str]:
-    """The first report of each answer that is no duplicate itself."""
+    """The first report of each answer that is not itself a duplicate."""
     table = schema.reports
     query = (
         select(table.c.content_key, table.c.id)

@@ -1,4 +1,4 @@
-"""What operators (or rules) ask the daemon to do: queued as rows, carried out once by the stage that owns the kind."""
+"""Requests of operators (or rules) to the daemon: queued as rows, completed once by the stage of their kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Intents:
         self._engine = engine
 
     def request(self, kind: IntentKind, *, actor: str, reason: str, target_generation: int | None = None) -> Intent:
-        """Queue what an operator asks for; the stage that owns it carries it out and writes the outcome."""
+        """Queue an operator's request. The stage of its kind completes it and writes the outcome."""
         with transaction(self._engine) as connection:
             intent_id = connection.execute(
                 schema.intents.insert()
@@ -46,7 +46,7 @@ class Intents:
             return _get(connection, intent_id)
 
     def pending(self, *kinds: IntentKind) -> Intent | None:
-        """The oldest intent of these kinds that waits."""
+        """The oldest pending intent of these kinds, or None."""
         table = schema.intents
         query = (
             select(table.c.id)
@@ -59,7 +59,7 @@ class Intents:
             return None if intent_id is None else _get(connection, intent_id)
 
     def asked(self, kind: IntentKind, *, actor: str, since: datetime) -> Intent | None:
-        """The latest intent of that kind by the actor since that moment, in any state."""
+        """The actor's latest intent of this kind since then, in any state, or None."""
         table = schema.intents
         query = (
             select(table)
@@ -83,7 +83,7 @@ class Intents:
 
 
 def finish_intent(connection: Connection, intent_id: int, state: IntentState, outcome: str) -> bool:
-    """End an intent, inside the transaction that carries it out where there is one; False if it had ended before."""
+    """End an intent, in the transaction that completes it if there is one. False if it has ended already."""
     table = schema.intents
     ended = connection.execute(
         update(table)
@@ -94,10 +94,10 @@ def finish_intent(connection: Connection, intent_id: int, state: IntentState, ou
 
 
 def fulfil(connection: Connection, intent_id: int, outcome: str) -> None:
-    """End an intent in the transaction that carries it out, so that no crash has it carried out twice.
+    """End an intent in the transaction that completes it, so that a crash cannot complete it twice.
 
     Raises:
-        IllegalTransitionError: when it had ended before; the transaction must not be committed then.
+        IllegalTransitionError: It has ended already. The caller must not commit the transaction.
     """
     if not finish_intent(connection, intent_id, IntentState.DONE, outcome):
         raise IllegalTransitionError(f"intent {intent_id} was carried out before; nothing is changed")

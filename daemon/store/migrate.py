@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema; two daemons that start at once do it once."""
+"""Migrate a database to the newest schema; of two daemons that start together, one migrates."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from daemon.store.engine import Lock, reading, serialise, transaction
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_TIMEOUT = "30min"
-"""PostgreSQL's bound on one statement of a migration, and on the wait for another daemon's migration."""
+"""PostgreSQL's time limit for one statement of a migration, and for the wait for another daemon's migration."""
 
-_ALEMBIC = threading.Lock()  # Alembic keeps the migration under way in module globals
+_ALEMBIC = threading.Lock()  # Alembic keeps the current migration in module globals
 
 
 def migrate(engine: Engine) -> None:
-    """Run the missing revisions in one transaction, under a lock that other daemons wait for.
+    """Run the missing revisions in one transaction, under a lock against other daemons.
 
     Raises:
-        StoreVersionError: when a newer erratad, or another program, made the tables.
-        StoreUnavailableError: when the database cannot be reached.
+        StoreVersionError: A newer erratad, or another program, created the tables.
+        StoreUnavailableError: The database cannot be reached.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))

@@ -1,7 +1,7 @@
-"""Events on their way out: written with the change that they tell of, delivered to each sink on its own account.
+"""Events on their way out: written in the transaction of their change, delivered to each sink separately.
 
-Every event has a row in `deliveries` for every sink from its first moment, so that the events due at a sink are found
-by an index, and no sink waits for another. Those of a sink that is not configured wait until the event is pruned.
+Every event has a row in `deliveries` for every sink from the start. An index finds the due events of a sink, and no
+sink waits for another. The rows of a sink that is not configured stay until the event is deleted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """The events that one sink takes; `types` None: all."""
+    """The events for one sink; `types` None: all events."""
 
     sink: Sink
     types: tuple[EventType, ...] | None = None
@@ -60,7 +60,7 @@ KAFKA = Subscription(sink=Sink.KAFKA)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """An event that the sink has not taken yet, with the attempts made so far."""
+    """An event that is not delivered yet, with the number of attempts so far."""
 
     sequence: int
     event: Event
@@ -69,7 +69,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """The outcome of one more attempt to deliver an event; `next_attempt_at` is of one that still waits."""
+    """The outcome of one more attempt to deliver an event. `next_attempt_at` is set if the event still waits."""
 
     due: Due
     state: DeliveryState
@@ -79,7 +79,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Events that wait for the sink, those given up, and the latest error among both."""
+    """The number of waiting events and of events given up, and the latest error of either."""
 
     waiting: int
     dead: int
@@ -87,7 +87,7 @@ class Backlog:
 
 
 def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[str, Any]) -> None:
-    """Put an event into the outbox, in the transaction of the change that it tells of."""
+    """Put an event into the outbox, in the transaction of its change."""
     emit_all(connection, kind, [subject], data)
 
 
@@ -115,7 +115,7 @@ class Outbox:
         self._engine = engine
 
     def due(self, subscription: Subscription, *, limit: int, at: datetime | None = None) -> list[Due]:
-        """Events whose (next) attempt may be made now, oldest first."""
+        """Events whose next attempt is due, oldest first."""
         with reading(self._engine) as connection:
             return [
                 Due(sequence=row.sequence, event=Event.model_validate(row.event), attempts=row.attempts)
@@ -123,7 +123,7 @@ class Outbox:
             ]
 
     def record(self, subscription: Subscription, attempts: Sequence[Attempt]) -> None:
-        """Keep the outcomes of attempts, all in one transaction."""
+        """Store the outcomes of attempts in one transaction."""
         table = schema.deliveries
         query = update(table).where(table.c.sequence == bindparam("of"), table.c.sink == subscription.sink)
         outcomes = [
@@ -154,7 +154,7 @@ class Outbox:
             )
 
     def prune(self, *, older_than_s: float, subscriptions: Sequence[Subscription]) -> int:
-        """Delete old events that every configured sink is done with (delivered or given up); returns how many."""
+        """Delete old events that every configured sink has delivered or given up; returns their number."""
         outbox, table = schema.outbox, schema.deliveries
         waits = (
             select(table.c.sequence)
@@ -174,9 +174,9 @@ class Outbox:
 
 
 def due_query(subscription: Subscription, *, at: datetime, limit: int) -> Select[Any]:
-    """The statement behind `Outbox.due`: a stage runs it every second or two, however many events were delivered."""
+    """The statement of `Outbox.due`. A stage runs it every second or two, so it must stay fast."""
     outbox, table = schema.outbox, schema.deliveries
-    # + 0: an order taken from an index would walk over every event that the sink never takes
+    # + 0 prevents an order by index, which would scan every event that this sink does not take
     order = table.c.sequence if subscription.types is None else table.c.sequence + 0
     return (
         select(table.c.sequence, table.c.attempts, outbox.c.event)

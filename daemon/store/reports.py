@@ -21,12 +21,12 @@ from daemon.store.outbox import emit, emit_all
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 ERASED = "[erased]"
-"""What stands in place of a text that was removed for good."""
+"""The replacement of a text that was erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A report that this worker holds until the lease ends."""
+    """A report held by this worker until the lease ends."""
 
     report: Report
     owner: str
@@ -39,9 +39,9 @@ class Reports:
     def add(self, batch: Sequence[tuple[FlaggedResponse, Source]], *, reporter_cap: int) -> list[Added]:
         """Store a batch in one transaction; one outcome per message, in order.
 
-        A message whose id is already stored is `redelivered` (same content) or a `conflict` (other content). A report
-        of an answer that another report already flagged is stored as `duplicate`; one above `reporter_cap` reports of
-        its reporter in 24 hours as `quarantined`.
+        A message with a stored id is `redelivered` (same content) or a `conflict` (other content). A report of an
+        answer that is flagged already is stored as `duplicate`. A report above its reporter's cap of `reporter_cap`
+        reports in 24 hours is stored as `quarantined`.
         """
         arrivals = [Arrival.of(flagged, source) for flagged, source in batch]
         with transaction(self._engine) as connection:
@@ -61,7 +61,7 @@ class Reports:
         limit: int = 50,
         offset: int = 0,
     ) -> list[Report]:
-        """Newest first; `search` is a part of the id or of any text of the message, in any case."""
+        """Newest first. `search` is a part of the id or of any text of the message, case-insensitive."""
         table = schema.reports
         query = select(table).order_by(table.c.received_at.desc(), table.c.id).limit(limit).offset(offset)
         if state is not None:
@@ -84,7 +84,7 @@ class Reports:
         return {state: counts.get(state.value, 0) for state in ReportState}
 
     def categories(self) -> list[str]:
-        """Those of the reports stored, in alphabetical order."""
+        """The categories of all stored reports, in alphabetical order."""
         table = schema.reports
         with reading(self._engine) as connection:
             return list(connection.execute(select(table.c.category).distinct().order_by(table.c.category)).scalars())
@@ -98,13 +98,14 @@ class Reports:
     # --- the reflection queue ---
 
     def claim(self, *, owner: str, limit: int, lease_s: float) -> list[Claim]:
-        """Take up to `limit` reports that wait, or whose worker's lease ran out; oldest first."""
-        with reading(self._engine) as connection:  # an idle worker never waits for a writer
+        """Claim up to `limit` reports that wait or whose lease expired; oldest first."""
+        with reading(self._engine) as connection:  # a read first, so that an idle worker never waits for a writer
             if connection.execute(_claimable(database_time(connection)).limit(1)).first() is None:
                 return []
         table = schema.reports
         with transaction(self._engine) as connection:
             now = database_time(connection)
+            # skip_locked: workers neither wait for each other nor claim the same report
             query = _claimable(now).limit(limit).with_for_update(skip_locked=True)
             ids = connection.execute(query).scalars().all()
             connection.execute(
@@ -127,22 +128,22 @@ class Reports:
         """Store the lesson and move the report on.
 
         Raises:
-            LeaseLostError: when another worker has taken the report over.
+            LeaseLostError: Another worker has taken over the report.
         """
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.LESSON, None)
-            # a report that was quarantined after its lesson and released has an older one
+            # a report quarantined after its lesson and then released already has a lesson
             upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
             emit(connection, EventType.LESSON_CREATED, lesson.report_id, {"analyst": lesson.analyst})
 
     def retry(self, claim: Claim, *, at: datetime, reason: str, counted: bool = True) -> None:
-        """Put the report back; it is claimed again from `at` on. Not `counted`: the attempt is given back to it."""
+        """Put the report back into the queue until `at`. Not `counted`: the attempt does not count."""
         attempts = claim.report.attempts if counted else claim.report.attempts - 1
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.QUEUED, reason, next_attempt_at=at, attempts=attempts)
 
     def bury(self, claim: Claim, *, reason: str) -> None:
-        """Give up on the report until an operator revives it."""
+        """Give up the report until an operator requeues it."""
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.BURIED, reason)
             emit(connection, EventType.REPORT_BURIED, claim.report.id, {"reason": reason})
@@ -164,7 +165,7 @@ class Reports:
                 table.c.id == claim.report.id,
                 table.c.state == ReportState.REFLECTING,
                 table.c.lease_owner == claim.owner,
-                table.c.updated_at == claim.report.updated_at,  # the moment of this very claim
+                table.c.updated_at == claim.report.updated_at,  # only this worker's own claim, not a later one
             )
             .values(
                 state=state,
@@ -188,7 +189,7 @@ class Reports:
             record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
     def erase(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Remove a report's content for good (a person's right); its id, its hashes and its lineage stay."""
+        """Erase a report's content permanently (a person's right). Its id, hashes and lineage stay."""
         blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
         with transaction(self._engine) as connection:
             row = report_row(connection, report_id, lock=True)
@@ -218,7 +219,7 @@ class Reports:
         return None if row is None else rows.lesson(row)
 
     def trainable(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """Reports with a lesson, those still unresolved first and newest first among them."""
+        """Reports with a lesson: unresolved ones first, then newest first."""
         table = schema.reports
         query = (
             select(table, schema.lessons)
@@ -231,9 +232,10 @@ class Reports:
             return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
 
     def count_new_lessons(self) -> int:
-        """Lessons stored since the last run that did not fail began: what the schedule's threshold counts.
+        """The number of lessons stored since the start of the last run that did not fail, for the schedule's threshold.
 
-        A lesson that this run left out (by a cap, say) is not counted again: the threshold would start run after run.
+        Lessons that this run left out (by a cap, for example) do not count again; otherwise the threshold would start
+        run after run.
         """
         table, lessons, runs = schema.reports, schema.lessons, schema.runs
         last_run = select(func.max(runs.c.created_at)).where(runs.c.state != RunState.FAILED).scalar_subquery()
@@ -252,7 +254,7 @@ class Reports:
 def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
     """Mark reports as `resolved` or `recurring` in the transaction that changes the live generation.
 
-    Returns how many changed.
+    Returns the number of changed reports.
     """
     table = schema.reports
     event = EventType.REPORT_RESOLVED if state == ReportState.RESOLVED else EventType.REPORT_RECURRING
@@ -289,7 +291,7 @@ def move(connection: Connection, report_id: str, state: ReportState, reason: str
 
 def _contains(search: str) -> ColumnElement[bool]:
     table = schema.reports
-    as_stored = json.dumps(search)[1:-1]  # JSON escapes what is not ASCII
+    as_stored = json.dumps(search)[1:-1]  # JSON escapes all characters outside ASCII
     return or_(
         table.c.id.icontains(search, autoescape=True),
         cast(table.c.flagged, Text).icontains(as_stored, autoescape=True),
@@ -297,7 +299,7 @@ def _contains(search: str) -> ColumnElement[bool]:
 
 
 def _claimable(now: datetime) -> Select[str]:
-    """Ids of reports that wait, or whose lease is over, oldest first."""
+    """Ids of reports that wait or whose lease expired, oldest first."""
     table = schema.reports
     waiting = and_(
         table.c.state == ReportState.QUEUED,
@@ -312,7 +314,7 @@ def _claimable(now: datetime) -> Select[str]:
 
 
 def report_row(connection: Connection, report_id: str, *, lock: bool = False) -> Any:
-    """The report's row; `lock`: nobody else changes it before this transaction ends."""
+    """The report's row. `lock`: other transactions cannot change it until this one ends."""
     query = select(schema.reports).where(schema.reports.c.id == report_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:

@@ -1,4 +1,4 @@
-"""What people decide about reports and analyses: accept, correct, reject."""
+"""People's decisions on reports and analyses: accept, correct, reject."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """How much waits for a person."""
+    """The number of items that wait for a review."""
 
     quarantined: int
     analyses: int
@@ -50,7 +50,7 @@ class Reviews:
             return [rows.report(row) for row in connection.execute(query)]
 
     def analyses(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """Analyses that nobody has looked at yet, oldest first."""
+        """Analyses without a review, oldest first."""
         table, lessons = schema.reports, schema.lessons
         query = (
             select(table, lessons)
@@ -66,8 +66,8 @@ class Reviews:
         """Release a quarantined report into the queue, or approve an analysis; returns the report's state.
 
         Raises:
-            NotFoundError: for an unknown report.
-            IllegalTransitionError: when there is nothing to review about it.
+            NotFoundError: The report is unknown.
+            IllegalTransitionError: Nothing about it waits for a review.
         """
         with transaction(self._engine) as connection:
             state = _reviewable(connection, report_id)
@@ -80,11 +80,11 @@ class Reviews:
         return state
 
     def correct(self, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str) -> None:
-        """Put a person's words in place of the analysis and of the corrected answer (None: there is none).
+        """Replace the analysis and the corrected answer by a person's text (`correction` None: no corrected answer).
 
         Raises:
-            NotFoundError: for an unknown report.
-            IllegalTransitionError: when it has no analysis that a run may learn from.
+            NotFoundError: The report is unknown.
+            IllegalTransitionError: It has no analysis that a run may learn from.
         """
         with transaction(self._engine) as connection:
             if _reviewable(connection, report_id) == ReportState.QUARANTINED:
@@ -102,11 +102,11 @@ class Reviews:
             record_audit(connection, actor=actor, action="correct", subject=report_id, reason=reason)
 
     def reject(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Bury a quarantined report, or one whose analysis must not be learned from; `requeue` revives it.
+        """Bury a quarantined report, or a report with an unsuitable analysis. `requeue` puts it back.
 
         Raises:
-            NotFoundError: for an unknown report.
-            IllegalTransitionError: when there is nothing to review about it.
+            NotFoundError: The report is unknown.
+            IllegalTransitionError: Nothing about it waits for a review.
         """
         with transaction(self._engine) as connection:
             _reviewable(connection, report_id)

@@ -1,4 +1,4 @@
-"""From rows to records; the only place that knows both shapes."""
+"""Conversion of rows to records; the only module that knows both."""
 
 from __future__ import annotations
 

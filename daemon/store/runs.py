@@ -34,7 +34,7 @@ from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
 
 REPORT_SUITES = ("flagged", "holdout")
-"""Suites whose items are reports; the items of the others have their own ids."""
+"""Suites with reports as items; items of other suites have their own ids."""
 
 
 class Runs:
@@ -52,19 +52,20 @@ class Runs:
         runs_dir: Path,
         intent_id: int | None = None,
     ) -> Run | None:
-        """Open a run and its adapter generation; None when another run is active.
+        """Open a run and its adapter generation. None if another run is active.
 
         Args:
-            intent_id: the operator's intent that ends with it.
+            intent_id: The operator's intent that the start completes.
 
         Raises:
-            IllegalTransitionError: when that intent had ended before.
+            IllegalTransitionError: That intent has ended already.
         """
         now = utcnow()
         with transaction(self._engine) as connection:
             serialise(connection, Lock.RUNS)
             if connection.execute(_active()).first() is not None:
                 return None
+            # under the lock: two runs never get the same generation
             generation = connection.execute(select(func.max(schema.adapters.c.generation))).scalar_one() + 1
             run_id = connection.execute(
                 schema.runs.insert()
@@ -83,16 +84,7 @@ class Runs:
                 )
                 .returning(schema.runs.c.id)
             ).scalar_one()
-            connection.execute(
-                schema.adapters.insert().values(
-                    generation=generation,
-                    name=adapter_name(alias, generation),
-                    state=AdapterState.TRAINING,
-                    run_id=run_id,
-                    created_at=now,
-                    updated_at=now,
-                )
-            )
+            _add_adapter(connection, generation, name=adapter_name(alias, generation), run_id=run_id, at=now)
             if intent_id is not None:
                 fulfil(connection, intent_id, f"started run {run_id} for generation {generation}")
             return rows.run(_row(connection, run_id))
@@ -120,7 +112,7 @@ class Runs:
             return [rows.run(row) for row in connection.execute(query)]
 
     def last_ends(self) -> dict[RunState, datetime]:
-        """When a run last ended so, for each state that a run has ended in."""
+        """The latest end time for each state in which a run has ended."""
         table = schema.runs
         query = select(table.c.state, func.max(table.c.finished_at)).where(table.c.finished_at.is_not(None))
         with reading(self._engine) as connection:
@@ -134,7 +126,7 @@ class Runs:
             connection.execute(update(table).where(table.c.id == run_id).values(progress=merged, updated_at=utcnow()))
 
     def prepared(self, run_id: int, items: Sequence[RunItem]) -> None:
-        """The dataset is on disk: record which report is on which side, and hand over to training."""
+        """The dataset is on disk: record the split of each report, and hand over to training."""
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PREPARING, RunState.TRAINING)
             if items:
@@ -173,7 +165,7 @@ class Runs:
                 self._reject_adapter(connection, verdict.run_id, reasons)
 
     def rejected(self, run_id: int, *, reason: str, actor: str | None = None) -> None:
-        """Promotion (or an operator: `actor`) refused a candidate that the gate had accepted."""
+        """Reject a candidate that the gate accepted; `actor` is an operator, or the daemon itself."""
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PROMOTING, RunState.REJECTED, reason=reason)
             name = self._reject_adapter(connection, run_id, reason)
@@ -216,7 +208,7 @@ class Runs:
             return [rows.adapter(row) for row in connection.execute(query)]
 
     def save_answers(self, answers: Sequence[Answer]) -> None:
-        """Keep measured answers; one already kept stays (an evaluation resumes after a crash)."""
+        """Store measured answers. Stored ones stay unchanged, because an evaluation resumes after a crash."""
         if not answers:
             return
         with transaction(self._engine) as connection:
@@ -228,7 +220,7 @@ class Runs:
         return self._answers(schema.answers.c.run_id == run_id)
 
     def answers_to(self, report_id: str) -> list[Answer]:
-        """What every run measured on this report, oldest run first."""
+        """The measured answers to this report in every run, oldest run first."""
         return self._answers(and_(schema.answers.c.item_id == report_id, schema.answers.c.suite.in_(REPORT_SUITES)))
 
     def _answers(self, condition: ColumnElement[bool]) -> list[Answer]:
@@ -248,12 +240,25 @@ class Runs:
         return None if row is None else rows.verdict(row)
 
 
+def _add_adapter(connection: Connection, generation: int, *, name: str, run_id: int, at: datetime) -> None:
+    connection.execute(
+        schema.adapters.insert().values(
+            generation=generation,
+            name=name,
+            state=AdapterState.TRAINING,
+            run_id=run_id,
+            created_at=at,
+            updated_at=at,
+        )
+    )
+
+
 def _active() -> Select[Any]:
     return select(schema.runs).where(schema.runs.c.state.in_(ACTIVE_RUN_STATES))
 
 
 def _row(connection: Connection, run_id: int, *, lock: bool = False) -> Any:
-    """The run's row; `lock`: nobody else changes it before this transaction ends."""
+    """The run's row. `lock`: other transactions cannot change it until this one ends."""
     query = select(schema.runs).where(schema.runs.c.id == run_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:

@@ -43,14 +43,14 @@ def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Of a partial index."""
+    """Arguments for a partial index with this condition."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 metadata = MetaData()
 
 IN_QUEUE = "state IN ('queued', 'reflecting')"
-"""A condition without parameters, so that both databases see that the partial index answers it."""
+"""A condition without parameters, so that both databases use the partial index for it."""
 
 transitions = Table(
     "transitions",
@@ -60,7 +60,7 @@ transitions = Table(
     Column("new", String(20), nullable=False),
     PrimaryKeyConstraint("machine", "old", "new"),
 )
-"""The legal changes of state, for the triggers; `old` is empty for the states that a new row may have."""
+"""The legal changes of state, for the triggers. `old` is empty for the initial states."""
 
 clusters = Table(
     "clusters",
@@ -69,7 +69,7 @@ clusters = Table(
     Column("category", String(64), nullable=False),
     Column("leader_text", AnyText, nullable=False),
     Column("split", String(10), nullable=False),
-    # the report whose text stands in `leader_text`; no foreign key, since reports point to clusters
+    # the report with the text in `leader_text`; no foreign key, because reports point to clusters
     Column("leader_id", String(200), nullable=False),
     UniqueConstraint("id", "split", name="uq_clusters_id_split"),
     _one_of("split", Split, "clusters"),
@@ -235,11 +235,11 @@ trials = Table(
     Column("share", Float, nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
-    # nothing is tried out on users without an accepting verdict
+    # no trial with users without an accepting verdict
     CheckConstraint("accepted", name="ck_trials_accepted"),
     ForeignKeyConstraint(["run_id", "accepted"], ["verdicts.run_id", "verdicts.accepted"]),
 )
-"""How each canary or shadow was begun; its state is the adapter's."""
+"""The parameters of each canary or shadow at its start; its state is the adapter's."""
 
 shadowed = Table(
     "shadowed",
@@ -254,7 +254,7 @@ shadowed = Table(
     Column("dropped", BigInteger, nullable=False),
     PrimaryKeyConstraint("epoch", "generation"),
 )
-"""What each server process showed last of the copies that a shadow answered; they only grow."""
+"""The latest counts of shadow answers of each server process; they only grow."""
 
 traffic = Table(
     "traffic",
@@ -265,7 +265,7 @@ traffic = Table(
     Column("errors", BigInteger, nullable=False),
     PrimaryKeyConstraint("generation", "since"),
 )
-"""What each generation answered under the alias, in steps of `store.traffic.STEP`."""
+"""Each generation's requests and errors under the alias, in steps of `store.traffic.STEP`."""
 
 traffic_seen = Table(
     "traffic_seen",
@@ -277,7 +277,7 @@ traffic_seen = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("epoch", "generation"),
 )
-"""How far each server process has been counted: what comes on top is new."""
+"""The counts of each server process that are added up already; any increase is new."""
 
 intents = Table(
     "intents",
@@ -309,7 +309,7 @@ inductions = Table(
     Column("finished_at", UtcDateTime),
     Column("reason", AnyText),
 )
-"""Runs that asked for mistakes, and how far they came."""
+"""Induction runs with their positions."""
 Index("uq_inductions_one_active", text("(1)"), unique=True, **_where("finished_at IS NULL"), _table=inductions)
 
 outbox = Table(
@@ -333,12 +333,12 @@ deliveries = Table(
     Column("error", AnyText),
     Column("updated_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("sequence", "sink"),
-    # in the order of the outbox for a sink that takes every event, by type for one that takes some
+    # in outbox order for a sink that takes all events, by type for a sink that takes some
     Index("ix_deliveries_due", "sink", "state", "sequence"),
     Index("ix_deliveries_type", "sink", "state", "type", "sequence"),
     Index("ix_deliveries_error", "sink", "updated_at", **_where("error IS NOT NULL")),
 )
-"""Where each event stands at each sink; `type` is the event's own, for the index."""
+"""The delivery state of each event at each sink. `type` repeats the event's type, for the index."""
 
 audit = Table(
     "audit",

@@ -1,4 +1,4 @@
-"""How much each generation answered, added up over servers and their restarts, and how much of it was flagged."""
+"""Requests, errors and flagged answers of each generation, summed over servers and their restarts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from daemon.store.engine import Lock, insert, reading, serialise, transaction, u
 STEP = timedelta(minutes=5)
 """Traffic is kept in steps of this length: 288 rows a day of a generation that answers."""
 FORGET_AFTER = timedelta(days=30)
-"""A server process that was not seen for so long is taken as ended."""
+"""A server process not seen for this long counts as ended."""
 UNTRUSTED = (ReportState.DUPLICATE, ReportState.QUARANTINED)
-"""Reports that count for no rate: the same answer flagged again, and what waits for review."""
+"""Reports that count in no rate: the same answer flagged again, and reports in review."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What one server process says of one generation; both counts only grow while the process lives."""
+    """One server process's counts for one generation; both only grow while the process lives."""
 
     epoch: str
     generation: int
@@ -33,7 +33,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficTally:
-    """What a generation answered, how much of it failed, and the reports that flag its answers."""
+    """A generation's requests and errors, and the number of reports on its answers."""
 
     requests: int
     errors: int
@@ -41,7 +41,7 @@ class TrafficTally:
 
     @property
     def flagged_per_1000(self) -> float:
-        """0 while nothing was answered."""
+        """0 without requests."""
         return 1000 * self.flagged / self.requests if self.requests else 0.0
 
 
@@ -50,10 +50,10 @@ class Traffic:
         self._engine = engine
 
     def add(self, observed: Sequence[Observed], *, at: datetime | None = None) -> int:
-        """Count what is new since these processes were last seen; returns how many requests that were.
+        """Add the increase since these processes were last seen; returns the number of new requests.
 
-        Repeating a call, also from another daemon, adds nothing: how far a process was counted is kept in the same
-        transaction. Generations that the store does not know are left out.
+        A repeated call, even from another daemon, adds nothing: the same transaction stores the counts already added.
+        Generations unknown to the store are ignored.
         """
         at = at or utcnow()
         with transaction(self._engine) as connection:
@@ -71,11 +71,11 @@ class Traffic:
         per_reporter: int | None = None,
         errors_per_step: int | None = None,
     ) -> TrafficTally:
-        """Everything of a generation, or what came from the step on that `since` lies in.
+        """Sum up a generation's traffic: all of it, or from the step that contains `since`.
 
         Args:
-            per_reporter: at most so many reports of one reporter count; None: all do.
-            errors_per_step: at most so many errors of one step count; None: all do.
+            per_reporter: The maximum number of reports counted per reporter; None: no maximum.
+            errors_per_step: The maximum number of errors counted per step; None: no maximum.
         """
         since = None if since is None else step_of(since)
         table, reports = schema.traffic, schema.reports
@@ -100,9 +100,9 @@ class Traffic:
         return TrafficTally(requests=int(requests), errors=int(errors), flagged=int(flagged))
 
     def window(self, generation: int, *, requests: int) -> datetime | None:
-        """Since when a generation has answered its latest `requests`, or all where there were fewer; None: none at all.
+        """The start of the window of a generation's latest `requests` (or of all, if fewer); None without requests.
 
-        Two windows of like traffic can be compared although each reporter counts once in each: over a longer window
+        Each reporter counts once per window, so only windows with equal traffic can be compared: over a longer window
         more reports come from the same people.
         """
         table = schema.traffic
@@ -116,10 +116,10 @@ class Traffic:
         return begins
 
     def first_flags(self, generations: Sequence[int], *, since: datetime) -> dict[int, int]:
-        """How many reporters flagged each of these generations first, since that moment.
+        """The number of reporters whose first report since then is on each of these generations.
 
-        While generations answer side by side, a reporter's first report falls on each by its share of the requests,
-        however often the same person flags: so one person counts once, and heavy reporters favour no side.
+        If generations answer side by side, a reporter's first report falls on each in proportion to its requests. One
+        person counts once, and frequent reporters favour no side.
         """
         reports, adapters = schema.reports, schema.adapters
         place = func.row_number().over(partition_by=reports.c.reporter, order_by=(reports.c.received_at, reports.c.id))
@@ -140,7 +140,7 @@ class Traffic:
 
 
 def _counts() -> list[ColumnElement[bool]]:
-    """Reports that say something of a generation's traffic: no user ever saw an induced answer."""
+    """Reports on a generation's real traffic; no user saw an induced answer."""
     reports = schema.reports
     return [reports.c.state.not_in(UNTRUSTED), reports.c.channel != INDUCED]
 
@@ -180,6 +180,6 @@ def _add(connection: Connection, one: Observed, at: datetime) -> int:
 
 
 def step_of(moment: datetime) -> datetime:
-    """The beginning of the step that a moment lies in."""
+    """The start of the step that contains this time."""
     size = STEP.total_seconds()
     return datetime.fromtimestamp(moment.timestamp() // size * size, tz=UTC)

@@ -1,4 +1,4 @@
-"""Candidates that are tried out beside the live generation: begun once, and what their shadows answered."""
+"""Trials of candidates beside the live generation, and the figures of their shadow answers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Trials:
         actor: str,
         at: datetime | None = None,
     ) -> None:
-        """The candidate goes on trial; its run waits in `promoting` until it is promoted or rejected.
+        """Put the candidate on trial. Its run waits in `promoting` until it is promoted or rejected.
 
         Raises:
-            IllegalTransitionError: when it is no candidate with an accepting verdict.
+            IllegalTransitionError: It is not a candidate with an accepting verdict.
         """
         adapters, now = schema.adapters, at or utcnow()
         with transaction(self._engine) as connection:
@@ -67,7 +67,7 @@ class Trials:
             record_audit(connection, actor=actor, action=mode, subject=row.name, reason=reason)
 
     def current(self) -> TrialRun | None:
-        """The trial under way; there is one at most."""
+        """The current trial, or None."""
         adapters, trials = schema.adapters, schema.trials
         query = (
             select(adapters.c.name, adapters.c.state, trials)
@@ -79,7 +79,7 @@ class Trials:
         return None if row is None else _trial(row)
 
     def saw_shadows(self, epoch: str, figures: Mapping[int, ShadowFigures]) -> None:
-        """Keep what a server process shows now of each generation's copies: it only grows while the process lives."""
+        """Store a server process's current counts of shadow answers per generation; they only grow while it lives."""
         with transaction(self._engine) as connection:
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
             for generation in known & figures.keys():
@@ -87,7 +87,7 @@ class Trials:
                 upsert(connection, schema.shadowed, ["epoch", "generation"], values)
 
     def shadowed(self, generation: int) -> ShadowFigures:
-        """The copies that a generation answered, over all servers and their restarts."""
+        """A generation's shadow answers, summed over all servers and their restarts."""
         table = schema.shadowed
         sums = [func.coalesce(func.sum(table.c[name]), 0).label(name) for name in FIGURES]
         with reading(self._engine) as connection:
