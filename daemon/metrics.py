@@ -1,6 +1,7 @@
-"""Every Prometheus series that erratad exports, in pipeline order; labels come from closed sets.
+"""All Prometheus series of erratad, in pipeline order. Labels have closed sets of values.
 
-A counter has all its series from the start, at 0: `increase()` sees the first event, and a share can be divided by it.
+All series of a counter exist from the start, at 0: `increase()` then sees the first event, and ratios have a
+denominator.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, Run
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 
 CLOSED_SETS: dict[MetricWrapperBase, Mapping[str, tuple[str, ...]]] = {}
-"""The values of each label; a label that is missing here is bounded by what is deployed (stages, partitions)."""
+"""The values of each label. A label that is missing here is bounded by the installation (stages, partitions)."""
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 
 
 def _closed(metric: _Metric, **values: Iterable[str]) -> _Metric:
-    """Note the values of all labels of the metric; a counter or histogram gets all its series now."""
+    """Register the values of all labels. A counter or histogram gets all its series now."""
     sets = {label: tuple(of_label) for label, of_label in values.items()}
     CLOSED_SETS[metric] = sets
-    if not isinstance(metric, Gauge):  # a gauge at 0 would be a statement
+    if not isinstance(metric, Gauge):  # a gauge at 0 would claim a measurement
         for combination in product(*sets.values()):
             metric.labels(**dict(zip(sets, combination, strict=True)))
     return metric
@@ -44,7 +45,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 36
 INTAKE_MESSAGES = _closed(
     Counter(
         "erratad_intake_messages_total",
-        "Messages taken in, by channel and what became of them.",
+        "Messages taken in, by channel and outcome.",
         ["channel", "outcome"],
     ),
     channel=("kafka", "http"),
@@ -67,13 +68,13 @@ WEBHOOK_DELIVERIES = _closed(
     ),
     outcome=("delivered", "retried", "dead"),
 )
-WEBHOOK_WAITING = Gauge("erratad_webhook_events_waiting", "Events that the webhook's endpoint has not taken yet.")
+WEBHOOK_WAITING = Gauge("erratad_webhook_events_waiting", "Events not yet delivered to the webhook's endpoint.")
 WEBHOOK_DEAD = Gauge("erratad_webhook_events_dead", "Events that were given up after the last attempt.")
-EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox that no broker has acknowledged yet.")
+EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox without a broker's acknowledgement.")
 
-# mistakes that erratad induces by itself; a time of 0: never
+# induced mistakes; a time of 0: never
 INDUCED_ASKED = _closed(
-    Counter("erratad_induced_asked_total", "Questions that asked for a mistake, by its kind.", ["kind"]), kind=Kind
+    Counter("erratad_induced_asked_total", "Questions that provoke a mistake, by kind of mistake.", ["kind"]), kind=Kind
 )
 INDUCED_KEPT = _closed(
     Counter("erratad_induced_kept_total", "Bad answers that became reports, by kind of mistake.", ["kind"]), kind=Kind
@@ -81,7 +82,9 @@ INDUCED_KEPT = _closed(
 INDUCED_DROPPED = _closed(
     Counter("erratad_induced_dropped_total", "Answers that became no new report, by reason.", ["reason"]), reason=Drop
 )
-INDUCED_LAST_START = Gauge("erratad_induced_last_start_timestamp_seconds", "When an induction was last started.")
+INDUCED_LAST_START = Gauge(
+    "erratad_induced_last_start_timestamp_seconds", "Time of the latest start of an induction run."
+)
 INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cron time of the induction.")
 
 # queue and reflection
@@ -105,23 +108,25 @@ LESSONS = _closed(
 LESSONS_BY_KIND = _closed(
     Counter(
         "erratad_lessons_by_kind_total",
-        "Lessons stored, by the kind that their report's category belongs to.",
+        "Lessons stored, by kind of mistake of the report's category.",
         ["kind"],
     ),
     kind=Kind,
 )
-NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the last run began that did not fail.")
+NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the start of the last run that did not fail.")
 
 # training
 RUNS = _closed(Counter("erratad_runs_total", "Runs ended, by outcome.", ["outcome"]), outcome=RUN_ENDS)
 RUN_LAST_END = _closed(
-    Gauge("erratad_run_last_end_timestamp_seconds", "When a run last ended so.", ["outcome"]), outcome=RUN_ENDS
+    Gauge("erratad_run_last_end_timestamp_seconds", "Time of the latest end of a run with this outcome.", ["outcome"]),
+    outcome=RUN_ENDS,
 )
 RUNS_IN_A_ROW = _closed(
-    Gauge("erratad_runs_ended_in_a_row", "The latest runs that all ended the same way.", ["outcome"]), outcome=RUN_ENDS
+    Gauge("erratad_runs_ended_in_a_row", "Number of latest runs in a row with this outcome.", ["outcome"]),
+    outcome=RUN_ENDS,
 )
 RUN_ACTIVE = _closed(
-    Gauge("erratad_run_active", "1 for the state that the active run is in.", ["state"]), state=ACTIVE_RUN_STATES
+    Gauge("erratad_run_active", "1 for the state of the active run.", ["state"]), state=ACTIVE_RUN_STATES
 )
 RUN_STAGE_SECONDS = _closed(
     Histogram("erratad_run_stage_duration_seconds", "Duration of one stage of a run.", ["stage"], buckets=_SECONDS),
@@ -129,14 +134,14 @@ RUN_STAGE_SECONDS = _closed(
 )
 DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dataset, by kind.", ["kind"])
 DATASET_LEFT_OUT = _closed(
-    Gauge("erratad_dataset_left_out", "Lessons that the latest dataset does not use, by reason.", ["reason"]),
+    Gauge("erratad_dataset_left_out", "Lessons left out of the latest dataset, by reason.", ["reason"]),
     reason=LeftOut,
 )
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
 TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second by the latest training.")
-TRAINING_MEMORY = Gauge("erratad_training_resident_memory_bytes", "Memory of the training process; 0 when none runs.")
+TRAINING_MEMORY = Gauge("erratad_training_resident_memory_bytes", "Memory of the training process; 0 without one.")
 TRAINING_PROGRESS = Gauge("erratad_training_progress_ratio", "Share of the active training done.")
 
 # evaluation and gate
@@ -159,72 +164,74 @@ GATE_REASONS = _closed(
 )
 
 # serving and promotion
-LIVE_GENERATION = Gauge("erratad_live_generation", "Generation that is live (0: the base model).")
+LIVE_GENERATION = Gauge("erratad_live_generation", "The live generation (0: the base model).")
 LIVE_ADAPTER = Info("erratad_live_adapter", "Name and run of the live adapter.")
-LAST_PROMOTION = Gauge("erratad_last_promotion_timestamp_seconds", "When an adapter last went live.")
+LAST_PROMOTION = Gauge("erratad_last_promotion_timestamp_seconds", "Time of the latest promotion.")
 SWAPS = _closed(
     Counter("erratad_swaps_total", "Changes of the live generation, by kind and outcome.", ["kind", "outcome"]),
     kind=("promote", "rollback"),
     outcome=("done", "retried", "rejected", "failed", "refused"),
 )
-SWAP_SECONDS = Histogram("erratad_swap_duration_seconds", "From the first load to the last flip.", buckets=_SECONDS)
+SWAP_SECONDS = Histogram(
+    "erratad_swap_duration_seconds", "Duration of a swap, from the first load to the last flip.", buckets=_SECONDS
+)
 SERVERS = _closed(
     Gauge(
         "erratad_vllm_servers",
-        "vLLM servers: serving the live generation, behind it, or not ready. Only the leading daemon looks.",
+        "vLLM servers: serving the live generation, behind it, or not ready. Only the leading daemon checks.",
         ["state"],
     ),
     state=("serving", "behind", "not_ready"),
 )
 SERVER_RESTARTS = Counter("erratad_vllm_restarts_total", "Restarts of the managed vLLM server.")
-RECONCILE_REPAIRS = Counter("erratad_reconcile_repairs_total", "Servers that were brought back to the live generation.")
+RECONCILE_REPAIRS = Counter("erratad_reconcile_repairs_total", "Servers brought back to the live generation.")
 
-# what users say of the generations; a role that no generation holds has no series
+# traffic and feedback per generation; a role without a generation has no series
 GENERATION_REQUESTS = _closed(
-    Gauge("erratad_generation_requests", "Requests answered by the generation that holds the role.", ["role"]),
+    Gauge("erratad_generation_requests", "Requests answered by the generation with this role.", ["role"]),
     role=ROLES,
 )
 GENERATION_FLAGGED_RATE = _closed(
     Gauge(
         "erratad_generation_flagged_per_1000_requests",
-        "Reports per 1000 requests answered by the generation that holds the role.",
+        "Reports per 1000 requests answered by the generation with this role.",
         ["role"],
     ),
     role=ROLES,
 )
 GENERATION_ERRORS = _closed(
-    Gauge("erratad_generation_errors", "Failed requests to the generation that holds the role.", ["role"]), role=ROLES
+    Gauge("erratad_generation_errors", "Failed requests to the generation with this role.", ["role"]), role=ROLES
 )
 WATCH_P_VALUE = _closed(
     Gauge(
         "erratad_watch_p_value",
-        "Always-valid p-value of a higher rate of the live generation than of the previous one, while it is watched.",
+        "Anytime-valid p-value: is the live generation's rate higher than the previous one's? Only during the watch.",
         ["rate"],
     ),
     rate=WATCHED_RATES,
 )
 AUTOMATIC_ROLLBACKS = _closed(
-    Counter(
-        "erratad_automatic_rollbacks_total", "Rollbacks that the watch asked for, by the rate that rose.", ["rate"]
-    ),
+    Counter("erratad_automatic_rollbacks_total", "Rollbacks requested by the watch, by the rate that rose.", ["rate"]),
     rate=WATCHED_RATES,
 )
 
 # schedule and the process; a time of 0: never
 SCHEDULE_NEXT_RUN = Gauge("erratad_schedule_next_run_timestamp_seconds", "Next cron time.")
-SCHEDULE_LAST_START = Gauge("erratad_schedule_last_start_timestamp_seconds", "When a run was last started.")
+SCHEDULE_LAST_START = Gauge("erratad_schedule_last_start_timestamp_seconds", "Time of the latest start of a run.")
 SCHEDULE_MIN_LESSONS = _closed(
-    Gauge("erratad_schedule_min_lessons", "New lessons that a run needs to start by itself, by trigger.", ["trigger"]),
+    Gauge(
+        "erratad_schedule_min_lessons", "New lessons needed for an automatic start of a run, by trigger.", ["trigger"]
+    ),
     trigger=(Trigger.CRON, Trigger.THRESHOLD),
 )
 SCHEDULE_DECISIONS = _closed(
     Counter("erratad_schedule_decisions_total", "Chances to start a run, by decision.", ["decision"]),
     decision=("started", "blackout", "too_few_lessons"),
 )
-STAGE_LAST_STEP = Gauge("erratad_stage_last_step_timestamp_seconds", "When a stage last made a step.", ["stage"])
+STAGE_LAST_STEP = Gauge("erratad_stage_last_step_timestamp_seconds", "Time of a stage's latest step.", ["stage"])
 STAGE_PAUSED = Gauge("erratad_stage_paused", "1 while a stage is paused.", ["stage"])
-DATA_DIR_FREE = Gauge("erratad_data_dir_free_bytes", "Free space of the file system that holds data_dir.")
-DATA_DIR_SIZE = Gauge("erratad_data_dir_size_bytes", "Size of the file system that holds data_dir.")
-STORE_ERRORS = Counter("erratad_store_errors_total", "Steps that found the database unreachable.")
+DATA_DIR_FREE = Gauge("erratad_data_dir_free_bytes", "Free space of data_dir's file system.")
+DATA_DIR_SIZE = Gauge("erratad_data_dir_size_bytes", "Size of data_dir's file system.")
+STORE_ERRORS = Counter("erratad_store_errors_total", "Steps that failed because the database was unreachable.")
 LEADER = Gauge("erratad_leader", "1 while this daemon leads schedule, training and promotion.")
 BUILD = Info("erratad_build", "Version of erratad.")

@@ -1,4 +1,4 @@
-"""When a training run starts: by hand, at the cron time, or when enough new lessons wait.
+"""The start of training runs: by hand, at the cron time, or when enough new lessons wait.
 
 `daemon.runtime.cron` owns the cron time; the database owns "one run at a time".
 """
@@ -21,7 +21,7 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def in_blackout(now: datetime, windows: list[BlackoutWindow], timezone: str) -> BlackoutWindow | None:
-    """The window that `now` (aware) lies in; a window that crosses midnight belongs to the day it starts on."""
+    """The window that contains `now` (aware), or None. A window across midnight belongs to the day of its start."""
     local = now.astimezone(ZoneInfo(timezone))
     for window in windows:
         start, end = time.fromisoformat(window.start), time.fromisoformat(window.end)
@@ -77,7 +77,7 @@ class ScheduleStage:
         return self._start_by_rule(lessons)
 
     def _start_by_hand(self, intent_id: int, actor: str, lessons: int) -> Step:
-        """An operator may start a run in a blackout and below the threshold, but not from nothing."""
+        """An operator may start a run in a blackout and below the threshold, but not without lessons."""
         if not self._store.reports.trainable(limit=1):
             outcome = "not training: there are no lessons yet"
             self._store.intents.finish(intent_id, IntentState.REFUSED, outcome)
@@ -88,7 +88,7 @@ class ScheduleStage:
         return step
 
     def _start_by_rule(self, lessons: int) -> Step:
-        failed = self._failed_lately()
+        failed = self._recent_failure()
         if failed is not None and not self._clock.due:
             return Step(
                 sentence=f"not training: run {failed.id} failed; see `erratad runs {failed.id}`{self._clock.text()}"
@@ -111,7 +111,7 @@ class ScheduleStage:
             return Step(sentence=f"cron time passed without a run: {lessons} of {needed} new lessons", worked=True)
         return self._start(trigger, "schedule", lessons)
 
-    def _failed_lately(self) -> Run | None:
+    def _recent_failure(self) -> Run | None:
         runs = self._store.runs.find(limit=1)
         if not runs or runs[0].state != RunState.FAILED or runs[0].finished_at is None:
             return None

@@ -1,8 +1,8 @@
-"""Read this first: the one page that wires every part, and the order in which they start and stop.
+"""Read this first: it wires all parts, and defines the order in which they start and stop.
 
-One report walks: connectors.kafka -> ingest (or induction) -> reflection -> (schedule) -> dataset -> finetune ->
-evaluation, gate -> promotion -> live adapter. Each is a stage: a thread that makes small steps. They share nothing but
-the store; no part imports this module or knows the others.
+The path of a report: connectors.kafka -> ingest (or induction) -> reflection -> (schedule) -> dataset -> finetune ->
+evaluation, gate -> promotion -> live adapter. Each is a stage: a thread that makes small steps. The parts share only
+the store; no part imports this module or another part.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ EXIT_OK, EXIT_FAILED, EXIT_UNREACHABLE = 0, 1, 3
 
 
 def serve(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code: 0 after an orderly stop, not 0 when a part failed."""
+    """Run until SIGTERM or SIGINT. Returns the exit code: 0 after an orderly stop, not 0 if a part failed."""
     log.configure(config.log)
     metrics.BUILD.info({"version": __version__})
     stop = threading.Event()
@@ -77,7 +77,7 @@ def serve(config: Config) -> int:
 
 
 def _open_store(config: Config, stop: threading.Event) -> Store | None:
-    """Open the database; wait for one that is still starting, but not for ever."""
+    """Open the database. Waits up to `STORE_WAIT_S` for a database that is still starting; then None."""
     deadline = time.monotonic() + STORE_WAIT_S
     while not stop.is_set():
         try:
@@ -93,11 +93,11 @@ def _open_store(config: Config, stop: threading.Event) -> Store | None:
 def _run(config: Config, store: Store, stop: threading.Event) -> bool:
     host = socket.gethostname()
     owner = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    # `sole_owner` makes this name this process's own; a restarted daemon has it again, and leads at once
+    # `sole_owner` makes this name unique; a restarted daemon gets the same name, and so leads at once
     leader = Leader(store.control, str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}")))
     last_steps = LastSteps()
     fleet, server = open_serving(config)
-    # closed in reverse order once every thread has ended: intake leaves its group first, the vLLM server ends last
+    # closed in reverse order after all threads have ended: intake leaves its group first, the vLLM server ends last
     with ExitStack() as closing:
         ingest = _ingest(config, store)
         configured = [
@@ -121,7 +121,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
 
 
 def _stages(config: Config, store: Store, fleet: Fleet, *, owner: str, leader: Leader) -> list[Stage]:
-    """From a stored report to a live adapter, in that order; all but reflection act in the leading daemon only."""
+    """The stages from a stored report to a live adapter, in this order. Only reflection acts in every daemon."""
     led = [
         *_learning_stages(config, store, fleet),
         *_serving_stages(config, store, fleet),
@@ -143,7 +143,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
 
 
 def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
-    """They find mistakes, start runs, and bring a run to its verdict."""
+    """The stages that find mistakes, start runs, and bring a run to its verdict."""
     return [
         InductionStage(store=store, fleet=fleet, config=config),
         ScheduleStage(
@@ -177,7 +177,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
 
 
 def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
-    """They make an accepted adapter live, watch it, and remove what is old."""
+    """The stages that make an accepted adapter live, watch it, and remove old files."""
     return [
         PromotionStage(store=store, fleet=fleet, config=config.rollout, serving=config.serving),
         TrafficStage(store=store, fleet=fleet),
@@ -193,7 +193,7 @@ def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
 
 
 def _delivery_stages(config: Config, store: Store) -> list[Stage]:
-    """They bring the outbox to the webhook, where one is configured, and remove its old events."""
+    """The stages that deliver events to the webhook, if one is configured, and delete old events."""
     webhook, subscriptions = config.webhook, [] if config.intake.kafka is None else [KAFKA]
     if webhook is None:
         return [OutboxStage(store=store, config=config.outbox, subscriptions=subscriptions)]
@@ -210,7 +210,7 @@ def _events(config: Config, store: Store) -> DeliveryStage | None:
 
 
 def _ingest(config: Config, store: Store) -> IngestStage | None:
-    """Kafka's intake, where one is configured; reports come in by HTTP either way."""
+    """Kafka's intake, or None if it is not configured. HTTP intake works in both cases."""
     kafka = config.intake.kafka
     return None if kafka is None else IngestStage.connect(store=store, config=config.intake, kafka=kafka)
 
@@ -234,7 +234,7 @@ def _http(
             port=config.http.port,
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # `daemon.web.access` compares the real peer with http.proxy.addresses
+            proxy_headers=False,  # `daemon.web.access` needs the real peer's address for http.proxy.addresses
             timeout_graceful_shutdown=HTTP_GRACE_S,
         )
     )

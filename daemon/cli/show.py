@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
-from daemon.operations.status import because, progress_words
+from daemon.operations.status import because, progress_text
 from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, suite_scores
 
 
@@ -41,7 +41,7 @@ def show_generation(view: GenerationView) -> None:
         return
     say(f"run {run.id}: {run.state}, started {run.created_at:%Y-%m-%d %H:%M:%S} UTC by {run.requested_by}")
     say(f"recipe {run.recipe}, seed {run.seed}; generation {run.base_generation} was live when it started")
-    if done := progress_words(run):
+    if done := progress_text(run):
         say(done)
     if adapter.path is not None:
         say(f"weights in {adapter.path}, sha256 {adapter.sha256}")

@@ -14,7 +14,7 @@ from daemon.store.outbox import KAFKA, Attempt, Backlog, DeliveryState, Due
 
 
 class KafkaSink:
-    """Publishes a batch at a time, so that the order holds; the key is the event's subject."""
+    """Publishes one batch at a time to keep the order. The key is the event's subject."""
 
     name = "events"
     idle_s = 1.0
@@ -27,7 +27,7 @@ class KafkaSink:
 
     @classmethod
     def connect(cls, kafka: KafkaConfig) -> KafkaSink:
-        """The sink for the configured topic; it connects when there is something to publish."""
+        """Make the sink for the configured topic. It connects at the first event."""
         return cls(producer=Producer(kafka_options(kafka)), topic=kafka.events_topic)
 
     def send(self, due: Sequence[Due], _life: Life) -> Iterator[Sequence[Attempt]]:

@@ -1,4 +1,4 @@
-"""Stage "outbox": deletes old events that every sink is done with."""
+"""Stage "outbox": deletes old events that every configured sink has delivered or given up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daemon.store.outbox import PRUNE, Subscription
 
 
 class OutboxStage:
-    """An event that a configured sink has still to take is never deleted."""
+    """Never deletes an event that still waits for a configured sink."""
 
     name = "outbox"
     idle_s = 60.0

@@ -1,6 +1,6 @@
-"""One stage per sink: events from the outbox to the sink, oldest first, each at least once or given up visibly.
+"""One stage per sink: delivers events from the outbox, oldest first, each at least once, or gives them up visibly.
 
-A sink has its own account of what was delivered (`daemon.store.outbox`): no sink waits for another.
+Each sink has its own delivery state (`daemon.store.outbox`), so no sink waits for another.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from daemon.store.outbox import Attempt, Backlog, DeliveryState, Due, Subscripti
 
 
 class SinkUnavailableError(Exception):
-    """The sink takes nothing now. No attempt is counted: the events stay due."""
+    """The sink accepts nothing now. This counts as no attempt, and the events stay due."""
 
 
 class EventSink(Protocol):
-    """Where events go. `name` is the stage's, as operators know it; `target` what its sentences call the sink."""
+    """A destination of events. `name` is the stage's name; `target` is the sink's name in the stage's sentences."""
 
     name: str
     idle_s: float
@@ -27,10 +27,10 @@ class EventSink(Protocol):
     subscription: Subscription
 
     def send(self, due: Sequence[Due], life: Life) -> Iterator[Sequence[Attempt]]:
-        """Attempt deliveries in order; the attempts of each item yielded are recorded before the next is made.
+        """Attempt deliveries in order. The stage records each yielded item before the next attempt.
 
         Raises:
-            SinkUnavailableError: nothing (more) can be delivered now.
+            SinkUnavailableError: No (further) event can be delivered now.
         """
         ...
 
@@ -49,7 +49,7 @@ class DeliveryStage:
         self._outbox = store.outbox
 
     def step(self, life: Life) -> Step:
-        """One attempt for each event of a batch that is due."""
+        """Make one attempt for each event of a due batch."""
         due = self._outbox.due(self._sink.subscription, limit=self._sink.batch)
         delivered, error = 0, None
         try:
@@ -58,7 +58,7 @@ class DeliveryStage:
                 delivered += sum(attempt.state is DeliveryState.DELIVERED for attempt in attempts)
         except SinkUnavailableError as exc:
             error = str(exc)
-        if due and delivered == len(due):  # the backlog is counted once it is no longer shrinking
+        if due and delivered == len(due):  # counting the backlog is slow, so only when it stops shrinking
             return Step(sentence=f"delivered {delivered} events to {self._sink.target}", worked=True)
         backlog = self._outbox.backlog(self._sink.subscription)
         self._sink.show(backlog)

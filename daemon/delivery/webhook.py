@@ -1,4 +1,4 @@
-"""Sink of stage "webhook": one HTTP endpoint, with a wait of its own for each event that is refused."""
+"""Sink of stage "webhook": one HTTP endpoint. Each refused event has its own wait."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WebhookSink:
 
     @classmethod
     def connect(cls, config: WebhookConfig, *, secret: str) -> WebhookSink:
-        """Raises ConfigError when the secret is not one that can sign."""
+        """Connect to the endpoint. Raises ConfigError if the secret is no valid signing secret."""
         try:
             endpoint = WebhookEndpoint(config.url, secret=secret, timeout_s=config.timeout_s)
         except ValueError as exc:
@@ -43,7 +43,7 @@ class WebhookSink:
         return cls(endpoint=endpoint, config=config)
 
     def send(self, due: Sequence[Due], life: Life) -> Iterator[Sequence[Attempt]]:
-        """A refusal ends the round."""
+        """Send one event after the other; the first refusal ends the step."""
         for one in due:
             if life.stopping:
                 return

@@ -1,1 +1,1 @@
-"""What operators see and ask for: status, views, commands, checks, gauges, retention. Read `status` first."""
+"""The operators' side: status, views, commands, configuration checks, gauges, retention. Read `status` first."""

@@ -20,7 +20,11 @@ def request_induction(store: Store, *, actor: str, reason: str) -> Intent:
 
 
 def request_promotion(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
-    """Raises NotFoundError, or IllegalTransitionError if a generation in this state cannot go live."""
+    """Request the promotion of a candidate.
+
+    Raises:
+        NotFoundError: The generation is unknown.
+        IllegalTransitionError: A generation in this state cannot go live."""
     _may_go_live(store, generation)
     return store.intents.request(IntentKind.PROMOTE, actor=actor, reason=reason, target_generation=generation)
 
@@ -35,11 +39,11 @@ def request_rollback(store: Store, generation: int | None, *, actor: str, reason
 
 
 def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) -> None:
-    """Keep a candidate that the gate accepted from going live.
+    """Reject a candidate that the gate accepted.
 
     Raises:
-        NotFoundError: for an unknown generation.
-        IllegalTransitionError: if it is not waiting for promotion.
+        NotFoundError: The generation is unknown.
+        IllegalTransitionError: It is not waiting for promotion.
     """
     run_id = store.adapters.get(generation).run_id
     if run_id is None:
@@ -55,8 +59,8 @@ def correct_analysis(
     An empty correction means: no good answer is known.
 
     Raises:
-        NotFoundError: for an unknown report.
-        IllegalTransitionError: if the report has no analysis, the new analysis is empty, or the corrected answer
+        NotFoundError: The report is unknown.
+        IllegalTransitionError: The report has no analysis, the new analysis is empty, or the corrected answer
             fails the report's own checks. Training on such an answer would teach the mistake.
     """
     analysis, correction = _plain(analysis), _plain(correction or "") or None
@@ -73,12 +77,12 @@ def correct_analysis(
 
 
 def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
-    """Raises NotFoundError for an unknown stage."""
+    """Pause a stage, or `all`. Raises NotFoundError for an unknown stage."""
     store.control.pause(_known(stage), actor=actor, reason=reason)
 
 
 def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
-    """Returns False if the stage was not paused. Raises NotFoundError for an unknown stage."""
+    """Resume a stage, or `all`; False if it was not paused. Raises NotFoundError for an unknown stage."""
     return store.control.resume(_known(stage), actor=actor, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""Stage "gauges": what database and disk say of queue, runs and pauses, for `/metrics`; it survives restarts."""
+"""Stage "gauges": figures of queue, runs, pauses and disk for `/metrics`, read anew so that they survive restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from daemon.store.outbox import KAFKA
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
 LATEST_RUNS = 50
-"""How far back a row of equal ends is counted."""
+"""Maximum number of runs in the count of equal outcomes in a row."""
 
 
 class GaugesStage:
@@ -69,7 +69,7 @@ class GaugesStage:
             metrics.RUNS_IN_A_ROW.labels(outcome=end).set(in_a_row if ended and ended[0] == end else 0)
 
     def _show_generations(self, active: Run | None) -> None:
-        """What each generation that has a role answered; a role that none has shows nothing."""
+        """Show the traffic of each generation with a role. A role without a generation has no series."""
         previous = self._store.adapters.previous()
         roles: dict[str, int | None] = {
             "live": self._store.adapters.live().generation,

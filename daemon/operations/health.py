@@ -1,4 +1,4 @@
-"""Alive means that the stages make progress (paused is alive); ready means that answers and reports get through."""
+"""Liveness (every stage makes progress or is paused) and readiness (users get answers, and reports arrive)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from daemon.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """`stalled` names the stages that made no step for too long."""
+    """`stalled`: the stages without a step for too long."""
 
     stalled: tuple[str, ...]
 
@@ -27,7 +27,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """`missing` says in sentences what keeps the daemon from being ready."""
+    """`missing`: one sentence per reason why the daemon is not ready."""
 
     missing: tuple[str, ...]
 
@@ -37,7 +37,7 @@ class Ready:
 
 
 class Health:
-    """`intake_connected` is None where no Kafka intake is configured: HTTP intake is as ready as the store."""
+    """`intake_connected` is None without a Kafka intake: HTTP intake is ready if the store is."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Health:
         return Ready(missing=tuple(missing))
 
     def _serving_gaps(self, live: Adapter) -> list[str]:
-        """Empty as soon as one server answers as the live generation; else what each server lacks."""
+        """Empty if at least one server answers as the live generation; otherwise one reason per server."""
         gaps = [self._server_gap(server, live) for server in self._fleet.servers]
         if not gaps:
             return ["serving: no vLLM server is known yet"]

@@ -1,4 +1,4 @@
-"""What `check-config` looks at beyond the schema: does this machine have what the configuration names?"""
+"""The checks of `check-config` beyond the schema: are the configured files, programs and variables there?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from daemon.serving.discovery import source_problem
 
 
 def problems(config: Config) -> list[str]:
-    """Everything wrong at once, each as `key: what; what to do`; empty when the daemon can start."""
+    """All problems, each as `key: problem; remedy`. Empty if the daemon can start."""
     checks = (
         _variables, _model, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule, _induction,
         _store_url, _http_urls, _brokers,
@@ -28,7 +28,7 @@ def problems(config: Config) -> list[str]:
 
 
 def store_url_problem(url: str) -> str | None:
-    """What is wrong with a database URL, without repeating its password."""
+    """The problem of a database URL, or None. The text does not contain the password."""
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - takes 0.4 s
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
@@ -43,7 +43,7 @@ def store_url_problem(url: str) -> str | None:
 
 
 def http_url_problem(url: str) -> str | None:
-    """What is wrong with the base URL of an endpoint."""
+    """The problem of an endpoint's base URL, or None."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -86,7 +86,7 @@ def _folders(config: Config) -> Iterator[str]:
         yield f"data_dir: {nearest} is a file; name a folder"
         return
     try:
-        # permissions alone do not tell: root has them all, also on a read-only file system
+        # a real write: root has all permissions, even on a read-only file system
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as exc:
@@ -106,7 +106,7 @@ def _files(config: Config) -> Iterator[str]:
 
 
 def _sets(config: Config) -> Iterator[str]:
-    """Every line is read: a run would meet a bad one at night."""
+    """Read every line, so that a bad line fails check-config and not a nightly run."""
     from daemon.dataset.golden import read_golden_pairs  # noqa: PLC0415
     from daemon.dataset.replay import read_prompts  # noqa: PLC0415
     from daemon.evaluation.suites import golden_items, probe_items  # noqa: PLC0415
@@ -123,7 +123,7 @@ def _sets(config: Config) -> Iterator[str]:
 
 
 def _refused(*reads: Callable[[], object]) -> Iterator[str]:
-    """What those that cannot be carried out say."""
+    """The ConfigErrors of the reads, as text."""
     for read in reads:
         try:
             read()
@@ -156,13 +156,13 @@ def _template(config: Config) -> Iterator[str]:
 
 
 def _server(config: Config) -> Iterator[str]:
-    """Only a managed server runs on this machine."""
+    """Check for a managed server; attached servers run elsewhere."""
     from daemon.serving.command import VLLM_LORA_RANKS, installed_vllm, runs_on_cpu  # noqa: PLC0415
 
     if config.serving.mode == "attached":
         return
     if config.serving.max_lora_rank > VLLM_LORA_RANKS[-1]:
-        yield f"serving.max_lora_rank: {config.serving.max_lora_rank} is above what vLLM takes ({VLLM_LORA_RANKS[-1]})"
+        yield f"serving.max_lora_rank: {config.serving.max_lora_rank} is above vLLM's maximum ({VLLM_LORA_RANKS[-1]})"
     installed = installed_vllm()
     if installed is None:
         yield "serving.mode: no vLLM is installed here; install erratad[cpu] or erratad[gpu], or use mode 'attached'"

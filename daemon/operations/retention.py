@@ -1,8 +1,8 @@
-"""Stage "retention": takes old adapter and run folders from the disk; their rows, and what is live, stay.
+"""Stage "retention": removes old adapter and run folders from the disk. Their rows, and the live adapter, stay.
 
-An adapter's row is marked first and its folder removed then, so that a crash leaves a marked folder, which the next
-step removes. A marked generation cannot be rolled back to. Nothing is removed while a server may still hold it: vLLM
-0.32 dies when it looks for a folder that is gone.
+The stage first marks an adapter's row and then removes its folder. After a crash between the two, the next step removes
+the marked folder. A rollback to a marked generation is refused. The stage removes no folder that a server may have
+loaded: vLLM 0.32 dies if such a folder is missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDED = (
     frozenset({AdapterState.RETIRED}),
     frozenset({AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK}),
 )
-"""Counted apart: many failures in a row must not push out what can be rolled back to."""
+"""Each group is counted separately, so that many failures do not displace the targets of a rollback."""
 
 
 class RetentionStage:
@@ -70,7 +70,7 @@ class RetentionStage:
         return [adapter for group in old for adapter in group if adapter.generation != kept]
 
     def _remove_marked(self) -> int:
-        """What a crash left between the mark and the removal."""
+        """Remove the folders that a crash left between the mark and the removal."""
         marked = self._store.adapters.without_files()
         return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
 
@@ -82,7 +82,7 @@ class RetentionStage:
         return sum(self._remove(folder, self._runs_dir) for folder in folders if not life.stopping)
 
     def _remove(self, folder: Path, parent: Path) -> int:
-        """Only ever a direct child of the daemon's own folder: the path comes from the database."""
+        """Remove only a direct child of the daemon's own folder, because the path comes from the database."""
         if folder.absolute().parent != parent or folder.is_symlink() or not folder.is_dir():
             return 0
         shutil.rmtree(folder)

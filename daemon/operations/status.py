@@ -1,4 +1,4 @@
-"""Where the daemon stands, as data (`status`) and in words (`sentences`)."""
+"""The daemon's status, as data (`status`) and as text (`sentences`)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ STAGES = (
     "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
     "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
 )  # fmt: skip
-"""Every stage, in pipeline order."""
+"""All stages, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")
-"""All but the one that keeps vLLM alive."""
+"""All stages except the supervisor of vLLM."""
 
 
 class StageView(View):
@@ -57,14 +57,14 @@ class PauseView(View):
 
 
 class InductionView(View):
-    """The latest run that asked the model for mistakes, and when the next one starts by itself."""
+    """The latest induction run, and the start time of the next one."""
 
     last: InductionRow | None
     next_cron: datetime | None
 
 
 class RateView(View):
-    """One rate of the candidate on trial beside the live generation's."""
+    """One rate, of the candidate on trial and of the live generation."""
 
     name: str
     candidate_events: int
@@ -72,12 +72,12 @@ class RateView(View):
     live_events: int
     live_requests: int
     p_value: float
-    """Of a rise, always valid: it may be looked at any time. Below `level` the candidate is withdrawn."""
+    """Anytime-valid p-value of a rise. Below `level` the candidate is withdrawn."""
     level: float
 
 
 class TrialView(View):
-    """A candidate that is tried out beside the live generation, and what follows from the figures now."""
+    """A candidate on trial beside the live generation, and the decision by the present figures."""
 
     generation: int
     name: str
@@ -86,7 +86,7 @@ class TrialView(View):
     started_at: datetime
     age_s: float
     min_requests: int
-    """Nothing is decided before both have answered so many."""
+    """Number of requests that each generation must answer before a decision."""
     max_duration_s: float
     rates: list[RateView]
     course: Action
@@ -125,7 +125,7 @@ class StatusView(View):
     at: datetime
     daemon_runs: bool
     summary: list[str] = Field(default=[])
-    """The rest of this record in words."""
+    """The status as sentences."""
     stages: list[StageView]
     pauses: list[PauseView]
     reports: dict[ReportState, int]
@@ -137,18 +137,18 @@ class StatusView(View):
     """Events that the broker has not acknowledged yet."""
     live: AdapterRow
     previous: AdapterRow | None
-    """What a rollback goes back to."""
+    """The default target of a rollback."""
     active_run: RunRow | None
     trial: TrialView | None
     last_run: RunRow | None
-    """The run that ended last."""
+    """The latest ended run."""
     next_cron: datetime | None
     induction: InductionView | None
-    """None where it is off."""
+    """None if induction is off."""
 
 
 def status(store: Store, config: Config) -> StatusView:
-    """One look at the whole store; raises StoreUnavailableError."""
+    """Read the status from the store. Raises StoreUnavailableError."""
     now = utcnow()
     stages = [StageView.of(beat, now) for beat in store.control.heartbeats()]
     oldest, previous, active = store.reports.oldest_queued_at(), store.adapters.previous(), store.runs.active()
@@ -177,7 +177,7 @@ def status(store: Store, config: Config) -> StatusView:
 
 
 def trial_view(store: Store, config: RolloutConfig) -> TrialView | None:
-    """The trial under way; None where no candidate is on trial."""
+    """The current trial, or None."""
     current = store.trials.current()
     if current is None:
         return None
@@ -193,10 +193,10 @@ def _induction_view(store: Store, config: Config, now: datetime) -> InductionVie
 
 
 def next_cron_time(cron: str | None, timezone: str, now: datetime) -> datetime | None:
-    """The next time that the cron expression names, in that time zone; None without a cron expression.
+    """The next time of the cron expression in this time zone, or None without an expression.
 
     Raises:
-        ValueError, KeyError: the expression or the time zone is not one (`check-config` explains it).
+        ValueError, KeyError: The expression or the time zone is invalid; `check-config` explains it.
     """
     from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - only here
 
@@ -208,12 +208,12 @@ def next_cron_time(cron: str | None, timezone: str, now: datetime) -> datetime |
 
 
 def daemon_runs(store: Store) -> bool:
-    """Whether some stage made a step lately."""
+    """True if a stage has made a step recently."""
     return bool(store.control.heartbeats(max_age_s=DAEMON_SILENT_S))
 
 
 def sentences(view: StatusView) -> list[str]:
-    """The status in words, most important first."""
+    """The status as sentences, most important first."""
     return [
         _daemon(view),
         *(f"Paused: {pause.stage}, by {pause.actor}: {pause.reason}." for pause in view.pauses),
@@ -234,15 +234,15 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def progress_words(run: RunRow) -> str:
-    """What a run has done so far, e.g. ``training: step 12 of 40, loss 0.831, 2 min left``."""
+def progress_text(run: RunRow) -> str:
+    """The progress of a run, e.g. ``training: step 12 of 40, loss 0.831, 2 min left``."""
     return "; ".join(_progress_parts(run.progress))
 
 
 def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
     for name in ("examples", "left_out"):
         if counts := progress.get(name):
-            # runs of earlier versions are counted by the texts
+            # earlier versions stored the texts as keys
             counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(kind, kind)}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"
     if progress.get("steps"):
@@ -295,7 +295,7 @@ def _reports(view: StatusView) -> str:
 def _runs(view: StatusView) -> list[str]:
     words = []
     if (run := view.active_run) is not None:
-        done = progress_words(run)
+        done = progress_text(run)
         figures = f" ({done})" if done else ""
         words.append(f"Run {run.id} for generation {run.generation} is {run.state}{figures}.")
     if (last := view.last_run) is not None:
@@ -314,7 +314,7 @@ def _trial(view: StatusView) -> list[str]:
 
 
 def because(reason: str | None, mark: str = ": ") -> str:
-    """The reason after a mark, to stand in a sentence; nothing where there is none."""
+    """The reason after a mark, for the end of a sentence; empty without a reason."""
     return f"{mark}{reason.rstrip('.')}" if reason else ""
 
 

@@ -1,4 +1,4 @@
-"""What the outside sees of the store: one set of models for HTTP API, command line (`--json`) and console."""
+"""The public models of the stored data, shared by the HTTP API, the command line (`--json`) and the console."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ReportRow(View):
     category: str
     severity: Severity
     reason: str
-    """What is wrong, in the reporter's words."""
+    """The reporter's description of the mistake."""
     reporter: str
     tenant: str | None
     model: str
@@ -104,7 +104,7 @@ class AdapterRow(View):
     promoted_at: datetime | None
     retired_at: datetime | None
     files_removed_at: datetime | None = None
-    """When its folder was taken from the disk (`storage.keep_adapters`); it cannot go live again."""
+    """The time at which its folder was removed (`storage.keep_adapters`). It cannot go live again."""
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
@@ -118,7 +118,7 @@ class RunRow(View):
     requested_by: str
     generation: int
     base_generation: int
-    """The generation that was live when the run started."""
+    """The live generation at the start of the run."""
     recipe: str
     seed: int
     created_at: datetime
@@ -158,7 +158,7 @@ class AnswerView(View):
 
 
 class MeasuredView(View):
-    """One item, as the generation that was live answered it (`before`) and as the candidate did (`after`)."""
+    """One item with the answers of the live generation (`before`) and of the candidate (`after`)."""
 
     run_id: int
     generation: int
@@ -183,7 +183,7 @@ class ReportView(View):
 
 
 class GenerationView(View):
-    """One generation: its run, what it was trained on, what was measured, and the gate's verdict."""
+    """One generation: its run, its training items, its measurements, and the gate's verdict."""
 
     adapter: AdapterRow
     run: RunRow | None
@@ -191,12 +191,12 @@ class GenerationView(View):
     trained_on: list[str]
     """Report ids."""
     held_out: list[str]
-    """Report ids that this run measured and did not train on."""
+    """Ids of reports that this run measured but did not train on."""
     measured: list[MeasuredView]
 
 
 class InductionRow(View):
-    """One run that asked the model for mistakes."""
+    """One induction run."""
 
     id: int
     trigger: Trigger
@@ -232,7 +232,7 @@ class AuditView(View):
 
 
 class ReviewView(View):
-    """What a reviewer needs to see of one report; `lesson` is what waits for approval."""
+    """One report as a reviewer sees it. `lesson` is the analysis to approve."""
 
     report: ReportRow
     messages: list[ChatMessage]
@@ -254,7 +254,7 @@ class ReviewView(View):
 
 
 class ReviewQueueView(View):
-    """What waits for a person: how much of each kind, and the oldest of each."""
+    """The reviews to do: the number of each kind, and the oldest items of each kind."""
 
     quarantined_waiting: int
     analyses_waiting: int
@@ -263,7 +263,7 @@ class ReviewQueueView(View):
 
 
 class SuiteScore(View):
-    """How many items of one suite each arm answered well; items without a rule are not counted."""
+    """The number of items of one suite that each arm answered well. Items without a rule do not count."""
 
     suite: str
     guided: bool
@@ -307,7 +307,7 @@ def generation_view(store: Store, generation: int) -> GenerationView:
 
 
 def review_queue(store: Store, *, limit: int) -> ReviewQueueView:
-    """At most `limit` of each kind."""
+    """Read at most `limit` items of each kind."""
     waiting = store.reviews.waiting()
     return ReviewQueueView(
         quarantined_waiting=waiting.quarantined,
@@ -323,7 +323,7 @@ def run_view(store: Store, run_id: int) -> GenerationView:
 
 
 def suite_scores(measured: Iterable[MeasuredView]) -> list[SuiteScore]:
-    """Counts per suite, with and without guidance, over the items that both arms were judged on."""
+    """Counts per suite, with and without guidance, over the items judged for both arms."""
     groups: dict[tuple[str, bool], list[tuple[bool, bool]]] = {}
     for item in measured:
         if item.before is None or item.after is None or item.before.passed is None or item.after.passed is None:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
-from daemon.operations.status import progress_words, span
+from daemon.operations.status import progress_text, span
 from daemon.operations.views import suite_scores
 from daemon.records import utcnow
 from daemon.store import Store
@@ -149,7 +149,7 @@ def _environment() -> Environment:
         when=_when,
         ago=_ago,
         span=span,
-        progress=progress_words,
+        progress=progress_text,
         scores=suite_scores,
         figures=_figures,
         code=_code,

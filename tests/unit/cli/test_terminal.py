@@ -17,7 +17,7 @@ import pytest
 from daemon.cli.app import EXIT_CODES, app
 from daemon.cli.output import style_of
 from daemon.cli.top import progress_share
-from daemon.operations.status import progress_words
+from daemon.operations.status import progress_text
 from daemon.operations.views import RunRow
 from daemon.records import AdapterState
 from daemon.store import Store
@@ -121,7 +121,7 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
 
     def told(**figures: object) -> str:
         learned.store.runs.progress(run.id, figures)
-        return progress_words(RunRow.of(learned.store.runs.get(run.id)))
+        return progress_text(RunRow.of(learned.store.runs.get(run.id)))
 
     assert told(train_seconds=3.5, losses=[[1, 2.0]]) == ""
     assert told(examples={"analysis": 8, "replay": 2}, left_out={"near_duplicate": 1}) == (
