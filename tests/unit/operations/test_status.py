@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.operations.status import progress_words
+from daemon.operations.status import progress_text
 from daemon.operations.views import RunRow
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import start_run
@@ -14,7 +14,7 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
 
     def told(**figures: object) -> str:
         learned.store.runs.progress(run.id, figures)
-        return progress_words(RunRow.of(learned.store.runs.get(run.id)))
+        return progress_text(RunRow.of(learned.store.runs.get(run.id)))
 
     assert told(train_seconds=3.5, losses=[[1, 2.0]]) == ""
     assert told(examples={"analysis": 8, "replay": 2}, left_out={"near_duplicate": 1}) == (
