@@ -1,4 +1,4 @@
-"""From examples to padded batches, in an order that the seed alone decides: a resumed run goes on where it was."""
+"""Turns examples into padded batches. Their order depends only on the seed, so a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 
 IGNORED = -100
-"""The label that carries no loss."""
+"""Label of tokens without loss."""
 _WINDOW = 64
-"""Examples sorted by length together: less padding, while batches still mix what the whole set holds."""
+"""Number of examples sorted by length together: less padding, while batches still mix the whole set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Token ids of one example; the boundary is exact because both sides are encoded on their own."""
+    """Token ids of one example. Prompt and completion are encoded separately, so the boundary is exact."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     replay: bool = False
-    """The base model's own answer: what is learned from it is set by `training.replay_loss`."""
+    """True for an answer of the base model itself. Its loss is set by `training.replay_loss`."""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -34,14 +34,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """What is trained on: the encoded examples, and which of them each optimiser step takes."""
+    """The encoded examples, and the indices of the examples in each optimiser step."""
 
     encoded: tuple[Encoded, ...]
     plan: tuple[tuple[int, ...], ...]
     report_ids: tuple[str, ...]
-    """Reports whose examples are among them, sorted."""
+    """Reports with an example in the set, sorted."""
     skipped: int
-    """Examples longer than max_sequence_tokens: cutting them would train on a torn conversation."""
+    """Number of examples longer than max_sequence_tokens. They are dropped: a cut conversation teaches wrong things."""
 
     @classmethod
     def build(
@@ -53,10 +53,12 @@ class TrainingSet:
         seed: int,
         replay_per_epoch: int | None = None,
     ) -> Self:
-        """Each epoch takes every example, but of the replay `replay_per_epoch` pairs in turn (None: all).
+        """Encode the examples and plan the steps.
+
+        An epoch uses all examples, except replay: it uses the next `replay_per_epoch` replay pairs (None: all).
 
         Raises:
-            TrainingError: when no example from a report is short enough.
+            TrainingError: if every example from a report is too long.
         """
         pairs = [(example, encode(tokenizer, example)) for example in examples]
         kept = [(example, encoded) for example, encoded in pairs if len(encoded) <= config.max_sequence_tokens]
@@ -77,7 +79,7 @@ class TrainingSet:
             replay_per_epoch=replay_per_epoch,
         )
         if config.max_tokens is not None:
-            steps = within(steps, lengths, config.max_tokens)
+            steps = limit_tokens(steps, lengths, config.max_tokens)
         return cls(
             encoded=encoded,
             plan=tuple(steps),
@@ -87,7 +89,7 @@ class TrainingSet:
 
 
 def encode(tokenizer: Any, example: Example) -> Encoded:
-    """The prompt as the chat template opens the assistant's turn, then the completion and the end-of-answer token."""
+    """The prompt by the chat template, up to the start of the answer; then the completion and the end token."""
     prompt = tokenizer.apply_chat_template(
         [dict(message) for message in example.messages], add_generation_prompt=True, tokenize=False
     )
@@ -109,10 +111,10 @@ def plan(
     replay: Sequence[int] = (),
     replay_per_epoch: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """Every optimiser step's example indices, all epochs in a row; a last part of an epoch makes part of its steps.
+    """The example indices of every optimiser step, epoch after epoch. Half an epoch is half of its steps.
 
-    A batch's padded size (its longest example times its examples) stays within `batch_tokens`, except that one longer
-    example is a batch by itself. Of the examples `replay`, an epoch takes the `replay_per_epoch` whose turn it is.
+    The padded size of a batch (longest example times number of examples) is at most `batch_tokens`. An example longer
+    than that is a batch alone. Each epoch takes the next `replay_per_epoch` examples of `replay`, in rotation.
     """
     always = sorted(set(range(len(lengths))) - set(replay))
     share = len(replay) if replay_per_epoch is None else min(replay_per_epoch, len(replay))
@@ -120,15 +122,15 @@ def plan(
     steps: list[tuple[int, ...]] = []
     for epoch in range(math.ceil(epochs)):
         order = [*always, *itertools.islice(turns, share)]
-        draw = random.Random(f"{seed}/{epoch}")  # noqa: S311 - has to be repeatable
+        draw = random.Random(f"{seed}/{epoch}")  # noqa: S311 - must be repeatable
         batches = _epoch(order, lengths, batch_tokens, draw)
         part = min(1.0, epochs - epoch)
         steps += batches[: max(1, round(part * len(batches)))]
     return steps
 
 
-def within(steps: Sequence[tuple[int, ...]], lengths: Sequence[int], max_tokens: int) -> list[tuple[int, ...]]:
-    """The first steps whose tokens (prompt and completion) stay within the bound, but at least one."""
+def limit_tokens(steps: Sequence[tuple[int, ...]], lengths: Sequence[int], max_tokens: int) -> list[tuple[int, ...]]:
+    """The first steps with at most `max_tokens` tokens in total (prompt and completion), but at least one step."""
     totals = itertools.accumulate(sum(lengths[index] for index in step) for step in steps)
     return [step for step, total in zip(steps, totals, strict=True) if total <= max_tokens] or [steps[0]]
 
@@ -145,7 +147,7 @@ def _epoch(order: list[int], lengths: Sequence[int], batch_tokens: int, draw: ra
 
 def _fill(ordered: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[tuple[int, ...]]:
     batches: list[list[int]] = [[]]
-    for index in ordered:  # ascending length: the newest is the longest
+    for index in ordered:  # lengths ascend, so the new example is the longest of its batch
         if batches[-1] and lengths[index] * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
         batches[-1].append(index)
@@ -153,10 +155,11 @@ def _fill(ordered: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> 
 
 
 def pad(batch: Sequence[Encoded], pad_id: int) -> dict[str, Any]:
-    """Left-padded rows, so that all completions end in the last column; only completions carry labels.
+    """Left-padded rows: all completions end in the last column. Only completion tokens have labels.
 
-    `logits_to_keep`: the columns from the first completion token's predecessor on. The model computes its output layer
-    for these only: with a large vocabulary that is a good part of the work and most of the memory. Labels have as many.
+    `logits_to_keep` is the number of last columns that need logits, starting one token before the longest completion.
+    The model computes its output layer only for them. With a large vocabulary this saves much of the work and most of
+    the memory. The labels have the same number of columns.
     """
     width = max(len(encoded) for encoded in batch)
     kept = min(width, max(len(encoded.completion) for encoded in batch) + 1)

@@ -1,4 +1,4 @@
-"""What the finetune stage and its child process tell each other: one job in, progress out, one lock between them."""
+"""Messages between the finetune stage and its child process: a job file in, a progress file out, and a lock."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOG_FILE = "train.log"
 LOCK_FILE = "train.lock"
 CHECKPOINTS = "checkpoints"
 COMPLETE_MARK = "COMPLETE"
-"""Written into a checkpoint after everything else: one without it was cut short by a kill."""
+"""Written last into a checkpoint. A checkpoint without it was interrupted by a kill."""
 
 
 class Phase(StrEnum):
-    """Where the child stands; the last three are ends."""
+    """State of the child; the last three are final."""
 
     LOADING = "loading"
     TRAINING = "training"
@@ -35,7 +35,7 @@ class Phase(StrEnum):
 
 
 class TrainingJob(BaseModel):
-    """`job.json`: everything the child needs. Written once per run, so that every attempt makes the same steps."""
+    """`job.json`: all input of the child. Written once per run, so every attempt makes the same steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class TrainingJob(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises TrainingError when there is no readable job."""
+        """Raises TrainingError if the job is missing or invalid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as exc:
@@ -64,22 +64,22 @@ class TrainingJob(BaseModel):
 
 
 class TrainingProgress(BaseModel):
-    """`progress.json`: the child's latest word; `reason` says why it refused."""
+    """`progress.json`: the latest state of the child. `reason` explains a refusal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     phase: Phase = Phase.LOADING
     first_step: int = 0
-    """Where this attempt began: above 0 after a resume."""
+    """First step of this attempt; above 0 after a resume."""
     step: int = 0
     steps: int = 0
     loss: float | None = None
     tokens: int = 0
-    """Trained on by this attempt, prompt and completion."""
+    """Tokens trained in this attempt, prompt and completion."""
     tokens_per_s: float | None = None
     eta_s: float | None = None
     skipped: int = 0
-    """Examples longer than max_sequence_tokens."""
+    """Number of examples longer than max_sequence_tokens."""
     reason: str | None = None
 
     def save(self, run_folder: Path) -> None:
@@ -87,7 +87,7 @@ class TrainingProgress(BaseModel):
 
     @classmethod
     def load(cls, run_folder: Path) -> Self:
-        """What was saved last; a fresh one when nothing was."""
+        """The progress saved last, or a new one if none was saved."""
         try:
             return cls.model_validate_json((run_folder / PROGRESS_FILE).read_bytes())
         except FileNotFoundError:
@@ -96,7 +96,7 @@ class TrainingProgress(BaseModel):
 
 @contextmanager
 def run_lock(run_folder: Path) -> Iterator[bool]:
-    """Hold the run's training lock; yields False where another process holds it. The kernel frees it at any death."""
+    """Hold the training lock of the run; yields False if another process holds it. The kernel frees it on any exit."""
     lock = try_lock(run_folder / LOCK_FILE)
     with lock or nullcontext():
         yield lock is not None
@@ -106,13 +106,13 @@ MAX_POINTS = 200
 
 
 class LossCurve:
-    """Points of (step, loss) in order; every second one goes when there are too many."""
+    """Points (step, loss) in order. Above MAX_POINTS, every second point is dropped."""
 
     def __init__(self, points: Iterable[Iterable[float]] = ()) -> None:
         self.points: list[list[float]] = [list(point) for point in points]
 
     def add(self, progress: TrainingProgress) -> None:
-        """A step that an attempt makes again after a crash takes the place of the earlier one."""
+        """Add the latest loss. A step repeated after a crash replaces the earlier point."""
         if progress.loss is None:
             return
         self.points = [point for point in self.points if point[0] < progress.step]

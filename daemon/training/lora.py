@@ -1,4 +1,4 @@
-"""LoRA training through peft and transformers' Trainer; the only module that imports them and torch."""
+"""LoRA training with peft and the Trainer of transformers. Only this module of the room imports them and torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from daemon.artifacts import adapter as artifact
-from daemon.artifacts import files as durable
+from daemon.artifacts import files
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.runtime.child import StopSignal
@@ -34,21 +34,21 @@ from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad
 from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
 
 _KEPT_CHECKPOINTS = 2
-"""The newest may be half-written when the process is killed; then the one before it counts."""
+"""A kill may leave the newest checkpoint incomplete; then the previous one is used."""
 
 
-class Fit:
-    """One training: the model with its adapter, the Trainer around it, and its progress."""
+class TrainingRun:
+    """One training: the model with its adapter, the Trainer and the progress."""
 
     def __init__(self, job: TrainingJob, training_set: TrainingSet, *, checkpoints: Path, pad_id: int) -> None:
         config = job.training
-        prepare(job)
+        set_threads_and_seed(job)
         self._job = job
         self._model = with_adapter(load_base(job), config)
-        self._ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        self.steps = math.ceil(len(training_set.plan) / self._ranks)
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun; each rank trains its own batches
+        self.steps = math.ceil(len(training_set.plan) / world_size)
         self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
-        self._trainer = _Trainer(
+        self._trainer = _CompletionTrainer(
             kl_weight=config.kl_weight if config.replay_loss == "kl" else 0.0,
             model=self._model,
             args=_arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints),
@@ -58,41 +58,42 @@ class Fit:
         self._trainer.remove_callback(PrinterCallback)
         batch_tokens = [sum(len(training_set.encoded[index]) for index in batch) for batch in training_set.plan]
         self._step_tokens = [
-            sum(batch_tokens[start : start + self._ranks]) for start in range(0, len(batch_tokens), self._ranks)
+            sum(batch_tokens[start : start + world_size]) for start in range(0, len(batch_tokens), world_size)
         ]
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes the files (rank 0 of several)."""
+    def is_main_process(self) -> bool:
+        """Whether this process (rank 0) writes the files."""
         return bool(self._trainer.is_world_process_zero())
 
     def run(self, *, resume: Path | None, stop: StopSignal) -> bool:
-        """Train to the end; False when `stop` was set before (a checkpoint was written then).
+        """Train to the end. False if `stop` was set earlier; then a checkpoint was written.
 
         Raises:
-            TrainingError: when the loss is not a number.
+            TrainingError: if the loss or the gradient norm is not finite.
         """
-        self._trainer.add_callback(_Watch(self, stop, self._job.run_folder, self._step_tokens))
+        self._trainer.add_callback(_ProgressCallback(self, stop, self._job.run_folder, self._step_tokens))
         self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         finished = int(self._trainer.state.global_step) >= self.steps
-        if not finished and self.leads:
+        if not finished and self.is_main_process:
             self.progress = self.progress.model_copy(update={"phase": Phase.STOPPED})
             self.progress.save(self._job.run_folder)
         return finished
 
     def save(self, folder: Path) -> None:
-        """The adapter as peft stores it, in float32."""
+        """Save the adapter in peft's format, in float32."""
         save_adapter(self._model, self._job, folder)
 
 
-class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
-    """Cross-entropy on completions; on replay rows `kl_weight` times the divergence from the base model, if not 0.
+class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """Cross-entropy on completions. If `kl_weight` is above 0, replay rows use `kl_weight` times the KL divergence.
 
-    Every example weighs the same, however long: an analysis is some four times as long as a corrected answer, which
-    would otherwise hardly be learned beside it.
+    The divergence is measured from the base model. It is 0 before the first step and only pulls the model back
+    (learning without forgetting, arXiv 1606.09282). Cross-entropy on a few answers of the model itself would instead
+    sharpen its distribution around them.
 
-    Cross-entropy on a few of the model's own answers sharpens its distribution around them. The divergence is 0 before
-    the first step and only ever pulls back (learning without forgetting, arXiv 1606.09282).
+    Every example has the same weight, independent of its length. An analysis is about four times as long as a corrected
+    answer; weighted by tokens, the corrected answers would hardly be learned.
     """
 
     def __init__(self, *, kl_weight: float, **options: Any) -> None:
@@ -104,36 +105,36 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types
         model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
-        num_items_in_batch: Any = None,  # noqa: ARG002 - examples are counted here, not tokens
+        num_items_in_batch: Any = None,  # noqa: ARG002 - the loss is averaged over examples, not tokens
     ) -> Any:
         labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
         outputs = model(**inputs)
-        logits, learned = outputs.logits[:, :-1].float(), labels != IGNORED
-        share = learned / learned.sum(dim=1, keepdim=True)
-        softly = learned & (replay & (self._kl_weight > 0))[:, None]
-        hard = learned & ~softly
-        loss = functional.cross_entropy(logits[hard], labels[hard], reduction="none") @ share[hard]
-        if softly.any():
-            base = self._base(model, inputs, softly)
-            divergence = functional.kl_div(logits[softly].log_softmax(-1), base, reduction="none", log_target=True)
-            loss = loss + self._kl_weight * (divergence.sum(-1) @ share[softly])
+        logits, has_loss = outputs.logits[:, :-1].float(), labels != IGNORED
+        weight = has_loss / has_loss.sum(dim=1, keepdim=True)  # each example sums to 1
+        by_kl = has_loss & (replay & (self._kl_weight > 0))[:, None]
+        by_label = has_loss & ~by_kl
+        loss = functional.cross_entropy(logits[by_label], labels[by_label], reduction="none") @ weight[by_label]
+        if by_kl.any():
+            base = self._base_log_probs(model, inputs, by_kl)
+            divergence = functional.kl_div(logits[by_kl].log_softmax(-1), base, reduction="none", log_target=True)
+            loss = loss + self._kl_weight * (divergence.sum(-1) @ weight[by_kl])
         loss = loss / len(labels)
         return (loss, outputs) if return_outputs else loss
 
-    def _base(self, model: Any, inputs: dict[str, Any], softly: torch.Tensor) -> torch.Tensor:
-        """The base model's log-probabilities at the chosen places; only rows with one are computed."""
-        rows = softly.any(dim=1)
+    def _base_log_probs(self, model: Any, inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the base model at the masked positions. Rows without one are not computed."""
+        rows = mask.any(dim=1)
         chosen = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
         with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
             logits = model(**chosen).logits[:, :-1].float()
-        return logits[softly[rows]].log_softmax(-1)
+        return logits[mask[rows]].log_softmax(-1)
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Reports every step, stops on a loss that is no number or on request, and marks whole checkpoints."""
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Reports every step, stops on request or if a figure is not finite, and marks complete checkpoints."""
 
-    def __init__(self, fit: Fit, stop: StopSignal, run_folder: Path, step_tokens: list[int]) -> None:
-        self._fit = fit
+    def __init__(self, run: TrainingRun, stop: StopSignal, run_folder: Path, step_tokens: list[int]) -> None:
+        self._run = run
         self._stop = stop
         self._run_folder = run_folder
         self._step_tokens = step_tokens
@@ -173,17 +174,18 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for path in checkpoint.iterdir():
-            durable.sync(path)
-        durable.write_atomically(checkpoint / COMPLETE_MARK, b"")
+            files.sync(path)
+        # the mark comes after every file is on disk: it promises a complete checkpoint
+        files.write_atomically(checkpoint / COMPLETE_MARK, b"")
 
     def _report(self, **figures: float) -> None:
-        if self._fit.leads:
-            self._fit.progress = self._fit.progress.model_copy(update=figures)
-            self._fit.progress.save(self._run_folder)
+        if self._run.is_main_process:
+            self._run.progress = self._run.progress.model_copy(update=figures)
+            self._run.progress.save(self._run_folder)
 
 
 class _Collator:
-    """An item of the training data is a whole batch already."""
+    """Pads one item of the training data, which is already a whole batch."""
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
@@ -193,15 +195,15 @@ class _Collator:
         return {name: torch.tensor(rows) if isinstance(rows, list) else rows for name, rows in padded.items()}
 
 
-def prepare(job: TrainingJob) -> None:
-    """Bound the threads and seed every generator."""
+def set_threads_and_seed(job: TrainingJob) -> None:
+    """Limit the CPU threads and seed all random generators."""
     if job.training.threads is not None:
         torch.set_num_threads(job.training.threads)
     set_seed(job.seed)
 
 
 def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
-    """Weights in float32, whatever they were trained in, and peft's configuration."""
+    """Save the weights in float32, independent of the training dtype, and the configuration of peft."""
     state = get_peft_model_state_dict(model)
     weights = {key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()}
     save_file(weights, folder / artifact.WEIGHTS_FILE, metadata={"format": "pt"})
@@ -212,7 +214,7 @@ def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
 
 
 def load_tokenizer(model_path: Path) -> Any:
-    """Raises TrainingError when the model has no chat template or no end token."""
+    """Raises TrainingError if the model has no chat template or no end token."""
     tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
     if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
         raise TrainingError(f"{model_path} has no chat template or no end token; take an instruction-tuned model")
@@ -226,6 +228,11 @@ def _on_cpu(config: TrainingConfig) -> bool:
 
 
 def load_base(job: TrainingJob) -> Any:
+    """The base model, ready for an adapter.
+
+    Raises:
+        TrainingError: if the model cannot be loaded, or the device and dtype do not fit this machine.
+    """
     config = job.training
     options: dict[str, Any] = {"dtype": config.dtype, "local_files_only": True}
     if _on_cpu(config) and config.dtype == "float16":
@@ -239,7 +246,7 @@ def load_base(job: TrainingJob) -> Any:
         raise TrainingError(f"the base model {job.model_path} cannot be loaded for training: {exc}") from exc
     model.config.use_cache = False
     if _on_cpu(config) and model.dtype == torch.bfloat16 and not cpu_has_bfloat16():
-        print("this CPU computes bfloat16 some 15 times slower than float32: training in float32")  # noqa: T201 - the log
+        print("this CPU has no bfloat16 instructions (about 15 times slower than float32): training in float32")  # noqa: T201 - the log
         model = model.float()
     if config.quantization != "none":
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
@@ -256,7 +263,7 @@ def _quantization(config: TrainingConfig) -> Any:
 
 
 def with_adapter(model: Any, config: TrainingConfig) -> Any:
-    """The model with a fresh adapter, whose weights are float32 whatever the base model's are."""
+    """The model with a new adapter. Adapter weights are float32, independent of the base model's dtype."""
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     absent = sorted(set(config.target_modules) - present)
     if absent:
@@ -277,12 +284,12 @@ def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, che
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=1,  # an item is a whole batch
+        per_device_train_batch_size=1,  # an item is already a whole batch
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=int(config.warmup_ratio * steps),  # rounded down: the first warm-up step has a rate of 0
+        warmup_steps=int(config.warmup_ratio * steps),  # rounded down: the first warm-up step has a learning rate of 0
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=model.dtype == torch.bfloat16,

@@ -1,4 +1,4 @@
-"""Starting and ending the training child."""
+"""Starts and stops the training child process."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from daemon.runtime.child import environment
 from daemon.training.job import JOB_FILE, LOG_FILE, TrainingJob
 
 STOP_GRACE_S = 60.0
-"""A child that was asked to stop finishes its optimiser step and writes a checkpoint; then it is killed."""
+"""Time for the child to finish its optimiser step and write a checkpoint before it is killed."""
 _TAIL_BYTES = 4000
 _TAIL_LINES = 8
 
 
-def start(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the child; its output is appended to the run's log.
+def start_trainer(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the child; its output is appended to the log of the run.
 
     Raises:
-        OSError: when the launcher or the log cannot be used.
+        OSError: if the launcher or the log cannot be used.
     """
     with (job.run_folder / LOG_FILE).open("ab") as output:
         return subprocess.Popen(
@@ -34,23 +34,23 @@ def start(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[byte
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment(job.training.threads),
-            start_new_session=True,  # Ctrl-C reaches the daemon, which stops the child in its own way
+            start_new_session=True,  # Ctrl-C reaches only the daemon, which then stops the child
         )
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
-    """Have the child write a checkpoint and leave; nothing of it is left behind."""
+def stop_trainer(child: subprocess.Popen[bytes]) -> None:
+    """Let the child write a checkpoint, then end it and all its workers."""
     if child.poll() is None:
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
             child.wait(STOP_GRACE_S)
-    with suppress(ProcessLookupError):  # workers of a launcher that outlived it
+    with suppress(ProcessLookupError):  # workers may outlive their launcher
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process and of all that it started (a launcher's workers); 0 for one that is gone."""
+    """Resident memory of a process and its descendants (the workers of a launcher); 0 if it has ended."""
     total = 0
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -61,7 +61,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def log_tail(run_folder: Path) -> str:
-    """The end of the run's log, for a reason that stands in the store; empty when there is no log."""
+    """The last lines of the run's log, to be stored with a failure; empty if there is no log."""
     path = run_folder / LOG_FILE
     if not path.exists():
         return ""

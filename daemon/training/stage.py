@@ -1,4 +1,4 @@
-"""Stage "finetune": has a child process train the run's adapter, and watches over it."""
+"""Stage "finetune": starts a child process that trains the adapter of the run, and supervises it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
 from daemon.store import Runs, Store
-from daemon.training import process as training_process
 from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, TrainingJob, TrainingProgress, run_lock
+from daemon.training.process import log_tail, resident_bytes, start_trainer, stop_trainer
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
 
 
-class _Observer:
-    """Passes one attempt's progress on to the metrics and the run, when there is any."""
+class _ProgressExporter:
+    """Copies the progress of one attempt to the metrics and to the run."""
 
     def __init__(self, runs: Runs, run: Run) -> None:
         self._runs = runs
@@ -37,7 +37,7 @@ class _Observer:
         self._seen = TrainingProgress()
         self._losses = LossCurve(run.progress.get("losses", ()))
 
-    def see(self, progress: TrainingProgress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         if progress == self._seen:
             return
         before, self._seen = self._seen, progress
@@ -63,7 +63,7 @@ class _Observer:
 
 
 class FinetuneStage:
-    """Acts on the run in state `training`."""
+    """Handles the run in state `training`."""
 
     name = "finetune"
     idle_s = 2.0
@@ -102,16 +102,14 @@ class FinetuneStage:
             raise TrainingError(f"the dataset in {folder} is gone; start a new run")
         with run_lock(folder) as free:
             if not free:
-                return Step(
-                    sentence=f"run {run.id}: a trainer that an earlier daemon started is still at work; waiting"
-                )
+                return Step(sentence=f"run {run.id}: a trainer started by an earlier daemon is still running; waiting")
             job = self._job(run)
         if job.adapter_folder.exists():
             return self._hand_over(run, job)
         return self._attempt(run, job, life)
 
     def _job(self, run: Run) -> TrainingJob:
-        """The run's job, written by the first attempt: a changed configuration is for the next run, not this one."""
+        """The job of the run, written by the first attempt. Later configuration changes only affect the next run."""
         path = Path(run.folder) / JOB_FILE
         if not path.exists():
             job = TrainingJob(
@@ -152,38 +150,40 @@ class FinetuneStage:
         )
 
     def _attempt(self, run: Run, job: TrainingJob, life: Life) -> Step:
-        """One child, from start to end. A refusal is final; any other early end is a failure, and is retried."""
-        job.adapters_dir.mkdir(parents=True, exist_ok=True)  # fails now, not after hours
+        """Run one child from start to end. A refusal is final; any other early end is a failure and is retried."""
+        job.adapters_dir.mkdir(parents=True, exist_ok=True)  # a bad path must fail now, not after hours of training
         (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
-        child = training_process.start(job, launcher=self._config.launcher)
+        child = start_trainer(job, launcher=self._config.launcher)
         log.info("training starts", run=run.id, adapter=job.name, pid=child.pid)
-        observer = _Observer(self._runs, run)
+        exporter = _ProgressExporter(self._runs, run)
         try:
-            in_time = self._watch(job, child, observer, life)
+            in_time = self._supervise(job, child, exporter, life)
         finally:
-            training_process.end(child)
+            stop_trainer(child)
             metrics.TRAINING_MEMORY.set(0)
         progress = TrainingProgress.load(job.run_folder)
-        observer.see(progress)
+        exporter.update(progress)
         if job.adapter_folder.exists():
             return Step(sentence=f"run {run.id}: {job.name} is trained", worked=True)
         if progress.phase is Phase.REFUSED:
             raise TrainingError(f"the trainer refused: {progress.reason}")
         if in_time and (life.stopping or progress.phase is Phase.STOPPED):
             return Step(
-                sentence=f"run {run.id}: training stopped at step {progress.step}; it goes on from a checkpoint"
+                sentence=f"run {run.id}: training stopped at step {progress.step}; it will resume from a checkpoint"
             )
         how = describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
         return self._retry(run, job, f"the trainer {how} at step {progress.step} of {progress.steps}")
 
-    def _watch(self, job: TrainingJob, child: subprocess.Popen[bytes], observer: _Observer, life: Life) -> bool:
-        """Pass the child's progress on until it ends or the daemon stops; False when its time ran out before."""
+    def _supervise(
+        self, job: TrainingJob, child: subprocess.Popen[bytes], exporter: _ProgressExporter, life: Life
+    ) -> bool:
+        """Export the progress until the child ends or the daemon stops. False if `timeout_s` ran out first."""
         deadline = time.monotonic() + self._config.timeout_s
         while child.poll() is None and not life.wait(POLL_S):
             life.heartbeat()
-            metrics.TRAINING_MEMORY.set(training_process.resident_bytes(child.pid))
+            metrics.TRAINING_MEMORY.set(resident_bytes(child.pid))
             try:
-                observer.see(TrainingProgress.load(job.run_folder))
+                exporter.update(TrainingProgress.load(job.run_folder))
             except StoreUnavailableError as exc:
                 log.warning("progress not stored", run=job.run_id, reason=str(exc))
             if time.monotonic() > deadline:
@@ -192,9 +192,11 @@ class FinetuneStage:
 
     def _retry(self, run: Run, job: TrainingJob, what: str) -> Step:
         attempt = int(run.progress.get("failed_attempts", 0)) + 1
-        tail = training_process.log_tail(job.run_folder)
+        tail = log_tail(job.run_folder)
         if attempt >= self._config.max_attempts:
-            raise TrainingError(f"{what}, in attempt {attempt} of {self._config.max_attempts}; its last words:\n{tail}")
+            raise TrainingError(
+                f"{what}, in attempt {attempt} of {self._config.max_attempts}; the end of its log:\n{tail}"
+            )
         self._runs.progress(run.id, {"failed_attempts": attempt})
         log.warning("training attempt failed", run=run.id, what=what, log=tail)
-        return Step(sentence=f"run {run.id}: {what}; attempt {attempt + 1} goes on from the last checkpoint")
+        return Step(sentence=f"run {run.id}: {what}; attempt {attempt + 1} resumes from the last checkpoint")

@@ -1,7 +1,7 @@
 """The training child: `python -m daemon.training.trainer JOB.json` turns one job into one adapter folder.
 
-It can be killed at any instant: the next start goes on from the last checkpoint that was written whole, with the same
-batches in the same order, and the adapter folder appears by one rename. SIGTERM makes it write a checkpoint first.
+It can be killed at any time. The next start resumes from the last complete checkpoint, with the same batches in the
+same order. The adapter folder appears by a single rename. On SIGTERM the child writes a checkpoint and exits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from daemon.artifacts import adapter as artifact
-from daemon.artifacts import files as durable
+from daemon.artifacts import files
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
@@ -36,10 +36,10 @@ EXIT_BUSY = 75
 def main() -> int:
     job = TrainingJob.load(Path(sys.argv[1]))
     die_with_the_daemon()
-    leads = os.environ.get("RANK", "0") == "0"  # set by torchrun: the other ranks work under rank 0's lock
-    with run_lock(job.run_folder) if leads else nullcontext(enter_result=True) as mine:
-        if not mine:
-            print(f"another process trains run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
+    is_main = os.environ.get("RANK", "0") == "0"  # set by torchrun; the lock of rank 0 also covers the other ranks
+    with run_lock(job.run_folder) if is_main else nullcontext(enter_result=True) as locked:
+        if not locked:
+            print(f"another process is training run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
             return EXIT_BUSY
         try:
             _train(job)
@@ -59,22 +59,22 @@ def _train(job: TrainingJob) -> None:
     checkpoints = job.run_folder / CHECKPOINTS
     resume = last_checkpoint(checkpoints)
 
-    from daemon.training import lora  # noqa: PLC0415 - torch takes seconds to import: the lock and the data come first
+    from daemon.training import lora  # noqa: PLC0415 - importing torch takes seconds: check lock and data first
 
     tokenizer = lora.load_tokenizer(job.model_path)
     training_set = TrainingSet.build(
         tokenizer, examples, job.training, seed=job.seed, replay_per_epoch=manifest.replay_per_epoch
     )
-    fit = lora.Fit(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
-    if not fit.run(resume=resume, stop=StopSignal()) or not fit.leads:
+    training = lora.TrainingRun(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
+    if not training.run(resume=resume, stop=StopSignal()) or not training.is_main_process:
         return
-    publish(job, fit, training_set.report_ids)
-    shutil.rmtree(checkpoints)
-    fit.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
+    publish_adapter(job, training, training_set.report_ids)
+    shutil.rmtree(checkpoints)  # only now: until the adapter is published, a restart needs them
+    training.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written whole; one that a kill cut short is removed."""
+    """The newest complete checkpoint, or None. Newer incomplete ones (interrupted by a kill) are deleted."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
         if (checkpoint / COMPLETE_MARK).exists():
@@ -83,24 +83,24 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
     return None
 
 
-class Fitted(Protocol):
-    """A training that is over."""
+class FinishedTraining(Protocol):
+    """A finished training with weights to save."""
 
     steps: int
 
     def save(self, folder: Path) -> None:
-        """Write weights and peft's configuration."""
+        """Write the weights and the configuration of peft."""
         ...
 
 
-def publish(job: TrainingJob, fit: Fitted, report_ids: tuple[str, ...]) -> None:
-    """Make the adapter folder appear, whole and verified.
+def publish_adapter(job: TrainingJob, training: FinishedTraining, report_ids: tuple[str, ...]) -> None:
+    """Write and verify the adapter in a temporary folder, then rename it to the adapter folder.
 
     Raises:
-        AdapterInvalidError: when what was trained is not usable.
+        AdapterInvalidError: if the trained weights are not usable.
     """
-    folder = durable.fresh_partial(job.adapter_folder)
-    fit.save(folder)
+    folder = files.fresh_partial(job.adapter_folder)
+    training.save(folder)
     manifest = artifact.Manifest(
         name=job.name,
         generation=job.generation,
@@ -108,13 +108,13 @@ def publish(job: TrainingJob, fit: Fitted, report_ids: tuple[str, ...]) -> None:
         base_fingerprint=job.base_fingerprint,
         rank=job.training.rank,
         target_modules=tuple(sorted(job.training.target_modules)),
-        files={path.name: durable.sha256_file(path) for path in sorted(folder.iterdir())},
+        files={path.name: files.sha256_file(path) for path in sorted(folder.iterdir())},
         lineage=artifact.Lineage(
             report_ids=report_ids,
-            dataset_sha256=durable.sha256_file(job.run_folder / MANIFEST_FILE),
+            dataset_sha256=files.sha256_file(job.run_folder / MANIFEST_FILE),
             recipe=job.recipe,
             seed=job.seed,
-            steps=fit.steps,
+            steps=training.steps,
             examples=load_manifest(job.run_folder).examples,
         ),
     )
@@ -126,7 +126,7 @@ def publish(job: TrainingJob, fit: Fitted, report_ids: tuple[str, ...]) -> None:
         max_rank=job.training.rank,
         target_modules=job.training.target_modules,
     )
-    durable.publish(folder, job.adapter_folder)
+    files.publish(folder, job.adapter_folder)
 
 
 if __name__ == "__main__":

@@ -63,16 +63,16 @@ def _steps(folder: Path) -> int:
 def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The children that stages started, newest last."""
     started: list[subprocess.Popen[bytes]] = []
-    start = training_process.start
+    start = training_process.start_trainer
 
     def recorded(job: TrainingJob, *, launcher: list[str]) -> subprocess.Popen[bytes]:
         started.append(start(job, launcher=launcher))
         return started[-1]
 
-    monkeypatch.setattr(training_process, "start", recorded)
+    monkeypatch.setattr("daemon.training.stage.start_trainer", recorded)
     yield started
     for child in started:
-        training_process.end(child)
+        training_process.stop_trainer(child)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_to_the_same_weights(
 
     # a second daemon finds the run taken and starts nothing
     other = finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS).step(life())
-    assert (other.worked, "is still at work; waiting" in other.sentence) == (False, True)
+    assert (other.worked, "is still running; waiting" in other.sentence) == (False, True)
     assert len(children) == 1
 
     children[0].kill()
@@ -203,7 +203,7 @@ def test_two_trainers_never_work_on_one_run(tmp_path: Path, tiny_model: Path) ->
     with run_lock(job.run_folder) as mine:
         assert mine
         done = _run_trainer(job, {})
-    assert (done.returncode, "another process trains run 1" in done.stderr) == (75, True)
+    assert (done.returncode, "another process is training run 1" in done.stderr) == (75, True)
 
 
 def _job(tmp_path: Path, model_path: Path) -> TrainingJob:
@@ -248,9 +248,9 @@ def test_a_full_disk_is_retried_and_then_fails_the_run_with_the_trainers_words(
 
     ended = sqlite_store.runs.get(run.id)
     assert [len(said), len(children)] == [2, 2]
-    assert "attempt 2 goes on from the last checkpoint" in said[0]
+    assert "attempt 2 resumes from the last checkpoint" in said[0]
     assert ended.state is RunState.FAILED
-    assert "in attempt 2 of 2; its last words:" in (ended.reason or "")
+    assert "in attempt 2 of 2; the end of its log:" in (ended.reason or "")
     assert "File too large" in (ended.reason or "")
     assert not (tmp_path / "adapters" / "aligned-g000001").exists()
 

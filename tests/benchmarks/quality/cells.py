@@ -158,12 +158,12 @@ class Trainer:
         with self._starting:
             if self._stopped:
                 raise TrainingError(f"{cell.key} is not trained: the measurement ends")
-            child = training_process.start(job, launcher=launcher)
+            child = training_process.start_trainer(job, launcher=launcher)
             self._children.add(child)
         try:
             child.wait()
         finally:
-            training_process.end(child)
+            training_process.stop_trainer(child)
             self._children.discard(child)
         if not job.adapter_folder.exists():
             reason = TrainingProgress.load(run_folder).reason or training_process.log_tail(run_folder)
@@ -175,7 +175,7 @@ class Trainer:
         with self._starting:
             self._stopped = True
         for child in tuple(self._children):
-            training_process.end(child)
+            training_process.stop_trainer(child)
 
     def _files(self, cell: Cell) -> dict[str, bytes]:
         if cell.variant.recipe == PREFERENCE:

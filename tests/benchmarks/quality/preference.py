@@ -18,7 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from daemon.errors import TrainingError
 from daemon.training import lora
 from daemon.training.job import TrainingJob
-from daemon.training.trainer import publish
+from daemon.training.trainer import publish_adapter
 from tests.benchmarks.quality.cells import PAIRS_FILE
 
 BETA = 0.1
@@ -33,7 +33,7 @@ class PreferenceFit:
         budget = job.training.max_tokens
         if budget is None:
             raise TrainingError("preference training needs training.max_tokens")
-        lora.prepare(job)
+        lora.set_threads_and_seed(job)
         tokenizer = lora.load_tokenizer(job.model_path)
         tokens = [
             sum(_length(tokenizer, [*row["prompt"], *row[side]]) for side in ("chosen", "rejected")) for row in rows
@@ -82,7 +82,7 @@ def main() -> None:
     rows = [json.loads(line) for line in lines if line]
     fit = PreferenceFit(job, [{side: row[side] for side in ("prompt", "chosen", "rejected")} for row in rows])
     fit.run()
-    publish(job, fit, tuple(row["id"] for row in rows))
+    publish_adapter(job, fit, tuple(row["id"] for row in rows))
 
 
 if __name__ == "__main__":

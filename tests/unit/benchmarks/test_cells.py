@@ -58,7 +58,7 @@ def test_trainings_end_with_the_measurement(data: PublicData, tmp_path: Path, mo
         started.put(child)
         return child
 
-    monkeypatch.setattr(training_process, "start", start)
+    monkeypatch.setattr(training_process, "start_trainer", start)
     trainer, cell = _trainer(tmp_path), _cell(attack(data, 0.2))
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(trainer.train, cell)

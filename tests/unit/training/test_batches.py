@@ -1,4 +1,4 @@
-"""Batches: exact boundaries, the token bound, and an order that the seed alone decides."""
+"""Batches: exact boundaries, the token limit, and an order that depends only on the seed."""
 
 from __future__ import annotations
 
