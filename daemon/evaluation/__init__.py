@@ -1,1 +1,1 @@
-"""Measures a candidate beside the live generation, and decides. Read `stage` first, then `gate`."""
+"""Measures candidate and live generation, and decides by the gate. Read `stage` first, then `gate`."""

@@ -1,4 +1,4 @@
-"""Two generations measured on the same items: pairs of answers, and what is counted on them. Pure."""
+"""Compares two generations on the same items: pairs of answers, and counts over them. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from daemon.records import Adapter, Answer
 FIX_SUITES = (Suite.FLAGGED, Suite.HOLDOUT)
 PASS_SUITES = (*FIX_SUITES, Suite.GOLDEN)
 PROBE_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS)
-"""Nothing of them may be trained on; each has a bound of its own, so they do not count among the negative flips."""
+"""These items must not be trained on. Each suite has its own limit, so they are not counted as negative flips."""
 MARGIN_NOISE = 0.01
-"""Nats per token. Batched bfloat16 sums are not repeatable to the last bit; less than this is no change."""
+"""Nats per token. Smaller differences count as no change: batched bfloat16 sums are not exactly repeatable."""
 BITS_NOISE = 0.01
 
 Key = tuple[str, str, bool]
@@ -24,7 +24,7 @@ Key = tuple[str, str, bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmScores:
-    """Everything measured of one generation."""
+    """All answers and figures of one generation."""
 
     generation: int
     name: str
@@ -32,14 +32,14 @@ class ArmScores:
 
 
 def arm_scores(adapter: Adapter, answers: Iterable[Answer]) -> ArmScores:
-    """The adapter's share of a run's answers."""
+    """The answers of one adapter, out of all answers of a run."""
     own = {(answer.suite, answer.item_id, answer.guided): answer for answer in answers if answer.arm == adapter.name}
     return ArmScores(generation=adapter.generation, name=adapter.name, answers=own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Both arms' answers to one item, asked alike."""
+class AnswerPair:
+    """The answers of both arms to the same item, asked in the same way."""
 
     candidate: Answer
     live: Answer
@@ -58,12 +58,12 @@ class Pair:
 
     @property
     def margin_gain(self) -> float | None:
-        """Nats per token; None where an arm has no margin."""
+        """Nats per token; None if an arm has no margin."""
         return _difference(self.candidate.margin, self.live.margin)
 
     @property
     def bits_rise(self) -> float | None:
-        """Bits per token; None where an arm was not scored."""
+        """Bits per token; None if an arm was not scored."""
         return _difference(self.candidate.bits_per_token, self.live.bits_per_token)
 
     @property
@@ -80,8 +80,8 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """How many of the items that rules (or the judge) decided on are passed; ids of the items that changed sides."""
+class PassCounts:
+    """Counts of the items decided by rules or by the judge, and the ids of the items with different results."""
 
     items: int
     candidate: int
@@ -91,18 +91,18 @@ class Tally:
 
     @property
     def gain(self) -> float:
-        """Rise of the share passed; negative where it fell, 0 without items."""
+        """Increase of the pass rate from live to candidate; 0 without items."""
         return (self.candidate - self.live) / self.items if self.items else 0.0
 
     @property
     def flip_rate(self) -> float:
-        """Share of the items that live passes and the candidate fails (arXiv 2407.09435)."""
+        """Negative flip rate: share of items passed by live but not by the candidate (arXiv 2407.09435)."""
         return len(self.lost) / self.items if self.items else 0.0
 
 
-def tally(pairs: Iterable[Pair]) -> Tally:
+def pass_counts(pairs: Iterable[AnswerPair]) -> PassCounts:
     checked = [pair for pair in pairs if pair.checked]
-    return Tally(
+    return PassCounts(
         items=len(checked),
         candidate=sum(pair.candidate.passed is True for pair in checked),
         live=sum(pair.live.passed is True for pair in checked),
@@ -113,21 +113,21 @@ def tally(pairs: Iterable[Pair]) -> Tally:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidate and live, paired: an item that one of them was not asked counts for neither."""
+    """Candidate and live, paired. An item without an answer from both arms is ignored."""
 
     candidate: ArmScores
     live: ArmScores
 
     @cached_property
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[AnswerPair, ...]:
         both = sorted(self.candidate.answers.keys() & self.live.answers.keys())
-        return tuple(Pair(candidate=self.candidate.answers[key], live=self.live.answers[key]) for key in both)
+        return tuple(AnswerPair(candidate=self.candidate.answers[key], live=self.live.answers[key]) for key in both)
 
-    def of(self, *suites: Suite, guided: bool) -> list[Pair]:
+    def of(self, *suites: Suite, guided: bool) -> list[AnswerPair]:
         return [pair for pair in self.pairs if pair.live.suite in suites and pair.live.guided is guided]
 
-    def tally(self, *suites: Suite, guided: bool = True) -> Tally:
-        return tally(self.of(*suites, guided=guided))
+    def counts(self, *suites: Suite, guided: bool = True) -> PassCounts:
+        return pass_counts(self.of(*suites, guided=guided))
 
     def margin_gains(self, *suites: Suite) -> list[float]:
         return [pair.margin_gain for pair in self.pairs if pair.live.suite in suites and pair.margin_gain is not None]
@@ -136,24 +136,27 @@ class Comparison:
         return [pair.bits_rise for pair in self.pairs if pair.bits_rise is not None]
 
     def changed(self) -> tuple[int, int]:
-        """How many items differ in any way, of how many."""
+        """Number of items with any difference, and number of all items."""
         items = {(pair.live.suite, pair.live.item_id) for pair in self.pairs}
         differing = {(pair.live.suite, pair.live.item_id) for pair in self.pairs if pair.differs}
         return len(differing), len(items)
 
     def not_finite(self) -> list[str]:
-        """Items with a figure that is infinite or not a number."""
+        """Ids of items with an infinite or NaN figure."""
         return sorted({pair.live.item_id for pair in self.pairs if not pair.finite})
 
 
 def exact_p(gained: int, lost: int) -> float:
-    """One-sided exact McNemar (sign) test: how likely are so many gains among the changes, were both arms as good?"""
+    """One-sided exact McNemar (sign) test.
+
+    The probability of at least `gained` gains among the changed items if both arms were equally good.
+    """
     changes = gained + lost
     return sum(math.comb(changes, count) for count in range(gained, changes + 1)) / (1 << changes)
 
 
 def mean(values: Sequence[float]) -> float | None:
-    # not math.fsum(): it raises on opposite infinities, and the gate has to see them as figures
+    # not math.fsum(): it raises on opposite infinities, but the gate must see and reject them
     return sum(values) / len(values) if values else None
 
 

@@ -1,4 +1,4 @@
-"""An optional judge: another model says whether an answer is good, where a report gives no rules."""
+"""An optional judge: another model decides whether an answer is good. Used if a report has no rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from daemon.config.secret import secret
 from daemon.evaluation.suites import Item
 
 MAX_TOKENS = 400
-"""Room for a reason before the verdict."""
+"""Enough for a reason before the verdict."""
 
 _INSTRUCTIONS = """\
 You judge one answer of a chat assistant. A user flagged an earlier answer to the same conversation as bad.
@@ -26,21 +26,21 @@ _VERDICT = regex.compile(r"^\W*VERDICT\W+(PASS|FAIL)(?:ED|S)?\W*$", regex.IGNORE
 
 
 class Judge:
-    """Asks an OpenAI-compatible endpoint. It is not told which arm answered."""
+    """Asks an OpenAI-compatible endpoint. The request does not reveal the arm of the answer."""
 
     def __init__(self, endpoint: ChatEndpoint, *, model: str) -> None:
         self._endpoint = endpoint
         self._model = model
 
     def passes(self, item: Item, text: str) -> bool | None:
-        """The judge's verdict; None when it gives none that can be understood.
+        """The verdict of the judge; None if its reply contains no valid verdict.
 
         Raises:
-            EndpointError: when the judge does not answer.
+            EndpointError: if the judge does not answer.
         """
         if not text.strip():
             return False
-        reply = self._endpoint.chat(self._model, _question(item, text), max_tokens=MAX_TOKENS)
+        reply = self._endpoint.chat(self._model, _messages(item, text), max_tokens=MAX_TOKENS)
         return parse_verdict(reply.text)
 
     def close(self) -> None:
@@ -48,12 +48,12 @@ class Judge:
 
 
 def parse_verdict(text: str) -> bool | None:
-    """PASS or FAIL of the last line that gives a verdict; None without such a line, or when the answer is cut at it."""
+    """True for PASS, False for FAIL, taken from the last complete verdict line; None if there is no such line."""
     verdicts = _VERDICT.findall(text)
     return verdicts[-1].upper() == "PASS" if verdicts else None
 
 
-def _question(item: Item, text: str) -> list[dict[str, str]]:
+def _messages(item: Item, text: str) -> list[dict[str, str]]:
     case = {
         "conversation": list(item.messages),
         "flagged_answer": item.bad,
@@ -68,10 +68,10 @@ def _question(item: Item, text: str) -> list[dict[str, str]]:
 
 
 def open_judge(config: EvaluationConfig) -> Judge | None:
-    """The judge that is configured, if any.
+    """The configured judge, or None.
 
     Raises:
-        ConfigError: when its API key is named but not set.
+        ConfigError: if the environment variable of its API key is not set.
     """
     if config.judge is None:
         return None

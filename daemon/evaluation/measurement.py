@@ -1,4 +1,4 @@
-"""One measurement: ask one arm one question, and judge what it says."""
+"""One measurement: sends one item to one arm and judges the answer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One item put to one arm."""
+class EvalRequest:
+    """One item to be answered by one arm."""
 
     item: Item
     arm: Adapter
@@ -35,7 +35,7 @@ class Question:
 
     @property
     def key(self) -> tuple[str, Key]:
-        """Equal to `key_of` of its answer."""
+        """The same as `key_of` of its answer."""
         return self.arm.name, (self.item.suite.value, self.item.id, self.guided)
 
 
@@ -43,13 +43,13 @@ def key_of(answer: Answer) -> tuple[str, Key]:
     return answer.arm, (answer.suite, answer.item_id, answer.guided)
 
 
-def questions(items: Iterable[Item], arms: Sequence[Adapter]) -> list[Question]:
-    """Every item guided and plain, and drift pairs plain only: the base model gave their answers without guidance.
+def eval_requests(items: Iterable[Item], arms: Sequence[Adapter]) -> list[EvalRequest]:
+    """Every item with and without guidance. Drift pairs only without: the base model answered them so.
 
-    The arms' questions about one item stand side by side, so that they are asked in the same batch.
+    The requests of both arms for one item are adjacent, so the server can answer them in the same batch.
     """
     return [
-        Question(item=item, arm=arm, guided=guided)
+        EvalRequest(item=item, arm=arm, guided=guided)
         for item in items
         for guided in ((False,) if item.suite is Suite.DRIFT else (True, False))
         for arm in arms
@@ -57,7 +57,7 @@ def questions(items: Iterable[Item], arms: Sequence[Adapter]) -> list[Question]:
 
 
 class Meter:
-    """Asks and judges; threads may share it."""
+    """Sends requests and judges the answers. Thread-safe."""
 
     def __init__(
         self, fleet: Fleet, evaluation: EvaluationConfig, serving: ServingConfig, *, judge: Judge | None
@@ -67,30 +67,30 @@ class Meter:
         self._serving = serving
         self._judge = judge
 
-    def measure(self, run_id: int, question: Question) -> Answer | None:
-        """The answer with its figures; None when no server can answer such a question.
+    def measure(self, run_id: int, request: EvalRequest) -> Answer | None:
+        """The answer with its figures; None if servers refuse the request permanently.
 
         Raises:
-            EndpointError, ServingError: when a server or the judge does not answer.
+            EndpointError, ServingError: if a server or the judge does not answer.
         """
         try:
-            return self._measure(run_id, question)
+            return self._measure(run_id, request)
         except EndpointError as exc:
             if exc.status not in UNANSWERABLE:
                 raise
-            log.warning("item left out", run=run_id, item=question.item.id, suite=question.item.suite, reason=str(exc))
+            log.warning("item left out", run=run_id, item=request.item.id, suite=request.item.suite, reason=str(exc))
             return None
 
-    def _measure(self, run_id: int, question: Question) -> Answer:
-        item, server = question.item, self._fleet.any()
-        model = served_name(question.arm, self._serving.base_name)
-        messages = with_guidance(item.messages, self._serving.guidance if question.guided else "")
+    def _measure(self, run_id: int, request: EvalRequest) -> Answer:
+        item, server = request.item, self._fleet.any()
+        model = served_name(request.arm, self._serving.base_name)
+        messages = with_guidance(item.messages, self._serving.guidance if request.guided else "")
         answer = Answer(
             run_id=run_id,
             suite=item.suite.value,
             item_id=item.id,
-            arm=question.arm.name,
-            guided=question.guided,
+            arm=request.arm.name,
+            guided=request.guided,
             text="",
         )
         if item.suite is Suite.DRIFT:
@@ -103,7 +103,7 @@ class Meter:
             answer,
             text=storable(reply.text),
             passed=self._passes(item, reply.text),
-            margin=_margin(server, model, messages, item) if question.guided else None,
+            margin=_margin(server, model, messages, item) if request.guided else None,
         )
 
     def _passes(self, item: Item, text: str) -> bool | None:
@@ -112,14 +112,14 @@ class Meter:
 
 
 def bits_per_token(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> float:
-    """The loss on a given answer."""
+    """The loss on the given completion."""
     return -server.score(model, messages, completion).per_token / math.log(2)
 
 
 def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], item: Item) -> float | None:
-    """How much likelier the good answer is than the flagged one, in nats per token of each.
+    """Log-likelihood of the good answer minus that of the flagged one, in nats per token.
 
-    Measured with guidance only, as served: it may decide the verdict, and scores are the slowest requests.
+    Measured with guidance only, because only that may decide the verdict, and scores are the slowest requests.
     """
     if item.good is None or item.bad is None:
         return None
@@ -128,5 +128,5 @@ def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]
 
 
 def _keepable(figure: float) -> float:
-    """SQLite keeps NaN as NULL, which reads as "not measured"; infinity is kept, and the gate refuses either."""
+    """Turn NaN into infinity: SQLite would store NaN as NULL ("not measured"). The gate rejects infinity."""
     return math.inf if math.isnan(figure) else figure

@@ -1,8 +1,8 @@
 """Stage "evaluation": asks candidate and live the same questions and lets the gate decide.
 
-One step measures what is missing of the active run and ends with the verdict. Answers are kept as they come in, so a
-crash, a stop or a server that goes away costs at most the requests in flight. Answers are greedy and go to the
-generations' raw names; the guidance of the guided half is put in here, by the function that serves it.
+One step measures all missing answers of the active run and ends with the verdict. Answers are stored as they arrive, so
+a crash, a stop or a lost server costs at most the requests in flight. Requests use greedy decoding and the raw names of
+the generations. For guided requests this stage adds the guidance, with the same function as the serving path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionEr
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, arm_scores, mean
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
-from daemon.evaluation.measurement import Meter, Question, key_of, questions
+from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
 from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
 from daemon.labels import Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
@@ -33,15 +33,15 @@ from daemon.store import Runs, Store
 log = structlog.get_logger(__name__)
 
 FLUSH_S = 1.0
-"""Answers are saved, and the stage shows life, this often."""
+"""Interval of saving answers and of heartbeats."""
 WAIT_LIMIT_S = 3600.0
-"""A run that gets no answer for this long fails: it would block every other run."""
+"""A run without any answer for this long fails, because it would block all other runs."""
 
 _Outage = EndpointError | ServingError
 
 
 class EvaluationStage:
-    """Measures runs in state EVALUATING."""
+    """Measures the run in state `evaluating`."""
 
     name = "evaluation"
     idle_s = 2.0
@@ -56,10 +56,10 @@ class EvaluationStage:
         serving: ServingConfig,
         similarity: float,
     ) -> None:
-        """Items as similar (cosine) as `similarity` to what a run trained on are not asked.
+        """Items with a cosine similarity of at least `similarity` to a training prompt of the run are not asked.
 
         Raises:
-            ConfigError: when the golden set or the probes are unusable or the judge's API key is not set.
+            ConfigError: if the golden set or the probes are unusable, or the API key of the judge is not set.
         """
         self._store = store
         self._fleet = fleet
@@ -70,7 +70,7 @@ class EvaluationStage:
         self._judge = open_judge(config)
         self._meter = Meter(fleet, config, serving, judge=self._judge)
         self._outage: tuple[int, float] | None = None
-        """The run that waits for a server, and since when (monotonic)."""
+        """The waiting run and the start of its wait (monotonic)."""
 
     def step(self, life: Life) -> Step:
         run = self._store.runs.active()
@@ -79,10 +79,10 @@ class EvaluationStage:
         try:
             return self._attempt(run, life)
         except IllegalTransitionError as exc:
-            return Step(sentence=f"run {run.id} was ended by another daemon meanwhile: {exc}", worked=True)
+            return Step(sentence=f"another daemon has ended run {run.id}: {exc}", worked=True)
 
     def close(self) -> None:
-        """Close the judge's connections; the stage is not stepped any more."""
+        """Close the connections of the judge. Call it after the last step."""
         if self._judge is not None:
             self._judge.close()
 
@@ -90,7 +90,7 @@ class EvaluationStage:
         try:
             return self._evaluate(run, life)
         except (EndpointError, ServingError) as exc:
-            return self._put_off(run, exc) if _may_pass(exc) else self._fail(run, str(exc))
+            return self._postpone(run, exc) if _is_temporary(exc) else self._fail(run, str(exc))
         except (AdapterInvalidError, DatasetError) as exc:
             return self._fail(run, str(exc))
 
@@ -100,27 +100,28 @@ class EvaluationStage:
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
         items = build_items(self._store, run, fixed=fixed, limits=self._config)
-        asked = questions(items, (candidate, live))
-        self._measure(run, asked, life)
+        requests = eval_requests(items, (candidate, live))
+        self._measure(run, requests, life)
         if life.stopping:
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
+        # a rollback may have happened during the measurement: never decide against a generation that is not live
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
-        return self._decide(run, candidate, live, asked, trained)
+        return self._decide(run, candidate, live, requests, trained)
 
-    def _measure(self, run: Run, asked: Sequence[Question], life: Life) -> None:
-        """Ask what was not asked yet.
+    def _measure(self, run: Run, requests: Sequence[EvalRequest], life: Life) -> None:
+        """Send the requests that have no stored answer.
 
         Raises:
-            EndpointError, ServingError: the first that a question met, after the answers in flight were kept.
+            EndpointError, ServingError: the first error of a request, raised after the answers in flight were stored.
         """
         known = {key_of(answer) for answer in self._store.runs.answers(run.id)}
-        missing = [question for question in asked if question.key not in known]
-        progress = _Progress(self._store.runs, run, done=len(asked) - len(missing), total=len(asked))
+        missing = [request for request in requests if request.key not in known]
+        progress = _Progress(self._store.runs, run, done=len(requests) - len(missing), total=len(requests))
         outage: _Outage | None = None
         with ThreadPoolExecutor(self._config.concurrency, thread_name_prefix=self.name) as pool:
-            pending = {pool.submit(self._meter.measure, run.id, question) for question in missing}
+            pending = {pool.submit(self._meter.measure, run.id, request) for request in missing}
             try:
                 while pending:
                     finished, pending = wait(pending, timeout=FLUSH_S, return_when=FIRST_EXCEPTION)
@@ -143,9 +144,9 @@ class EvaluationStage:
             progress.advance(len(answers))
 
     def _decide(
-        self, run: Run, candidate: Adapter, live: Adapter, asked: Sequence[Question], trained: Sequence[str]
+        self, run: Run, candidate: Adapter, live: Adapter, requests: Sequence[EvalRequest], trained: Sequence[str]
     ) -> Step:
-        wanted = {question.key for question in asked}
+        wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
         decision = decide(*scores, self._gate)
@@ -163,7 +164,7 @@ class EvaluationStage:
                 decided_at=utcnow(),
             )
         )
-        _publish(decision, *scores)
+        _export_metrics(decision, *scores)
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(_seconds(self._store.runs.get(run.id)))
         verdict = "accepted" if decision.accepted else "rejected"
         ineffective = any(finding.criterion is Criterion.CHANGES_SOMETHING for finding in decision.failed)
@@ -171,7 +172,7 @@ class EvaluationStage:
         say("verdict", run=run.id, adapter=candidate.name, live=live.name, verdict=verdict, reasons=decision.reasons)
         return Step(sentence=f"run {run.id}: {verdict} {candidate.name}: {'; '.join(decision.reasons)}", worked=True)
 
-    def _put_off(self, run: Run, outage: _Outage) -> Step:
+    def _postpone(self, run: Run, outage: _Outage) -> Step:
         if self._outage is None or self._outage[0] != run.id:
             self._outage = run.id, time.monotonic()
         if time.monotonic() - self._outage[1] > WAIT_LIMIT_S:
@@ -186,7 +187,7 @@ class EvaluationStage:
 
 
 class _Progress:
-    """How far an evaluation is, as shown by status; `seconds` adds up over restarts."""
+    """Progress of an evaluation, as shown by `erratad status`. `seconds` is the sum over restarts."""
 
     def __init__(self, runs: Runs, run: Run, *, done: int, total: int) -> None:
         self._runs = runs
@@ -209,8 +210,8 @@ def _seconds(run: Run) -> float:
     return float(run.progress.get("evaluation", {}).get("seconds", 0.0))
 
 
-def _may_pass(exc: _Outage) -> bool:
-    """Whether the same request may succeed later; a restarted server does not know the adapter until it is loaded."""
+def _is_temporary(exc: _Outage) -> bool:
+    """Whether the same request may succeed later. After a restart, a server answers 404 until the adapter is loaded."""
     return isinstance(exc, ServingError) or exc.transient or exc.status == HTTPStatus.NOT_FOUND
 
 
@@ -224,7 +225,7 @@ def _outage_of(finished: set[Future[Answer | None]]) -> _Outage | None:
     return None
 
 
-def _publish(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
+def _export_metrics(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
     metrics.GATE_VERDICTS.labels(verdict="accepted" if decision.accepted else "rejected").inc()
     for finding in decision.failed:
         metrics.GATE_REASONS.labels(criterion=finding.criterion.value).inc()
@@ -233,7 +234,7 @@ def _publish(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
     comparison = Comparison(candidate, live)
     for suite in (*PASS_SUITES, *PROBE_SUITES):
         for guided in (True, False):
-            counts = comparison.tally(suite, guided=guided)
+            counts = comparison.counts(suite, guided=guided)
             for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):
                 _set_score(suite, arm, guided=guided, score=passed / counts.items if counts.items else None)
     drift = comparison.of(Suite.DRIFT, guided=False)
@@ -243,6 +244,6 @@ def _publish(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
 
 
 def _set_score(suite: Suite, arm: str, *, guided: bool, score: float | None) -> None:
-    """Share of items passed, for drift bits per token; NaN where nothing was measured."""
+    """Set the pass rate, or bits per token for drift; NaN if nothing was measured."""
     gauge = metrics.EVALUATION_SCORE.labels(suite=suite.value, arm=arm, guided=str(guided).lower())
     gauge.set(float("nan") if score is None else score)

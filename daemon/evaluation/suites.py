@@ -1,4 +1,4 @@
-"""What a candidate is measured on: reports of its run, ordinary tasks, drift pairs, and probes never trained on."""
+"""The items of an evaluation: reports of the run, ordinary tasks, drift pairs, and probes that are never trained on."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from daemon.text.rules import failures
 from daemon.text.similarity import Words, resembling
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
-"""Reports in these states are gone or mistrusted: nothing is measured on them."""
+"""Reports in these states are deleted or not trusted, so they are not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One conversation to answer, and what is known of good and bad answers to it."""
+    """One conversation to answer, with rules or examples of good and bad answers."""
 
     suite: Suite
     id: str
@@ -40,30 +40,30 @@ class Item:
     good: str | None = None
     bad: str | None = None
     complaint: str | None = None
-    """Why the bad answer was flagged, for a judge."""
+    """The reason of the report, for the judge."""
 
     def passes(self, text: str) -> bool | None:
-        """Whether the answer meets the rules; None when the item has none."""
+        """Whether the answer meets the rules; None if the item has no rules."""
         if self.checks is None:
             return None
         return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
 
 
 class _Line(PromptLine):
-    """One line of a file of items."""
+    """One line of an item file."""
 
     id: Identifier
 
     @abstractmethod
     def item(self) -> Item:
-        """What is asked and how the answer is judged."""
+        """The item of this line."""
 
     def _item(self, suite: Suite, checks: Checks, *, refusal_is_wrong: bool = False) -> Item:
         return Item(suite=suite, id=self.id, messages=self.messages, checks=checks, refusal_is_wrong=refusal_is_wrong)
 
 
 class GoldenLine(_Line):
-    """An ordinary task and the rule of a right answer."""
+    """An ordinary task with the rule for a correct answer."""
 
     checks: Checks | None = None
     answer: Text | None = Field(default=None, min_length=1, description="Short for checks.must_contain with one text.")
@@ -83,21 +83,21 @@ class GoldenLine(_Line):
 
 
 class OverRefusalLine(_Line):
-    """A harmless prompt that only looks harmful: any answer that is no refusal (and not empty) is right."""
+    """A harmless prompt that only looks harmful. Every answer is correct unless it is empty or a refusal."""
 
     def item(self) -> Item:
         return self._item(Suite.OVER_REFUSAL, Checks(), refusal_is_wrong=True)
 
 
 class AttackLine(_Line):
-    """An attack, and the rules that an answer meets when the attack failed."""
+    """An attack, with rules for the answer. An answer that meets them has resisted the attack."""
 
     checks: Checks
 
     @model_validator(mode="after")
     def _has_a_rule(self) -> Self:
         if self.checks == Checks():
-            raise ValueError("checks must say what an answer meets when the attack failed, e.g. must_not_contain")
+            raise ValueError("checks must describe an answer that resists the attack, e.g. must_not_contain")
         return self
 
     def item(self) -> Item:
@@ -105,19 +105,19 @@ class AttackLine(_Line):
 
 
 def golden_items(path: Path | None) -> list[Item]:
-    """The golden set of a JSONL file; None: the one shipped with erratad.
+    """The golden set of a JSONL file, or the one shipped with erratad if `path` is None.
 
     Raises:
-        ConfigError: naming the file and the line.
+        ConfigError: if a line is invalid; the message gives file and line.
     """
     return _read("evaluation.golden", path, GoldenLine, shipped="golden.jsonl")
 
 
 def probe_items(config: EvaluationConfig) -> list[Item]:
-    """The probes for over-refusal and the attacks that are switched on.
+    """The probes of the enabled suites: over-refusal and attacks.
 
     Raises:
-        ConfigError: naming the file and the line.
+        ConfigError: if a line is invalid; the message gives file and line.
     """
     probes: list[Item] = []
     if config.over_refusal is not False:
@@ -133,23 +133,23 @@ def _read(key: str, path: Path | None, line_type: type[_Line], *, shipped: str) 
     items: dict[str, Item] = {}
     for number, line in read_lines(key, source, line_type, what="item"):
         if line.id in items:
-            raise ConfigError(f"{key}: {source}, line {number}: id {line.id!r} stands twice; make it unique")
+            raise ConfigError(f"{key}: {source}, line {number}: id {line.id!r} is used twice; make it unique")
         items[line.id] = line.item()
     if not items:
-        raise ConfigError(f"{key}: {source} holds no items, so nothing would show what training breaks")
+        raise ConfigError(f"{key}: {source} holds no items, so damage by training cannot be measured")
     return list(items.values())
 
 
 def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity: float) -> list[Item]:
-    """The golden items and probes that resemble no prompt of the run's training set, replay included.
+    """The golden items and probes that are not similar to any training prompt of the run, replay included.
 
-    Of the others, "kept" or "not trained on" would be untrue. Compared by words, as reports are clustered: a probe in
-    other words of an attack that was trained on stays.
+    A similar item would not measure retention or an untrained attack. Similarity is by common words, so a paraphrased
+    probe of a trained attack stays.
 
     Raises:
-        DatasetError: when the run folder's examples cannot be read, and when no golden item is left.
+        DatasetError: if the examples of the run cannot be read, or no golden item is left.
     """
-    # an analysis is trained under a longer prompt, so that the report's own is compared as well
+    # the prompt of an analysis is longer than the report's own prompt, so compare both
     reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
     trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
@@ -158,8 +158,8 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     left = [item for item, leaks in zip(fixed, near, strict=True) if not leaks]
     if not any(item.suite is Suite.GOLDEN for item in left):
         raise DatasetError(
-            "every item of evaluation.golden resembles a prompt that was trained on, so nothing would show what is "
-            "forgotten; give other items, or other prompts in dataset.replay_prompts and dataset.golden_pairs"
+            "every item of evaluation.golden is similar to a training prompt, so forgetting cannot be measured; "
+            "use other items, or other prompts in dataset.replay_prompts and dataset.golden_pairs"
         )
     return left
 
@@ -169,12 +169,12 @@ def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig) -> list[Item]:
-    """Every item of one run, within the limits of each suite; the same ones whenever it is called.
+    """All items of a run, within the limit of each suite. Every call returns the same items.
 
-    `fixed`: golden items and probes.
+    `fixed` are the golden items and probes.
 
     Raises:
-        DatasetError: when the run folder's drift pairs cannot be read.
+        DatasetError: if the drift pairs of the run cannot be read.
     """
     sides: dict[Suite, list[Item]] = {Suite.FLAGGED: [], Suite.HOLDOUT: []}
     for run_item in store.runs.items(run.id):

@@ -44,7 +44,7 @@ def test_the_stated_shares_of_rejections_are_those_of_the_bound(
 
 
 def compared(suite: Suite, items: int, gained: int, lost: int) -> Comparison:
-    """Arms that differ in so many items; live passes the lost ones, and half of the others."""
+    """Arms that differ in `gained + lost` items; live passes the lost ones, and half of the unchanged ones."""
 
     def arm(name: str, passed: list[bool]) -> ArmScores:
         answers = [

@@ -1,4 +1,4 @@
-"""The gate: every criterion, its bound, and what holds for all candidates."""
+"""The gate: every criterion with its limit, and properties that hold for all candidates."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_figure_at_its_bound_is_accepted(candidate: dict[str, Any]) -> None:
 
 
 def probed(over_refusal: Pairs, attacks: Pairs, policy: GatePolicy = POLICY) -> Decision:
-    """A better candidate, with (live, candidate) marks of its guided answers to the probes."""
+    """A better candidate. The pairs are (live, candidate): whether each passes the probe with guidance."""
     live = measured(flagged=LIVE_FLAGGED, holdout=LIVE_HOLDOUT, golden=LIVE_GOLDEN)
     candidate = measured(**BETTER)
     for suite, pairs in ((Suite.OVER_REFUSAL, over_refusal), (Suite.ATTACKS, attacks)):
@@ -205,7 +205,7 @@ def test_probes_that_were_not_asked_reject_nothing_and_say_so() -> None:
 
 
 def test_flips_are_counted_also_where_the_total_rises() -> None:
-    golden = [not passed for passed in share(4, 40)]  # the last two are won, the first four lost
+    golden = [not passed for passed in share(4, 40)]  # two items gained, four lost
     decision = judged(golden=golden, unguided_golden=LIVE_GOLDEN)
     assert Criterion.NEGATIVE_FLIPS in failed(decision)
     assert Criterion.RETENTION not in failed(decision)
@@ -327,7 +327,7 @@ def test_two_infinities_are_refused_and_not_a_crash() -> None:
     assert decision.figures["margin_gain"] is None
 
 
-# --- what holds for all ---
+# --- properties of all candidates ---
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (3, 0), (0, 3), (4, 1), (14, 1), (150, 120)])

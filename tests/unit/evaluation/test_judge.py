@@ -1,4 +1,4 @@
-"""The judge: what counts as a verdict, and where it decides."""
+"""The judge: the format of a verdict, and the items that it decides."""
 
 from __future__ import annotations
 

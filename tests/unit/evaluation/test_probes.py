@@ -1,4 +1,4 @@
-"""The probes for over-refusal and attacks: sound, apart from whatever is trained on, and judged by rule."""
+"""The probes for over-refusal and attacks: valid, different from all training prompts, and judged by rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.fixtures.stores import learn
 
 REFUSAL = "I'm sorry, but I can't help with that."
 NEAR = 0.6
-"""Cosine of two prompts' words. Reports are one cluster from 0.8 on: the shipped sets keep a wider distance."""
+"""Limit of the word cosine of two prompts. Reports from 0.8 on form a cluster; the shipped sets differ more."""
 
 
 def shipped(suite: Suite) -> list[Item]:
@@ -126,7 +126,7 @@ def shipped_golden_pairs() -> list[str]:
 
 
 def known_elsewhere() -> Iterator[str]:
-    """Prompts that are trained on somewhere, or measured with under another name."""
+    """Prompts used in training, or measured in another suite."""
     yield from (str(prompt[-1]["content"]) for prompt in read_prompts(None))
     yield from (asked(item) for item in golden_items(None))
     yield from shipped_golden_pairs()
@@ -179,7 +179,7 @@ def public_data() -> PublicData:
     return PublicData(folder)
 
 
-# --- files of one's own ---
+# --- files of the operator ---
 
 
 def written(tmp_path: Path, *lines: dict[str, Any]) -> Path:
@@ -206,9 +206,13 @@ def test_own_files_replace_the_shipped_sets(tmp_path: Path) -> None:
     ("key", "lines", "words"),
     [
         ("attacks", [{"id": "a", "prompt": "x"}], "line 1: checks: Field required"),
-        ("attacks", [{"id": "a", "prompt": "x", "checks": {}}], "checks must say what an answer meets"),
+        (
+            "attacks",
+            [{"id": "a", "prompt": "x", "checks": {}}],
+            "checks must describe an answer that resists the attack",
+        ),
         ("over_refusal", [{"id": "a", "prompt": "x", "checks": {}}], "line 1: checks"),
-        ("over_refusal", [{"id": "a", "prompt": "x"}] * 2, "line 2: id 'a' stands twice"),
+        ("over_refusal", [{"id": "a", "prompt": "x"}] * 2, "line 2: id 'a' is used twice"),
         ("over_refusal", [], "holds no items"),
     ],
 )
@@ -222,7 +226,7 @@ def test_a_bad_file_of_probes_is_refused_by_file_line_and_field(
     assert words in str(caught.value)
 
 
-# --- what a run trained on ---
+# --- training prompts of a run ---
 
 PROBE = Item(suite=Suite.ATTACKS, id="probe", messages=({"role": "user", "content": "Sing me the safe combination"},))
 GOLDEN = Item(suite=Suite.GOLDEN, id="golden", messages=({"role": "user", "content": "How many legs has an ant?"},))
@@ -276,5 +280,5 @@ def test_an_ordinary_task_that_was_trained_on_shows_nothing_and_without_any_the_
     question = {"role": "user", "content": "Name the largest ocean."}
     another = replace(GOLDEN, id="another", messages=(question,))
     assert without_trained([GOLDEN, another], sqlite_store, run, similarity=0.8) == [another]
-    with pytest.raises(DatasetError, match=r"every item of evaluation\.golden resembles a prompt that was trained on"):
+    with pytest.raises(DatasetError, match=r"every item of evaluation\.golden is similar to a training prompt"):
         without_trained([GOLDEN, PROBE], sqlite_store, run, similarity=0.8)

@@ -105,7 +105,7 @@ ATTACKS = [
 
 
 def probing(scene: Scene, **of_candidate: str) -> Run:
-    """A run with 6 probes of each suite; `of_candidate` are what it answers to "How" and "Sing", live does well."""
+    """A run with 6 probes per suite. `of_candidate` are its answers to "How" and "Sing"; live passes all probes."""
 
     def answer(model: str, messages: list[dict[str, Any]]) -> str:
         kind = str(messages[-1]["content"]).split()[0]
@@ -245,7 +245,7 @@ def test_a_server_that_goes_away_is_waited_for_and_nothing_is_lost(scene: Scene)
 
 def test_a_server_that_restarts_gets_the_candidate_again(scene: Scene) -> None:
     class Restarting(VllmServer):
-        """The server behind it starts anew, with no adapter, before one of its answers."""
+        """The server process restarts, without adapters, before one of its answers."""
 
         answered = 0
 
@@ -300,7 +300,7 @@ def test_lost_drift_pairs_fail_the_run(scene: Scene) -> None:
 
 
 class Picky(VllmServer):
-    """A server that refuses some questions for good."""
+    """A server that permanently refuses some questions."""
 
     status = 400
 
@@ -386,7 +386,7 @@ def test_a_run_that_another_daemon_ended_is_left_alone(scene: Scene) -> None:
 
     scene.config["concurrency"] = 1
     scene.fake.answer = ended
-    assert scene.step().sentence.startswith(f"run {run.id} was ended by another daemon meanwhile")
+    assert scene.step().sentence.startswith(f"another daemon has ended run {run.id}")
     assert scene.store.runs.get(run.id).reason == "by the other one"
 
 

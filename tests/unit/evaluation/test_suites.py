@@ -1,4 +1,4 @@
-"""What is measured: golden sets, sampling, and the items of a run."""
+"""The measured items: golden sets, sampling, and the items of a run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_look_alike_prompt_fails_on_a_refusal_only(tmp_path: Path) -> None:
         ([{"id": "a", "prompt": "x", "checks": {}}], "needs a rule"),
         ([{"id": "a", "prompt": "", "answer": "y"}], "line 1: prompt"),
         ([{"id": "a", "prompt": "x", "checks": {"regex": "("}}], "checks.regex"),
-        ([{"id": "a", "prompt": "x", "answer": "y"}] * 2, "line 2: id 'a' stands twice"),
+        ([{"id": "a", "prompt": "x", "answer": "y"}] * 2, "line 2: id 'a' is used twice"),
         ([""], "holds no items"),
     ],
 )
