@@ -38,7 +38,7 @@ from daemon.promotion.stage import PromotionStage
 from daemon.promotion.traffic import TrafficStage
 from daemon.promotion.watch import WatchStage
 from daemon.reflection.analyst import analyst_of
-from daemon.reflection.best_of import scored_by
+from daemon.reflection.best_of import served_model_scorer
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
 from daemon.runtime.leader import Leader, LeaderOnly
@@ -136,7 +136,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
         store=store,
         config=config.reflection,
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
-        score=scored_by(fleet, store.adapters, base_name=base_name),
+        score=served_model_scorer(fleet, store.adapters, base_name=base_name),
         guidance=config.serving.guidance,
         owner=owner,
     )

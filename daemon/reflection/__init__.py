@@ -1,1 +1,1 @@
-"""Asks why a flagged answer was wrong, and keeps an analysis that passes the checks. Read `stage` first."""
+"""Asks why a flagged answer was wrong, and keeps analyses that pass the checks. Read `stage` first."""

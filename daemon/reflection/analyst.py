@@ -1,4 +1,4 @@
-"""Who is asked for analyses: the served model itself, or another OpenAI-compatible endpoint; and whether it answers."""
+"""The analysts: the served model itself or another OpenAI-compatible endpoint. Detects their outages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from daemon.store import Adapters
 
 Messages = Sequence[Mapping[str, Any]]
 
-REST_LIMIT_S = 60.0
+PROBE_LIMIT_S = 60.0
 OVERLOADED = frozenset({429, 503})
-"""HTTP statuses that speak of the endpoint and never of the request."""
+"""HTTP statuses caused by the endpoint, never by the request."""
 PROBE: Messages = [{"role": "user", "content": "Reply with OK."}]
 
 
@@ -29,19 +29,18 @@ class Analyst(Protocol):
     correction_source: CorrectionSource
 
     def ready(self) -> None:
-        """Raise ServingError while it is known, without asking, that no request can be answered."""
+        """Raise ServingError if it is known, without a request, that no server is ready."""
         ...
 
     def ask(self, messages: Messages, *, max_tokens: int, temperature: float) -> Reply:
-        """One answer; raises EndpointError or ServingError."""
+        """Get one answer; raises EndpointError or ServingError."""
         ...
 
 
 class SelfAnalyst:
-    """The served model, as it answers now: the live generation under its raw name.
+    """The served model: the live generation under its raw name.
 
-    Not under the alias: the guidance that the alias puts before every request is about answering, and would be taken
-    for a part of the question.
+    The alias is not used. It adds the guidance to every request; the model would take it for a part of the question.
     """
 
     kind = "self"
@@ -64,10 +63,10 @@ class SelfAnalyst:
 
 
 class EndpointAnalyst:
-    """A model elsewhere.
+    """A model behind another endpoint.
 
     Raises:
-        ConfigError: when the environment variable of its key is not set.
+        ConfigError: if the environment variable of its key is not set.
     """
 
     kind = "endpoint"
@@ -78,17 +77,17 @@ class EndpointAnalyst:
         self._endpoint = ChatEndpoint(config.url, api_key=secret(config.api_key_env), timeout_s=timeout_s)
 
     def ready(self) -> None:
-        """Only an answer can tell."""
+        """Does nothing: only a request can show whether the endpoint answers."""
 
     def ask(self, messages: Messages, *, max_tokens: int, temperature: float) -> Reply:
         return self._endpoint.chat(self._model, messages, max_tokens=max_tokens, temperature=temperature)
 
 
 def analyst_of(config: ReflectionConfig, *, fleet: Fleet, adapters: Adapters, base_name: str) -> Analyst | None:
-    """The configured analyst; None where the templates stand in for one.
+    """The configured analyst, or None if templates are used instead.
 
     Raises:
-        ConfigError: when the environment variable of the endpoint's key is not set.
+        ConfigError: if the environment variable of the endpoint's key is not set.
     """
     if config.analyst == "template":
         return None
@@ -98,53 +97,54 @@ def analyst_of(config: ReflectionConfig, *, fleet: Fleet, adapters: Adapters, ba
 
 
 class Availability:
-    """Tells an outage of the analyst from a request that only one report's text makes fail.
+    """Distinguishes an outage of the analyst from a failure caused by the text of one report.
 
-    The test is a trivial question: an analyst that cannot answer that either is out. During an outage it is asked at
-    growing intervals (`backoff_s`, doubled up to REST_LIMIT_S); until the first real answer after one it is `doubtful`.
+    The test is a trivial question (PROBE): if it fails too, the analyst is out. During an outage the question is
+    repeated at growing intervals (`backoff_s`, doubled up to PROBE_LIMIT_S). After an outage the analyst is `doubtful`
+    until it has answered a real request.
     """
 
     def __init__(self, analyst: Analyst, *, backoff_s: float) -> None:
         self._analyst = analyst
-        self._rest = Backoff(first_s=backoff_s, limit_s=REST_LIMIT_S)
+        self._backoff = Backoff(first_s=backoff_s, limit_s=PROBE_LIMIT_S)
         self._outage: str | None = None
         self._failures = 0
-        self._look_at_s = 0.0
+        self._next_probe_s = 0.0
 
     @property
     def doubtful(self) -> bool:
         return self._failures > 0
 
     def problem(self) -> str | None:
-        """Why nothing should be asked now; looks again when it is time to."""
+        """The reason not to send requests now, or None. Probes the analyst again if the next probe is due."""
         try:
             self._analyst.ready()
         except ServingError as exc:
             return f"waiting for the analyst: {exc}"
-        if self._outage is not None and time.monotonic() >= self._look_at_s:
-            self._look()
-        return None if self._outage is None else f"resting, the analyst is out: {self._outage}"
+        if self._outage is not None and time.monotonic() >= self._next_probe_s:
+            self._probe()
+        return None if self._outage is None else f"waiting, the analyst is out: {self._outage}"
 
     def is_out(self, error: EndpointError | ServingError) -> bool:
-        """Whether a failed request is the analyst's failure and not the request's."""
+        """Whether a request failed because of an outage, and not because of the request."""
         if isinstance(error, EndpointError) and error.status not in OVERLOADED:
-            return self._look() is not None
-        self._fail(error)
+            return self._probe() is not None
+        self._record_failure(error)
         return True
 
-    def proved(self) -> None:
-        """A real answer came."""
+    def record_answer(self) -> None:
+        """Note that the analyst answered a real request."""
         self._outage, self._failures = None, 0
 
-    def _look(self) -> str | None:
+    def _probe(self) -> str | None:
         try:
             self._analyst.ask(PROBE, max_tokens=1, temperature=0.0)
             self._outage = None
         except (EndpointError, ServingError) as exc:
-            self._fail(exc)
+            self._record_failure(exc)
         return self._outage
 
-    def _fail(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         self._outage = str(error)
         self._failures += 1
-        self._look_at_s = time.monotonic() + self._rest.delay_s(self._failures)
+        self._next_probe_s = time.monotonic() + self._backoff.delay_s(self._failures)

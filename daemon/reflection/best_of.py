@@ -1,7 +1,7 @@
-"""Of several analyses of one mistake the one that helps: a weak model's are often beside the point, if well-formed.
+"""Selects the most helpful of several analyses. Analyses of a weak model are often well-formed but irrelevant.
 
-An analysis helps when the served model, shown it after its flagged answer, prefers the corrected answer to the flagged
-one. How much it does is the margin of their log-likelihoods.
+Each analysis is shown to the served model after the flagged answer. It helps if the model then prefers the corrected
+answer to the flagged one. The measure is the margin of their log-likelihoods.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ log = structlog.get_logger(__name__)
 
 REQUEST = "Now give a better answer."
 
-Score = Callable[[Sequence[Mapping[str, Any]], str], float]
-"""Log-likelihood of an answer to a conversation, in nats per token; raises EndpointError or ServingError."""
+AnswerScorer = Callable[[Sequence[Mapping[str, Any]], str], float]
+"""Log-likelihood of an answer to a conversation, in nats per token. Raises EndpointError or ServingError."""
 
 
-def scored_by(fleet: Fleet, adapters: Adapters, *, base_name: str) -> Score:
-    """Scores of the served model: the live generation under its raw name."""
+def served_model_scorer(fleet: Fleet, adapters: Adapters, *, base_name: str) -> AnswerScorer:
+    """A scorer that uses the served model: the live generation under its raw name."""
 
     def score(messages: Sequence[Mapping[str, Any]], answer: str) -> float:
         return fleet.any().score(served_name(adapters.live(), base_name), messages, answer).per_token
@@ -35,19 +35,19 @@ def scored_by(fleet: Fleet, adapters: Adapters, *, base_name: str) -> Score:
     return score
 
 
-def best(analyses: Sequence[str], flagged: FlaggedResponse, correction: str | None, score: Score) -> str:
-    """The analysis of the largest margin; the first of equal ones, without a correction, and where nothing scores."""
+def best(analyses: Sequence[str], flagged: FlaggedResponse, correction: str | None, score: AnswerScorer) -> str:
+    """The analysis with the largest margin. The first one if margins are equal, or cannot be measured."""
     if len(analyses) == 1 or correction is None:
         return analyses[0]
     try:
         return max(analyses, key=lambda analysis: margin(analysis, flagged, correction, score))
-    except (EndpointError, ServingError) as exc:  # the analyst, perhaps another model, did its part
+    except (EndpointError, ServingError) as exc:  # the scorer failed, not the analyst: keep the analyst's work
         log.warning("analyses not compared", report_id=flagged.id, reason=str(exc))
         return analyses[0]
 
 
-def margin(analysis: str, flagged: FlaggedResponse, correction: str, score: Score) -> float:
-    """How much likelier the corrected answer is than the flagged one after the analysis, in nats per token of each."""
+def margin(analysis: str, flagged: FlaggedResponse, correction: str, score: AnswerScorer) -> float:
+    """Log-likelihood of the correction minus that of the flagged answer, both after the analysis; nats per token."""
     messages = [
         *conversation(flagged),
         {"role": "assistant", "content": flagged.response},

@@ -1,7 +1,8 @@
-"""Structured checks of what an analyst wrote: pure functions from texts to the fault found, or None.
+"""Checks of the analyst's texts: pure functions that return the fault, or None.
 
-At least a fifth of even a strong model's critiques are wrong (arXiv 2501.17703), and a small model's mostly useless,
-so nothing is learnt from unchecked. The checks bound the damage; they do not prove an analysis right.
+Even a strong model writes at least a fifth of its critiques wrong (arXiv 2501.17703), and most critiques of a small
+model are useless. So unchecked texts are never used for training. The checks limit the damage; they cannot prove that
+an analysis is correct.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from daemon.text.rules import failures
 from daemon.text.words import _UNSPACED_RUN, _ngrams, normalised, overlap, stems, words
 
 MIN_LETTER_SHARE = 0.6
-"""Least share of letters and digits among the visible characters: below, it is markup or noise."""
+"""Minimum share of letters and digits among the visible characters. Below it, the text is markup or noise."""
 MAX_SAME_SENTENCES = 2
 MIN_DISTINCT_SHARE = 0.5
-"""Least share of distinct word 3-grams: a model that loops falls far below, prose stays above 0.9."""
+"""Minimum share of distinct word 3-grams. Looping models are far below, normal prose is above 0.9."""
 MAX_ECHO = 0.8
-"""Largest share of its word 5-grams that an analysis may have in common with one text of its prompt."""
+"""Maximum share of word 5-grams that an analysis may share with one text of its prompt."""
 REASON_SHARE = 0.2
 MAX_REASON_HITS = 3
 MIN_KIND_HITS = 2
-"""An analysis names the reason by a fifth of its content words (1 to 3 of them), or its kind by two typical words."""
+"""An analysis must contain a fifth of the reason's content words (1 to 3 words), or two typical words of its kind."""
 MAX_GUIDANCE_OVERLAP = 0.5
 
 
@@ -70,10 +71,10 @@ _KIND_WORDS: Mapping[Kind, str] = {
 
 
 def check_analysis(analysis: str, flagged: FlaggedResponse, *, limits: ReflectionConfig, instructions: str) -> None:
-    """Check an analysis of `flagged`; `instructions` is what the analyst was told to do.
+    """Check an analysis of `flagged`. `instructions` is the system prompt of the analyst.
 
     Raises:
-        AnalysisRejectedError: naming the first check (of `Check`) that fails, and what was found.
+        AnalysisRejectedError: if a check fails; it has the first failed `Check` and the fault.
     """
     for check, fault in _faults(analysis, flagged, limits, instructions):
         if fault is not None:
@@ -94,7 +95,7 @@ def _faults(
 
 
 def correction_fault(text: str, flagged: FlaggedResponse, *, truncated: bool, guidance: str) -> str | None:
-    """Why a proposed answer must not become a training target; None when it may."""
+    """The reason not to train on a proposed answer, or None."""
     return next(_correction_faults(text, flagged, truncated, guidance), None)
 
 
@@ -116,7 +117,7 @@ def _correction_faults(text: str, flagged: FlaggedResponse, truncated: bool, gui
 
 
 def whole_sentences(text: str, *, truncated: bool) -> str:
-    """The text on one line; of a text that was cut off at the token limit, the sentences that are complete."""
+    """The text on one line. If it was cut off at the token limit, only its complete sentences."""
     line = " ".join(text.split())
     if not truncated:
         return line
@@ -125,13 +126,13 @@ def whole_sentences(text: str, *, truncated: bool) -> str:
 
 
 def hint(analysis: str) -> str | None:
-    """Fault of a text that passes on the hint it was given: training must not see it (method step 3)."""
+    """The fault if the text repeats the hint of its prompt. Training must not see the hint (method step 3)."""
     found = _HINT.search(normalised(analysis))
     return None if found is None else f'it repeats the hint: "{found[0]}"'
 
 
 def unreadable(text: str) -> str | None:
-    """Fault of a text that is empty, no sentence, noise, or a loop."""
+    """The fault if the text is empty, noise, a loop, or has no sentence."""
     visible = "".join(text.split())
     if not visible:
         return "it is empty, or was cut off before its first sentence ended"
@@ -143,27 +144,27 @@ def unreadable(text: str) -> str | None:
 
 
 def wrong_length(text: str, min_words: int, max_words: int) -> str | None:
-    """Fault of a text outside the bounds; a character of a script without spaces counts as half a word."""
+    """The fault if the text is too short or too long. In scripts without spaces, a character is half a word."""
     found = words(text)
     unspaced = sum(len(run) for run in _UNSPACED_RUN.findall(text))
     count = len(found) - unspaced + math.ceil(unspaced / 2)
-    return None if min_words <= count <= max_words else f"it has {count} words; {min_words} to {max_words} are wanted"
+    return None if min_words <= count <= max_words else f"it has {count} words; {min_words} to {max_words} are required"
 
 
 def echo(text: str, prompts: Sequence[str]) -> str | None:
-    """Fault of a text that gives back one of the texts of its own prompt."""
+    """The fault if the text repeats a text of its own prompt."""
     echoed = any(normalised(text) == normalised(prompt) or overlap(text, prompt) > MAX_ECHO for prompt in prompts)
     return "it repeats its own prompt" if echoed else None
 
 
 def parroting(text: str, bad: str, max_overlap: float) -> str | None:
-    """Fault of a text that consists of the bad one: learning it would teach the mistake."""
+    """The fault if the text mostly copies the flagged response: training on it would teach the mistake."""
     share = overlap(text, bad)
     return f"{share:.0%} of its word 5-grams come from the flagged response" if share > max_overlap else None
 
 
 def approval(text: str) -> str | None:
-    """Fault of a text that calls the flagged answer right, with no limit in the same sentence; English only."""
+    """The fault if a sentence approves of the flagged answer without a restriction. English only."""
     own = normalised(_QUOTATION.sub(" ", text))
     for sentence in _SENTENCE_END.split(own):
         if (found := _APPROVAL.search(sentence)) and not _CONTRAST.search(_APPROVAL.sub(" ", sentence)):
@@ -172,10 +173,10 @@ def approval(text: str) -> str | None:
 
 
 def missed_reason(text: str, reason: str, category: str) -> str | None:
-    """Fault of a text that speaks of something else than what was flagged.
+    """The fault if the text is not about the reported mistake.
 
-    Where the reason has no content words ("bad!"), and where analysis and reason may be in two languages, words that
-    are typical of the category's kind stand in.
+    Typical words of the category's kind also count: the reason may have no content words ("bad!"), or be in another
+    language.
     """
     found = stems(text)
     named = stems(reason) | stems(category.replace("-", " ").replace("_", " "))
@@ -183,7 +184,7 @@ def missed_reason(text: str, reason: str, category: str) -> str | None:
     needed = min(max(1, math.ceil(REASON_SHARE * len(stems(reason)))), MAX_REASON_HITS)
     if not named or len(found & named) >= needed or len(found & typical) >= MIN_KIND_HITS:
         return None
-    return f"it names {len(found & named)} of the words of the flagged reason; {needed} are wanted"
+    return f"it names {len(found & named)} of the words of the flagged reason; {needed} are required"
 
 
 def _loops(text: str) -> bool:

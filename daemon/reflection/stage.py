@@ -1,24 +1,23 @@
 """Stage "reflection": a queued report becomes a lesson (method step 2).
 
-Each step claims a few reports under a lease, has them analysed at the same time, checks every analysis and stores
-lessons. What may go wrong, and what bounds it:
+Each step claims a few reports under a lease, requests their analyses in parallel, checks them and stores lessons.
+Failures and their limits:
 
-- An analysis fails a check, or a request fails while the analyst answers others: the report is tried again later, a
-  little warmer each time, `max_attempts` times in all. Then a rejected analysis gives way to the category's template
-  (or the report is buried, without `fallback_to_template`); a failed request buries the report. A request that can
-  never succeed (HTTP 4xx) buries it at once.
-- The analyst is out, which a trivial question tells (`daemon.reflection.analyst.Availability`): nothing is claimed
-  while that lasts, and the attempts that it cut short are given back, so no outage buries a queue. Each report gets
-  back PARDONS attempts while this process lives, because a report may be what brings the analyst down; after an outage
-  reports are claimed one by one until an answer came, so that such a report does not take others with it.
-- This process dies, perhaps because of a report: attempts are counted when a report is claimed, and one that was
-  claimed DEATHS times more often than it may be tried is buried unseen.
-- The lease runs out before the result is there: the store refuses the result, and it is dropped.
+- An analysis fails a check, or a request fails while the analyst answers others: the report is retried later, with a
+  higher temperature each time, at most `max_attempts` times. After that, a rejected analysis is replaced by the
+  category's template (without `fallback_to_template` the report is buried), and a failed request buries the report. A
+  request that can never succeed (HTTP 4xx) buries it at once.
+- The analyst is out, as a trivial question shows (`daemon.reflection.analyst.Availability`): no reports are claimed
+  during the outage, and interrupted attempts are refunded, so an outage does not bury the queue. This process refunds
+  at most MAX_REFUNDS attempts per report, because a report itself may crash the analyst. After an outage reports are
+  claimed one at a time until an answer arrives, so such a report does not interrupt others.
+- This process crashes, perhaps because of a report: attempts are counted at the claim. A report claimed more than
+  `max_attempts` + MAX_CRASHES times is buried without an attempt.
+- The lease expires before the result is ready: the store refuses the result, and it is dropped.
 
-Where the user gave a correction, it is the lesson's. Otherwise a guided answer is proposed and kept only if something
-can approve it: the report's checks, or a stronger analyst than the model itself. A thumbs-down says that something
-was wrong and is no label of what is right, so the model's own answer is never asked for where no check could approve
-it.
+A correction by the user becomes the correction of the lesson. Otherwise the stage requests a guided answer and keeps it
+only if it can be approved: by the checks of the report, or because the analyst is a stronger model. A thumbs-down does
+not show which answer is right, so without checks the model's own answer is never requested.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
 from daemon.records import CorrectionSource, Lesson, Report, conversation, utcnow
 from daemon.reflection.analyst import Analyst, Availability, Messages
-from daemon.reflection.best_of import Score, best
+from daemon.reflection.best_of import AnswerScorer, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
 from daemon.reflection.prompts import Prompts
 from daemon.runtime.backoff import Backoff
@@ -50,19 +49,19 @@ from daemon.store.reports import Claim
 
 log = structlog.get_logger(__name__)
 
-PARDONS = 5
-DEATHS = 2
+MAX_REFUNDS = 5
+MAX_CRASHES = 2
 RETRY_LIMIT_S = 600.0
 RETRY_JITTER = 0.5
-WARMER = 0.2
-"""Added to the temperature with each attempt: the same prompt must not give the same rejected analysis again."""
+TEMPERATURE_STEP = 0.2
+"""Added to the temperature with each attempt, so that a rejected analysis is not repeated."""
 MAX_TEMPERATURE = 2.0
 TEMPLATE_ANALYST = "template"
 MAX_ANALYST_CHARACTERS = 200
 
 
-class Outcome(StrEnum):
-    """What became of one attempt: label of `erratad_reflections_total`."""
+class AttemptOutcome(StrEnum):
+    """Result of one attempt; a label of `erratad_reflections_total`."""
 
     LESSON = "lesson"
     TEMPLATE = "template"
@@ -72,21 +71,21 @@ class Outcome(StrEnum):
     LATE = "late"
 
 
-_WORDS = {
-    Outcome.LESSON: "lesson{s}",
-    Outcome.TEMPLATE: "lesson{s} from the template",
-    Outcome.RETRY: "to retry",
-    Outcome.BURIED: "buried",
-    Outcome.RETURNED: "put back",
-    Outcome.LATE: "too late and dropped",
+_OUTCOME_TEXTS = {
+    AttemptOutcome.LESSON: "lesson{s}",
+    AttemptOutcome.TEMPLATE: "lesson{s} from the template",
+    AttemptOutcome.RETRY: "to retry",
+    AttemptOutcome.BURIED: "buried",
+    AttemptOutcome.RETURNED: "put back",
+    AttemptOutcome.LATE: "too late and dropped",
 }
 
 
-class _WornOutError(Exception):
-    """The report was claimed too often without any result."""
+class _TooManyClaimsError(Exception):
+    """The report was claimed too often without a result."""
 
 
-Failure = AnalysisRejectedError | EndpointError | ServingError | StoppedError | _WornOutError
+Failure = AnalysisRejectedError | EndpointError | ServingError | StoppedError | _TooManyClaimsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +95,13 @@ class _Correction:
 
 
 class ReflectionStage:
-    """Turns queued reports into lessons; any number of daemons may run one each.
+    """Turns queued reports into lessons. Several daemons can run this stage at the same time.
 
-    `owner` names this process among all that share the store. `analyst` is None where templates stand in for one;
-    `score` compares analyses where several are asked for.
+    `owner` identifies this process among all processes on the store. If `analyst` is None, templates are used. `score`
+    compares the analyses if several are requested.
 
     Raises:
-        ConfigError: when there is no such version of the prompts.
+        ConfigError: if the version of the prompts does not exist.
     """
 
     name = "reflection"
@@ -114,7 +113,7 @@ class ReflectionStage:
         store: Store,
         config: ReflectionConfig,
         analyst: Analyst | None,
-        score: Score,
+        score: AnswerScorer,
         guidance: str,
         owner: str,
     ) -> None:
@@ -127,7 +126,7 @@ class ReflectionStage:
         self._prompts = Prompts(config.template)
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
         self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
-        self._pardoned: Counter[str] = Counter()
+        self._refunds: Counter[str] = Counter()
 
     def step(self, life: Life) -> Step:
         problem = self._availability.problem() if self._availability else None
@@ -138,32 +137,33 @@ class ReflectionStage:
         claims = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
         if not claims:
             return Step(sentence="no report is due")
-        outcomes = self._work(claims, life)
-        return Step(sentence=_sentence(outcomes), worked=Outcome.RETURNED not in outcomes)
+        outcomes = self._process(claims, life)
+        return Step(sentence=_sentence(outcomes), worked=AttemptOutcome.RETURNED not in outcomes)
 
-    def _work(self, claims: Sequence[Claim], life: Life) -> Counter[Outcome]:
-        outcomes: Counter[Outcome] = Counter()
+    def _process(self, claims: Sequence[Claim], life: Life) -> Counter[AttemptOutcome]:
+        outcomes: Counter[AttemptOutcome] = Counter()
         results: list[tuple[Claim, Lesson | Failure]] = []
         with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix=self.name) as pool:
             futures = {pool.submit(self._attempt, claim, life): claim for claim in claims}
             for future in as_completed(futures):
                 claim, result = futures[future], future.result()
-                if isinstance(result, Lesson):
+                if isinstance(result, Lesson):  # stored at once: a crash must not lose it
                     outcomes[self._store(claim, result)] += 1
                 results.append((claim, result))
+        # an outage is judged from all results together, so failures wait until here
         out = self._is_out([result for _, result in results])
         for claim, result in results:
             if not isinstance(result, Lesson):
-                outcomes[self._settle(claim, result, out=out)] += 1
+                outcomes[self._handle_failure(claim, result, out=out)] += 1
         for outcome, count in outcomes.items():
             metrics.REFLECTIONS.labels(outcome=outcome).inc(count)
         return outcomes
 
     def _attempt(self, claim: Claim, life: Life) -> Lesson | Failure:
-        """Runs in a worker thread: asks, and touches neither the queue nor the store's lessons."""
-        if claim.report.attempts > self._config.max_attempts + DEATHS:
-            return _WornOutError(
-                f"{claim.report.attempts - 1} attempts ended without a result: the daemon died in them"
+        """Runs in a worker thread. It only sends requests and does not write to the store."""
+        if claim.report.attempts > self._config.max_attempts + MAX_CRASHES:
+            return _TooManyClaimsError(
+                f"{claim.report.attempts - 1} attempts ended without a result: the daemon crashed during them"
             )
         with metrics.REFLECTION_SECONDS.time():
             try:
@@ -189,7 +189,7 @@ class ReflectionStage:
         )
 
     def _passing(self, replies: Sequence[Reply], report: Report, messages: Messages) -> list[str]:
-        """The analyses that pass the checks; raises the last one's fault when there is none."""
+        """The analyses that pass the checks. Raises the last fault if all fail."""
         analyses, fault = [], None
         for reply in replies:
             analysis = whole_sentences(reply.text, truncated=reply.truncated)
@@ -213,7 +213,7 @@ class ReflectionStage:
         )
 
     def _proposed(self, analyst: Analyst, report: Report, life: Life) -> _Correction | None:
-        """A guided answer that something approves; None where nothing could, or where it is not good enough."""
+        """An approved guided answer. None if it fails the checks, or if nothing could approve it."""
         approvable = report.checks is not None or analyst.correction_source is CorrectionSource.ANALYST
         if not self._config.propose_corrections or not approvable:
             return None
@@ -236,77 +236,82 @@ class ReflectionStage:
     def _ask(self, analyst: Analyst, messages: Messages, report: Report, life: Life) -> Reply:
         if life.stopping:
             raise StoppedError("the daemon stops")
-        warmth = self._config.temperature + WARMER * (report.attempts - 1)
-        reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=min(warmth, MAX_TEMPERATURE))
+        temperature = min(self._config.temperature + TEMPERATURE_STEP * (report.attempts - 1), MAX_TEMPERATURE)
+        reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=temperature)
         life.heartbeat()
         return reply
 
-    # --- settling ---
+    # --- recording outcomes ---
 
     def _is_out(self, results: Sequence[Lesson | Failure]) -> bool:
-        """Whether the requests that failed did so because the analyst is out."""
+        """Whether requests failed because of an outage of the analyst."""
         if self._availability is None:
             return False
         errors = [result for result in results if isinstance(result, EndpointError | ServingError)]
         if errors:
             return self._availability.is_out(errors[0])
         if any(isinstance(result, Lesson | AnalysisRejectedError) for result in results):
-            self._availability.proved()
+            self._availability.record_answer()
         return False
 
-    def _settle(self, claim: Claim, failure: Failure, *, out: bool) -> Outcome:
-        """Decide what becomes of a report whose attempt failed."""
+    def _handle_failure(self, claim: Claim, failure: Failure, *, out: bool) -> AttemptOutcome:
+        """Return, retry or bury a report after a failed attempt."""
         if isinstance(failure, StoppedError):
             return self._return(claim, str(failure), delay_s=0.0)
         if isinstance(failure, AnalysisRejectedError):
-            return self._settle_rejected(claim, failure)
-        if out and isinstance(failure, EndpointError | ServingError) and self._pardoned[claim.report.id] < PARDONS:
-            self._pardoned[claim.report.id] += 1
+            return self._handle_rejection(claim, failure)
+        if out and isinstance(failure, EndpointError | ServingError) and self._refunds[claim.report.id] < MAX_REFUNDS:
+            self._refunds[claim.report.id] += 1
             return self._return(claim, f"the analyst was out: {failure}", delay_s=self._config.backoff_s)
-        if isinstance(failure, _WornOutError) or (isinstance(failure, EndpointError) and not failure.transient):
+        if isinstance(failure, _TooManyClaimsError) or (isinstance(failure, EndpointError) and not failure.transient):
             return self._bury(claim, str(failure))
         return self._retry_or_bury(claim, failure)
 
-    def _settle_rejected(self, claim: Claim, failure: AnalysisRejectedError) -> Outcome:
+    def _handle_rejection(self, claim: Claim, failure: AnalysisRejectedError) -> AttemptOutcome:
         metrics.ANALYSES_REJECTED.labels(check=failure.check).inc()
         if claim.report.attempts >= self._config.max_attempts and self._config.fallback_to_template:
             return self._store(claim, self._template_lesson(claim.report))
         return self._retry_or_bury(claim, failure)
 
-    def _retry_or_bury(self, claim: Claim, failure: Failure) -> Outcome:
+    def _retry_or_bury(self, claim: Claim, failure: Failure) -> AttemptOutcome:
         attempt, most = claim.report.attempts, self._config.max_attempts
         if attempt >= most:
             return self._bury(claim, f"gave up after {attempt} attempts; the last: {failure}")
         reason = f"attempt {attempt} of {most}: {failure}"
         at = utcnow() + timedelta(seconds=self._backoff.delay_s(attempt))
-        return self._leave(claim, Outcome.RETRY, reason, lambda: self._reports.retry(claim, at=at, reason=reason))
+        return self._finish(
+            claim, AttemptOutcome.RETRY, reason, lambda: self._reports.retry(claim, at=at, reason=reason)
+        )
 
-    def _store(self, claim: Claim, lesson: Lesson) -> Outcome:
-        outcome = Outcome.TEMPLATE if lesson.analyst == TEMPLATE_ANALYST else Outcome.LESSON
-        outcome = self._leave(claim, outcome, lesson.analyst, lambda: self._reports.complete(claim, lesson))
-        if outcome is not Outcome.LATE:
+    def _store(self, claim: Claim, lesson: Lesson) -> AttemptOutcome:
+        outcome = AttemptOutcome.TEMPLATE if lesson.analyst == TEMPLATE_ANALYST else AttemptOutcome.LESSON
+        outcome = self._finish(claim, outcome, lesson.analyst, lambda: self._reports.complete(claim, lesson))
+        if outcome is not AttemptOutcome.LATE:
             correction = "none" if lesson.correction_source is None else lesson.correction_source.value
             metrics.LESSONS.labels(analyst=lesson.analyst.partition(":")[0], correction=correction).inc()
             metrics.LESSONS_BY_KIND.labels(kind=kind_of(claim.report.flagged.category)).inc()
         return outcome
 
-    def _return(self, claim: Claim, reason: str, *, delay_s: float) -> Outcome:
-        """Put the report back as if it had not been tried."""
+    def _return(self, claim: Claim, reason: str, *, delay_s: float) -> AttemptOutcome:
+        """Return the report to the queue without counting the attempt."""
         at = utcnow() + timedelta(seconds=delay_s)
-        return self._leave(
-            claim, Outcome.RETURNED, reason, lambda: self._reports.retry(claim, at=at, reason=reason, counted=False)
+        return self._finish(
+            claim,
+            AttemptOutcome.RETURNED,
+            reason,
+            lambda: self._reports.retry(claim, at=at, reason=reason, counted=False),
         )
 
-    def _bury(self, claim: Claim, reason: str) -> Outcome:
-        return self._leave(claim, Outcome.BURIED, reason, lambda: self._reports.bury(claim, reason=reason))
+    def _bury(self, claim: Claim, reason: str) -> AttemptOutcome:
+        return self._finish(claim, AttemptOutcome.BURIED, reason, lambda: self._reports.bury(claim, reason=reason))
 
-    def _leave(self, claim: Claim, outcome: Outcome, reason: str, change: Callable[[], None]) -> Outcome:
+    def _finish(self, claim: Claim, outcome: AttemptOutcome, reason: str, change: Callable[[], None]) -> AttemptOutcome:
         try:
             change()
         except LeaseLostError as exc:
-            outcome, reason = Outcome.LATE, str(exc)
-        if outcome not in {Outcome.RETRY, Outcome.RETURNED}:
-            self._pardoned.pop(claim.report.id, None)
+            outcome, reason = AttemptOutcome.LATE, str(exc)
+        if outcome not in {AttemptOutcome.RETRY, AttemptOutcome.RETURNED}:
+            self._refunds.pop(claim.report.id, None)
         log.info("reflected", report_id=claim.report.id, outcome=outcome, attempt=claim.report.attempts, reason=reason)
         return outcome
 
@@ -328,10 +333,10 @@ def _from_user(report: Report) -> _Correction | None:
     return None if text is None else _Correction(text=text, source=CorrectionSource.USER)
 
 
-def _sentence(outcomes: Counter[Outcome]) -> str:
-    parts = [_counted(outcomes[outcome], words) for outcome, words in _WORDS.items() if outcomes[outcome]]
+def _sentence(outcomes: Counter[AttemptOutcome]) -> str:
+    parts = [_counted(outcomes[outcome], text) for outcome, text in _OUTCOME_TEXTS.items() if outcomes[outcome]]
     return f"analysed {_counted(outcomes.total(), 'report{s}')}: {', '.join(parts)}"
 
 
-def _counted(count: int, words: str) -> str:
-    return f"{count} {words.format(s='' if count == 1 else 's')}"
+def _counted(count: int, text: str) -> str:
+    return f"{count} {text.format(s='' if count == 1 else 's')}"

@@ -1,8 +1,8 @@
-"""Versioned prompt templates: the analyst's questions, and fixed analyses for when no analyst is asked.
+"""Versioned prompt templates: questions for the analyst, and fixed analyses for use without an analyst.
 
-Each version is a folder of Jinja2 files and never changes once released: a lesson names the template that it came from.
-Whatever a report says reaches a template as a value, never as template text. Inside a prompt it stands between lines
-that carry a fence derived from the SHA-256 of the report's own content, so a flagged text cannot close the quotation.
+Each version is a folder of Jinja2 files. A released version never changes, because lessons refer to their template.
+The texts of a report are template values, never template source. In a prompt they are quoted between two fence lines.
+The fence is derived from the SHA-256 of the report, so a flagged text cannot close the quotation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from daemon.errors import ConfigError
 MAX_CONVERSATION_BYTES = 3000
 MAX_RESPONSE_BYTES = 2000
 MAX_REASON_BYTES = 600
-"""Bounds of the quoted texts: together about 1,400 tokens of English, so question and analysis fit into 2,048."""
+"""Limits of the quoted texts: about 1,400 English tokens together, so question and analysis fit into 2,048."""
 MAX_REASON_SENTENCE_CHARACTERS = 200
 MIN_REASON_WORDS = 3
 CUT = " [...] "
@@ -35,7 +35,7 @@ class Prompts:
     """The templates of one version.
 
     Raises:
-        ConfigError: when there is no such version; the text lists those there are.
+        ConfigError: if the version does not exist; the message lists the versions.
     """
 
     def __init__(self, version: str) -> None:
@@ -58,7 +58,7 @@ class Prompts:
         return f"{self._version}/template-{kind}"
 
     def analysis(self, flagged: FlaggedResponse, *, guided: bool) -> list[dict[str, str]]:
-        """The messages that ask for an analysis of the flagged response (method step 2)."""
+        """The messages that request an analysis of the flagged response (method step 2)."""
         template = self._environment.get_template(f"analysis-{'guided' if guided else 'unguided'}.j2")
         context = template.new_context(_quoted(flagged))
         return [
@@ -66,14 +66,14 @@ class Prompts:
         ]
 
     def correction_hint(self, flagged: FlaggedResponse, guidance: str) -> str:
-        """What is put before the conversation to get a corrected answer: the guidance and what went wrong."""
+        """The system text to request a corrected answer: the guidance and a description of the mistake."""
         template = self._environment.get_template("correction-guided.j2")
         return template.render(_quoted(flagged), guidance=guidance).strip()
 
     def category_analysis(self, flagged: FlaggedResponse) -> str:
-        """An analysis written without asking anyone: the category's template with the reason, as unguided critique.
+        """An analysis without an analyst: the category's template with the reason, as an unguided critique.
 
-        The same report always gets the same text; which of a template's wordings it gets depends on its content.
+        The same report always gets the same text. Its content selects one of the template's wordings.
         """
         kind = kind_of(flagged.category)
         text = self._environment.get_template(f"template-{kind}.j2").render(
@@ -85,12 +85,12 @@ class Prompts:
 
 
 def fence(flagged: FlaggedResponse) -> str:
-    """A marker that the report's own text cannot hold, short of finding a fixed point of SHA-256."""
+    """A marker that the text of the report cannot contain: that would need a fixed point of SHA-256."""
     return hashlib.sha256(flagged.encode()).hexdigest()[:16]
 
 
 def clip(text: str, max_bytes: int) -> str:
-    """Head and tail of a text longer than `max_bytes` of UTF-8; injected orders often stand at the end."""
+    """The text, cut to `max_bytes` of UTF-8 in the middle: injected instructions are often at the end."""
     encoded = text.encode()
     if len(encoded) <= max_bytes:
         return text
@@ -99,10 +99,10 @@ def clip(text: str, max_bytes: int) -> str:
 
 
 def reason_sentence(reason: str) -> str:
-    """The user's reason as one short plain sentence; "" when it says too little to be worth a sentence.
+    """The user's reason as one short plain sentence; "" if it has too few words.
 
-    A reason in the first or second person is quoted, since it would read as the assistant's own words. Markup, which
-    would be learnt, is left out. Words are not counted where a script may write none apart (Chinese, Thai).
+    A reason in the first or second person is quoted, or it would read like words of the assistant. Markup is removed,
+    or the model would learn it. Words are counted in ASCII text only: Chinese or Thai has no spaces between words.
     """
     words = _MARKUP.sub(" ", reason).replace('"', "'").split()
     text = " ".join(words)

@@ -17,7 +17,7 @@ from daemon.artifacts.files import write_atomically
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, ConfigError
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, Source
-from daemon.reflection.best_of import Score, best
+from daemon.reflection.best_of import AnswerScorer, best
 from daemon.reflection.checks import check_analysis, whole_sentences
 from daemon.reflection.prompts import Prompts
 from tests.benchmarks.quality.probes import Scenario, Trap, traps_key
@@ -122,7 +122,7 @@ class Collector:
     """Asks the base model, and `external` for its analyses; keeps the answers in `folder`."""
 
     def __init__(
-        self, *, base: Asked, score: Score, external: Asked | None = None, folder: Path, concurrency: int
+        self, *, base: Asked, score: AnswerScorer, external: Asked | None = None, folder: Path, concurrency: int
     ) -> None:
         """`score`: of the base model."""
         self._base = base

@@ -1,4 +1,4 @@
-"""Of several analyses the one is kept after which the served model prefers the correction most."""
+"""Of several analyses, the most helpful one is kept: after it, the served model prefers the correction most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon.config.reflection import ReflectionConfig
-from daemon.reflection.best_of import REQUEST, best, scored_by
+from daemon.reflection.best_of import REQUEST, best, served_model_scorer
 from daemon.store import Store
 from tests.fakes.fleet import OneServer
 from tests.fakes.vllm import FakeVllm
@@ -23,7 +23,7 @@ REJECTED = "I'm sorry, but I can't help with that."
 
 
 def _prefers(words: str) -> Callable[[Sequence[Mapping[str, Any]], str], float]:
-    """Scores of a model that prefers the correction once an analysis says these words."""
+    """A scorer that prefers the correction if the analysis contains these words."""
 
     def score(messages: Sequence[Mapping[str, Any]], answer: str) -> float:
         told = words in messages[-1]["content"]
@@ -53,7 +53,7 @@ def test_the_served_model_judges_after_its_flagged_answer(
 
     def score(messages: Sequence[Mapping[str, Any]], answer: str) -> float:
         asked.append(messages)
-        return scored_by(OneServer(make_client(fake_vllm.url)), sqlite_store.adapters, base_name="base")(
+        return served_model_scorer(OneServer(make_client(fake_vllm.url)), sqlite_store.adapters, base_name="base")(
             messages, answer
         )
 
@@ -67,7 +67,7 @@ def test_the_served_model_judges_after_its_flagged_answer(
 
 @pytest.fixture
 def three(make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint) -> ReflectionBench:
-    """Three analyses an attempt, of which the checks reject one."""
+    """Three analyses per attempt; the checks reject one."""
     texts = cycle([REJECTED, GOOD, HELPFUL])
 
     def script(_body: dict[str, Any]) -> Reply:

@@ -1,4 +1,4 @@
-"""Each check of an analysis rejects what it is there for, and lets good analyses pass, in several languages."""
+"""Each check rejects its fault and accepts good analyses, in several languages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_each_check_rejects_under_its_own_name(analysis: str, check: Check) -> N
 
 
 def test_the_rejection_says_what_was_found() -> None:
-    with pytest.raises(AnalysisRejectedError, match="'length': it has 3 words; 8 to 220 are wanted"):
+    with pytest.raises(AnalysisRejectedError, match="'length': it has 3 words; 8 to 220 are required"):
         check_analysis("Wrong capital town.", flagged(), limits=LIMITS, instructions=INSTRUCTIONS)
 
 

@@ -1,4 +1,4 @@
-"""Stage "reflection" when requests fail, the analyst is out, a lease runs out, or the process dies."""
+"""Stage "reflection" when requests fail, the analyst is out, a lease expires, or the process crashes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from connectors.messages import EventType
 from daemon.config.reflection import EndpointConfig
 from daemon.records import ReportState, utcnow
 from daemon.reflection.analyst import EndpointAnalyst
-from daemon.reflection.stage import DEATHS, PARDONS
+from daemon.reflection.stage import MAX_CRASHES, MAX_REFUNDS
 from daemon.runtime.stage import Step
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import GOOD, ReflectionBench, Reply, ScriptedEndpoint, checked, metric, self_analyst
 from tests.fixtures.stores import quarantine, url_of, waiting_events
 
-# --- failures of one report's request ---
+# --- failures of one request ---
 
 
 def test_a_request_that_fails_alone_is_retried_and_then_buried(
@@ -116,7 +116,7 @@ def test_an_outage_neither_counts_attempts_nor_buries_the_queue(
         here.make_due()
         time.sleep(0.002)
         step = here.step()
-        assert step.sentence.startswith("resting, the analyst is out")
+        assert step.sentence.startswith("waiting, the analyst is out")
         assert not step.worked
     assert len(analyst_endpoint.requests) == asked
     reports = [here.store.reports.get(report_id) for report_id in ids]
@@ -201,10 +201,10 @@ def test_a_report_that_brings_the_analyst_down_each_time_is_buried_in_the_end(
         analyst_endpoint.probe_status = 200
         time.sleep(0.002)
     assert here.state(report_id) is ReportState.BURIED
-    assert len(analyst_endpoint.requests) == PARDONS + 2
+    assert len(analyst_endpoint.requests) == MAX_REFUNDS + 2
 
 
-# --- leases, death and shutdown ---
+# --- leases, crashes and shutdown ---
 
 
 def test_a_result_that_comes_after_the_lease_is_dropped(
@@ -247,18 +247,18 @@ def test_a_report_in_which_the_process_dies_again_and_again_is_buried_unseen(
 ) -> None:
     here = make_reflection(max_attempts=2)
     [report_id] = here.queue(flagged())
-    for _ in range(2 + DEATHS):
+    for _ in range(2 + MAX_CRASHES):
         assert here.store.reports.claim(owner="dead", limit=1, lease_s=60)
         here.make_due()
     assert here.step().sentence == "analysed 1 report: 1 buried"
     assert analyst_endpoint.requests == []
-    assert "the daemon died in them" in (here.store.reports.get(report_id).state_reason or "")
+    assert "the daemon crashed during them" in (here.store.reports.get(report_id).state_reason or "")
 
 
 def test_a_report_that_outlived_some_deaths_is_still_analysed(make_reflection: Callable[..., ReflectionBench]) -> None:
     here = make_reflection(max_attempts=1, propose_corrections=False)
     [report_id] = here.queue(flagged())
-    for _ in range(DEATHS):
+    for _ in range(MAX_CRASHES):
         assert here.store.reports.claim(owner="dead", limit=1, lease_s=60)
         here.make_due()
     here.step()

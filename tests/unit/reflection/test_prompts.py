@@ -1,4 +1,4 @@
-"""The prompt templates: versions, quoting of hostile text, and analyses that are written without asking anyone."""
+"""The prompt templates: versions, quoting of hostile text, and analyses without an analyst."""
 
 from __future__ import annotations
 

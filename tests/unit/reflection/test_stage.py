@@ -1,4 +1,4 @@
-"""Stage "reflection" when the analyst answers: what is asked, what is checked, what becomes a lesson."""
+"""Stage "reflection" when the analyst answers: requests, checks and lessons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.fixtures.reflection import (
 )
 from tests.fixtures.stores import promote, waiting_events
 
-# --- the way that it should go ---
+# --- the normal case ---
 
 
 def test_queued_reports_become_lessons(
