@@ -1,1 +1,1 @@
-"""Provokes mistakes of the served model and files them as reports. Read `stage` first."""
+"""Provokes mistakes of the served model (red-teaming) and files them as reports. Read `stage` first."""

@@ -1,4 +1,4 @@
-"""Which answers to questions that ask for mistakes are kept, and as what: pure."""
+"""Decides which answers of an induction become reports. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from datetime import datetime
 
 from connectors.chat import Reply
 from connectors.messages import WIRE_VERSION, Checks, FlaggedResponse, Severity
-from daemon.induction.seeds import Question
+from daemon.induction.seeds import InductionQuestion
 from daemon.labels import Drop
 from daemon.records import INDUCED
 from daemon.text.rules import failures
 from daemon.text.words import normalised
 
 
-def sift(question: Question, reply: Reply, judge: Callable[[str], bool | None]) -> Drop | None:
-    """None: the answer is bad, and is kept. `judge` is asked only where the question has no checks.
+def drop_reason(question: InductionQuestion, reply: Reply, judge: Callable[[str], bool | None]) -> Drop | None:
+    """The reason to drop the answer, or None if it is bad and is kept. `judge` is called if the question has no checks.
 
-    An answer with the hint in it would carry the hint into training. Of an answer that was cut off only that is held
-    against it which no further text could mend.
+    An answer that repeats the hint is dropped, because it would bring the hint into training. A cut-off answer is bad
+    only if every longer answer would break the rules, too.
     """
     if not reply.text.strip():
         return Drop.EMPTY
@@ -37,14 +37,14 @@ def sift(question: Question, reply: Reply, judge: Callable[[str], bool | None]) 
 
 
 def _final(checks: Checks) -> Checks:
-    """The rules that a longer answer cannot meet any more once they are broken."""
+    """The rules that stay broken if the answer gets longer."""
     return Checks(must_not_contain=checks.must_not_contain, max_words=checks.max_words)
 
 
-def flagged_of(question: Question, reply: Reply, *, at: datetime) -> FlaggedResponse:
-    """The report of a bad answer to the instruction as it stands without the hint.
+def report_of(question: InductionQuestion, reply: Reply, *, at: datetime) -> FlaggedResponse:
+    """The report of a bad answer, with the instruction without the hint.
 
-    Its id comes from instruction and answer alone: the same mistake found again, also with another hint, is known.
+    Its id depends only on instruction and answer, so the same mistake gets the same id, even with another hint.
     """
     messages = [message.model_dump(mode="json") for message in question.seed.messages]
     digest = hashlib.sha256(json.dumps([messages, reply.text]).encode()).hexdigest()

@@ -1,12 +1,12 @@
-"""Stage "induction": the served model is led into mistakes, and its bad answers are filed as reports (method step 1c).
+"""Stage "induction": provokes mistakes of the served model and files bad answers as reports (method step 1c).
 
-A run, by cron or by hand, asks questions of `daemon.induction.seeds`, at most so many, and keeps at most so many
-reports. The hint is in the question only; `daemon.induction.filter` decides what is kept. The next run goes on where
-the last one ended, so that all questions get their turn. A report is taken in like any user's: the reporter `induced`
-has the same caps.
+A run starts by cron or by hand. It asks questions of `daemon.induction.seeds`, up to the configured maximum number of
+questions and reports. `daemon.induction.filter` decides which answers are kept. The next run continues after the last
+question, so all questions are used in turn. A report is stored like a user's: the reporter `induced` has the same
+limits.
 
-Nothing is lost while no server (or no judge) answers: the run waits and asks the same questions again. Questions that
-fail although a server is ready are given up after ATTEMPTS, because one of them may be what brings servers down.
+If no server (or no judge) answers, the run waits and repeats the same questions. If questions fail although a server is
+ready, they are dropped after ATTEMPTS, because one of them may crash the servers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from daemon.config import Config
 from daemon.errors import LeaseLostError, ServingError
 from daemon.evaluation.judge import open_judge
 from daemon.evaluation.suites import Item
-from daemon.induction.filter import flagged_of, sift
-from daemon.induction.seeds import Question, configured_questions
+from daemon.induction.filter import drop_reason, report_of
+from daemon.induction.seeds import InductionQuestion, configured_questions
 from daemon.labels import Drop, Suite
 from daemon.records import Induction, IntentKind, IntentState, Trigger, served_name, utcnow
 from daemon.runtime.backoff import Backoff
@@ -35,17 +35,17 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Added, Store
 
 ATTEMPTS = 3
-REST = Backoff(first_s=5.0, limit_s=300.0)
-"""Between two attempts at the same questions."""
+RETRY_BACKOFF = Backoff(first_s=5.0, limit_s=300.0)
+"""Wait between two attempts at the same questions."""
 OFF = "off: induction.enabled is false"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sifted:
-    """One question and what came of it."""
+class QuestionResult:
+    """One question with its report, or with the reason to drop its answer."""
 
-    question: Question
-    found: FlaggedResponse | Drop
+    question: InductionQuestion
+    outcome: FlaggedResponse | Drop
 
 
 class _JudgeError(Exception):
@@ -53,10 +53,10 @@ class _JudgeError(Exception):
 
 
 class InductionStage:
-    """Asks a few questions per step while a run is active; `close` stops the cron clock.
+    """Asks a few questions per step while a run is active.
 
     Raises:
-        ConfigError: when induction is on and its files or the judge's key cannot be used.
+        ConfigError: if induction is enabled and its files or the API key of the judge cannot be used.
     """
 
     name = "induction"
@@ -79,10 +79,11 @@ class InductionStage:
             last=None if last is None else last.created_at,
         )
         self._failures = 0
-        self._again_at_s = 0.0
-        self._trouble = ""
+        self._retry_at_s = 0.0
+        self._problem = ""
 
     def close(self) -> None:
+        """Stop the cron clock and close the connections of the judge."""
         self._clock.close()
         if self._judge is not None:
             self._judge.close()
@@ -91,14 +92,14 @@ class InductionStage:
         metrics.INDUCED_NEXT_RUN.set(0 if self._clock.next is None else self._clock.next.timestamp())
         run = self._store.inductions.active() if self._config.enabled else None
         if run is None:
-            return self._begin()
-        if time.monotonic() < self._again_at_s:
-            return Step(sentence=self._trouble)
-        return self._go_on(run, life)
+            return self._start_if_due()
+        if time.monotonic() < self._retry_at_s:
+            return Step(sentence=self._problem)
+        return self._continue(run, life)
 
-    # --- when ---
+    # --- starting ---
 
-    def _begin(self) -> Step:
+    def _start_if_due(self) -> Step:
         intent = self._store.intents.pending(IntentKind.INDUCE)
         if intent is not None:
             step = self._start(Trigger.MANUAL, intent.actor, intent.id)
@@ -115,10 +116,10 @@ class InductionStage:
 
     def _start(self, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Step:
         if not self._config.enabled:
-            return Step(sentence=f"{OFF}; set it to true and start the daemon again")
+            return Step(sentence=f"{OFF}; set it to true and restart the daemon")
         run = self._store.inductions.start(trigger=trigger, requested_by=requested_by, intent_id=intent_id)
         if run is None:
-            return Step(sentence="not starting: another induction was started at the same moment")
+            return Step(sentence="not starting: another induction started at the same time")
         return Step(
             sentence=f"started induction {run.id} ({trigger}): {len(self._questions)} questions are configured",
             worked=True,
@@ -126,24 +127,24 @@ class InductionStage:
 
     # --- asking ---
 
-    def _go_on(self, run: Induction, life: Life) -> Step:
-        ending = self._ending(run)
-        if ending is not None:
-            return self._finish(run, ending)
+    def _continue(self, run: Induction, life: Life) -> Step:
+        reason = self._end_reason(run)
+        if reason is not None:
+            return self._finish(run, reason)
         batch = self._batch(run)
         try:
-            sifted = self._ask(batch, life)
+            results = self._ask(batch, life)
         except ServingError as exc:
             return Step(sentence=f"induction {run.id} waits: {exc}")
         except (EndpointError, _JudgeError) as exc:
             if isinstance(exc, _JudgeError) or self._failures + 1 < ATTEMPTS:
-                return self._rest(run, exc)
-            sifted = [Sifted(question=question, found=Drop.GIVEN_UP) for question in batch]
+                return self._retry_later(run, exc)
+            results = [QuestionResult(question=question, outcome=Drop.GIVEN_UP) for question in batch]
         self._failures = 0
-        return self._file(run, sifted)
+        return self._save(run, results)
 
-    def _ending(self, run: Induction) -> str | None:
-        """Why the run asks no more."""
+    def _end_reason(self, run: Induction) -> str | None:
+        """The reason to end the run, or None."""
         if run.kept >= self._config.max_reports_per_run:
             return "it kept as many reports as induction.max_reports_per_run allows"
         if run.asked >= len(self._questions):
@@ -152,8 +153,8 @@ class InductionStage:
             return "it asked as many questions as induction.max_questions_per_run allows"
         return None
 
-    def _batch(self, run: Induction) -> list[Question]:
-        """The next questions; never more than reports may still be kept."""
+    def _batch(self, run: Induction) -> list[InductionQuestion]:
+        """The next questions: at most as many as the number of reports that may still be kept."""
         room = min(
             self._config.concurrency,
             self._config.max_reports_per_run - run.kept,
@@ -161,8 +162,8 @@ class InductionStage:
         )
         return [self._questions[(run.position + offset) % len(self._questions)] for offset in range(room)]
 
-    def _ask(self, batch: Sequence[Question], life: Life) -> list[Sifted]:
-        """Raises the first ServingError, EndpointError or _JudgeError, once every question has come to its end."""
+    def _ask(self, batch: Sequence[InductionQuestion], life: Life) -> list[QuestionResult]:
+        """Ask all questions. Raises the first ServingError, EndpointError or _JudgeError after all have ended."""
         model = self._base_name
         if self._config.model == "live":
             model = served_name(self._store.adapters.live(), self._base_name)
@@ -170,13 +171,13 @@ class InductionStage:
             answered = [pool.submit(self._answered, question, model, life) for question in batch]
         return [one.result() for one in answered]
 
-    def _answered(self, question: Question, model: str, life: Life) -> Sifted:
+    def _answered(self, question: InductionQuestion, model: str, life: Life) -> QuestionResult:
         """Runs in a worker thread."""
         config = self._config
         try:
             reply = self._fleet.any().chat(
                 model,
-                question.asked,
+                question.hinted_messages,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 timeout_s=config.request_timeout_s,
@@ -184,14 +185,14 @@ class InductionStage:
         except EndpointError as exc:
             if exc.status not in UNANSWERABLE:
                 raise
-            return Sifted(question=question, found=Drop.UNANSWERABLE)
+            return QuestionResult(question=question, outcome=Drop.UNANSWERABLE)
         life.heartbeat()
         reply = replace(reply, text=storable(reply.text))
-        drop = sift(question, reply, lambda text: self._judged(question, text))
-        return Sifted(question=question, found=drop or flagged_of(question, reply, at=utcnow()))
+        drop = drop_reason(question, reply, lambda text: self._judged(question, text))
+        return QuestionResult(question=question, outcome=drop or report_of(question, reply, at=utcnow()))
 
-    def _judged(self, question: Question, text: str) -> bool | None:
-        """The judge sees the instruction without the hint."""
+    def _judged(self, question: InductionQuestion, text: str) -> bool | None:
+        """Ask the judge about the answer. Its request does not contain the hint."""
         if self._judge is None:
             return None
         messages = tuple(message.model_dump(mode="json", exclude_none=True) for message in question.seed.messages)
@@ -201,24 +202,24 @@ class InductionStage:
         except EndpointError as exc:
             raise _JudgeError(f"the judge does not answer: {exc}") from exc
 
-    # --- keeping ---
+    # --- saving ---
 
-    def _rest(self, run: Induction, exc: Exception) -> Step:
+    def _retry_later(self, run: Induction, exc: Exception) -> Step:
         self._failures += 1
-        self._again_at_s = time.monotonic() + REST.delay_s(self._failures)
-        self._trouble = f"induction {run.id} asks again later: {exc}"
-        return Step(sentence=self._trouble)
+        self._retry_at_s = time.monotonic() + RETRY_BACKOFF.delay_s(self._failures)
+        self._problem = f"induction {run.id} will ask again later: {exc}"
+        return Step(sentence=self._problem)
 
-    def _file(self, run: Induction, sifted: Sequence[Sifted]) -> Step:
-        found = [one.found for one in sifted if isinstance(one.found, FlaggedResponse)]
-        position = (run.position + len(sifted)) % len(self._questions)
+    def _save(self, run: Induction, results: Sequence[QuestionResult]) -> Step:
+        reports = [result.outcome for result in results if isinstance(result.outcome, FlaggedResponse)]
+        position = (run.position + len(results)) % len(self._questions)
         try:
             after, added = self._store.inductions.file(
-                run, found, asked=len(sifted), position=position, reporter_cap=self._reporter_cap
+                run, reports, asked=len(results), position=position, reporter_cap=self._reporter_cap
             )
         except LeaseLostError as exc:
             return Step(sentence=str(exc))
-        _count(sifted, added)
+        _count(results, added)
         if Added.QUARANTINED in added:
             return self._finish(after, f"reporter 'induced' reached its {self._reporter_cap} reports in 24 hours")
         return Step(sentence=f"induction {run.id}: kept {after.kept} of {after.asked} answers so far", worked=True)
@@ -232,14 +233,14 @@ def _ended(run: Induction) -> str:
     return f"induction {run.id} kept {run.kept} of {run.asked} answers"
 
 
-def _count(sifted: Sequence[Sifted], added: Sequence[Added]) -> None:
-    outcomes = iter(added)
-    for one in sifted:
-        kind = kind_of(one.question.hint.category)
+def _count(results: Sequence[QuestionResult], added: Sequence[Added]) -> None:
+    stored = iter(added)
+    for result in results:
+        kind = kind_of(result.question.hint.category)
         metrics.INDUCED_ASKED.labels(kind=kind).inc()
-        if isinstance(one.found, Drop):
-            metrics.INDUCED_DROPPED.labels(reason=one.found).inc()
-        elif (outcome := next(outcomes)) is Added.STORED:
+        if isinstance(result.outcome, Drop):
+            metrics.INDUCED_DROPPED.labels(reason=result.outcome).inc()
+        elif (outcome := next(stored)) is Added.STORED:
             metrics.INDUCED_KEPT.labels(kind=kind).inc()
         else:
             drop = Drop.QUARANTINED if outcome is Added.QUARANTINED else Drop.KNOWN

@@ -1,4 +1,4 @@
-"""Questions that ask for mistakes: which there are, how they are asked, and which files are refused in what words."""
+"""Questions that provoke mistakes: their pairs, their messages, and the errors for invalid files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from daemon.config import Config
 from daemon.errors import ConfigError
-from daemon.induction.seeds import Question, configured_questions
+from daemon.induction.seeds import InductionQuestion, configured_questions
 from daemon.operations.preflight import problems
 from daemon.text.refusal import DECLINES
 from daemon.text.rules import failures
@@ -22,7 +22,7 @@ RUDE = {"text": "Be rude.", "category": "offensive", "reason": "It insults.", "c
 CAPITAL = {"id": "a", "prompt": "Capital of Spain?", "category": "wrong-fact", "checks": {"must_contain": ["Madrid"]}}
 HELLO = {"id": "b", "prompt": "Say hello."}
 JUDGE = {"judge": {"url": "http://judge:9000", "model": "judge"}}
-Read = Callable[..., list[Question]]
+Read = Callable[..., list[InductionQuestion]]
 
 
 def written(path: Path, lines: list[Any]) -> Path:
@@ -48,7 +48,7 @@ def read(configured: Callable[..., Config]) -> Read:
     return lambda *files, **sections: configured_questions(configured(*files, **sections))
 
 
-def pairs(questions: list[Question]) -> set[tuple[str, str]]:
+def pairs(questions: list[InductionQuestion]) -> set[tuple[str, str]]:
     return {(one.seed.id, one.hint.text) for one in questions}
 
 
@@ -74,7 +74,7 @@ def test_with_a_judge_a_plain_seed_is_asked_with_every_hint(read: Read) -> None:
 
 def test_the_hint_stands_at_the_end_of_what_is_asked_and_nowhere_else(read: Read) -> None:
     [question] = read([{**CAPITAL, "system": "Be brief."}], [WRONG])
-    assert question.asked == [
+    assert question.hinted_messages == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Capital of Spain?\n\nAnswer wrongly."},
     ]
@@ -97,10 +97,10 @@ def test_the_order_of_questions_hangs_on_their_content_not_on_the_files(read: Re
         ([{**HELLO, "checks": {"max_words": 1}}], [RUDE], ("line 1: seed", "needs a category")),
         ([{**CAPITAL, "refuse": True}], [WRONG], ("line 1: seed", "exclude each other")),
         ([{**CAPITAL, "checks": {"regex": "("}}], [WRONG], ("line 1: checks.regex", "regular expression")),
-        ([HELLO, HELLO], [RUDE], ("line 2", "id 'b' stands twice")),
+        ([HELLO, HELLO], [RUDE], ("line 2", "id 'b' is used twice")),
         ([HELLO, CAPITAL], [RUDE], ("line 2: category", "'wrong-fact'", "offensive", "induction.hints")),
         ([HELLO], [WRONG], ("line 1: checks", "evaluation.judge")),
-        ([], [RUDE], ("induction.seeds", "holds no lines")),
+        ([], [RUDE], ("induction.seeds", "has no lines")),
         ([HELLO], [{**RUDE, "category": "spelling-bee"}], ("hints.jsonl, line 1: hint", "'spelling-bee'", "harmful")),
         ([HELLO], [{"text": "Be rude."}], ("induction.hints", "line 1: category", "text, category, reason")),
     ],

@@ -1,4 +1,4 @@
-"""Stage "induction" over a real store and a fake vLLM server: what is asked, kept, dropped, and when."""
+"""Stage "induction" over a real store and a fake vLLM server: questions, kept and dropped answers, and starts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def seed(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def misled(_model: str, messages: list[dict[str, Any]]) -> str:
-    """Wrong where the hint asks for it, right otherwise."""
+    """A wrong answer if the message contains the hint, else a right one."""
     prompt = messages[-1]["content"]
     number = prompt.partition("country ")[2].partition("?")[0]
     return f"It is Port {number}." if HINT in prompt else f"It is Town {number}."
@@ -58,7 +58,7 @@ def misled(_model: str, messages: list[dict[str, Any]]) -> str:
 
 @dataclass
 class Scene:
-    """Stages over one store and one fake server; files and keys of the section may be changed between them."""
+    """Stages over one store and one fake server. Tests may change files and configuration between them."""
 
     store: Store
     fake: FakeVllm
@@ -84,7 +84,7 @@ class Scene:
         return self.make_config(induction=section, **self.sections)
 
     def stage(self, **changes: Any) -> InductionStage:
-        """A stage as in a fresh process."""
+        """A stage like in a new process."""
         stage = InductionStage(store=self.store, fleet=self.fleet, config=self.config(**changes))
         self.stages.append(stage)
         return stage
@@ -93,7 +93,7 @@ class Scene:
         return self.store.intents.request(IntentKind.INDUCE, actor="op", reason="try").id
 
     def run(self, stage: InductionStage | None = None, **changes: Any) -> Induction:
-        """One run by hand, from its start to its end."""
+        """One manual run, from start to end."""
         stage = stage or self.stage(**changes)
         self.ask()
         here = life(heartbeat=self._beat)
@@ -135,7 +135,7 @@ def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"erratad_induced_{name}", labels) or 0.0
 
 
-# --- what is asked, and what is kept ---
+# --- questions and kept answers ---
 
 
 def test_bad_answers_become_queued_reports_without_the_hint(scene: Scene) -> None:
@@ -243,7 +243,7 @@ def test_the_judge_decides_where_nothing_else_can_and_sees_no_hint(scene: Scene)
     assert report.checks is None
 
 
-# --- bounds ---
+# --- limits ---
 
 
 def test_a_run_keeps_no_more_than_its_cap_and_the_next_goes_on_after_it(scene: Scene) -> None:
@@ -270,7 +270,7 @@ def test_the_cap_per_reporter_and_day_ends_a_run(scene: Scene) -> None:
     assert states == [ReportState.QUARANTINED, *[ReportState.QUEUED] * 3]
 
 
-# --- what may go wrong ---
+# --- failures ---
 
 
 def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene: Scene) -> None:
@@ -279,7 +279,7 @@ def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene
     stage.step(life())
     stage.step(life())
     scene.fake.stop()
-    scene.fleet.replace(scene.fleet.servers)  # forget that it was ready a moment ago
+    scene.fleet.replace(scene.fleet.servers)  # forget that it was ready before
     for _ in range(5):
         step = stage.step(life())
         assert not step.worked
@@ -300,7 +300,7 @@ def test_an_outage_loses_nothing_and_the_same_questions_are_asked_after_it(scene
 def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_attempts(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(induction, "REST", Backoff(first_s=0.0, limit_s=0.0))
+    monkeypatch.setattr(induction, "RETRY_BACKOFF", Backoff(first_s=0.0, limit_s=0.0))
     scene.seeds = [seed(1), seed(2)]
 
     def poisoned(model: str, messages: list[dict[str, Any]]) -> str:
@@ -314,7 +314,7 @@ def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_a
     scene.ask()
     stage.step(life())
     sentences = [stage.step(life()).sentence for _ in range(5)]
-    assert sum("asks again later" in sentence for sentence in sentences) == induction.ATTEMPTS - 1
+    assert sum("will ask again later" in sentence for sentence in sentences) == induction.ATTEMPTS - 1
     assert metric("dropped_total", reason=Drop.GIVEN_UP) == before + 1
     last = scene.store.inductions.last()
     assert last is not None
@@ -322,7 +322,7 @@ def test_questions_that_fail_while_the_server_is_ready_are_given_up_after_some_a
 
 
 def test_a_judge_that_is_out_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(induction, "REST", Backoff(first_s=0.0, limit_s=0.0))
+    monkeypatch.setattr(induction, "RETRY_BACKOFF", Backoff(first_s=0.0, limit_s=0.0))
     scene.seeds = [{"id": "plain", "prompt": "What is the capital of country 7?"}]
     scene.sections = {"evaluation": {"judge": {"url": "http://127.0.0.1:1", "model": "judge"}}}
     stage = scene.stage()
@@ -370,7 +370,7 @@ def test_a_killed_daemon_goes_on_where_it_was(scene: Scene) -> None:
     assert len(scene.asked()) == len(set(scene.asked())) == 6
 
 
-# --- when ---
+# --- starts ---
 
 
 def test_off_means_that_nothing_is_read_or_asked_and_a_intent_is_refused(scene: Scene) -> None:
@@ -446,7 +446,7 @@ def _until(holds: Callable[[], bool]) -> None:
     pytest.fail("did not happen within 20 s")
 
 
-# --- how it is shown ---
+# --- status and console ---
 
 
 def test_status_tells_the_last_and_the_next_run(scene: Scene) -> None:
