@@ -79,7 +79,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
 def background() -> Iterator[Callable[[FinetuneStage, threading.Event], Future[Step]]]:
     """Makes a step in a thread, as the daemon does."""
     with ThreadPoolExecutor(1) as pool:
-        yield lambda stage, stop: pool.submit(stage.step, stop)
+        yield lambda stage, stop: pool.submit(stage.step, life(stop))
 
 
 @pytest.fixture(scope="module")
