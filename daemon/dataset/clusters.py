@@ -1,10 +1,9 @@
-"""Which reports are about the same thing, and on which side of the holdout each group stands, permanently.
+"""Groups similar reports into clusters and assigns each cluster permanently to the training or the holdout side.
 
-Leader clustering: a report joins the nearest cluster of its category whose first prompt (the leader) is similar enough,
-or opens a cluster. A leader is kept as text, so every way of comparing can compare with it, and clusters stay what they
-are when the way changes: a report never leaves its cluster nor a cluster its side, and only new reports are placed in
-the new way, among the same leaders. A second set of clusters beside the first could put what is held out on the
-training side.
+Leader clustering: a report joins the nearest cluster of its category if the first prompt of that cluster (the leader)
+is similar enough. Otherwise it opens a new cluster. Leaders are stored as text, so they work with every vectorizer. If
+the vectorizer changes, the clusters stay: a report never changes its cluster, and a cluster never changes its side.
+Only new reports are placed with the new vectorizer. Clustering again could move held-out reports to the training side.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ def assign(
     similarity: float,
     holdout_fraction: float,
 ) -> dict[str, Cluster]:
-    """The cluster of each report; reports without one are clustered now, oldest first, and the store remembers.
+    """The cluster of each report. Reports without one are assigned now, oldest first, and stored.
 
-    A crash half-way leaves complete assignments only: the next call goes on.
+    Each assignment is a transaction of its own. After a crash, the next call assigns the remaining reports.
     """
     clusters = store.all()
     by_id = {cluster.id: cluster for cluster in clusters}
@@ -51,7 +50,7 @@ def assign(
 
 
 class _Category:
-    """The clusters of one category, and where among the rows their leaders' vectors are."""
+    """The clusters of one category, with the row numbers of their leaders' vectors."""
 
     def __init__(self, rows: Vectors) -> None:
         self._rows = rows
@@ -83,9 +82,9 @@ class _Category:
 
 
 def next_split(splits: Sequence[Split], holdout_fraction: float) -> Split:
-    """The side of a category's next cluster: held out where that brings the share of held-out clusters nearer.
+    """The side of the next cluster of a category: holdout if that brings the holdout share closer to its target.
 
-    The first cluster always goes to training: a category that is only held out could not be learned.
+    The first cluster always goes to training, because a category with only held-out reports could not be learned.
     """
     held_out = sum(split is Split.HOLDOUT for split in splits)
     wanted = holdout_fraction * (len(splits) + 1)

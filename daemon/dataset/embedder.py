@@ -1,7 +1,6 @@
-"""The embedding child: `python -m daemon.dataset.embedder` reads a job from standard input, writes a vector per text.
-text.
+"""The embedding child: `python -m daemon.dataset.embedder` reads a job from standard input and writes vectors.
 
-A vector appears by rename, as soon as its batch is done: a child that is killed half-way leaves whole vectors only.
+Each vector file appears by rename when its batch is done, so a killed child leaves only complete vectors.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from daemon.runtime.machine import cpu_has_bfloat16
 
 BATCH_TEXTS = 16
 MAX_TOKENS = 256
-"""Of a longer text the head is compared."""
+"""Longer texts are truncated."""
 NOTHING = "."
-"""In place of an empty text, which has no token to take a mean of."""
+"""Replaces an empty text, which has no token for the mean."""
 
 
 def main() -> int:
@@ -46,7 +45,7 @@ def _vectors(job: EmbeddingJob) -> Iterator[tuple[str, NDArray[np.float32]]]:
     exact = job.device == "cpu" and not cpu_has_bfloat16()
     dtype = torch.float32 if exact else torch.bfloat16
     model = AutoModel.from_pretrained(job.model_path, dtype=dtype).to(job.device).eval()
-    texts = sorted(job.texts, key=len)  # little padding
+    texts = sorted(job.texts, key=len)  # similar lengths in a batch: less padding
     for start in range(0, len(texts), BATCH_TEXTS):
         batch = texts[start : start + BATCH_TEXTS]
         yield from zip(batch, _pooled(model, tokenizer, batch), strict=True)

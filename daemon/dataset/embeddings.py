@@ -1,11 +1,12 @@
-"""Comparing texts by what a small local model makes of them: mean-pooled last hidden states, centred and scaled.
+"""Vectors of texts from a small local model: mean-pooled last hidden states, centred and scaled.
 
-The daemon itself never loads torch: a child (`daemon.dataset.embedder`) makes the vectors of texts that have none yet,
-and they are kept on disk. Without a way of comparing that needs it no child is ever started.
+The daemon itself never loads torch. A child process (`daemon.dataset.embedder`) computes missing vectors, and they are
+cached on disk. With `dataset.similarity_by: words` the child is never started.
 
-A language model's mean-pooled states all point one way (cosines of about 0.9 between any two prompts), and a few
-coordinates outweigh the rest. So each coordinate is centred and scaled as it is spread over the ordinary prompts that
-erratad ships: that is the same for every installation with the same model, whatever reports come in.
+The mean-pooled states of a language model all point in a similar direction (any two prompts have a cosine of about
+0.9), and a few coordinates dominate. So each coordinate is centred and scaled by its mean and deviation over the
+ordinary prompts shipped with erratad. This is the same for all installations with the same model, independent of their
+reports.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from daemon.runtime.stage import Life
 from daemon.text.similarity import Vectorizer, Words
 
 CHILD_THREADS = 1
-"""Right beside a server on the same CPU; a few hundred prompts take seconds."""
+"""One thread leaves the CPU to a server on the same machine. A few hundred prompts take seconds."""
 POLL_S = 1.0
 TIMEOUT_S = 3600.0
-"""A child that takes longer hangs: ten thousand prompts take a small model minutes."""
+"""A longer child hangs: a small model needs minutes for ten thousand prompts."""
 TAIL_CHARACTERS = 600
 SMALLEST_SPREAD = 1e-6
-"""Added to every coordinate's spread: one that never differs says nothing."""
+"""Added to the deviation of every coordinate, against division by zero."""
 
-Rows = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 
 
 class EmbeddingJob(BaseModel):
-    """What the child reads from its standard input; each vector becomes the file of its key in `folder`."""
+    """The standard input of the child. It writes each vector to its `vector_file` in `folder`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,10 +76,10 @@ class Embeddings:
         self._device = device
         self._cache_dir = cache_dir
         self._life = life
-        self._known: dict[str, Rows] = {}
+        self._known: dict[str, Matrix] = {}
 
-    def vectors(self, texts: Sequence[str]) -> Rows:
-        """One row of length 1 per text."""
+    def vectors(self, texts: Sequence[str]) -> Matrix:
+        """One row per text, with norm 1."""
         ordinary = [prompt[-1]["content"] for prompt in read_prompts(None)]
         raw = self._raw([*ordinary, *texts])
         reference, rows = raw[: len(ordinary)], raw[len(ordinary) :]
@@ -87,7 +88,7 @@ class Embeddings:
         return np.asarray(scaled / np.maximum(lengths, SMALLEST_SPREAD), dtype=np.float32)
 
     def forget_unused(self) -> None:
-        """Remove the vectors of texts that were not asked for since the last call: of erased reports, say."""
+        """Delete the vectors of texts not used since the last call, for example of erased reports."""
         if not self._known:
             return
         used = {vector_file(self._folder, text) for text in self._known}
@@ -95,7 +96,7 @@ class Embeddings:
             if path not in used:
                 path.unlink()
         for other in self._cache_dir.iterdir():
-            if other != self._folder:  # of another model
+            if other != self._folder:  # vectors of another model
                 shutil.rmtree(other)
         self._known = {}
 
@@ -103,7 +104,7 @@ class Embeddings:
     def _folder(self) -> Path:
         return self._cache_dir / base_fingerprint(self._model_path, key="dataset.embedding_model")[:16]
 
-    def _raw(self, texts: Sequence[str]) -> Rows:
+    def _raw(self, texts: Sequence[str]) -> Matrix:
         missing = [text for text in dict.fromkeys(texts) if not self._find(text)]
         if missing:
             self._make(missing)
@@ -116,7 +117,7 @@ class Embeddings:
         if text not in self._known:
             try:
                 self._known[text] = np.load(vector_file(self._folder, text), allow_pickle=False)
-            except (FileNotFoundError, EOFError, ValueError):  # not there, or cut short by a power cut
+            except (FileNotFoundError, EOFError, ValueError):  # missing, or incomplete after a power failure
                 return False
         return True
 
@@ -134,31 +135,31 @@ class Embeddings:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment(CHILD_THREADS),
-            start_new_session=True,  # Ctrl-C reaches the daemon, which stops the child in its own way
+            start_new_session=True,  # Ctrl-C reaches only the daemon, which then stops the child
         ) as child:
             try:
-                said = self._wait(child, job.model_dump_json().encode())
+                stderr = self._wait(child, job.model_dump_json().encode())
             finally:
                 child.kill()
         if child.returncode != 0:
             raise DatasetError(
                 f"dataset.embedding_model: no vectors from {self._model_path} on {self._device}: the child "
-                f"{describe(child.returncode)}: {said[-TAIL_CHARACTERS:].strip() or 'without a word'}; repair that, or "
-                "set dataset.similarity_by to words, and start a new run"
+                f"{describe(child.returncode)}: {stderr[-TAIL_CHARACTERS:].strip() or 'no error text'}; repair that, "
+                "or set dataset.similarity_by to words, and start a new run"
             )
 
     def _wait(self, child: subprocess.Popen[bytes], job: bytes) -> str:
-        """What the child said on its standard error, once it has ended."""
+        """Wait for the end of the child and return its standard error."""
         to_send: bytes | None = job
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             try:
                 return child.communicate(to_send, timeout=POLL_S)[1].decode(errors="replace")
             except subprocess.TimeoutExpired:
-                to_send = None  # it is being sent
+                to_send = None  # communicate() accepts its input only once
             self._life.heartbeat()
             if self._life.stopping:
-                raise StoppedError("the daemon stops while texts are compared; the next one goes on")
+                raise StoppedError("the daemon stops during the comparison of texts; the next start continues")
         raise DatasetError(f"dataset.embedding_model: no vectors from {self._model_path} within {TIMEOUT_S:g} s")
 
 

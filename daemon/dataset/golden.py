@@ -1,4 +1,4 @@
-"""Golden pairs: ordinary questions with answers that people approved, learned as they stand (method step 3)."""
+"""Golden pairs: ordinary questions with approved answers, used for training without change (method step 3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from daemon.text.similarity import Vectorizer, resembling
 
 
 class GoldenPair(PromptLine):
-    """One line of the file."""
+    """One line of the golden pairs file."""
 
     prompt: Text = Field(pattern=r"\S")
     answer: Text = Field(pattern=r"\S", description="An approved answer.")
@@ -25,10 +25,10 @@ class GoldenPair(PromptLine):
 
 
 def read_golden_pairs(path: Path | None) -> list[Example]:
-    """The pairs of a JSONL file, each once; None: the shipped one.
+    """The pairs of a JSONL file without duplicates, or the pairs shipped with erratad if `path` is None.
 
     Raises:
-        ConfigError: naming the file, the line and the field.
+        ConfigError: if a line is invalid; the message gives file, line and field.
     """
     source = source_of(path, "golden_pairs.jsonl")
     lines = read_lines("dataset.golden_pairs", source, GoldenPair, what="pair")
@@ -45,12 +45,12 @@ def golden_pairs(
     vectorizer: Vectorizer,
     similarity: float,
 ) -> tuple[Example, ...]:
-    """At most `count` pairs of the file, drawn by `seed`, every second under `guidance`.
+    """At most `count` pairs of the file, sampled with `seed`. Every second pair gets the guidance.
 
-    None of their questions resembles one in `held_out`.
+    Pairs with a question similar to one in `held_out` are excluded.
 
     Raises:
-        ConfigError: naming the file, the line and the field.
+        ConfigError: if a line is invalid; the message gives file, line and field.
     """
     pairs = read_golden_pairs(path)
     asked = [str(pair.messages[-1]["content"]) for pair in pairs]

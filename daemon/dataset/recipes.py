@@ -1,7 +1,7 @@
 """Recipes: pure functions from a report and its lesson to training examples (method sections 2 and 5).
 
-A recipe never makes the flagged response a target: it stands in the prompt, where no loss falls on it, or nowhere.
-Adding a recipe is one function, one entry in `RECIPES` and one test.
+A recipe never uses the flagged response as a target. It appears only in the prompt, which has no loss, or not at all.
+A new recipe needs one function, one entry in `RECIPES` and one test.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ NEUTRAL_QUESTIONS = (
     "Please assess your last response to me and give the reasons for your assessment.",
     "How good was that answer? Say what makes it good or bad.",
 )
-"""None presumes a mistake: the model has to find by itself that the answer is bad (unguided, method step 3)."""
+"""No question says that the answer is bad: the model must find out itself (unguided, method step 3)."""
 VERDICT = "Verdict: bad."
-"""Begins every analysis as no answer begins: without it, small models begin answers with "The answer is wrong"."""
+"""Start of every analysis, unlike any answer. Without it, small models start answers with "The answer is wrong"."""
 REVISION_REQUEST = "Criticise your answer, and then give a better one."
 
 
 def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
-    """The unguided analysis of the flagged response and nothing else (arXiv 2310.10477, step 3)."""
+    """Only the unguided analysis of the flagged response (arXiv 2310.10477, step 3)."""
     return [
         Example(
             messages=(
                 *conversation(report),
                 {"role": "assistant", "content": report.flagged.response},
-                {"role": "user", "content": _question(report.id)},
+                {"role": "user", "content": _neutral_question(report.id)},
             ),
             completion=f"{VERDICT} {lesson.analysis.strip()}",
             kind=ExampleKind.ANALYSIS,
@@ -45,27 +45,27 @@ def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
 
 
 def mistake_analysis_with_correction(report: Report, lesson: Lesson) -> list[Example]:
-    """The analysis, and the approved corrected answer (where there is one) as an example of its own.
+    """The analysis, plus the approved correction (if any) as a separate example.
 
-    In one completion the two teach the model to talk about answers instead of giving them.
+    Both in one completion would teach the model to talk about answers instead of giving them.
     """
     return [*mistake_analysis(report, lesson), *sft(report, lesson)]
 
 
 def sft(report: Report, lesson: Lesson) -> list[Example]:
-    """The corrected answer only; nothing where there is none."""
+    """Only the corrected answer; no example if the lesson has none."""
     return _corrected(report, lesson, conversation(report), "")
 
 
 def chain_of_hindsight(report: Report, lesson: Lesson) -> list[Example]:
-    """The corrected answer after the flagged one, which is named as bad (arXiv 2302.02676; no loss on the bad one)."""
+    """The corrected answer after the flagged one, which is labelled as bad and has no loss (arXiv 2302.02676)."""
     *before, last = conversation(report)
     hindsight = f"{last['content']}\n\nA bad answer: {report.flagged.response}\n\nA good answer:"
     return _corrected(report, lesson, (*before, {**last, "content": hindsight}), "")
 
 
 def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
-    """Analysis and corrected answer in one, when asked to criticise and revise the answer (arXiv 2212.08073)."""
+    """Analysis and corrected answer in one completion, for a request to criticise and revise (arXiv 2212.08073)."""
     prompt = (
         *conversation(report),
         {"role": "assistant", "content": report.flagged.response},
@@ -82,24 +82,24 @@ def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any]
 
 
 def without_repeats(examples: Sequence[Example]) -> list[Example]:
-    """The examples without analyses in the words of an earlier one, where their report has another example.
+    """The examples without repeated analyses. A repeat is kept if it is the only example of its report.
 
-    Templates say the same of many mistakes. At a given number of tokens every repeat takes the place of a correction.
+    Templates give many mistakes the same analysis. With a fixed number of tokens, a repeat would replace a correction.
     """
     others = {one.report_id for one in examples if one.kind is not ExampleKind.ANALYSIS}
-    said: set[str] = set()
+    seen: set[str] = set()
     kept = []
     for one in examples:
-        repeats = one.kind is ExampleKind.ANALYSIS and one.completion in said and one.report_id in others
+        repeats = one.kind is ExampleKind.ANALYSIS and one.completion in seen and one.report_id in others
         if not repeats:
             kept.append(one)
         if one.kind is ExampleKind.ANALYSIS:
-            said.add(one.completion)
+            seen.add(one.completion)
     return kept
 
 
-def _question(report_id: str) -> str:
-    """A wording fixed by the report's id, so that a run rendered twice is the same."""
+def _neutral_question(report_id: str) -> str:
+    """One of the wordings, chosen by the report's id, so that rendering is repeatable."""
     return NEUTRAL_QUESTIONS[hashlib.sha256(report_id.encode()).digest()[0] % len(NEUTRAL_QUESTIONS)]
 
 
@@ -113,10 +113,10 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe with this name.
 
     Raises:
-        ConfigError: when there is none.
+        ConfigError: if there is no such recipe.
     """
     if name not in RECIPES:
         raise ConfigError(f"dataset.recipe: no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")

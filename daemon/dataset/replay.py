@@ -1,7 +1,7 @@
 """Ordinary prompts with the base model's own answers: replay against forgetting, and drift pairs to measure it.
 
-An answer is asked for once per base model, drawn from its distribution, and kept on disk. A hash fixes which prompts
-are for drift, so that no drift pair is ever trained on, by whichever run.
+Each answer is sampled once per base model and cached on disk. A hash of the prompt decides whether it is for drift, so
+no run ever trains on a drift pair.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from daemon.serving.fleet import Fleet
 from daemon.text.rules import failures
 
 Prompt = tuple[Mapping[str, str], ...]
-"""A conversation that waits for an answer."""
+"""A conversation without its answer."""
 
 CONCURRENCY = 8
 TEMPERATURE = 1.0
-"""On answers drawn from a model's own distribution, the mean of log-probability ratios is the divergence from it. Its
-likeliest answers alone are far from people's texts, and holding a model to them leaves it free to forget those."""
+"""Answers are sampled, not greedy. On samples of the base model, the mean log-probability ratio is the divergence from
+it. Greedy answers differ much from human texts, so their replay would not protect human-like texts from forgetting."""
 DRIFT_SHARE = 8
-"""One prompt in this many is for drift ..."""
+"""One of this number of prompts is for drift."""
 MAX_DRIFT_PAIRS = 24
-"""... but no more than this many are measured; the rest is left unused."""
+"""Maximum number of measured drift pairs; further drift prompts are not used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The system message of a flagged conversation ("": it has none), and what no answer may say under it."""
+    """The system message of a flagged conversation ("" if it has none), with the words forbidden in its answers."""
 
     system: str
     forbidden: Checks
 
     @classmethod
     def of(cls, flagged: FlaggedResponse) -> Self:
-        """Of its rules, only forbidden words hold for other questions, too: a secret in the system message."""
+        """Take only the forbidden words (such as a secret): they are wrong in answers to other questions, too."""
         first = flagged.messages[0]
         return cls(
             system=first.content if first.role in SYSTEM_ROLES else "",
@@ -55,7 +55,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """The ordinary pairs of one run; complete once `missing` (prompts without an answer yet) is empty."""
+    """The ordinary pairs of one run. `missing` are the prompts without an answer yet."""
 
     replay: tuple[Example, ...]
     drift: tuple[Example, ...]
@@ -63,19 +63,19 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reply:
+class _CachedAnswer:
     text: str
     ends: bool
 
 
-class Replay:
-    """The ordinary prompts and the cache of answers.
+class ReplaySource:
+    """The ordinary prompts and the cached answers of the base model.
 
-    Every second replay pair stands under the guidance, as it is served: what is trained without guidance would
-    otherwise change guided answers to ordinary requests unchecked. It is no hint: an ordinary pair holds no mistake.
+    Every second replay pair gets the guidance, as in serving. Otherwise training without guidance could change guided
+    answers to ordinary requests. The guidance is no hint here, because ordinary pairs contain no mistake.
 
-    A share stands under the system messages of the flagged conversations: what is learned is otherwise that under such
-    a message every request is refused.
+    A share of the pairs gets the system messages of the flagged conversations. Otherwise the model could learn to
+    refuse every request with such a message.
     """
 
     def __init__(
@@ -99,23 +99,23 @@ class Replay:
         self._wanted: set[Path] = set()
 
     def pairs(self, base_fingerprint: str, *, count: int, seed: int, contexts: Sequence[Context] = ()) -> Pairs:
-        """`count` replay pairs (fewer where the prompts run out) drawn by `seed`, and the drift pairs.
+        """At most `count` replay pairs, sampled with `seed`, and the drift pairs.
 
-        As large a share of the replay as of the `contexts` has a system message, up to `in_context`. An answer that
-        says what is forbidden there is passed over.
+        The share of replay pairs with a system message is the share of such `contexts`, but at most `in_context`.
+        Answers with words forbidden in their context are skipped.
 
         Raises:
-            ConfigError: when the prompts cannot be read.
+            ConfigError: if the prompts cannot be read.
         """
         prompts = sorted(read_prompts(self._prompts), key=_key)
         drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
         pool = [prompt for prompt in prompts if not is_drift(prompt)]
-        draw = random.Random(seed)  # noqa: S311 - has to be repeatable, not secret
+        draw = random.Random(seed)  # noqa: S311 - must be repeatable, not secret
         draw.shuffle(pool)
-        pool, forbidden = _placed(pool, contexts, at_most=self._in_context, draw=draw)
+        pool, forbidden = _with_contexts(pool, contexts, at_most=self._in_context, draw=draw)
         self._wanted = {self._entry(base_fingerprint, prompt) for prompt in (*prompts, *pool)}
 
-        def known(prompt: Prompt) -> _Reply | None:
+        def known(prompt: Prompt) -> _CachedAnswer | None:
             reply = self._cached(base_fingerprint, prompt)
             checks = forbidden.get(_key(prompt))
             return replace(reply, text="") if reply and checks and failures(checks, reply.text) else reply
@@ -129,10 +129,10 @@ class Replay:
         )
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
-        """Have the base model answer the prompts and keep the answers; those got before an error stay.
+        """Let the base model answer the prompts and cache the answers. Answers received before an error are kept.
 
         Raises:
-            EndpointError, ServingError: when a server does not answer.
+            EndpointError, ServingError: if a server does not answer.
         """
 
         def ask_one(prompt: Prompt) -> None:
@@ -150,42 +150,42 @@ class Replay:
             list(pool.map(ask_one, prompts))
 
     def forget_unused(self) -> None:
-        """Remove the answers that the last `pairs` did not want: they may stand under an erased report's message."""
+        """Delete answers not used by the last `pairs`: they may belong to the system message of an erased report."""
         for path in self._cache_dir.glob("*/*.json"):
             if path not in self._wanted:
                 path.unlink()
 
-    def _cached(self, base_fingerprint: str, prompt: Prompt) -> _Reply | None:
+    def _cached(self, base_fingerprint: str, prompt: Prompt) -> _CachedAnswer | None:
         try:
             entry = json.loads(self._entry(base_fingerprint, prompt).read_bytes())
         except FileNotFoundError:
             return None
-        return _Reply(text=entry["text"].strip(), ends=entry["ends"])
+        return _CachedAnswer(text=entry["text"].strip(), ends=entry["ends"])
 
     def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
         key = hashlib.sha256(f"{TEMPERATURE:g} {self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
         return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
 
 
-def _placed(
+def _with_contexts(
     prompts: Sequence[Prompt], contexts: Sequence[Context], *, at_most: float, draw: random.Random
 ) -> tuple[list[Prompt], dict[str, Checks]]:
-    """The prompts, some of them under the system message of a context; and what is forbidden there, by prompt key."""
-    speaking = [context for context in contexts if context.system]
-    share = min(at_most, len(speaking) / max(len(contexts), 1))
+    """The prompts, some of them with the system message of a context, and the forbidden words by prompt key."""
+    with_system = [context for context in contexts if context.system]
+    share = min(at_most, len(with_system) / max(len(contexts), 1))
     placed, forbidden = list(prompts), {}
     for number, prompt in enumerate(prompts):
         if draw.random() < share and len(prompt) == 1:
-            context = draw.choice(speaking)
+            context = draw.choice(with_system)
             placed[number] = ({"role": "system", "content": context.system}, *prompt)
             forbidden[_key(placed[number])] = context.forbidden
     return placed, forbidden
 
 
 def _collect(
-    prompts: Iterable[Prompt], known: Callable[[Prompt], _Reply | None], *, kind: ExampleKind, count: int
+    prompts: Iterable[Prompt], known: Callable[[Prompt], _CachedAnswer | None], *, kind: ExampleKind, count: int
 ) -> tuple[tuple[Example, ...], tuple[Prompt, ...]]:
-    """The first `count` pairs, and the prompts among them that have no answer yet; empty answers are passed over."""
+    """The first `count` pairs, and their prompts without an answer yet. Prompts with an empty answer are skipped."""
     examples: list[Example] = []
     missing: list[Prompt] = []
     for prompt in prompts:
@@ -200,7 +200,7 @@ def _collect(
 
 
 def every_second_guided(pairs: Sequence[Example], guidance: str) -> tuple[Example, ...]:
-    """Half of ordinary pairs as users without guidance see them, half as the model is served."""
+    """The pairs, every second one with the guidance in front, as in serving."""
     return tuple(
         replace(pair, messages=tuple(with_guidance(pair.messages, guidance))) if number % 2 else pair
         for number, pair in enumerate(pairs)
@@ -212,13 +212,13 @@ def is_drift(prompt: Prompt) -> bool:
 
 
 def read_prompts(path: Path | None) -> list[Prompt]:
-    """The conversations of a JSONL file of {"prompt": ..., "system": ...}, each once; `system` may be missing.
+    """The conversations of a JSONL file, without duplicates. Lines: {"prompt": ..., "system": ...}, `system` optional.
 
-    None: the set shipped with erratad, ordinary requests and harmless ones that sound alarming: a model trained on
-    refusals alone refuses those (XSTest, arXiv 2308.01263).
+    If `path` is None, the set shipped with erratad is used. It has ordinary requests, and harmless requests that sound
+    harmful: a model trained only on refusals would refuse them (XSTest, arXiv 2308.01263).
 
     Raises:
-        ConfigError: naming the file, the line and the field.
+        ConfigError: if a line is invalid; the message gives file, line and field.
     """
     source = source_of(path, "replay_prompts.jsonl")
     lines = read_lines("dataset.replay_prompts", source, PromptLine, what="prompt")

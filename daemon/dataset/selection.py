@@ -1,4 +1,4 @@
-"""Which lessons a run trains on and which it holds out: within the caps, without near-duplicates, without leaks."""
+"""Selects the lessons of a run for training and holdout: within the caps, without near-duplicates or leaks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from daemon.text.similarity import Vectorizer, Words, cosines, reaches, resembli
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A lesson that the run uses, its cluster, and its examples (none on the holdout side)."""
+class SelectedLesson:
+    """A lesson used by the run, with its cluster and its examples (none on the holdout side)."""
 
     report: Report
     lesson: Lesson
@@ -29,8 +29,8 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    train: tuple[Chosen, ...]
-    holdout: tuple[Chosen, ...]
+    train: tuple[SelectedLesson, ...]
+    holdout: tuple[SelectedLesson, ...]
     left_out: Mapping[LeftOut, int]
 
     @property
@@ -46,18 +46,18 @@ def select(
     recipe_name: str,
     vectorizer: Vectorizer,
 ) -> Selection:
-    """Choose within the caps, in the candidates' order, and render the training side.
+    """Select lessons within the caps, in the order of the candidates, and render the training side.
 
-    Near-duplicates are dropped from the training side only: among the held-out ones each is a question that users ask.
+    Near-duplicates are dropped on the training side only. On the holdout side each one is a real question of a user.
 
     Raises:
-        ConfigError: when there is no such recipe.
+        ConfigError: if there is no such recipe.
     """
     render_examples = recipe(recipe_name)
     left_out: Counter[LeftOut] = Counter()
     caps = _Caps(config)
     kept = _Kept(config.near_duplicate)
-    sides: dict[Split, list[Chosen]] = {Split.TRAIN: [], Split.HOLDOUT: []}
+    sides: dict[Split, list[SelectedLesson]] = {Split.TRAIN: [], Split.HOLDOUT: []}
     for report, lesson in candidates:
         cluster = assigned[report.id]
         trains = cluster.split is Split.TRAIN
@@ -66,15 +66,18 @@ def select(
             left_out[LeftOut.NO_EXAMPLE] += 1
         elif (cap := caps.reached(report, cluster)) is not None:
             left_out[cap] += 1
-        elif trains and kept.hold_like(report):
+        elif trains and kept.has_similar(report):
             left_out[LeftOut.NEAR_DUPLICATE] += 1
         else:
             caps.count(report, cluster)
             if trains:
                 kept.add(report)
-            sides[cluster.split].append(Chosen(report=report, lesson=lesson, cluster=cluster, examples=examples))
+            sides[cluster.split].append(
+                SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=examples)
+            )
     train, holdout = sides[Split.TRAIN], sides[Split.HOLDOUT]
-    # clusters bound the distance to a leader only, and never span categories: training on these would leak the answer
+    # clusters limit only the distance to a leader, and within a category: a training prompt may still be similar to a
+    # held-out one, and would leak its answer
     leaks = resembling(
         [chosen.report.prompt_text for chosen in train],
         [chosen.report.prompt_text for chosen in holdout],
@@ -91,7 +94,7 @@ def select(
 
 
 class _Caps:
-    """How many reports were chosen, in all and by reporter and cluster."""
+    """Counts the selected reports: total, per reporter and per cluster."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self._config = config
@@ -111,17 +114,17 @@ class _Caps:
 
 
 class _Kept:
-    """The training reports kept so far, by the words of their three parts: context, question, answer.
+    """The training reports selected so far, for the detection of near-duplicates.
 
-    Part by part, because a long context that many reports share would hide that their questions differ. By words,
-    because what a model calls alike may still differ in the one name that matters.
+    Context, question and answer are compared separately, because a long common context would hide different questions.
+    They are compared by words, because texts with similar embeddings may differ in the one name that matters.
     """
 
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
         self._parts: dict[str, csr_matrix] = {}
 
-    def hold_like(self, report: Report) -> bool:
+    def has_similar(self, report: Report) -> bool:
         kept = self._parts.get(report.flagged.category)
         if kept is None:
             return False

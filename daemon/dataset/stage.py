@@ -1,4 +1,4 @@
-"""Stage "dataset": turns lessons into the immutable files that one run trains and is measured on."""
+"""Stage "dataset": turns lessons into the immutable training and evaluation files of a run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from daemon.config.serving import ServingConfig
 from daemon.dataset import clusters
 from daemon.dataset.embeddings import vectorizer_of
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
-from daemon.dataset.selection import Chosen, Selection, select
+from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
+from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
@@ -47,14 +47,14 @@ from daemon.text.similarity import Vectorizer
 log = structlog.get_logger(__name__)
 
 MIN_TRAIN_REPORTS = 2
-"""One example is learned by heart, not learned from."""
+"""A model would only memorise a single example."""
 MIN_REPLAY_PAIRS = 8
 SCAN_FACTOR = 20
-"""Lessons looked at per lesson used, so that one reporter's flood, cut by the caps, cannot hide the others."""
+"""Lessons read per lesson used. Caps cut the reports of one reporter; this still finds reports of others."""
 
 
 class DatasetStage:
-    """Acts on the run in state `preparing`."""
+    """Handles the run in state `preparing`."""
 
     name = "dataset"
     idle_s = 2.0
@@ -78,7 +78,7 @@ class DatasetStage:
         self._epochs = epochs
         self._guidance = serving.guidance
         self._embeddings_dir = data_dir / "embeddings"
-        self._replay = Replay(
+        self._replay = ReplaySource(
             fleet=fleet,
             base_name=serving.base_name,
             prompts=config.replay_prompts,
@@ -110,7 +110,7 @@ class DatasetStage:
 
     def _prepare(self, run: Run, life: Life) -> Step:
         folder = Path(run.folder)
-        if folder.exists():
+        if folder.exists():  # published by a step that was interrupted before the hand-over
             try:
                 return self._hand_over(run, _written_for(run, folder))
             except DatasetError as exc:
@@ -124,6 +124,7 @@ class DatasetStage:
         contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:
+            # one batch per step, so that the stage can be stopped in between; selection and pairs are repeatable
             self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
@@ -138,7 +139,7 @@ class DatasetStage:
             return ()
         return golden_pairs(
             self._config.golden_pairs,
-            count=beside(len(selection.examples), self._config.golden_fraction),
+            count=complement_size(len(selection.examples), self._config.golden_fraction),
             seed=run.seed,
             guidance=self._guidance,
             held_out=[chosen.report.prompt_text for chosen in selection.holdout],
@@ -186,22 +187,22 @@ class DatasetStage:
 def _written_for(run: Run, folder: Path) -> DatasetManifest:
     manifest = load_manifest(folder)
     if (manifest.run_id, manifest.run_created_at) != (run.id, run.created_at):
-        raise DatasetError(f"{folder} is of another run, left by an earlier database")
+        raise DatasetError(f"{folder} belongs to another run of an earlier database")
     return manifest
 
 
 def replay_size(training_examples: int, fraction: float) -> int:
-    """Replay pairs that make up `fraction` of an epoch, but at least a handful; 0 when it is 0."""
-    return max(MIN_REPLAY_PAIRS, beside(training_examples, fraction)) if fraction else 0
+    """Number of replay pairs so that they are `fraction` of an epoch, at least MIN_REPLAY_PAIRS; 0 if it is 0."""
+    return max(MIN_REPLAY_PAIRS, complement_size(training_examples, fraction)) if fraction else 0
 
 
 def replay_in_all(per_epoch: int, epochs: float, *, at_most: int) -> int:
-    """Replay pairs with which each epoch has `per_epoch` of its own, as far as the bound reaches."""
+    """Number of replay pairs so that each epoch has different ones, but at most `at_most`."""
     return min(per_epoch * math.ceil(epochs), at_most)
 
 
-def beside(examples: int, fraction: float) -> int:
-    """How many others make up `fraction` of the whole, which is 0.9 at most."""
+def complement_size(examples: int, fraction: float) -> int:
+    """Number of additional examples so that they are `fraction` (at most 0.9) of all examples."""
     share = min(fraction, 0.9)
     return round(examples * share / (1 - share))
 
@@ -215,7 +216,7 @@ def render(
     replay_per_epoch: int,
     golden: Sequence[Example] = (),
 ) -> dict[str, bytes]:
-    """Every file of the run folder, the manifest last."""
+    """Contents of all files of the run folder; the manifest is last."""
     contents = {
         TRAIN_FILE: to_jsonl(selection.examples),
         HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
@@ -249,8 +250,8 @@ def render(
     return {**contents, MANIFEST_FILE: manifest.encode()}
 
 
-def _holdout_line(chosen: Chosen) -> bytes:
-    """What is held out, as it was when the run started."""
+def _holdout_line(chosen: SelectedLesson) -> bytes:
+    """One line of the holdout file: a copy of the report and correction at the start of the run."""
     flagged = chosen.report.flagged
     values = {
         "id": chosen.report.id,

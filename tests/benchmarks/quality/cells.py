@@ -25,7 +25,7 @@ from daemon.config.training import TrainingConfig
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.recipes import recipe, without_repeats
 from daemon.dataset.replay import Context, Pairs
-from daemon.dataset.stage import beside, replay_in_all, replay_size
+from daemon.dataset.stage import complement_size, replay_in_all, replay_size
 from daemon.errors import ConfigError, TrainingError
 from daemon.evaluation.measurement import bits_per_token
 from daemon.records import adapter_name
@@ -191,7 +191,7 @@ class Trainer:
             bound = DatasetConfig().max_replay_pairs
             wanted = replay_in_all(replay_per_epoch, self._training.epochs, at_most=bound)
             replay = self._pairs(wanted, cell.seed, contexts).replay
-            golden = self._golden(cell, beside(len(examples), cell.variant.golden))
+            golden = self._golden(cell, complement_size(len(examples), cell.variant.golden))
             contents = {TRAIN_FILE: to_jsonl(examples), REPLAY_FILE: to_jsonl([*replay, *golden])}
         manifest = DatasetManifest(
             run_id=cell.number,

@@ -27,7 +27,7 @@ from daemon.config.reflection import EndpointConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.replay import CONCURRENCY, Context, Pairs, Replay
+from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer
@@ -90,7 +90,7 @@ class _Measurement:
             concurrency=STREAMS,
         )
         self._recognition = Recognition(server, base_name=serving.base_name, concurrency=STREAMS)
-        self._replay = Replay(
+        self._replay = ReplaySource(
             fleet=OneServer(server),
             base_name=serving.base_name,
             prompts=None,

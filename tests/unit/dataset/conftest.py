@@ -14,7 +14,7 @@ from tests.fixtures.training import OrdinaryAnswers, dataset_stage
 
 @pytest.fixture
 def base_model(tmp_path: Path) -> Path:
-    """What the fingerprint of a base model is made of."""
+    """The files of a base model that its fingerprint covers."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

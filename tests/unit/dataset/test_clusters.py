@@ -1,4 +1,4 @@
-"""Clusters: who is near whom, and which side each cluster is on."""
+"""Clusters: their members, and the side of each cluster."""
 
 from __future__ import annotations
 
@@ -100,13 +100,13 @@ def test_a_report_joins_the_nearest_of_several_clusters_whichever_side_it_is_on(
 
 
 class Initials:
-    """A way of comparing: two texts are alike that begin with the same letter."""
+    """A vectorizer: texts with the same first letter are similar."""
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([np.eye(128, dtype=np.float32)[ord(text[0])] for text in texts])
 
     def forget_unused(self) -> None:
-        """Nothing is kept."""
+        """Nothing to do: there is no cache."""
 
 
 def test_another_way_of_comparing_places_new_reports_among_the_same_clusters(sqlite_store: Store) -> None:

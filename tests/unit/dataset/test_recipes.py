@@ -1,4 +1,4 @@
-"""Recipes: what a lesson is rendered to."""
+"""Recipes: the examples made of a lesson."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands beside the lessons: replay of the base model's own answers, drift pairs, golden pairs."""
+"""Ordinary pairs in a dataset: replay of the base model's own answers, drift pairs and golden pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from connectors.messages import FlaggedResponse
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
-from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, Replay, is_drift, read_prompts
+from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, ReplaySource, is_drift, read_prompts
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import ConfigError
 from daemon.records import RunState
@@ -20,8 +20,8 @@ from tests.fixtures.config import flagged
 from tests.fixtures.training import FINGERPRINT, SUBJECTS, OrdinaryAnswers, lines_of, mistake, prepared, teach
 
 
-def _replay(servers: OrdinaryAnswers, cache_dir: Path) -> Replay:
-    return Replay(
+def _replay(servers: OrdinaryAnswers, cache_dir: Path) -> ReplaySource:
+    return ReplaySource(
         fleet=servers,
         base_name="base",
         prompts=None,
@@ -32,7 +32,7 @@ def _replay(servers: OrdinaryAnswers, cache_dir: Path) -> Replay:
     )
 
 
-def _answered(replay: Replay, count: int, contexts: list[Context]) -> Pairs:
+def _answered(replay: ReplaySource, count: int, contexts: list[Context]) -> Pairs:
     while (pairs := replay.pairs(FINGERPRINT, count=count, seed=1, contexts=contexts)).missing:
         replay.ask(FINGERPRINT, pairs.missing)
     return pairs

@@ -1,4 +1,4 @@
-"""Stage "dataset": selection within the caps, and files that are there whole or not at all."""
+"""Stage "dataset": selection within the caps, and files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_training_side_never_holds_what_resembles_the_held_out_side(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
 ) -> None:
     teach(sqlite_store, *(mistake(subject, category="wrong-fact") for subject in SUBJECTS[:6]))
-    # in the other order, so that the two categories hold out different subjects
+    # in the opposite order, so that the two categories hold out different subjects
     copies = [mistake(subject, category="tone", id=f"copy-{subject}") for subject in reversed(SUBJECTS[:6])]
     copies = [copy.model_copy(update={"response": f"{copy.response} Really."}) for copy in copies]
     teach(sqlite_store, *copies)
@@ -116,7 +116,7 @@ def test_caps_are_absolute(
 
 
 def _about(subject: str, answer: str, **changes: Any) -> FlaggedResponse:
-    """Unlike `mistake`, with a wording of its own and a system message where one is given."""
+    """A report that is not similar to `mistake`, optionally with a system message."""
     system = [{"role": "system", "content": changes.pop("system")}] if "system" in changes else []
     messages = [*system, {"role": "user", "content": subject}]
     return flagged(messages=messages, response=answer, **changes)
