@@ -101,7 +101,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, compare: Callable[...
 def test_a_daemon_that_stops_does_not_wait_for_the_child(tiny_model: Path, compare: Callable[..., Embeddings]) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoppedError, match="the next one goes on"):
+    with pytest.raises(StoppedError, match="the next start continues"):
         compare(tiny_model, stop=stop).vectors(TEXTS)
 
 
