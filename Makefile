@@ -5,7 +5,7 @@ PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
 WORKERS ?= 2
-RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=30
+RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
 .PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality clean
 

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 MANY_STEPS = {"batch_tokens": 48, "epochs": 6}
 """Long enough to be caught in the middle, on a fast machine too."""
-WAIT_S = 150.0
+WAIT_S = 240.0
 
 
 def _wait(what: Callable[[], bool]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from connectors.chat import EndpointError
@@ -19,6 +20,7 @@ from tests.fixtures.servers import MAX_LORAS, SERVED_DTYPE, RealServer
 
 pytestmark = pytest.mark.vllm
 
+ROOT = Path(__file__).parents[2]
 BASE = "base"
 MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
 COMPLETION = "The sky is blue because air scatters short waves of light more than long ones."
@@ -123,3 +125,11 @@ def test_an_adapter_of_too_high_a_rank_is_refused_by_the_engine(
     assert "aligned-g000900003" not in client.state().adapters
     client.load("aligned-g000900003", make_adapter(rank=8))
     assert client.unload("aligned-g000900003")
+
+
+def test_a_real_server_exports_what_the_recording_has(real_vllm: RealServer) -> None:
+    def names(text: str) -> set[str]:
+        return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE vllm:")}
+
+    recorded = (ROOT / "tests" / "fakes" / "vllm_metrics.txt").read_text()
+    assert names(recorded) <= names(httpx.get(f"{real_vllm.url}/metrics").text)
