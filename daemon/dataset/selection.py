@@ -75,22 +75,27 @@ def select(
             sides[cluster.split].append(
                 SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=examples)
             )
-    train, holdout = sides[Split.TRAIN], sides[Split.HOLDOUT]
-    # clusters limit only the distance to a leader, and within a category: a training prompt may still be similar to a
-    # held-out one, and would leak its answer
+    train = _without_leaks(sides[Split.TRAIN], sides[Split.HOLDOUT], vectorizer=vectorizer, similarity=config.same_kind)
+    if len(train) < len(sides[Split.TRAIN]):
+        left_out[LeftOut.HELD_OUT_ALIKE] = len(sides[Split.TRAIN]) - len(train)
+    return Selection(train=train, holdout=tuple(sides[Split.HOLDOUT]), left_out=dict(left_out))
+
+
+def _without_leaks(
+    train: Sequence[SelectedLesson], holdout: Sequence[SelectedLesson], *, vectorizer: Vectorizer, similarity: float
+) -> tuple[SelectedLesson, ...]:
+    """The training lessons whose prompt is not similar to a held-out prompt.
+
+    Clusters do not exclude this: they limit only the distance to a leader, and only within a category. A similar
+    training prompt would leak the answer to the held-out one.
+    """
     leaks = resembling(
-        [chosen.report.prompt_text for chosen in train],
-        [chosen.report.prompt_text for chosen in holdout],
+        [selected.report.prompt_text for selected in train],
+        [selected.report.prompt_text for selected in holdout],
         vectorizer=vectorizer,
-        similarity=config.same_kind,
+        similarity=similarity,
     )
-    if any(leaks):
-        left_out[LeftOut.HELD_OUT_ALIKE] = sum(leaks)
-    return Selection(
-        train=tuple(chosen for chosen, leak in zip(train, leaks, strict=True) if not leak),
-        holdout=tuple(holdout),
-        left_out=dict(left_out),
-    )
+    return tuple(selected for selected, leak in zip(train, leaks, strict=True) if not leak)
 
 
 class _Caps:

@@ -104,7 +104,7 @@ class EvaluationStage:
         self._measure(run, requests, life)
         if life.stopping:
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
-        # a rollback may have happened during the measurement: never decide against a generation that is not live
+        # a rollback during the measurement changes the live generation: the verdict must compare with the current one
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})

@@ -136,7 +136,7 @@ def _read(key: str, path: Path | None, line_type: type[_Line], *, shipped: str) 
             raise ConfigError(f"{key}: {source}, line {number}: id {line.id!r} is used twice; make it unique")
         items[line.id] = line.item()
     if not items:
-        raise ConfigError(f"{key}: {source} holds no items, so damage by training cannot be measured")
+        raise ConfigError(f"{key}: {source} has no items, so damage by training cannot be measured")
     return list(items.values())
 
 
@@ -152,8 +152,8 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     # the prompt of an analysis is longer than the report's own prompt, so compare both
     reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
-    trained = {*(report.prompt_text for report in reports), *(_asked(example.messages) for example in examples)}
-    asked = [_asked(item.messages) for item in fixed]
+    trained = {*(report.prompt_text for report in reports), *(_prompt_of(example.messages) for example in examples)}
+    asked = [_prompt_of(item.messages) for item in fixed]
     near = resembling(asked, sorted(trained), vectorizer=Words(), similarity=similarity)
     left = [item for item, leaks in zip(fixed, near, strict=True) if not leaks]
     if not any(item.suite is Suite.GOLDEN for item in left):
@@ -164,7 +164,7 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     return left
 
 
-def _asked(messages: Sequence[Mapping[str, Any]]) -> str:
+def _prompt_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return last_question([(message["role"], str(message["content"])) for message in messages])
 
 

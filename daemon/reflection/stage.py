@@ -235,7 +235,7 @@ class ReflectionStage:
 
     def _ask(self, analyst: Analyst, messages: Messages, report: Report, life: Life) -> Reply:
         if life.stopping:
-            raise StoppedError("the daemon stops")
+            raise StoppedError("the daemon is stopping")
         temperature = min(self._config.temperature + TEMPERATURE_STEP * (report.attempts - 1), MAX_TEMPERATURE)
         reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=temperature)
         life.heartbeat()

@@ -104,6 +104,7 @@ class FinetuneStage:
             if not free:
                 return Step(sentence=f"run {run.id}: a trainer started by an earlier daemon is still running; waiting")
             job = self._job(run)
+        # the lock is free again here: the child takes it for itself
         if job.adapter_folder.exists():
             return self._hand_over(run, job)
         return self._attempt(run, job, life)
@@ -163,7 +164,7 @@ class FinetuneStage:
             metrics.TRAINING_MEMORY.set(0)
         progress = TrainingProgress.load(job.run_folder)
         exporter.update(progress)
-        if job.adapter_folder.exists():
+        if job.adapter_folder.exists():  # even if the child was killed after the rename
             return Step(sentence=f"run {run.id}: {job.name} is trained", worked=True)
         if progress.phase is Phase.REFUSED:
             raise TrainingError(f"the trainer refused: {progress.reason}")

@@ -213,7 +213,7 @@ def test_own_files_replace_the_shipped_sets(tmp_path: Path) -> None:
         ),
         ("over_refusal", [{"id": "a", "prompt": "x", "checks": {}}], "line 1: checks"),
         ("over_refusal", [{"id": "a", "prompt": "x"}] * 2, "line 2: id 'a' is used twice"),
-        ("over_refusal", [], "holds no items"),
+        ("over_refusal", [], "has no items"),
     ],
 )
 def test_a_bad_file_of_probes_is_refused_by_file_line_and_field(

@@ -73,7 +73,7 @@ def test_a_look_alike_prompt_fails_on_a_refusal_only(tmp_path: Path) -> None:
         ([{"id": "a", "prompt": "", "answer": "y"}], "line 1: prompt"),
         ([{"id": "a", "prompt": "x", "checks": {"regex": "("}}], "checks.regex"),
         ([{"id": "a", "prompt": "x", "answer": "y"}] * 2, "line 2: id 'a' is used twice"),
-        ([""], "holds no items"),
+        ([""], "has no items"),
     ],
 )
 def test_a_bad_golden_file_is_refused_by_file_line_and_field(
