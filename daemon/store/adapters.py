@@ -213,7 +213,7 @@ class Adapters:
             raise IllegalTransitionError(
                 f"generation {live.generation} is live, not {expected_live}: somebody else changed it; look again"
             )
-        if AdapterState.LIVE not in ADAPTER_TRANSITIONS[AdapterState(target.state)]:
+        if AdapterState.LIVE not in ADAPTER_TRANSITIONS[target.state]:
             raise IllegalTransitionError(f"generation {generation} is {target.state}: it cannot become live")
         if target.files_removed_at is not None:
             raise IllegalTransitionError(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
 
-from sqlalchemy import DateTime, Dialect, Text, TypeDecorator
+from sqlalchemy import DateTime, Dialect, String, Text, TypeDecorator
 
 from connectors.messages import storable
+
+Member = TypeVar("Member", bound=StrEnum)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -37,3 +41,20 @@ class AnyText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
         return None if value is None else storable(value)
+
+
+class OneOf(TypeDecorator[Member], Generic[Member]):
+    """A member of a closed set, stored as its text."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, members: type[Member], length: int = 20) -> None:
+        super().__init__(length)
+        self.members = members
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> Member | None:
+        return None if value is None else self.members(value)

@@ -81,7 +81,7 @@ class Reports:
         with reading(self._engine) as connection:
             found = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
         counts = {row[0]: row[1] for row in found}
-        return {state: counts.get(state.value, 0) for state in ReportState}
+        return {state: counts.get(state, 0) for state in ReportState}
 
     def categories(self) -> list[str]:
         """The categories of all stored reports, in alphabetical order."""
@@ -279,7 +279,7 @@ def mark_outcome(connection: Connection, report_ids: Iterable[str], state: Repor
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
     table = schema.reports
-    current = ReportState(report_row(connection, report_id, lock=True).state)
+    current: ReportState = report_row(connection, report_id, lock=True).state
     if state not in REPORT_TRANSITIONS[current]:
         raise IllegalTransitionError(f"report {report_id} is {current}: it cannot become {state}")
     connection.execute(

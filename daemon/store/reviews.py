@@ -132,7 +132,7 @@ def _count(condition: ColumnElement[bool]) -> Select[int]:
 
 
 def _reviewable(connection: Connection, report_id: str) -> ReportState:
-    state = ReportState(report_row(connection, report_id, lock=True).state)
+    state: ReportState = report_row(connection, report_id, lock=True).state
     if state not in {ReportState.QUARANTINED, *WITH_ANALYSIS}:
         raise IllegalTransitionError(
             f"report {report_id} is {state}: only a quarantined one, or one with an analysis to learn from, is reviewed"

@@ -7,23 +7,15 @@ from typing import Any
 from connectors.messages import FlaggedResponse
 from daemon.records import (
     Adapter,
-    AdapterState,
     Answer,
     Cluster,
-    CorrectionSource,
     Induction,
     Intent,
-    IntentKind,
-    IntentState,
     Lesson,
     Report,
-    ReportState,
     Run,
     RunItem,
-    RunState,
     Source,
-    Split,
-    Trigger,
     Verdict,
 )
 
@@ -31,7 +23,7 @@ from daemon.records import (
 def report(row: Any) -> Report:
     return Report(
         id=row.id,
-        state=ReportState(row.state),
+        state=row.state,
         flagged=FlaggedResponse.model_validate(row.flagged),
         source=Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset),
         received_at=row.received_at,
@@ -53,7 +45,7 @@ def lesson(row: Any) -> Lesson:
         analyst=row.analyst,
         template=row.template,
         correction=row.correction,
-        correction_source=None if row.correction_source is None else CorrectionSource(row.correction_source),
+        correction_source=row.correction_source,
         created_at=row.created_at,
         reviewed_by=row.reviewed_by,
         reviewed_at=row.reviewed_at,
@@ -61,14 +53,14 @@ def lesson(row: Any) -> Lesson:
 
 
 def cluster(row: Any) -> Cluster:
-    return Cluster(id=row.id, category=row.category, leader_text=row.leader_text, split=Split(row.split))
+    return Cluster(id=row.id, category=row.category, leader_text=row.leader_text, split=row.split)
 
 
 def run(row: Any) -> Run:
     return Run(
         id=row.id,
-        state=RunState(row.state),
-        trigger=Trigger(row.trigger),
+        state=row.state,
+        trigger=row.trigger,
         requested_by=row.requested_by,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -84,7 +76,7 @@ def run(row: Any) -> Run:
 
 
 def run_item(row: Any) -> RunItem:
-    return RunItem(run_id=row.run_id, report_id=row.report_id, cluster_id=row.cluster_id, role=Split(row.role))
+    return RunItem(run_id=row.run_id, report_id=row.report_id, cluster_id=row.cluster_id, role=row.role)
 
 
 def answer(row: Any) -> Answer:
@@ -116,7 +108,7 @@ def adapter(row: Any) -> Adapter:
     return Adapter(
         generation=row.generation,
         name=row.name,
-        state=AdapterState(row.state),
+        state=row.state,
         run_id=row.run_id,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -132,8 +124,8 @@ def adapter(row: Any) -> Adapter:
 def intent(row: Any) -> Intent:
     return Intent(
         id=row.id,
-        kind=IntentKind(row.kind),
-        state=IntentState(row.state),
+        kind=row.kind,
+        state=row.state,
         actor=row.actor,
         reason=row.reason,
         created_at=row.created_at,
@@ -145,7 +137,7 @@ def intent(row: Any) -> Intent:
 def induction(row: Any) -> Induction:
     return Induction(
         id=row.id,
-        trigger=Trigger(row.trigger),
+        trigger=row.trigger,
         requested_by=row.requested_by,
         position=row.position,
         asked=row.asked,

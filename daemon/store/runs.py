@@ -116,7 +116,7 @@ class Runs:
         table = schema.runs
         query = select(table.c.state, func.max(table.c.finished_at)).where(table.c.finished_at.is_not(None))
         with reading(self._engine) as connection:
-            return {RunState(state): at for state, at in connection.execute(query.group_by(table.c.state))}
+            return {row[0]: row[1] for row in connection.execute(query.group_by(table.c.state))}
 
     def progress(self, run_id: int, progress: Mapping[str, Any]) -> None:
         """Merge progress figures (shown by status and console) into the run's."""
@@ -175,7 +175,7 @@ class Runs:
     def failed(self, run_id: int, *, reason: str) -> None:
         """End the run and its adapter as failed, from any active state."""
         with transaction(self._engine) as connection:
-            state = RunState(_row(connection, run_id, lock=True).state)
+            state: RunState = _row(connection, run_id, lock=True).state
             if state not in ACTIVE_RUN_STATES:
                 raise IllegalTransitionError(f"run {run_id} is {state} already: it cannot fail any more")
             _move(connection, run_id, state, RunState.FAILED, reason=reason)

@@ -28,13 +28,15 @@ from sqlalchemy import (
 from daemon.records import (
     ACTIVE_RUN_STATES,
     AdapterState,
+    CorrectionSource,
     IntentKind,
     IntentState,
     ReportState,
     RunState,
     Split,
+    Trigger,
 )
-from daemon.store.columns import AnyText, UtcDateTime
+from daemon.store.columns import AnyText, OneOf, UtcDateTime
 
 
 def _one_of(column: str, states: type[StrEnum], table: str) -> CheckConstraint:
@@ -68,7 +70,7 @@ clusters = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("category", String(64), nullable=False),
     Column("leader_text", AnyText, nullable=False),
-    Column("split", String(10), nullable=False),
+    Column("split", OneOf(Split, 10), nullable=False),
     # the report with the text in `leader_text`; no foreign key, because reports point to clusters
     Column("leader_id", String(200), nullable=False),
     UniqueConstraint("id", "split", name="uq_clusters_id_split"),
@@ -79,7 +81,7 @@ reports = Table(
     "reports",
     metadata,
     Column("id", String(200), primary_key=True),
-    Column("state", String(20), nullable=False),
+    Column("state", OneOf(ReportState), nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("content_key", String(64), nullable=False),
     Column("category", String(64), nullable=False),
@@ -120,7 +122,7 @@ lessons = Table(
     Column("analyst", String(200), nullable=False),
     Column("template", String(40), nullable=False),
     Column("correction", AnyText),
-    Column("correction_source", String(20)),
+    Column("correction_source", OneOf(CorrectionSource)),
     Column("created_at", UtcDateTime, nullable=False),
     Column("reviewed_by", String(200)),
     Column("reviewed_at", UtcDateTime),
@@ -131,8 +133,8 @@ runs = Table(
     "runs",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("state", String(20), nullable=False),
-    Column("trigger", String(20), nullable=False),
+    Column("state", OneOf(RunState), nullable=False),
+    Column("trigger", OneOf(Trigger), nullable=False),
     Column("requested_by", String(200), nullable=False),
     Column("generation", Integer, nullable=False, unique=True),
     Column("base_generation", Integer, nullable=False),
@@ -155,7 +157,7 @@ run_items = Table(
     Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
     Column("report_id", String(200), nullable=False),
     Column("cluster_id", Integer, nullable=False),
-    Column("role", String(10), nullable=False),
+    Column("role", OneOf(Split, 10), nullable=False),
     PrimaryKeyConstraint("run_id", "report_id"),
     ForeignKeyConstraint(["report_id", "cluster_id"], ["reports.id", "reports.cluster_id"]),
     # a cluster has one split permanently, so no training item can share a cluster with a holdout item
@@ -196,7 +198,7 @@ adapters = Table(
     metadata,
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("name", String(100), nullable=False, unique=True),
-    Column("state", String(20), nullable=False),
+    Column("state", OneOf(AdapterState), nullable=False),
     Column("run_id", Integer, ForeignKey("runs.id"), unique=True),
     Column("path", Text),
     Column("sha256", String(64)),
@@ -283,8 +285,8 @@ intents = Table(
     "intents",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("kind", String(20), nullable=False),
-    Column("state", String(20), nullable=False),
+    Column("kind", OneOf(IntentKind), nullable=False),
+    Column("state", OneOf(IntentState), nullable=False),
     Column("target_generation", Integer),
     Column("actor", String(200), nullable=False),
     Column("reason", AnyText, nullable=False),
@@ -299,7 +301,7 @@ inductions = Table(
     "inductions",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("trigger", String(20), nullable=False),
+    Column("trigger", OneOf(Trigger), nullable=False),
     Column("requested_by", String(200), nullable=False),
     Column("position", Integer, nullable=False),
     Column("asked", Integer, nullable=False),

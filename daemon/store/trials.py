@@ -44,11 +44,7 @@ class Trials:
         with transaction(self._engine) as connection:
             query = select(adapters).where(adapters.c.generation == generation).with_for_update()
             row = connection.execute(query).one()
-            if (
-                mode not in ON_TRIAL
-                or mode not in ADAPTER_TRANSITIONS[AdapterState(row.state)]
-                or not row.evidence_accepted
-            ):
+            if mode not in ON_TRIAL or mode not in ADAPTER_TRANSITIONS[row.state] or not row.evidence_accepted:
                 raise IllegalTransitionError(f"generation {generation} is {row.state}: it cannot go on trial")
             connection.execute(
                 update(adapters).where(adapters.c.generation == generation).values(state=mode, updated_at=now)
@@ -100,7 +96,7 @@ def _trial(row: Any) -> TrialRun:
     return TrialRun(
         generation=row.generation,
         name=row.name,
-        mode=AdapterState(row.state),
+        mode=row.state,
         share=row.share,
         concurrency=row.concurrency,
         started_at=row.started_at,
