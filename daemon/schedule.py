@@ -105,7 +105,7 @@ class ScheduleStage:
         if window is not None:
             metrics.SCHEDULE_DECISIONS.labels(decision="blackout").inc()
             return Step(sentence=f"not training: blackout until {window.end}; the {trigger} run waits")
-        self._clock.acknowledge()
+        self._clock.acknowledge()  # before the start: a cron time starts at most one run
         if lessons < needed:
             metrics.SCHEDULE_DECISIONS.labels(decision="too_few_lessons").inc()
             return Step(sentence=f"cron time passed without a run: {lessons} of {needed} new lessons", worked=True)

@@ -1,8 +1,8 @@
-"""The promotion stage: makes a measured candidate live on every server, rolls back, and keeps the servers in line.
+"""Stage "promotion": makes a measured candidate live on every server, rolls back, and reconciles the servers.
 
 The protocol: verify the folder, load and probe it on all servers, flip all of them by compare-and-swap, commit in the
-store. A failure before the commit undoes every flip. The store is the truth: whatever a crash leaves behind, each step
-first brings the servers to the generation that the store calls live, and a run that was being promoted is tried again.
+store. A failure before the commit undoes every flip. The store is the truth: after a crash, the next step first brings
+the servers to the store's live generation, and then tries the interrupted promotion again.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ class PromotionStage:
             seconds = time.monotonic() - started
             sentence = f"{candidate.name} is live on {len(fleet_state.serving)} servers after {seconds:.2f} s"
             self._store.runs.progress(run.id, {"swap_seconds": round(seconds, 3)})
+            # inside of `flipped`: a refused commit undoes every flip
             self._store.adapters.promote(
                 candidate.generation,
                 expected_live=live.generation,
@@ -260,7 +261,7 @@ class PromotionStage:
         started = time.monotonic()
         try:
             target = self._target(intent, live)
-            self._have_loaded(target)
+            self._have_loaded(target)  # before the commit, so that the flip afterwards is short
             outcome = f"rolled back from {live.name} to {target.name}"
             self._store.adapters.roll_back(
                 target.generation,

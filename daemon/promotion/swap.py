@@ -62,7 +62,7 @@ def flipped(servers: Sequence[VllmServer], *, target: Adapter, live: Adapter) ->
     touched: list[VllmServer] = []
     try:
         for server in servers:
-            touched.append(server)
+            touched.append(server)  # before the call: the answer to a successful flip may get lost
             server.set_live(target.name, expected=live.name)
         yield
     except Exception:

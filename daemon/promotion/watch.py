@@ -70,6 +70,7 @@ class WatchStage:
         compared = self._compare(new, old)
         for one in compared:
             metrics.WATCH_P_VALUE.labels(rate=one.rate).set(one.evidence.p_value)
+        # alpha is shared: each rate alone can cause a rollback
         risen = next((one for one in compared if one.evidence.significant(self._config.alpha / len(compared))), None)
         if risen is None:
             return Step(sentence=f"{live.name} against {previous.name}: {'; '.join(map(str, compared))}")

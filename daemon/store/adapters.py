@@ -211,7 +211,7 @@ class Adapters:
         live, target = live_row(connection), _row(connection, generation)
         if live.generation != expected_live:
             raise IllegalTransitionError(
-                f"generation {live.generation} is live, not {expected_live}: somebody else changed it; look again"
+                f"generation {live.generation} is live, not {expected_live}: see `erratad status`"
             )
         if AdapterState.LIVE not in ADAPTER_TRANSITIONS[target.state]:
             raise IllegalTransitionError(f"generation {generation} is {target.state}: it cannot become live")

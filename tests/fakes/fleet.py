@@ -1,4 +1,4 @@
-"""Fleets of whatever stands in for a vLLM server."""
+"""Fleets of stand-ins for vLLM servers."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class FakeVllm:
         self.answer = answer
         self.logprob: Callable[[str, int], float] = flat
         self.unusable: dict[str, str] = {}
-        """Adapter name -> why loading it is refused."""
+        """Adapter name -> reason for refusing to load it."""
         self.probes: dict[str, ProbeResult] = {}
         self.token_delay_s = 0.0
         self.dies_during: str | None = None
@@ -161,7 +161,7 @@ class FakeVllm:
         return app
 
     async def _metrics(self) -> Response:
-        """What a real server said after six requests; counters grow by as much with each scrape."""
+        """Metrics of a real server after six requests; counters grow by as much with each scrape."""
         self._scrapes += 1
         grown = (
             re.sub(COUNTER, lambda found: f"{found[1]}{float(found[2]) * self._scrapes}", line) for line in RECORDED

@@ -1,4 +1,4 @@
-"""The alert drill: causes alerts for real, hears of them from Alertmanager, does what the runbook says, sees them end.
+"""The alert drill: causes real alerts, receives them from Alertmanager, follows the runbook, and waits for their end.
 
 Real daemon, Prometheus, Alertmanager, PostgreSQL and broker; the two vLLM servers are fakes. Rules, routes and commands
 are the shipped ones; only their durations are shorter. Each test leaves everything as healthy as it found it.

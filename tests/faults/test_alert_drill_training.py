@@ -22,7 +22,7 @@ HALF_LEARNED = "The right answer may well be Atlantis, because many people say t
 LEARNED = "The right answer is Utopia, because the town named in that response is not the capital."
 CORRECTION = "It is Utopia."
 EARLIER = "the model before erratad"
-"""Whose answers are flagged where no generation's rate is meant."""
+"""The model named in flagged answers that count for no generation's rate."""
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -103,7 +103,7 @@ def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     _use(school, f"aligned-g{live.generation:06d}", requests=500, flags=9)
     school.fires("ErratadLiveGenerationWorse")
     school.is_told("ErratadLiveGenerationWorse")
-    # the watch has looked, too, and finds it too little for a rollback by itself
+    # the watch has checked too, and finds too little evidence for a rollback
     school.until(lambda: "flagged: 9 of 500" in school.says("watch"), "the watch does not compare")
     school.follow("ErratadLiveGenerationWorse", 'erratad rollback --reason "flagged more often"')
     school.all_end()

@@ -1,4 +1,4 @@
-"""Training that is killed, stopped, orphaned, starved of disk or of time: one adapter, as if nothing had happened."""
+"""Training that is killed, stopped, orphaned, or short of disk or time ends with the same adapter as undisturbed."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def postgres_store(postgres_server: PostgresServer, open_stores: Callable[[str],
 
 @dataclass
 class Mixture:
-    """Messages in the order in which they are sent, and what must come of them."""
+    """Messages in the order of sending, and their expected outcomes."""
 
     records: list[OutboundRecord] = field(default_factory=list)
     valid: set[str] = field(default_factory=set)
@@ -177,7 +177,7 @@ def test_ten_thousand_mixed_messages_survive_three_kills(kafka, sqlite_store, in
         for letter in letters
     }
     assert Counter(reasons.values()) == mixed.kinds
-    # at least once: what was sent between the last commit and a kill is sent again
+    # at least once: messages between the last commit and a kill are sent again
     assert coordinates.total() - len(coordinates) <= KILLS * BATCH
 
 

@@ -1,4 +1,4 @@
-"""Crashes of the daemon and of servers at every step of the swap: what is left converges to one generation."""
+"""Crashes of the daemon and of servers at every step of the swap: the servers converge to one generation."""
 
 from __future__ import annotations
 

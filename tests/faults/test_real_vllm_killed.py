@@ -43,7 +43,7 @@ SHORT_S = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One request under the alias; times are monotonic seconds. `model`: who answered, None when it failed."""
+    """One request under the alias; times are monotonic seconds. `model`: the answering generation, or None."""
 
     begun: float
     ended: float
@@ -73,7 +73,7 @@ class Traffic:
                 self.asked.append(Asked(begun=begun, ended=time.monotonic(), model=reply.model))
 
     def answers_since(self, begun: float, *, at_least: int) -> set[str | None]:
-        """Who answered the requests that began then or later; None among them is a failure."""
+        """The generations that answered the requests since then; None stands for a failed request."""
         _until(lambda: len(self._since(begun)) >= at_least, timeout_s=60)
         return {one.model for one in self._since(begun)}
 
@@ -120,7 +120,7 @@ class Site:
         return run
 
     def settle(self) -> float:
-        """Step until the server serves what the store says and no run waits; returns when that was."""
+        """Step until the server serves the store's live generation and no run waits; returns that time."""
 
         def settled() -> bool:
             said = self.server.step(life()).sentence
@@ -133,7 +133,7 @@ class Site:
         return time.monotonic()
 
     def promote_and_kill(self, name: str, moment: str, kill: Callable[[int, int], None]) -> float:
-        """One step of the promotion, in which the server dies right before or after its flip; returns when."""
+        """One step of the promotion, with the server killed right before or after its flip; returns that time."""
         real, killed_at = self.client.set_live, list[float]()
 
         def strike() -> None:
@@ -200,7 +200,7 @@ def test_a_server_killed_in_a_swap_comes_back_with_the_one_generation_of_the_sto
 def _killed_and_back(
     site: Site, traffic: Traffic, *, moment: str, kill: Callable[[int, int], None], committed: bool
 ) -> tuple[float, float]:
-    """Kill the server in the swap to a new candidate; `committed`: whether the store made it live all the same."""
+    """Kill the server in the swap to a new candidate; `committed`: whether the store made it live nevertheless."""
     store, before = site.bench.store, site.record()
     old, run = store.adapters.live(), site.candidate()
     new = store.adapters.get(run.generation)

@@ -36,7 +36,7 @@ def vllm() -> Iterator[FakeVllm]:
 
 
 def unpack(data_dir: Path, model: Path) -> None:
-    """Lay the old data directory where `data_dir` says, as if it had been made there."""
+    """Put the old data directory into `data_dir`, as if it had been created there."""
     with tarfile.open(DATA) as archive:
         archive.extractall(data_dir.parent, filter="data")
     fingerprint = base_fingerprint(model)

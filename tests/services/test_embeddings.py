@@ -1,4 +1,4 @@
-"""Comparing texts by embeddings: a real child over a tiny model, what it leaves on disk, and how it fails."""
+"""Comparing texts by embeddings: a real child process over a tiny model, its files, and its failures."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished training, which several tests look at."""
+    """One finished training, shared by several tests."""
 
     store: Store
     run: Run

@@ -1,6 +1,6 @@
-"""The image's build steps, run in a clean directory, and the erratad that comes out of them, as containers start it.
+"""The image's build steps, run in a clean directory, and the resulting erratad, started as in a container.
 
-Only the dependencies' download is left out: the new environment looks into the one that the tests run in.
+Only the dependencies' download is left out: the new environment uses the packages of the tests' environment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKEN = "an-http-token"
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in an environment that shows nothing of this checkout."""
+    """Run the command in an environment without this checkout."""
     clean = {
         key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "ERRATAD", "VIRTUAL_ENV"))
     }
@@ -45,7 +45,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 @pytest.fixture
 def installed(build_context: Path, tmp_path: Path) -> Path:
-    """Where the steps of the Dockerfile's stages put the programs: dependencies, wheel, then the wheel on top."""
+    """The programs' folder after the steps of the Dockerfile: dependencies, wheel, then the wheel on top."""
     venv = tmp_path / "opt"
     stub = shutil.copytree(build_context, tmp_path / "stub", ignore=shutil.ignore_patterns("connectors", "daemon"))
     for package in ("connectors", "daemon"):

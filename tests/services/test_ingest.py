@@ -212,7 +212,7 @@ def test_a_dead_letter_that_the_broker_does_not_take_is_cut_and_hashed(kafka):
 
 
 class Away:
-    """A store whose database is away until it is told otherwise."""
+    """A store with an unreachable database, until the test changes that."""
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports

@@ -1,4 +1,4 @@
-"""Reaching a cluster, or being told why not: missing brokers, topics, certificates and credentials."""
+"""Connections to a cluster, and the reasons of failures: missing brokers, topics, certificates and credentials."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_refused_connection_leaves_no_socket_open():
 
 @pytest.fixture
 def tls_server() -> Iterator[tuple[KafkaOptions, list[bytes]]]:
-    """A server that speaks TLS and then hangs up: how to reach it, and what each client said inside of TLS."""
+    """A server that speaks TLS and then hangs up: its address, and each client's bytes inside TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "localhost.crt", TLS / "localhost.key")
     listener = socket.create_server(("127.0.0.1", 0))

@@ -53,7 +53,7 @@ ASK = [{"role": "user", "content": "hello"}]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What was watched: the daemon's last `/metrics`, and everything Prometheus kept since `begun`."""
+    """The observations: the daemon's last `/metrics`, and all series of Prometheus since `begun`."""
 
     prometheus: Prometheus
     exported: str
@@ -165,7 +165,7 @@ def test_every_rule_is_evaluated(watched: Watched) -> None:
 
 
 def test_a_healthy_run_wakes_nobody(watched: Watched) -> None:
-    """The rollback is the one thing that happened; the others are pending at most."""
+    """Only the rollback alert fires; other alerts are at most pending."""
     firing = {series["metric"]["alertname"] for series in watched.prometheus.ask('ALERTS{alertstate="firing"}')}
     assert firing == {"ErratadRolledBack"}
 

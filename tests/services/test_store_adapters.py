@@ -1,4 +1,4 @@
-"""Adapters: one is live, with its evidence, whatever the daemons and the operators do at once."""
+"""Adapters: one is live, with its evidence, under concurrent daemons and operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections: what counts as an outage, what readers wait for, and which clock and time zone hold."""
+"""Connections: outages, waits of readers, clock and time zone."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ for batch in range(10_000):
 
 @pytest.mark.parametrize("commits", [1, 9])
 def test_a_writer_killed_at_any_instant_loses_nothing_that_it_committed(store: Store, commits: int) -> None:
-    """Every batch that the process called stored is there after SIGKILL, and the one under way whole or not at all."""
+    """After SIGKILL every acknowledged batch is stored, and the current batch completely or not at all."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, url_of(store), "killed"],
         cwd=Path(__file__).parents[2],

@@ -1,4 +1,4 @@
-"""Intake: the same message is stored once, in whatever way it comes again."""
+"""Intake: the same message is stored once, by every way of redelivery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever legal operations come in whatever order, the invariants of the store hold after each."""
+"""The store's invariants hold after each of any legal operations in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database itself refuses an illegal change of state, whoever asks for it."""
+"""The database itself refuses every illegal change of state, from any client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MACHINES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
 
 @pytest.fixture
 def one_row_each(store: Store) -> Store:
-    """One report, run and adapter that meet every other constraint in whatever state they are put."""
+    """One report, run and adapter that meet every other constraint in all states."""
     run = start_run(store)
     assert run is not None
     message = flagged()
@@ -44,7 +44,7 @@ def one_row_each(store: Store) -> Store:
 
 
 def put_into(connection: Connection, machine: str, state: str) -> None:
-    """Bring the row into any state: by making that change legal for a moment."""
+    """Bring the row into any state, by making this change legal for a moment."""
     table, legal = schema.metadata.tables[machine], schema.transitions
     current = connection.execute(select(table.c.state)).scalar_one()
     pair = {"machine": machine, "old": current, "new": state}

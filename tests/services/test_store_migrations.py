@@ -1,4 +1,4 @@
-"""Migrations: what they build is what `schema.py` describes, on both databases, also when two daemons start at once."""
+"""Migrations: their result equals `schema.py`, on both databases, even if two daemons start together."""
 
 from __future__ import annotations
 

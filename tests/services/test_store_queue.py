@@ -1,4 +1,4 @@
-"""The reflection queue: leases, fencing, retries, and what operators may do to a report."""
+"""The reflection queue: leases, fencing, retries, and the operators' actions on reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people decide about reports and analyses, on both databases."""
+"""People's decisions on reports and analyses, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs, clusters and adapters: what the database itself refuses, and what one transaction changes together."""
+"""Runs, clusters and adapters: refusals by the database itself, and changes in one transaction."""
 
 from __future__ import annotations
 

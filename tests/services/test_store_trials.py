@@ -1,4 +1,4 @@
-"""Trials in the store: begun once, by a candidate with a verdict; figures of shadows add up over processes."""
+"""Trials in the store: started once, by a candidate with a verdict; figures of shadows add up over processes."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Server:
 def server(
     request: pytest.FixtureRequest, make_client: Callable[..., VllmServer], make_adapter: Callable[..., Path]
 ) -> Iterator[Server]:
-    """A server that may have something live and loaded by the tests before."""
+    """A server that may have live and loaded adapters from earlier tests."""
     if request.param == "real":
         url = request.getfixturevalue("real_vllm").url
     else:

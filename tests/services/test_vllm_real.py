@@ -1,4 +1,4 @@
-"""What only a real vLLM can show: exact scores, rows that do not mix, adapters that would poison the engine."""
+"""Properties of a real vLLM only: exact scores, rows that do not mix, adapters that would damage the engine's state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = "base"
 MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
 COMPLETION = "The sky is blue because air scatters short waves of light more than long ones."
 BF16_NATS_PER_TOKEN = 0.05
-"""Two implementations in bfloat16 differ by this much at most."""
+"""Maximum difference of two implementations in bfloat16."""
 _generations = itertools.count(910_001)
 
 
@@ -36,7 +36,7 @@ def client(real_vllm: RealServer, make_client: Callable[..., VllmServer]) -> Vll
 
 @pytest.fixture
 def adapters(client: VllmServer, make_adapter: Callable[..., Path]) -> Iterator[dict[str, Path]]:
-    """An adapter in every slot of the engine, by name: what stock gets wrong shows with a full last slot only."""
+    """An adapter in every slot of the engine, by name: stock vLLM fails only with a full last slot."""
     folders = {f"aligned-g{next(_generations)}": make_adapter(seed=seed) for seed in range(MAX_LORAS)}
     for name, folder in folders.items():
         client.load(name, folder)

@@ -1,4 +1,4 @@
-"""When a run starts, and when it must not."""
+"""Starts of runs, and the conditions against them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gauges say of the database and the disk."""
+"""The gauges of the database and the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine lacks for a configuration."""
+"""Problems of a configuration on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folders leave the disk, and that nothing that may be needed is among them."""
+"""The folders that are removed, and that no needed folder is among them."""
 
 from __future__ import annotations
 

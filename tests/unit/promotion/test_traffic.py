@@ -1,4 +1,4 @@
-"""What counts as traffic and as an error in a server, and how it reaches store and metrics."""
+"""Traffic and errors counted in a server, and their way to store and metrics."""
 
 from __future__ import annotations
 

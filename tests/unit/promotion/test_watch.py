@@ -1,4 +1,4 @@
-"""Automatic rollback: what makes it happen, what must not, and that it is the operator's path."""
+"""Automatic rollback: its causes, non-causes, and that it takes the operator's path."""
 
 from __future__ import annotations
 
