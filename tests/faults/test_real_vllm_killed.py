@@ -51,7 +51,7 @@ class Asked:
     error: str = ""
 
 
-class Traffic:
+class AskingClients:
     """Clients that ask without a pause until the end."""
 
     def __init__(self, clients: list[VllmServer]) -> None:
@@ -119,7 +119,7 @@ class Site:
         shutil.copytree(self._make_adapter(seed=run.generation), folder, dirs_exist_ok=True)
         return run
 
-    def settle(self) -> float:
+    def step_until_served(self) -> float:
         """Step until the server serves the store's live generation and no run waits; returns that time."""
 
         def settled() -> bool:
@@ -176,10 +176,10 @@ def test_a_server_killed_in_a_swap_comes_back_with_the_one_generation_of_the_sto
     site: Site, make_client: Callable[..., VllmServer]
 ) -> None:
     store = site.bench.store
-    site.settle()
+    site.step_until_served()
     site.candidate()
-    site.settle()
-    traffic = Traffic([make_client(site.client.url, api_key=None) for _ in range(CLIENTS)])
+    site.step_until_served()
+    traffic = AskingClients([make_client(site.client.url, api_key=None) for _ in range(CLIENTS)])
     try:
         assert traffic.answers_since(0.0, at_least=CLIENTS) == {"aligned-g000001"}
         downs = [
@@ -198,7 +198,7 @@ def test_a_server_killed_in_a_swap_comes_back_with_the_one_generation_of_the_sto
 
 
 def _killed_and_back(
-    site: Site, traffic: Traffic, *, moment: str, kill: Callable[[int, int], None], committed: bool
+    site: Site, traffic: AskingClients, *, moment: str, kill: Callable[[int, int], None], committed: bool
 ) -> tuple[float, float]:
     """Kill the server in the swap to a new candidate; `committed`: whether the store made it live nevertheless."""
     store, before = site.bench.store, site.record()
@@ -207,7 +207,7 @@ def _killed_and_back(
     down = site.promote_and_kill(new.name, moment, kill)
     assert store.adapters.live().name == (new.name if committed else old.name)
     assert store.runs.get(run.id).state == (RunState.PROMOTED if committed else RunState.PROMOTING)
-    up = site.settle()
+    up = site.step_until_served()
     assert site.record().pid != before.pid
     assert [one.name for one in store.adapters.find() if one.state == AdapterState.LIVE] == [new.name]
     assert site.client.state().live == new.name

@@ -92,7 +92,7 @@ class Daemon(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sent)
     @rule(pick=NUMBERS, state=st.sampled_from([ReportState.RESOLVED, ReportState.RECURRING]))
-    def settle(self, pick: int, state: ReportState) -> None:
+    def mark_outcome(self, pick: int, state: ReportState) -> None:
         mark(self.store, [self._sent(pick)], state, generation=1)
 
     @rule(pick=NUMBERS)

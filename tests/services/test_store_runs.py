@@ -204,7 +204,7 @@ def test_new_lessons_are_those_stored_since_the_last_run_that_did_not_fail_began
     assert store.reports.count_new_lessons() == 3
 
 
-def test_settled_reports_are_resolved_once_and_told_of_once(store: Store) -> None:
+def test_reports_are_resolved_once_with_one_event(store: Store) -> None:
     ids = learn(store, flagged(), flagged())
     assert mark(store, [*ids, "nobody"], ReportState.RESOLVED, generation=3) == 2
     assert mark(store, ids, ReportState.RESOLVED, generation=4) == 0
