@@ -70,7 +70,7 @@ class Swapper:
         self.rollback_seconds: list[float] = []
 
     def write(self, count: int) -> None:
-        """Have so many adapters on disk, as if trained."""
+        """Write this number of adapters to disk, as if trained."""
         while len(self._ready) < count:
             self._generation += 1
             word = self._words[self._generation % len(self._words)]

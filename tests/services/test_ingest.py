@@ -372,5 +372,5 @@ def test_the_door_refuses_what_the_topic_refuses(sqlite_store, reason, raw):
 
 
 def test_the_embedded_broker_says_what_is_wrong_when_its_port_is_taken(broker):
-    with pytest.raises(ErratadError, match=r"port \d+ is taken"):
+    with pytest.raises(ErratadError, match=r"port \d+ is in use"):
         EmbeddedBroker.start(port=int(broker.bootstrap.split(":")[1]))

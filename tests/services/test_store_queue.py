@@ -138,11 +138,11 @@ def test_an_illegal_move_says_what_state_the_report_is_in(store: Store) -> None:
 
 def test_an_unknown_report_is_not_found(store: Store) -> None:
     for call in (
-        lambda: store.reports.get("nobody"),
-        lambda: store.reports.erase("nobody", actor="op", reason="asked"),
-        lambda: store.clusters.join("nobody", 1),
+        lambda: store.reports.get("unknown"),
+        lambda: store.reports.erase("unknown", actor="op", reason="asked"),
+        lambda: store.clusters.join("unknown", 1),
     ):
-        with pytest.raises(NotFoundError, match="nobody"):
+        with pytest.raises(NotFoundError, match="unknown"):
             call()
 
 

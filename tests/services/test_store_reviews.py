@@ -102,8 +102,8 @@ def test_what_is_not_up_for_review_is_refused(store: Store) -> None:
     for act in (store.reviews.accept, store.reviews.reject):
         with pytest.raises(IllegalTransitionError, match="report queued is queued"):
             act("queued", **BY)
-        with pytest.raises(NotFoundError, match="nobody"):
-            act("nobody", **BY)
+        with pytest.raises(NotFoundError, match="unknown"):
+            act("unknown", **BY)
     with pytest.raises(IllegalTransitionError, match="quarantined: accept it first"):
         store.reviews.correct(quarantined(store), analysis="x", correction=None, **BY)
     assert audited(store) == []

@@ -190,7 +190,7 @@ def test_lineage_goes_from_a_report_to_the_adapters_trained_on_it(store: Store) 
     run = run_to_verdict(store)
     [item] = store.runs.items(run.id)
     assert [adapter.generation for adapter in store.runs.trained_on(item.report_id)] == [run.generation]
-    assert store.runs.trained_on("nobody") == []
+    assert store.runs.trained_on("unknown") == []
 
 
 def test_new_lessons_are_those_stored_since_the_last_run_that_did_not_fail_began(store: Store) -> None:
@@ -206,7 +206,7 @@ def test_new_lessons_are_those_stored_since_the_last_run_that_did_not_fail_began
 
 def test_reports_are_resolved_once_with_one_event(store: Store) -> None:
     ids = learn(store, flagged(), flagged())
-    assert mark(store, [*ids, "nobody"], ReportState.RESOLVED, generation=3) == 2
+    assert mark(store, [*ids, "unknown"], ReportState.RESOLVED, generation=3) == 2
     assert mark(store, ids, ReportState.RESOLVED, generation=4) == 0
     assert mark(store, ids[:1], ReportState.RECURRING, generation=4) == 1
     assert store.reports.get(ids[1]).resolved_generation == 3

@@ -304,8 +304,8 @@ def test_the_score_of_a_completion_adds_up_over_its_tokens(server: Server) -> No
 
 
 def test_an_unknown_model_is_an_error_that_names_it(server: Server) -> None:
-    with pytest.raises(EndpointError, match="nobody") as caught:
-        server.client.chat("nobody", MESSAGES, max_tokens=2)
+    with pytest.raises(EndpointError, match="unknown") as caught:
+        server.client.chat("unknown", MESSAGES, max_tokens=2)
     assert not caught.value.transient
 
 

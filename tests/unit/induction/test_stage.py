@@ -350,7 +350,7 @@ def test_after_failed_attempts_the_stage_rests(scene: Scene) -> None:
 
 def test_a_question_that_the_server_refuses_is_dropped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(induction, "UNANSWERABLE", frozenset({404}))
-    scene.sections = {"serving": {"base_name": "nobody"}}
+    scene.sections = {"serving": {"base_name": "unknown"}}
     before = metric("dropped_total", reason=Drop.UNANSWERABLE)
     assert scene.run().kept == 0
     assert metric("dropped_total", reason=Drop.UNANSWERABLE) == before + 6

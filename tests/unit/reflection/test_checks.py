@@ -192,7 +192,7 @@ def test_parroting_is_the_share_of_five_grams_from_the_bad_text() -> None:
     bad = "one two three four five six seven eight"
     assert parroting(bad, bad, 0.99)
     assert parroting("ONE two, three four five six", bad, 0.5)
-    assert parroting(f"{bad} and then many other words that nobody wrote before this", bad, 0.5) is None
+    assert parroting(f"{bad} and then many other words that were not there before", bad, 0.5) is None
 
 
 @pytest.mark.parametrize("bad", ["Sydney", "No.", "42", "!!!", ""])
