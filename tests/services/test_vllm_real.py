@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 BASE = "base"
 MESSAGES = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
 COMPLETION = "The sky is blue because air scatters short waves of light more than long ones."
-BF16_NATS_PER_TOKEN = 0.05
-"""Maximum difference of two implementations in bfloat16."""
+BF16_NATS_PER_TOKEN = 0.1
+"""Maximum difference of two computations in bfloat16, where logits of 16 to 32 are multiples of 0.125."""
 _generations = itertools.count(910_001)
 
 
