@@ -66,11 +66,11 @@ class Adapters:
 
     def live(self) -> Adapter:
         with reading(self._engine) as connection:
-            return rows.adapter(live_row(connection))
+            return rows.record(Adapter, live_row(connection))
 
     def get(self, generation: int) -> Adapter:
         with reading(self._engine) as connection:
-            return rows.adapter(_row(connection, generation))
+            return rows.record(Adapter, _row(connection, generation))
 
     def find(self, *, state: AdapterState | None = None, limit: int = 50) -> list[Adapter]:
         """Newest first."""
@@ -79,7 +79,7 @@ class Adapters:
         if state is not None:
             query = query.where(table.c.state == state)
         with reading(self._engine) as connection:
-            return [rows.adapter(row) for row in connection.execute(query)]
+            return [rows.record(Adapter, row) for row in connection.execute(query)]
 
     def with_files(self) -> list[Adapter]:
         """Adapters with a folder on the disk; newest first."""
@@ -93,7 +93,7 @@ class Adapters:
     def _where(self, *conditions: ColumnElement[bool]) -> list[Adapter]:
         query = select(schema.adapters).where(*conditions).order_by(schema.adapters.c.generation.desc())
         with reading(self._engine) as connection:
-            return [rows.adapter(row) for row in connection.execute(query)]
+            return [rows.record(Adapter, row) for row in connection.execute(query)]
 
     def files_removed(self, generation: int, reason: str) -> bool:
         """Mark, before the folder is removed, that this generation cannot go live again. False if it just went live."""
@@ -120,7 +120,7 @@ class Adapters:
         )
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else rows.adapter(row)
+        return None if row is None else rows.record(Adapter, row)
 
     def promote(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, select
 
 from daemon.records import AuditEntry, utcnow
-from daemon.store import schema
+from daemon.store import rows, schema
 from daemon.store.engine import reading
 
 
@@ -19,10 +19,7 @@ class Audit:
         query = select(table).order_by(table.c.sequence.desc()).limit(limit).offset(offset)
         with reading(self._engine) as connection:
             found = connection.execute(query).all()
-        return [
-            AuditEntry(at=row.at, actor=row.actor, action=row.action, subject=row.subject, reason=row.reason)
-            for row in found
-        ]
+        return [rows.record(AuditEntry, row) for row in found]
 
 
 def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:

@@ -18,7 +18,8 @@ class Clusters:
     def all(self) -> list[Cluster]:
         with reading(self._engine) as connection:
             return [
-                rows.cluster(row) for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
+                rows.record(Cluster, row)
+                for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
             ]
 
     def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Engine, or_, select
 
 from daemon.records import utcnow
-from daemon.store import schema
+from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import database_time, insert, reading, transaction, upsert
 
@@ -65,7 +65,7 @@ class Control:
     def pauses(self) -> list[Pause]:
         with reading(self._engine) as connection:
             found = connection.execute(select(schema.pauses).order_by(schema.pauses.c.stage)).all()
-        return [Pause(stage=row.stage, actor=row.actor, reason=row.reason, at=row.at) for row in found]
+        return [rows.record(Pause, row) for row in found]
 
     def paused(self, stage: str) -> Pause | None:
         return next((pause for pause in self.pauses() if pause.stage in {stage, ALL_STAGES}), None)
@@ -117,8 +117,4 @@ class Control:
         for row in found:
             spoke[row.owner] = max(row.last_step_at, spoke.get(row.owner, row.last_step_at))
         since = max(spoke.values(), default=utcnow()) - timedelta(seconds=DAEMON_SILENT_S)
-        return [
-            Heartbeat(name=row.name, owner=row.owner, last_step_at=row.last_step_at, sentence=row.sentence)
-            for row in found
-            if spoke[row.owner] >= since
-        ]
+        return [rows.record(Heartbeat, row) for row in found if spoke[row.owner] >= since]

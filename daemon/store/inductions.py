@@ -48,7 +48,7 @@ class Inductions:
                     fulfil(connection, intent_id, f"started induction {row.id}")
         except IntegrityError:
             return None
-        return rows.induction(row)
+        return rows.record(Induction, row)
 
     def active(self) -> Induction | None:
         last = self.last()
@@ -86,7 +86,7 @@ class Inductions:
             ).one_or_none()
             if row is None:
                 raise LeaseLostError(f"induction {run.id}: another daemon goes on with it; these answers are dropped")
-        return rows.induction(row), added
+        return rows.record(Induction, row), added
 
     def finish(self, run: Induction, *, reason: str, at: datetime | None = None) -> None:
         table, now = schema.inductions, at or utcnow()
@@ -101,4 +101,4 @@ class Inductions:
 def _latest(connection: Connection) -> Induction | None:
     query = select(schema.inductions).order_by(schema.inductions.c.id.desc()).limit(1)
     row = connection.execute(query).one_or_none()
-    return None if row is None else rows.induction(row)
+    return None if row is None else rows.record(Induction, row)

@@ -69,13 +69,13 @@ class Intents:
         )
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else rows.intent(row)
+        return None if row is None else rows.record(Intent, row)
 
     def recent(self, *, limit: int = 20) -> list[Intent]:
         """Newest first."""
         query = select(schema.intents).order_by(schema.intents.c.id.desc()).limit(limit)
         with reading(self._engine) as connection:
-            return [rows.intent(row) for row in connection.execute(query)]
+            return [rows.record(Intent, row) for row in connection.execute(query)]
 
     def finish(self, intent_id: int, state: IntentState, outcome: str) -> None:
         with transaction(self._engine) as connection:
@@ -107,4 +107,4 @@ def _get(connection: Connection, intent_id: int) -> Intent:
     row = connection.execute(select(schema.intents).where(schema.intents.c.id == intent_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"no intent {intent_id}")
-    return rows.intent(row)
+    return rows.record(Intent, row)

@@ -216,7 +216,7 @@ class Reports:
         query = select(schema.lessons).where(schema.lessons.c.report_id == report_id)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else rows.lesson(row)
+        return None if row is None else rows.record(Lesson, row)
 
     def trainable(self, *, limit: int) -> list[tuple[Report, Lesson]]:
         """Reports with a lesson: unresolved ones first, then newest first."""
@@ -229,7 +229,7 @@ class Reports:
             .limit(limit)
         )
         with reading(self._engine) as connection:
-            return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
+            return [(rows.report(row), rows.record(Lesson, row)) for row in connection.execute(query)]
 
     def count_new_lessons(self) -> int:
         """The number of lessons stored since the start of the last run that did not fail, for the schedule's threshold.

@@ -60,7 +60,7 @@ class Reviews:
             .limit(limit)
         )
         with reading(self._engine) as connection:
-            return [(rows.report(row), rows.lesson(row)) for row in connection.execute(query)]
+            return [(rows.report(row), rows.record(Lesson, row)) for row in connection.execute(query)]
 
     def accept(self, report_id: str, *, actor: str, reason: str) -> ReportState:
         """Release a quarantined report into the queue, or approve an analysis; returns the report's state.
@@ -142,7 +142,7 @@ def _reviewable(connection: Connection, report_id: str) -> ReportState:
 
 def _lesson(connection: Connection, report_id: str) -> Lesson:
     row = connection.execute(select(schema.lessons).where(schema.lessons.c.report_id == report_id)).one()
-    return rows.lesson(row)
+    return rows.record(Lesson, row)
 
 
 def _sign(connection: Connection, report_id: str, actor: str, **changes: object) -> None:

@@ -1,149 +1,34 @@
-"""Conversion of rows to records; the only module that knows both."""
+"""From rows to records. A column has the name of its field, but for the few exceptions here."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from connectors.messages import FlaggedResponse
-from daemon.records import (
-    Adapter,
-    Answer,
-    Cluster,
-    Induction,
-    Intent,
-    Lesson,
-    Report,
-    Run,
-    RunItem,
-    Source,
-    Verdict,
-)
+from daemon.records import Report, Source, Verdict
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
+
+
+def record(kind: type[R], row: Any, **others: object) -> R:
+    """The record of a row; `others` are the fields that are no column of that name."""
+    return kind(**{name: getattr(row, name) for name in _names(kind) if name not in others}, **others)
 
 
 def report(row: Any) -> Report:
-    return Report(
-        id=row.id,
-        state=row.state,
-        flagged=FlaggedResponse.model_validate(row.flagged),
-        source=Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset),
-        received_at=row.received_at,
-        updated_at=row.updated_at,
-        attempts=row.attempts,
-        next_attempt_at=row.next_attempt_at,
-        state_reason=row.state_reason,
-        duplicate_of=row.duplicate_of,
-        cluster_id=row.cluster_id,
-        resolved_generation=row.resolved_generation,
-        lease_owner=row.lease_owner,
-    )
-
-
-def lesson(row: Any) -> Lesson:
-    return Lesson(
-        report_id=row.report_id,
-        analysis=row.analysis,
-        analyst=row.analyst,
-        template=row.template,
-        correction=row.correction,
-        correction_source=row.correction_source,
-        created_at=row.created_at,
-        reviewed_by=row.reviewed_by,
-        reviewed_at=row.reviewed_at,
-    )
-
-
-def cluster(row: Any) -> Cluster:
-    return Cluster(id=row.id, category=row.category, leader_text=row.leader_text, split=row.split)
-
-
-def run(row: Any) -> Run:
-    return Run(
-        id=row.id,
-        state=row.state,
-        trigger=row.trigger,
-        requested_by=row.requested_by,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        generation=row.generation,
-        base_generation=row.base_generation,
-        recipe=row.recipe,
-        seed=row.seed,
-        folder=row.folder,
-        reason=row.reason,
-        progress=row.progress,
-        finished_at=row.finished_at,
-    )
-
-
-def run_item(row: Any) -> RunItem:
-    return RunItem(run_id=row.run_id, report_id=row.report_id, cluster_id=row.cluster_id, role=row.role)
-
-
-def answer(row: Any) -> Answer:
-    return Answer(
-        run_id=row.run_id,
-        suite=row.suite,
-        item_id=row.item_id,
-        arm=row.arm,
-        guided=row.guided,
-        text=row.text,
-        passed=row.passed,
-        margin=row.margin,
-        bits_per_token=row.bits_per_token,
-    )
+    source = Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset)
+    return record(Report, row, flagged=FlaggedResponse.model_validate(row.flagged), source=source)
 
 
 def verdict(row: Any) -> Verdict:
-    return Verdict(
-        run_id=row.run_id,
-        generation=row.generation,
-        accepted=row.accepted,
-        reasons=tuple(row.reasons),
-        figures=row.figures,
-        decided_at=row.decided_at,
-    )
+    return record(Verdict, row, reasons=tuple(row.reasons))
 
 
-def adapter(row: Any) -> Adapter:
-    return Adapter(
-        generation=row.generation,
-        name=row.name,
-        state=row.state,
-        run_id=row.run_id,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        path=row.path,
-        sha256=row.sha256,
-        reason=row.reason,
-        promoted_at=row.promoted_at,
-        retired_at=row.retired_at,
-        files_removed_at=row.files_removed_at,
-    )
-
-
-def intent(row: Any) -> Intent:
-    return Intent(
-        id=row.id,
-        kind=row.kind,
-        state=row.state,
-        actor=row.actor,
-        reason=row.reason,
-        created_at=row.created_at,
-        target_generation=row.target_generation,
-        outcome=row.outcome,
-    )
-
-
-def induction(row: Any) -> Induction:
-    return Induction(
-        id=row.id,
-        trigger=row.trigger,
-        requested_by=row.requested_by,
-        position=row.position,
-        asked=row.asked,
-        kept=row.kept,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        finished_at=row.finished_at,
-        reason=row.reason,
-    )
+@cache
+def _names(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))

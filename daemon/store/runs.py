@@ -87,29 +87,32 @@ class Runs:
             _add_adapter(connection, generation, name=adapter_name(alias, generation), run_id=run_id, at=now)
             if intent_id is not None:
                 fulfil(connection, intent_id, f"started run {run_id} for generation {generation}")
-            return rows.run(_row(connection, run_id))
+            return rows.record(Run, _row(connection, run_id))
 
     def active(self) -> Run | None:
         with reading(self._engine) as connection:
             row = connection.execute(_active()).one_or_none()
-        return None if row is None else rows.run(row)
+        return None if row is None else rows.record(Run, row)
 
     def get(self, run_id: int) -> Run:
         with reading(self._engine) as connection:
-            return rows.run(_row(connection, run_id))
+            return rows.record(Run, _row(connection, run_id))
 
     def find(self, *, limit: int = 50) -> list[Run]:
         """Newest first."""
         table = schema.runs
         with reading(self._engine) as connection:
-            return [rows.run(row) for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))]
+            return [
+                rows.record(Run, row)
+                for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))
+            ]
 
     def ended(self, *, before: datetime) -> list[Run]:
         """Runs that ended before a time, oldest first."""
         table = schema.runs
         query = select(table).where(table.c.finished_at < before).order_by(table.c.id)
         with reading(self._engine) as connection:
-            return [rows.run(row) for row in connection.execute(query)]
+            return [rows.record(Run, row) for row in connection.execute(query)]
 
     def last_ends(self) -> dict[RunState, datetime]:
         """The latest end time for each state in which a run has ended."""
@@ -145,16 +148,7 @@ class Runs:
         ended = RunState.PROMOTING if verdict.accepted else RunState.REJECTED
         with transaction(self._engine) as connection:
             _move(connection, verdict.run_id, RunState.EVALUATING, ended, reason=None if verdict.accepted else reasons)
-            connection.execute(
-                schema.verdicts.insert().values(
-                    run_id=verdict.run_id,
-                    generation=verdict.generation,
-                    accepted=verdict.accepted,
-                    reasons=list(verdict.reasons),
-                    figures=dict(verdict.figures),
-                    decided_at=verdict.decided_at,
-                )
-            )
+            connection.execute(schema.verdicts.insert().values(**asdict(verdict)))
             if verdict.accepted:
                 connection.execute(
                     update(schema.adapters)
@@ -193,7 +187,7 @@ class Runs:
         table = schema.run_items
         with reading(self._engine) as connection:
             found = connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.report_id))
-            return [rows.run_item(row) for row in found]
+            return [rows.record(RunItem, row) for row in found]
 
     def trained_on(self, report_id: str) -> list[Adapter]:
         """Forward lineage: the adapters whose training used this report."""
@@ -205,7 +199,7 @@ class Runs:
             .order_by(adapters.c.generation)
         )
         with reading(self._engine) as connection:
-            return [rows.adapter(row) for row in connection.execute(query)]
+            return [rows.record(Adapter, row) for row in connection.execute(query)]
 
     def save_answers(self, answers: Sequence[Answer]) -> None:
         """Store measured answers. Stored ones stay unchanged, because an evaluation resumes after a crash."""
@@ -231,7 +225,7 @@ class Runs:
             .order_by(table.c.run_id, table.c.suite, table.c.item_id, table.c.arm, table.c.guided)
         )
         with reading(self._engine) as connection:
-            return [rows.answer(row) for row in connection.execute(query)]
+            return [rows.record(Answer, row) for row in connection.execute(query)]
 
     def verdict(self, run_id: int) -> Verdict | None:
         query = select(schema.verdicts).where(schema.verdicts.c.run_id == run_id)

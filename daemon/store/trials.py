@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Engine, func, select, update
 
@@ -12,7 +11,7 @@ from connectors.messages import EventType
 from connectors.vllm_wire import ShadowFigures
 from daemon.errors import IllegalTransitionError
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
-from daemon.store import schema
+from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import reading, transaction, upsert
 from daemon.store.outbox import emit
@@ -66,13 +65,13 @@ class Trials:
         """The current trial, or None."""
         adapters, trials = schema.adapters, schema.trials
         query = (
-            select(adapters.c.name, adapters.c.state, trials)
+            select(adapters.c.name, adapters.c.state.label("mode"), trials)
             .join(trials, trials.c.generation == adapters.c.generation)
             .where(adapters.c.state.in_(ON_TRIAL))
         )
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _trial(row)
+        return None if row is None else rows.record(TrialRun, row)
 
     def saw_shadows(self, epoch: str, figures: Mapping[int, ShadowFigures]) -> None:
         """Store a server process's current counts of shadow answers per generation; they only grow while it lives."""
@@ -90,14 +89,3 @@ class Trials:
             row = connection.execute(select(*sums).where(table.c.generation == generation)).one()
         whole = {name: int(getattr(row, name)) for name in ("pairs", "errors", "live_errors", "dropped")}
         return ShadowFigures(seconds=float(row.seconds), live_seconds=float(row.live_seconds), **whole)
-
-
-def _trial(row: Any) -> TrialRun:
-    return TrialRun(
-        generation=row.generation,
-        name=row.name,
-        mode=row.state,
-        share=row.share,
-        concurrency=row.concurrency,
-        started_at=row.started_at,
-    )
