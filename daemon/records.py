@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ConfigDict
+
 from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
 
 ACTOR = "erratad"
@@ -22,6 +24,8 @@ BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
 """Channel and reporter of the reports that `daemon.induction.stage` files."""
+COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)
+"""For records that the HTTP API returns as they are: its schema says that a field with a default is always there."""
 
 
 def utcnow() -> datetime:
@@ -219,6 +223,8 @@ class Report:
 class Lesson:
     """The analysis of one report, and a corrected answer if one was approved."""
 
+    __pydantic_config__ = COMPLETE_JSON
+
     report_id: str
     analysis: str
     analyst: str
@@ -276,6 +282,8 @@ class Adapter:
 
     Generation 0 is the base model: it has no run and no path, and is live until the first promotion.
     """
+
+    __pydantic_config__ = COMPLETE_JSON
 
     generation: int
     name: str
@@ -358,6 +366,8 @@ class Verdict:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """An operator's request, queued so that it works the same way from command line, API and console."""
+
+    __pydantic_config__ = COMPLETE_JSON
 
     id: int
     kind: IntentKind

@@ -96,10 +96,8 @@ def lessons(
     overrides: Overrides = None,
 ) -> None:
     """List the lessons that a training run may use."""
-    from daemon.operations.views import LessonView
-
     with opened(settings(config_path, overrides)) as store:
-        rows = [LessonView.of(lesson) for _, lesson in store.reports.trainable(limit=limit)]
+        rows = [lesson for _, lesson in store.reports.trainable(limit=limit)]
     listing(
         rows,
         {
@@ -164,7 +162,7 @@ def adapters(
     One generation is shown with its training reports, its evaluation, and the reason why it went live or did not.
     """
     from daemon.cli.show import show_generation
-    from daemon.operations.views import AdapterRow, generation_view
+    from daemon.operations.views import generation_view
     from daemon.records import AdapterState
 
     config = settings(config_path, overrides)
@@ -174,7 +172,7 @@ def adapters(
             view = generation_view(store, generation)
             print_json(view) if as_json else show_generation(view)
             return
-        rows = [AdapterRow.of(adapter) for adapter in store.adapters.find(state=wanted, limit=limit)]
+        rows = store.adapters.find(state=wanted, limit=limit)
     listing(
         rows,
         {
@@ -198,10 +196,8 @@ def audit(
     overrides: Overrides = None,
 ) -> None:
     """List the audit log: actor, action and reason, newest first."""
-    from daemon.operations.views import AuditView
-
     with opened(settings(config_path, overrides)) as store:
-        rows = [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit)]
+        rows = store.audit.entries(limit=limit)
     listing(
         rows,
         {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
     from rich.console import Console
 
 PIPED_WIDTH = 1000
@@ -32,15 +31,17 @@ _STATE_STYLE = {
 _CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
 
-def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+def print_json(value: object) -> None:
     """Print ASCII JSON: equal in every locale and without control characters. NaN becomes null."""
-    if isinstance(value, dict):
-        plain: Any = value
-    elif isinstance(value, Sequence):
-        plain = [json.loads(item.model_dump_json()) for item in value]
-    else:
-        plain = json.loads(value.model_dump_json())
+    plain = [_plain(item) for item in value] if isinstance(value, Sequence) else _plain(value)
     typer.echo(json.dumps(plain, indent=2))
+
+
+def _plain(value: object) -> Any:
+    """A dictionary as it is; a record or a view as the HTTP API gives it."""
+    from pydantic import TypeAdapter
+
+    return value if isinstance(value, dict) else json.loads(TypeAdapter(type(value)).dump_json(value))
 
 
 def say(text: str = "") -> None:
@@ -65,7 +66,7 @@ def indented(text: str) -> None:
         typer.echo(f"    {line}".rstrip())
 
 
-def listing(rows: Sequence[BaseModel], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
+def listing(rows: Sequence[object], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
     """Print records as one JSON document or as a table. `columns` maps each heading to a field."""
     if as_json:
         print_json(rows)

@@ -216,10 +216,8 @@ def _outcome(store: Store, intent: Intent, wait_s: float) -> Intent:
 
 
 def _show(intent: Intent, *, as_json: bool) -> None:
-    from daemon.operations.views import IntentView
-
     if as_json:
-        print_json(IntentView.of(intent))
+        print_json(intent)
         return
     target = "" if intent.target_generation is None else f" generation {intent.target_generation}"
     state = "queued" if intent.state == "pending" else intent.state

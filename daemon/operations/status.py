@@ -13,13 +13,13 @@ from daemon import __version__
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.labels import LEFT_OUT_TEXT
-from daemon.operations.views import AdapterRow, InductionRow, RunRow, View
+from daemon.operations.views import InductionRow, RunRow, View
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each
 from daemon.promotion.trial_figures import TrialStatus, trial_status
-from daemon.records import AdapterState, ReportState, utcnow
+from daemon.records import Adapter, AdapterState, ReportState, Run, utcnow
 from daemon.store import Store
-from daemon.store.control import DAEMON_SILENT_S, Heartbeat
+from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
 from daemon.store.outbox import KAFKA
 
 STAGES = (
@@ -47,13 +47,6 @@ class StageView(View):
             age_s=max(0.0, (now - beat.last_step_at).total_seconds()),
             sentence=beat.sentence,
         )
-
-
-class PauseView(View):
-    stage: str
-    actor: str
-    reason: str
-    at: datetime
 
 
 class InductionView(View):
@@ -127,7 +120,7 @@ class StatusView(View):
     summary: list[str] = Field(default=[])
     """The status as sentences."""
     stages: list[StageView]
-    pauses: list[PauseView]
+    pauses: list[Pause]
     reports: dict[ReportState, int]
     oldest_queued_age_s: float | None
     new_lessons: int
@@ -135,8 +128,8 @@ class StatusView(View):
     min_lessons_on_cron: int
     events_waiting: int
     """Events that the broker has not acknowledged yet."""
-    live: AdapterRow
-    previous: AdapterRow | None
+    live: Adapter
+    previous: Adapter | None
     """The default target of a rollback."""
     active_run: RunRow | None
     trial: TrialView | None
@@ -158,15 +151,15 @@ def status(store: Store, config: Config) -> StatusView:
         at=now,
         daemon_runs=any(stage.age_s < DAEMON_SILENT_S for stage in stages),
         stages=sorted(stages, key=_in_pipeline_order),
-        pauses=[PauseView.model_validate(pause) for pause in store.control.pauses()],
+        pauses=store.control.pauses(),
         reports=store.reports.counts(),
         oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
         new_lessons=store.reports.count_new_lessons(),
         min_lessons=config.schedule.min_lessons,
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
         events_waiting=store.outbox.backlog(KAFKA).waiting,
-        live=AdapterRow.of(store.adapters.live()),
-        previous=None if previous is None else AdapterRow.of(previous),
+        live=store.adapters.live(),
+        previous=previous,
         active_run=None if active is None else RunRow.of(active),
         trial=trial_view(store, config.rollout),
         last_run=RunRow.of(ended[0]) if ended else None,
@@ -234,7 +227,7 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def progress_text(run: RunRow) -> str:
+def progress_text(run: Run | RunRow) -> str:
     """The progress of a run, e.g. ``training: step 12 of 40, loss 0.831, 2 min left``."""
     return "; ".join(_progress_parts(run.progress))
 

@@ -11,12 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from connectors.messages import ChatMessage, Checks, Severity
 from daemon.records import (
     Adapter,
-    AdapterState,
     Answer,
-    CorrectionSource,
-    Intent,
-    IntentKind,
-    IntentState,
     Lesson,
     Report,
     ReportState,
@@ -34,6 +29,8 @@ class View(BaseModel):
 
 
 class ReportRow(View):
+    """A report in one level: the fields of its message that a list shows, and its channel."""
+
     id: str
     state: ReportState
     state_reason: str | None
@@ -75,43 +72,9 @@ class ReportRow(View):
         )
 
 
-class LessonView(View):
-    report_id: str
-    analysis: str
-    analyst: str
-    template: str
-    correction: str | None
-    correction_source: CorrectionSource | None
-    created_at: datetime
-    reviewed_by: str | None
-    reviewed_at: datetime | None
-
-    @classmethod
-    def of(cls, lesson: Lesson) -> Self:
-        return cls.model_validate(lesson)
-
-
-class AdapterRow(View):
-    generation: int
-    name: str
-    state: AdapterState
-    run_id: int | None
-    reason: str | None
-    path: str | None
-    sha256: str | None
-    created_at: datetime
-    updated_at: datetime
-    promoted_at: datetime | None
-    retired_at: datetime | None
-    files_removed_at: datetime | None = None
-    """The time at which its folder was removed (`storage.keep_adapters`). It cannot go live again."""
-
-    @classmethod
-    def of(cls, adapter: Adapter) -> Self:
-        return cls.model_validate(adapter)
-
-
 class RunRow(View):
+    """A run without its folder, which is a path on the disk of the daemon."""
+
     id: int
     state: RunState
     trigger: Trigger
@@ -133,6 +96,8 @@ class RunRow(View):
 
 
 class VerdictView(View):
+    """A verdict without the ids, which the generation around it has."""
+
     accepted: bool
     reasons: list[str]
     figures: dict[str, Any]
@@ -149,6 +114,8 @@ class VerdictView(View):
 
 
 class AnswerView(View):
+    """One arm's part of an answer; the item's part stands once in `MeasuredView`."""
+
     arm: str
     text: str
     passed: bool | None
@@ -177,15 +144,15 @@ class ReportView(View):
     response: str
     user_correction: str | None
     checks: Checks | None
-    lesson: LessonView | None
-    trained_in: list[AdapterRow]
+    lesson: Lesson | None
+    trained_in: list[Adapter]
     measured: list[MeasuredView]
 
 
 class GenerationView(View):
     """One generation: its run, its training items, its measurements, and the gate's verdict."""
 
-    adapter: AdapterRow
+    adapter: Adapter
     run: RunRow | None
     verdict: VerdictView | None
     trained_on: list[str]
@@ -208,29 +175,6 @@ class InductionRow(View):
     reason: str | None
 
 
-class IntentView(View):
-    id: int
-    kind: IntentKind
-    state: IntentState
-    target_generation: int | None
-    actor: str
-    reason: str
-    created_at: datetime
-    outcome: str | None
-
-    @classmethod
-    def of(cls, intent: Intent) -> Self:
-        return cls.model_validate(intent)
-
-
-class AuditView(View):
-    at: datetime
-    actor: str
-    action: str
-    subject: str
-    reason: str
-
-
 class ReviewView(View):
     """One report as a reviewer sees it. `lesson` is the analysis to approve."""
 
@@ -239,7 +183,7 @@ class ReviewView(View):
     response: str
     user_correction: str | None
     checks: Checks | None
-    lesson: LessonView | None
+    lesson: Lesson | None
 
     @classmethod
     def of(cls, report: Report, lesson: Lesson | None) -> Self:
@@ -249,7 +193,7 @@ class ReviewView(View):
             response=report.flagged.response,
             user_correction=report.flagged.correction,
             checks=report.checks,
-            lesson=None if lesson is None else LessonView.of(lesson),
+            lesson=lesson,
         )
 
 
@@ -282,8 +226,8 @@ def report_view(store: Store, report_id: str) -> ReportView:
         response=report.flagged.response,
         user_correction=report.flagged.correction,
         checks=report.checks,
-        lesson=None if lesson is None else LessonView.of(lesson),
-        trained_in=[AdapterRow.of(adapter) for adapter in store.runs.trained_on(report_id)],
+        lesson=lesson,
+        trained_in=store.runs.trained_on(report_id),
         measured=_measured(store, store.runs.answers_to(report_id)),
     )
 
@@ -292,12 +236,10 @@ def generation_view(store: Store, generation: int) -> GenerationView:
     """Raises NotFoundError."""
     adapter = store.adapters.get(generation)
     if adapter.run_id is None:
-        return GenerationView(
-            adapter=AdapterRow.of(adapter), run=None, verdict=None, trained_on=[], held_out=[], measured=[]
-        )
+        return GenerationView(adapter=adapter, run=None, verdict=None, trained_on=[], held_out=[], measured=[])
     items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
     return GenerationView(
-        adapter=AdapterRow.of(adapter),
+        adapter=adapter,
         run=RunRow.of(store.runs.get(adapter.run_id)),
         verdict=None if verdict is None else VerdictView.of(verdict),
         trained_on=[item.report_id for item in items if item.role == Split.TRAIN],

@@ -11,12 +11,9 @@ from connectors.messages import Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.operations import commands
-from daemon.operations.status import PauseView, StatusView, status
+from daemon.operations.status import StatusView, status
 from daemon.operations.views import (
-    AdapterRow,
-    AuditView,
     GenerationView,
-    IntentView,
     ReportRow,
     ReportView,
     ReviewQueueView,
@@ -26,8 +23,9 @@ from daemon.operations.views import (
     review_queue,
     run_view,
 )
-from daemon.records import MAX_NUMBER, AdapterState, ReportState
+from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Intent, ReportState
 from daemon.store import Store
+from daemon.store.control import Pause
 from daemon.web.access import Access
 from daemon.web.dependencies import require_actor, require_caller
 
@@ -132,18 +130,18 @@ def _generations(store: Store) -> APIRouter:
         return run_view(store, run_id)
 
     @router.get("/adapters", tags=["look"])
-    def adapters(state: AdapterState | None = None, limit: Limit = 50) -> list[AdapterRow]:
+    def adapters(state: AdapterState | None = None, limit: Limit = 50) -> list[Adapter]:
         """Newest first."""
-        return [AdapterRow.of(adapter) for adapter in store.adapters.find(state=state, limit=limit)]
+        return store.adapters.find(state=state, limit=limit)
 
     @router.get("/adapters/{generation}", tags=["look"])
     def adapter(generation: PathNumber) -> GenerationView:
         return generation_view(store, generation)
 
     @router.get("/intents/{intent_id}", tags=["look"])
-    def intent(intent_id: PathNumber) -> IntentView:
+    def intent(intent_id: PathNumber) -> Intent:
         """A requested command and its outcome."""
-        return IntentView.of(store.intents.get(intent_id))
+        return store.intents.get(intent_id)
 
     return router
 
@@ -152,9 +150,9 @@ def _audit(store: Store) -> APIRouter:
     router = APIRouter()
 
     @router.get("/audit", tags=["look"])
-    def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditView]:
+    def audit(limit: Limit = 50, offset: Offset = 0) -> list[AuditEntry]:
         """The audit log: actor, action and reason, newest first."""
-        return [AuditView.model_validate(entry) for entry in store.audit.entries(limit=limit, offset=offset)]
+        return store.audit.entries(limit=limit, offset=offset)
 
     return router
 
@@ -208,36 +206,34 @@ def _commands(store: Store, access: Access) -> APIRouter:
     operator = Depends(require_actor(access, Role.OPERATOR))
 
     @router.post("/train", status_code=202)
-    def train(ask: Ask, actor: str = operator) -> IntentView:
+    def train(ask: Ask, actor: str = operator) -> Intent:
         """Start a training run now, without waiting for the schedule."""
-        return IntentView.of(commands.request_training(store, actor=actor, reason=ask.reason))
+        return commands.request_training(store, actor=actor, reason=ask.reason)
 
     @router.post("/induce", status_code=202)
-    def induce(ask: Ask, actor: str = operator) -> IntentView:
+    def induce(ask: Ask, actor: str = operator) -> Intent:
         """Provoke mistakes now (red-team) and file them as reports. Refused if induction is disabled."""
-        return IntentView.of(commands.request_induction(store, actor=actor, reason=ask.reason))
+        return commands.request_induction(store, actor=actor, reason=ask.reason)
 
     @router.post("/promote", status_code=202)
-    def promote(ask: Generation, actor: str = operator) -> IntentView:
-        intent = commands.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
-        return IntentView.of(intent)
+    def promote(ask: Generation, actor: str = operator) -> Intent:
+        return commands.request_promotion(store, ask.generation, actor=actor, reason=ask.reason)
 
     @router.post("/reject")
-    def reject(ask: Generation, actor: str = operator) -> AdapterRow:
+    def reject(ask: Generation, actor: str = operator) -> Adapter:
         """Reject a candidate that passed the gate, so that it never goes live."""
         commands.reject_candidate(store, ask.generation, actor=actor, reason=ask.reason)
-        return AdapterRow.of(store.adapters.get(ask.generation))
+        return store.adapters.get(ask.generation)
 
     @router.post("/rollback", status_code=202)
-    def rollback(ask: Rollback, actor: str = operator) -> IntentView:
-        intent = commands.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
-        return IntentView.of(intent)
+    def rollback(ask: Rollback, actor: str = operator) -> Intent:
+        return commands.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
 
     @router.post("/pause")
-    def pause(ask: StageAsk, actor: str = operator) -> list[PauseView]:
+    def pause(ask: StageAsk, actor: str = operator) -> list[Pause]:
         """Pause one stage, or all. Returns the pauses now in force."""
         commands.pause(store, ask.stage, actor=actor, reason=ask.reason)
-        return [PauseView.model_validate(pause) for pause in store.control.pauses()]
+        return store.control.pauses()
 
     @router.post("/resume")
     def resume(ask: StageAsk, actor: str = operator) -> Resumed:

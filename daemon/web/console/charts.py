@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from daemon.operations.views import AdapterRow, MeasuredView, RunRow
-from daemon.records import BASE_GENERATION, AdapterState, ReportState
+from daemon.operations.views import MeasuredView
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, Run
 
 LEARNED = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 PUT_ASIDE = (ReportState.DUPLICATE, ReportState.QUARANTINED, ReportState.BURIED, ReportState.ERASED)
@@ -201,7 +201,7 @@ WAS_LIVE = (AdapterState.LIVE, AdapterState.RETIRED, AdapterState.ROLLED_BACK)
 NODE_STEP, NODE_LEFT, UPPER, LOWER, LINEAGE_HEIGHT = 96, 48, 40, 112, 160
 
 
-def lineage(adapters: Sequence[AdapterRow], runs: Sequence[RunRow]) -> LineagePlot:
+def lineage(adapters: Sequence[Adapter], runs: Sequence[Run]) -> LineagePlot:
     """An edge leads from the generation that was live when a run began to the generation of that run."""
     ordered = sorted(adapters, key=lambda adapter: adapter.generation)
     nodes = {

@@ -17,20 +17,15 @@ from daemon.config.web import Role
 from daemon.dataset.recipes import recipe
 from daemon.operations.status import PAUSABLE, status, trial_view
 from daemon.operations.views import (
-    AdapterRow,
-    AuditView,
     GenerationView,
-    IntentView,
     MeasuredView,
     ReportRow,
     ReportView,
-    RunRow,
-    VerdictView,
     generation_view,
     report_view,
     review_queue,
 )
-from daemon.records import ADAPTER_TRANSITIONS, MAX_NUMBER, AdapterState, ReportState, RunState
+from daemon.records import ADAPTER_TRANSITIONS, MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store
 from daemon.store.reviews import WITH_ANALYSIS
 from daemon.web.access import Identity
@@ -135,17 +130,16 @@ def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
 
     @router.get("/adapters")
     def adapters(request: Request, who: Identity = viewer) -> HTMLResponse:
-        rows = [AdapterRow.of(adapter) for adapter in store.adapters.find(limit=SHOWN_GENERATIONS)]
-        runs = [RunRow.of(run) for run in store.runs.find(limit=SHOWN_GENERATIONS)]
-        previous = store.adapters.previous()
+        rows = store.adapters.find(limit=SHOWN_GENERATIONS)
+        runs = store.runs.find(limit=SHOWN_GENERATIONS)
         return shell.page(
             request,
             who,
             "adapters.html",
             adapters=rows,
             lineage=lineage(rows, runs),
-            live=AdapterRow.of(store.adapters.live()),
-            previous=None if previous is None else AdapterRow.of(previous),
+            live=store.adapters.live(),
+            previous=store.adapters.previous(),
             trial=trial_view(store, config.rollout),
             intents=_intents(store),
         )
@@ -167,7 +161,7 @@ def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
             who,
             "generation.html",
             view=view,
-            live=AdapterRow.of(store.adapters.live()),
+            live=store.adapters.live(),
             trial=trial if trial is not None and trial.generation == generation else None,
             margins=margin_plot(view.measured),
             losses=loss_plot((view.run.progress.get("losses") or []) if view.run is not None else []),
@@ -192,7 +186,7 @@ def _add_runs(router: APIRouter, shell: Shell) -> None:
             request,
             who,
             "runs.html",
-            runs=[RunRow.of(run) for run in found[start : start + PER_PAGE]],
+            runs=found[start : start + PER_PAGE],
             pages=_pages(request, number, more=len(found) > start + PER_PAGE),
             active=any(run.finished_at is None for run in found),
         )
@@ -233,7 +227,7 @@ def _add_overview(router: APIRouter, shell: Shell, config: Config) -> None:
             request,
             who,
             "audit.html",
-            entries=[AuditView.model_validate(entry) for entry in found[:PER_PAGE]],
+            entries=found[:PER_PAGE],
             pages=_pages(request, number, more=len(found) > PER_PAGE),
         )
 
@@ -243,8 +237,8 @@ def _pages(request: Request, number: int, *, more: bool) -> Pages:
     return Pages(number=number, more=more, query=urlencode(kept))
 
 
-def _intents(store: Store) -> list[IntentView]:
-    return [IntentView.of(intent) for intent in store.intents.recent(limit=5)]
+def _intents(store: Store) -> list[Intent]:
+    return store.intents.recent(limit=5)
 
 
 def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
@@ -270,14 +264,14 @@ def _milestones(view: ReportView) -> list[Milestone]:
     ]
 
 
-def _last_verdict(store: Store) -> tuple[VerdictView, RunRow, str] | None:
+def _last_verdict(store: Store) -> tuple[Verdict, Run, str] | None:
     """The newest verdict with a headline: the fix gain if accepted, else the first failed criterion."""
     for run in store.runs.find(limit=10):
         verdict = store.runs.verdict(run.id)
         if verdict is not None:
             gain = verdict.figures.get("criteria", {}).get("fix_gain", {}).get("sentence")
             headline = gain if verdict.accepted and gain else next(iter(verdict.reasons), "no reason given")
-            return VerdictView.of(verdict), RunRow.of(run), headline
+            return verdict, run, headline
     return None
 
 

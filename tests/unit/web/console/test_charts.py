@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from daemon.operations.views import AdapterRow, AnswerView, MeasuredView, RunRow
+from daemon.operations.views import AnswerView, MeasuredView
 from daemon.records import ReportState
 from daemon.store import Store
 from daemon.training.job import MAX_POINTS, LossCurve, TrainingProgress
@@ -104,8 +104,8 @@ def test_hundreds_of_margins_fit_the_plot() -> None:
 
 
 def test_the_lineage_draws_every_generation_once_and_its_ancestor(history: Store) -> None:
-    adapters = [AdapterRow.of(adapter) for adapter in history.adapters.find()]
-    drawn = lineage(adapters, [RunRow.of(run) for run in history.runs.find()])
+    adapters = history.adapters.find()
+    drawn = lineage(adapters, history.runs.find())
     assert [node.label for node in drawn.nodes] == ["base", "g1", "g2", "g3", "g4"]
     assert [node.y == UPPER for node in drawn.nodes] == [True, True, False, True, False]
     assert len(drawn.edges) == 4
@@ -113,7 +113,7 @@ def test_the_lineage_draws_every_generation_once_and_its_ancestor(history: Store
 
 
 def test_an_ancestor_that_is_no_longer_listed_draws_no_line(history: Store) -> None:
-    adapters = [AdapterRow.of(adapter) for adapter in history.adapters.find(limit=2)]
-    drawn = lineage(adapters, [RunRow.of(run) for run in history.runs.find()])
+    adapters = history.adapters.find(limit=2)
+    drawn = lineage(adapters, history.runs.find())
     assert len(drawn.nodes) == 2
     assert len(drawn.edges) == 1
