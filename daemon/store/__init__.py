@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from daemon.config import Config
 from daemon.config.secret import secret
@@ -14,7 +14,7 @@ from daemon.store.adapters import Adapters
 from daemon.store.audit import Audit
 from daemon.store.clusters import Clusters
 from daemon.store.control import Control
-from daemon.store.engine import connect, reading
+from daemon.store.engine import connect
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.intents import Intents
@@ -64,15 +64,6 @@ class Store:
     trials: Trials
     outbox: Outbox
     audit: Audit
-
-    def ping(self) -> None:
-        """Ask the database for one row.
-
-        Raises:
-            StoreUnavailableError: The database does not answer.
-        """
-        with reading(self.engine) as connection:
-            connection.execute(select(1))
 
     def close(self) -> None:
         self.engine.dispose()

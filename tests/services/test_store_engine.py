@@ -33,7 +33,7 @@ def test_a_store_opens_again_with_what_it_held(store: Store, open_stores: Callab
     again = open_stores(url_of(store))
     assert again.reports.get("kept") == store.reports.get("kept")
     assert again.adapters.live() == store.adapters.live()
-    again.ping()
+    again.control.pauses()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_lock_that_is_held_too_long_makes_the_store_unavailable(
             transaction(impatient.engine) as other,
         ):
             other.execute(update(schema.adapters).values(reason="late"))
-    impatient.ping()
+    impatient.control.pauses()
 
 
 def test_too_many_connections_make_the_store_unavailable(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_too_many_connections_make_the_store_unavailable(sqlite_store: Store, mo
     monkeypatch.setattr("daemon.store.engine.POOL_TIMEOUT_S", 0.05)
     small = open_store(url_of(sqlite_store))
     with reading(small.engine), reading(small.engine), pytest.raises(StoreUnavailableError, match="became free"):
-        small.ping()
+        small.control.pauses()
     small.close()
 
 

@@ -65,7 +65,7 @@ def test_a_database_that_goes_away_is_unavailable_and_works_again_when_it_is_bac
     [claim] = store.reports.claim(owner="w", limit=1, lease_s=600)
     own_postgres.stop(mode)
     for attempt in (
-        store.ping,
+        store.control.pauses,
         lambda: add(store, after),
         lambda: store.reports.complete(claim, lesson(before.id)),
         lambda: store.control.paused("ingest"),
@@ -73,7 +73,7 @@ def test_a_database_that_goes_away_is_unavailable_and_works_again_when_it_is_bac
         with pytest.raises(StoreUnavailableError, match="tries again"):
             attempt()
     own_postgres.start()
-    store.ping()
+    store.control.pauses()
     assert add(store, before, after) == [Added.REDELIVERED, Added.STORED]
     store.reports.complete(claim, lesson(before.id))
     assert store.reports.get(before.id).state == ReportState.LESSON
@@ -101,7 +101,7 @@ def test_sessions_that_an_administrator_ends_are_replaced(
 ) -> None:
     store = open_stores(own_postgres.url("postgres"))
     administrator = open_stores(own_postgres.url("postgres"))
-    store.ping()
+    store.control.pauses()
     with transaction(administrator.engine) as connection:
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         connection.execute(text(f"{others} AND application_name = 'erratad'"))
