@@ -222,6 +222,7 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
         raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")
     if len(raw) > max_bytes:
         raise MessageRejected(Rejection.OVERSIZED, f"{len(raw)} bytes; at most {max_bytes} are taken")
+    _refuse_framing(raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -240,6 +241,19 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
         return FlaggedResponse.model_validate(value)
     except (ValidationError, RecursionError) as exc:
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, _explain(exc)) from exc
+
+
+def _refuse_framing(raw: bytes) -> None:
+    """Name Confluent's framing: a zero byte and a schema id of 4 bytes before the value."""
+    utf_16_or_32 = (b"\x00{\x00", b"\x00\x00\x00{\x00\x00\x00")
+    if len(raw) <= 5 or raw[0] != 0 or raw.startswith(utf_16_or_32):
+        return
+    what = "JSON" if raw[5:].lstrip().startswith(b"{") else "a value that is not plain JSON (Avro or Protobuf?)"
+    raise MessageRejected(
+        Rejection.MALFORMED_JSON,
+        f"Confluent framing: a zero byte and schema id {int.from_bytes(raw[1:5])} stand before {what}; send plain "
+        "JSON, without a serializer of the schema registry",
+    )
 
 
 def refuse_constant(name: str) -> float:

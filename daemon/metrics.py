@@ -13,7 +13,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
-from connectors.kafka.consumer import Commit
+from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
 from daemon.labels import Check, Criterion, Drop, LeftOut, Suite
@@ -58,6 +58,14 @@ KAFKA_CONNECTED = Gauge("erratad_kafka_connected", "1 while the intake consumer 
 KAFKA_LAG = Gauge("erratad_kafka_lag_messages", "Messages behind the end of each assigned partition.", ["partition"])
 KAFKA_COMMITS = _closed(
     Counter("erratad_kafka_commits_total", "Offset commits, by outcome.", ["outcome"]), outcome=Commit
+)
+KAFKA_POSITIONS_LOST = _closed(
+    Counter(
+        "erratad_kafka_positions_lost_total",
+        "Partitions of the topic that are read again from their start because the position was lost, by cause.",
+        ["cause"],
+    ),
+    cause=LossCause,
 )
 EVENTS_PUBLISHED = _closed(
     Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"]), type=EventType

@@ -141,6 +141,11 @@ def open_client(client: Callable[..., Any], options: KafkaOptions, **settings: A
         raise KafkaUnavailableError(explain(problem)) from exc
 
 
+def cluster_of(client: Any) -> Any:
+    """What the client knows of the cluster; kafka-python has no public access to the id of a topic."""
+    return client._client.cluster  # noqa: SLF001
+
+
 def error_text(exc: BaseException) -> str:
     """The error's text, shortened: kafka-python puts whole requests into some of them."""
     return str(exc)[:MAX_ERROR_CHARS] or type(exc).__name__

@@ -14,6 +14,7 @@ kafka-python is pinned to 3.0.12. This module works around its bugs, each with a
   (`tests/faults/test_intake_faults.py`). Partitions are assigned by range.
 - A record header whose key is not UTF-8 makes every later `poll()` raise (`connectors.kafka.fixes`).
 - `bootstrap_connected()` is False while connected. `Consumer.lag` asks for the end offsets instead.
+- A position that no longer fits the log is corrected silently, or never (`connectors.kafka.positions`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from connectors.kafka.client import (
     KafkaOptions,
     KafkaUnavailableError,
     TopicMissingError,
+    cluster_of,
     create_topics,
     error_text,
     explain,
@@ -47,13 +49,16 @@ from connectors.kafka.client import (
     open_client,
     require_topics,
 )
+from connectors.kafka.positions import POSITION_ERRORS, LossCause, PositionLoss, PositionWatch, skipped
 
 __all__ = [
     "Commit",
     "Consumer",
     "KafkaOptions",
     "KafkaUnavailableError",
+    "LossCause",
     "OutboundRecord",
+    "PositionLoss",
     "Producer",
     "RawRecord",
     "RecordTooLargeError",
@@ -62,6 +67,8 @@ __all__ = [
 ]
 
 COMMIT_TIMEOUT_S = 5.0
+METADATA_MAX_AGE_S = 30.0
+"""A topic that was created again is noticed after this time at the latest."""
 OBSERVE_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
@@ -141,6 +148,7 @@ class Consumer:
         needs_topics: Sequence[str] = (),
         max_poll_records: int = 200,
         session_timeout_s: float = 30.0,
+        isolation_level: str = "read_committed",
     ) -> None:
         self._options = options
         self._topic = topic
@@ -151,13 +159,18 @@ class Consumer:
             "session_timeout_ms": ms(session_timeout_s),
             "heartbeat_interval_ms": ms(session_timeout_s / 4),
             "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
+            "auto_offset_reset": "none",  # a lost position raises; "earliest" would hide the loss
+            "isolation_level": isolation_level,
+            "metadata_max_age_ms": ms(METADATA_MAX_AGE_S),
             "partition_assignment_strategy": [RangePartitionAssignor],
             "request_timeout_ms": ms(max(REQUEST_TIMEOUT_S, session_timeout_s + 5)),
         }
         self._consumer: Any = None
         self._membership = _Membership(self._forget)
         self._handled: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._committed: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._watch = PositionWatch(topic)
+        self._losses: list[PositionLoss] = []
         self._lock = threading.Lock()
 
     @property
@@ -173,25 +186,43 @@ class Consumer:
     def poll(self, timeout_s: float) -> list[RawRecord]:
         """The next records, in order per partition; empty if none arrived in `timeout_s`.
 
+        A partition whose position is lost is read again from its start; `take_losses` tells why.
+
         Raises:
             KafkaUnavailableError: when the first connection fails or the broker refuses. When the broker goes away
                 later, there are just no records; `lag` detects that.
         """
         consumer = self._connected()
+        error: Exception | None = None
+        batches: dict[TopicPartition, list[Any]] = {}
         try:
-            batches = consumer.poll(timeout_ms=ms(timeout_s))
+            try:
+                batches = consumer.poll(timeout_ms=ms(timeout_s))
+            except POSITION_ERRORS as exc:
+                error = exc
+            lost = self._start_again(error)
         except (KafkaError, ValueError, RuntimeError, OSError) as exc:
             self._drop()
             raise KafkaUnavailableError(f"cannot read {self._topic}: {error_text(exc)}; erratad reconnects") from exc
-        return [_raw(record) for records in batches.values() for record in records]
+        return [_raw(record) for tp, records in batches.items() if tp not in lost for record in records]
+
+    def take_losses(self) -> list[PositionLoss]:
+        """The positions that were lost since the last call."""
+        losses, self._losses = self._losses, []
+        return losses
 
     def commit(self, records: Sequence[RawRecord]) -> Commit:
         """Commit the offsets after the handled `records`, and those of an earlier delayed commit.
 
+        Without records it commits the offsets after markers of transactions and aborted records, which `poll` skips:
+        otherwise the group's lag stays above 0.
+
         Raises:
             KafkaUnavailableError: when the broker refuses permanently, e.g. by its access rules.
         """
+        passed = {} if records else skipped(self._consumer, dict(self._committed))
         with self._lock:
+            self._handled.update(passed)
             for record in records:
                 self._handled[TopicPartition(record.topic, record.partition)] = OffsetAndMetadata(record.offset + 1)
             assigned = self._assignment()
@@ -209,6 +240,7 @@ class Consumer:
             raise KafkaUnavailableError(f"offsets of {self._topic} are not committed: {error_text(exc)}") from exc
         with self._lock:
             self._handled = {tp: at for tp, at in self._handled.items() if offsets.get(tp) != at}
+            self._committed |= offsets
         return Commit.DONE
 
     def rewind(self, records: Sequence[RawRecord]) -> None:
@@ -232,7 +264,11 @@ class Consumer:
                 list(assigned or {TopicPartition(self._topic, 0)}), timeout_ms=ms(OBSERVE_TIMEOUT_S)
             )
             positions = {tp: self._consumer.position(tp, timeout_ms=ms(OBSERVE_TIMEOUT_S)) for tp in assigned}
+        except POSITION_ERRORS:
+            return {}  # the next poll raises it again and corrects the position
         except KafkaError as exc:
+            if self._consumer is not None:
+                require_topics(cluster_of(self._consumer).partitions_for_topic, [self._topic], self._options.address)
             problem = f"Kafka at {self._options.address} does not answer: {error_text(exc)}"
             raise KafkaUnavailableError(explain(problem)) from exc
         return {tp.partition: max(0, ends[tp] - at) for tp, at in positions.items() if at is not None}
@@ -253,6 +289,17 @@ class Consumer:
             self._consumer.subscribe([self._topic], listener=self._membership)
         return self._consumer
 
+    def _start_again(self, error: Exception | None) -> set[TopicPartition]:
+        """Read the partitions with lost positions from their start; returns them."""
+        losses = self._watch.losses(self._consumer, error)
+        lost = {TopicPartition(self._topic, loss.partition) for loss in losses}
+        self._forget(lost)
+        for tp in lost:
+            with suppress(ValueError):  # no longer assigned: its new owner notices the loss, too
+                self._consumer.seek_to_beginning(tp)
+        self._losses += losses
+        return lost
+
     def _assignment(self) -> set[TopicPartition]:
         return set() if self._consumer is None else set(self._consumer.assignment())
 
@@ -260,12 +307,13 @@ class Consumer:
         with self._lock:
             for tp in partitions:
                 self._handled.pop(tp, None)
+                self._committed.pop(tp, None)
 
     def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close(autocommit=False, timeout_ms=ms(CLOSE_TIMEOUT_S))
-        self._forget(list(self._handled))
+        self._forget([*self._handled, *self._committed])
 
 
 class Producer:

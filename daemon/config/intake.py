@@ -29,6 +29,7 @@ class KafkaConfig(Section):
     sasl_password_env: str | None = None
     max_poll_records: Positive = 200
     session_timeout_s: Seconds = 30.0
+    isolation_level: Literal["read_committed", "read_uncommitted"] = "read_committed"
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> Self:

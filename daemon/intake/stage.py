@@ -2,6 +2,7 @@
 
 No message is lost: an offset is committed only after the report is stored or its dead letter is acknowledged.
 No message blocks the others: an invalid one becomes a dead letter; during an outage, messages are read again later.
+A partition whose position is lost is read again from its start: the store knows the ids of what it has already.
 """
 
 from __future__ import annotations
@@ -12,19 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.kafka.consumer import Commit, Consumer, KafkaUnavailableError, Producer, RawRecord
+from connectors.kafka.consumer import (
+    Commit,
+    Consumer,
+    KafkaUnavailableError,
+    LossCause,
+    PositionLoss,
+    Producer,
+    RawRecord,
+)
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.errors import StoreUnavailableError
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
-from daemon.records import Source
+from daemon.records import Source, utcnow
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
 from daemon.store import Added, Reports, Store
 
 POLL_S = 1.0
 OBSERVE_INTERVAL_S = 5.0
+LOSS_SHOWN_S = 3600.0
+"""For this long, the stage's sentence names the latest lost positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +93,9 @@ class IngestStage:
         self._topic = topic
         self._observed_at = 0.0
         self._connected = False
+        self._losses: list[PositionLoss] = []
+        self._loss_text = ""
+        self._loss_at = 0.0
 
     @classmethod
     def connect(cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig) -> IngestStage:
@@ -94,6 +108,7 @@ class IngestStage:
             needs_topics=[kafka.dead_letter_topic],
             max_poll_records=kafka.max_poll_records,
             session_timeout_s=kafka.session_timeout_s,
+            isolation_level=kafka.isolation_level,
         )
         dead_letters = DeadLetters(producer=Producer(options), topic=kafka.dead_letter_topic)
         return cls(store=store, config=config, consumer=consumer, dead_letters=dead_letters, topic=kafka.topic)
@@ -105,6 +120,7 @@ class IngestStage:
 
     def step(self, _life: Life) -> Step:
         try:
+            self._note_losses()
             records = self._consumer.poll(POLL_S)
             if not records:
                 return self._wait()
@@ -118,12 +134,13 @@ class IngestStage:
         """Stay a member of the group and measure the lag. Polled records are rewound, so they are read again later."""
         if self._observation_is_due or not self._consumer.settled:
             try:
+                self._note_losses()
                 self._consumer.rewind(self._consumer.poll(POLL_S))
                 self._observe()
             except KafkaUnavailableError as exc:
                 self._note(connected=False)
                 return Step(sentence=f"the lag is unknown: {exc}")
-        return Step(sentence=f"messages wait in {self._topic}", worked=not self._consumer.settled)
+        return Step(sentence=f"messages wait in {self._topic}{self._loss}", worked=not self._consumer.settled)
 
     def close(self) -> None:
         self._consumer.close()
@@ -161,7 +178,8 @@ class IngestStage:
         commit = self._consumer.commit(records)
         metrics.KAFKA_COMMITS.labels(outcome=commit).inc()
         self._observe()
-        return Step(sentence=f"took in {len(records)} messages of {self._topic}{_REMARKS[commit]}", worked=True)
+        sentence = f"took in {len(records)} messages of {self._topic}{_REMARKS[commit]}{self._loss}"
+        return Step(sentence=sentence, worked=True)
 
     def _wait(self) -> Step:
         late = self._consumer.commit([])
@@ -169,10 +187,36 @@ class IngestStage:
         partitions = sorted(self._consumer.partitions)
         joins = not self._consumer.settled
         if not partitions:
-            sentence = f"waits for partitions of {self._topic}: none is assigned to this member"
+            sentence = f"waits for partitions of {self._topic}: none is assigned to this member{self._loss}"
             return Step(sentence=sentence, worked=joins)
         owned = ", ".join(map(str, partitions))
-        return Step(sentence=f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}", worked=joins)
+        sentence = f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}{self._loss}"
+        return Step(sentence=sentence, worked=joins)
+
+    def _note_losses(self) -> None:
+        """Count the positions that the consumer lost, and keep a text about them. Called before a poll: it may raise.
+
+        Raises:
+            StoreUnavailableError: they are noted in the next step.
+        """
+        self._losses += self._consumer.take_losses()
+        if not self._losses:
+            return
+        known = self._reports.partitions_of(self._topic)
+        # without a stored report of its partition, a missing offset belongs to a new group or partition
+        lost = [loss for loss in self._losses if loss.cause is not LossCause.NO_OFFSET or loss.partition in known]
+        self._losses = []
+        for loss in lost:
+            metrics.KAFKA_POSITIONS_LOST.labels(cause=loss.cause).inc()
+        if lost:
+            at = utcnow()
+            told = "; ".join(map(_tell, sorted(lost, key=lambda loss: loss.partition)))
+            self._loss_text = f"; read again from the start since {at:%Y-%m-%d %H:%M} UTC: {told}"
+            self._loss_at = time.monotonic()
+
+    @property
+    def _loss(self) -> str:
+        return self._loss_text if time.monotonic() - self._loss_at < LOSS_SHOWN_S else ""
 
     @property
     def _observation_is_due(self) -> bool:
@@ -198,6 +242,21 @@ _REMARKS = {
     Commit.DELAYED: "; the broker has not confirmed the offsets yet",
     Commit.DROPPED: "; the partitions went to another member, which gets them again",
 }
+
+
+_CAUSES = {
+    LossCause.NO_OFFSET: "the group has no committed offset any more",
+    LossCause.BEFORE_START: "the broker deleted messages before they were read",
+    LossCause.BEYOND_END: "the log ends before the position",
+    LossCause.TRUNCATED: "the log was cut before the position",
+    LossCause.RECREATED: "the topic was created again",
+}
+
+
+def _tell(loss: PositionLoss) -> str:
+    at = "" if loss.offset is None else f" (position {loss.offset})"
+    missing = f", {loss.missing} of them are lost" if loss.missing else ""
+    return f"partition {loss.partition}{at}, {_CAUSES[loss.cause]}{missing}"
 
 
 def _source(record: RawRecord) -> Source:

@@ -89,6 +89,13 @@ class Reports:
         with reading(self._engine) as connection:
             return list(connection.execute(select(table.c.category).distinct().order_by(table.c.category)).scalars())
 
+    def partitions_of(self, channel: str) -> frozenset[int]:
+        """The partitions of a topic from which reports are stored."""
+        table = schema.reports
+        query = select(table.c.kafka_partition).where(table.c.channel == channel).distinct()
+        with reading(self._engine) as connection:
+            return frozenset(connection.execute(query).scalars())
+
     def oldest_queued_at(self) -> datetime | None:
         table = schema.reports
         query = select(func.min(table.c.received_at)).where(text(schema.IN_QUEUE))

@@ -104,6 +104,10 @@ def test_a_server_a_broker_an_endpoint_and_an_adapter_are_gone(stand: Stand) -> 
     stand.fakes[1].start()
     stand.broker = EmbeddedBroker.start(port=int(stand.broker.bootstrap.partition(":")[2]))
     stand.broker.create_topics(topics_of(stand.kafka))
+    stand.fires("ErratadKafkaPositionLost", cause="recreated")  # this broker's disk is its memory
+    stand.is_told("ErratadKafkaPositionLost")
+    stand.until(lambda: "the topic was created again" in stand.says("ingest"), "ingest does not name the cause")
+    stand.follow("ErratadKafkaPositionLost", "erratad reports")
     stand.hook.status = 200
     stand.follow("ErratadQueueTooOld", "erratad resume reflection")
     if stand.small_disk is not None:

@@ -223,6 +223,9 @@ class Away:
             raise StoreUnavailableError("the database does not answer")
         return self._reports.add(*args, **settings)
 
+    def partitions_of(self, channel: str) -> frozenset[int]:
+        return self._reports.partitions_of(channel)
+
 
 def test_while_the_database_is_away_nothing_is_committed_and_the_batch_comes_again(kafka, sqlite_store, ingest_of):
     send_kafka([flagged().encode() for _ in range(30)], kafka)

@@ -16,6 +16,11 @@ PANELS = [
         about="Messages behind the end of the topic.",
         stacked=True,
     ),
+    bars(
+        "Positions lost",
+        ("sum by (cause) (erratad_kafka_positions_lost_total)", "{{cause}}"),
+        about="Partitions that are read again from their start. before_start: messages were deleted unread.",
+    ),
     bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
     graph(
         "Offset commits per second",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from daemon.operations.status import progress_text
+from datetime import UTC, datetime
+
+import pytest
+
+from daemon.operations.status import next_cron_time, progress_text
 from daemon.operations.views import RunRow
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import start_run
@@ -28,3 +32,14 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
         "62 tokens/s; 2 examples too long; failed attempts: 1"
     )
     assert told(evaluation={"done": 3, "total": 4, "seconds": 9.0}).endswith("; measured: 3 of 4 answers")
+
+
+@pytest.mark.timeout(20)  # apscheduler before 3.11.2 never returned
+def test_a_cron_time_in_the_hour_of_a_dst_end_is_found() -> None:
+    now = datetime(2027, 10, 30, 12, tzinfo=UTC)
+    found = [next_cron_time("30 2 * * *", "Europe/Berlin", now)]
+    found.append(next_cron_time("30 2 * * *", "Europe/Berlin", datetime(2027, 10, 31, 12, tzinfo=UTC)))
+    assert [time and time.astimezone(UTC) for time in found] == [
+        datetime(2027, 10, 31, 0, 30, tzinfo=UTC),
+        datetime(2027, 11, 1, 1, 30, tzinfo=UTC),
+    ]
