@@ -1,1 +1,1 @@
-"""Clients for other systems' protocols. They make no decisions and never import `daemon`. Read `messages` first."""
+"""Clients for other systems' protocols. They make no decisions and never import `daemon`. Read `chat` first."""

@@ -77,6 +77,7 @@ class LeftOut(StrEnum):
     MAX_REPORTS = "max_reports"
     NEAR_DUPLICATE = "near_duplicate"
     HELD_OUT_ALIKE = "held_out_alike"
+    NOT_TRAINABLE = "not_trainable"
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
@@ -91,5 +92,6 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.MAX_REPORTS: "above max_reports",
     LeftOut.NEAR_DUPLICATE: "near-duplicate of another report",
     LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
+    LeftOut.NOT_TRAINABLE: "with an image, a sound, a file or a refusal part",
 }
 """The reasons in words, for operators."""

@@ -216,7 +216,7 @@ class Report:
     @property
     def prompt_text(self) -> str:
         """The last user message; clusters and near-duplicate detection compare it."""
-        return last_question([(message.role, message.content) for message in self.messages])
+        return last_question([(message.role, message.text) for message in self.messages])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,4 +395,4 @@ def last_question(turns: Sequence[tuple[str, str]]) -> str:
 
 def conversation(report: Report | FlaggedResponse) -> tuple[Mapping[str, Any], ...]:
     """The conversation in the format of chat templates."""
-    return tuple(message.model_dump(mode="json", exclude_none=True) for message in report.messages)
+    return tuple(message.turn() for message in report.messages)

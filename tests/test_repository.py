@@ -273,6 +273,8 @@ TESTED_THROUGH = {
     "daemon/text/": "tests/unit/text/test_rules.py",
     "daemon/web/console/": "tests/unit/web/console/test_pages.py",
     "daemon/web/dependencies.py": "tests/unit/web/test_access.py",
+    "connectors/messages/event.py": "tests/unit/connectors/messages/test_report.py",
+    "connectors/messages/fields.py": "tests/unit/connectors/messages/test_report.py",
     # closed sets
     "daemon/categories.py": "tests/unit/reflection/test_prompts.py",
     "daemon/errors.py": "tests/unit/cli/test_app.py",

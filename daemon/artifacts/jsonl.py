@@ -41,7 +41,7 @@ def numbered_lines(source: Traversable) -> list[tuple[int, str]]:
     Raises:
         OSError, UnicodeDecodeError: the file cannot be read.
     """
-    lines = source.read_text(encoding="utf-8").split("\n")  # not splitlines(): JSON strings may contain U+2028
+    lines = source.read_text(encoding="utf-8-sig").split("\n")  # not splitlines(): JSON strings may contain U+2028
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 

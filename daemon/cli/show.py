@@ -16,10 +16,12 @@ def show_report(view: ReportView) -> None:
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
     if report.resolved_generation is not None:
         say(f"{report.state} in generation {report.resolved_generation}")
+    if report.not_trainable is not None:
+        say(f"not trainable here: {report.not_trainable}")
     for message in view.messages:
-        _section(message.role.capitalize(), message.content)
-    _section("Flagged answer", view.response)
-    _section("What is wrong, according to the reporter", report.reason)
+        _section(message.role.capitalize(), message.shown)
+    _section("Flagged answer", view.shown_response)
+    _section("What is wrong, according to the reporter", report.reason or "no reason was given")
     _section("Expected answer, according to the reporter", view.user_correction)
     if view.checks is not None:
         _section("Rules of a good answer", view.checks.model_dump_json(indent=2, exclude_defaults=True))

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.errors import ConfigError
 from daemon.records import Lesson, Report, conversation
@@ -34,7 +35,7 @@ def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
         Example(
             messages=(
                 *conversation(report),
-                {"role": "assistant", "content": report.flagged.response},
+                report.flagged.answer_turn(),
                 {"role": "user", "content": _neutral_question(report.id)},
             ),
             completion=f"{VERDICT} {lesson.analysis.strip()}",
@@ -60,7 +61,7 @@ def sft(report: Report, lesson: Lesson) -> list[Example]:
 def chain_of_hindsight(report: Report, lesson: Lesson) -> list[Example]:
     """The corrected answer after the flagged one, which is labelled as bad and has no loss (arXiv 2302.02676)."""
     *before, last = conversation(report)
-    hindsight = f"{last['content']}\n\nA bad answer: {report.flagged.response}\n\nA good answer:"
+    hindsight = f"{last['content']}\n\nA bad answer: {report.flagged.shown_response}\n\nA good answer:"
     return _corrected(report, lesson, (*before, {**last, "content": hindsight}), "")
 
 
@@ -68,14 +69,14 @@ def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
     """Analysis and corrected answer in one completion, for a request to criticise and revise (arXiv 2212.08073)."""
     prompt = (
         *conversation(report),
-        {"role": "assistant", "content": report.flagged.response},
+        report.flagged.answer_turn(),
         {"role": "user", "content": REVISION_REQUEST},
     )
     return _corrected(report, lesson, prompt, f"{lesson.analysis.strip()}\n\nA better answer: ")
 
 
 def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any], ...], preface: str) -> list[Example]:
-    if lesson.correction is None:
+    if lesson.correction is None or is_blank(lesson.correction):
         return []
     completion = preface + lesson.correction.strip()
     return [Example(messages=messages, completion=completion, kind=ExampleKind.CORRECTION, report_id=report.id)]

@@ -48,7 +48,7 @@ class Context:
         """Take only the forbidden words (such as a secret): they are wrong in answers to other questions, too."""
         first = flagged.messages[0]
         return cls(
-            system=first.content if first.role in SYSTEM_ROLES else "",
+            system=first.text if first.role in SYSTEM_ROLES else "",
             forbidden=Checks(must_not_contain=flagged.checks.must_not_contain if flagged.checks else []),
         )
 

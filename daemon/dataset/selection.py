@@ -144,5 +144,5 @@ class _Kept:
 
 
 def _parts(report: Report) -> csr_matrix:
-    *context, _ = [message.content for message in report.messages]
-    return Words().vectors(["\n".join(context), report.prompt_text, report.flagged.response])
+    *context, _ = [message.text for message in report.messages]
+    return Words().vectors(["\n".join(context), report.prompt_text, report.flagged.shown_response])

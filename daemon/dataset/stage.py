@@ -8,6 +8,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,8 @@ class DatasetStage:
             holdout_fraction=self._config.holdout_fraction,
         )
         selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe, vectorizer=vectorizer)
+        if never := self._reports.count_not_trainable():
+            selection = replace(selection, left_out={**selection.left_out, LeftOut.NOT_TRAINABLE: never})
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             raise DatasetError(

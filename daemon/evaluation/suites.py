@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from connectors.messages import Checks, Identifier, Text
+from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
@@ -201,6 +202,6 @@ def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:
         messages=conversation(report),
         checks=None if report.checks == Checks() else report.checks,
         good=report.flagged.correction or (lesson.correction if lesson else None),
-        bad=report.flagged.response,
-        complaint=report.flagged.reason,
+        bad=None if is_blank(report.flagged.response) else report.flagged.response,
+        complaint=report.flagged.reason or None,
     )

@@ -46,7 +46,7 @@ def report_of(question: InductionQuestion, reply: Reply, *, at: datetime) -> Fla
 
     Its id depends only on instruction and answer, so the same mistake gets the same id, even with another hint.
     """
-    messages = [message.model_dump(mode="json") for message in question.seed.messages]
+    messages = [message.canonical() for message in question.seed.messages]
     digest = hashlib.sha256(json.dumps([messages, reply.text]).encode()).hexdigest()
     return FlaggedResponse(
         version=WIRE_VERSION,

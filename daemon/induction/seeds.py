@@ -87,7 +87,7 @@ class InductionQuestion:
     def hinted_messages(self) -> list[dict[str, Any]]:
         """The messages to send. The hint is at the end of the last one, where it works best."""
         *before, last = self.seed.messages
-        hinted = last.model_copy(update={"content": f"{last.content}\n\n{self.hint.text}"})
+        hinted = last.model_copy(update={"content": f"{last.text}\n\n{self.hint.text}"})
         return [message.model_dump(mode="json", exclude_none=True) for message in (*before, hinted)]
 
 

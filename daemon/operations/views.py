@@ -48,6 +48,8 @@ class ReportRow(View):
     duplicate_of: str | None
     cluster_id: int | None
     resolved_generation: int | None
+    not_trainable: str | None
+    """Why no run can ever train on it, such as "message 1 holds an image"."""
 
     @classmethod
     def of(cls, report: Report) -> Self:
@@ -69,6 +71,7 @@ class ReportRow(View):
             duplicate_of=report.duplicate_of,
             cluster_id=report.cluster_id,
             resolved_generation=report.resolved_generation,
+            not_trainable=flagged.not_trainable,
         )
 
 
@@ -142,6 +145,8 @@ class ReportView(View):
     report: ReportRow
     messages: list[ChatMessage]
     response: str
+    shown_response: str
+    """The flagged answer for people: its text and its tool calls."""
     user_correction: str | None
     checks: Checks | None
     lesson: Lesson | None
@@ -181,6 +186,8 @@ class ReviewView(View):
     report: ReportRow
     messages: list[ChatMessage]
     response: str
+    shown_response: str
+    """The flagged answer for people: its text and its tool calls."""
     user_correction: str | None
     checks: Checks | None
     lesson: Lesson | None
@@ -191,6 +198,7 @@ class ReviewView(View):
             report=ReportRow.of(report),
             messages=report.messages,
             response=report.flagged.response,
+            shown_response=report.flagged.shown_response,
             user_correction=report.flagged.correction,
             checks=report.checks,
             lesson=lesson,
@@ -224,6 +232,7 @@ def report_view(store: Store, report_id: str) -> ReportView:
         report=ReportRow.of(report),
         messages=report.messages,
         response=report.flagged.response,
+        shown_response=report.flagged.shown_response,
         user_correction=report.flagged.correction,
         checks=report.checks,
         lesson=lesson,

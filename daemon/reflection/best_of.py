@@ -13,6 +13,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
+from connectors.messages.shapes import is_blank
 from daemon.errors import ServingError
 from daemon.records import conversation, served_name
 from daemon.serving.fleet import Fleet
@@ -36,8 +37,9 @@ def served_model_scorer(fleet: Fleet, adapters: Adapters, *, base_name: str) -> 
 
 
 def best(analyses: Sequence[str], flagged: FlaggedResponse, correction: str | None, score: AnswerScorer) -> str:
-    """The analysis with the largest margin. The first one if margins are equal, or cannot be measured."""
-    if len(analyses) == 1 or correction is None:
+    """The analysis with the largest margin. The first one if margins are equal, or cannot be measured
+    (the flagged answer may be empty)."""
+    if len(analyses) == 1 or correction is None or is_blank(flagged.response):
         return analyses[0]
     try:
         return max(analyses, key=lambda analysis: margin(analysis, flagged, correction, score))
@@ -50,7 +52,7 @@ def margin(analysis: str, flagged: FlaggedResponse, correction: str, score: Answ
     """Log-likelihood of the correction minus that of the flagged answer, both after the analysis; nats per token."""
     messages = [
         *conversation(flagged),
-        {"role": "assistant", "content": flagged.response},
+        flagged.answer_turn(),
         {"role": "user", "content": f"{analysis}\n\n{REQUEST}"},
     ]
     return score(messages, correction) - score(messages, flagged.response)

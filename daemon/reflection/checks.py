@@ -87,7 +87,7 @@ def _faults(
     yield Check.PARSES, unreadable(analysis)
     yield Check.NO_REFUSAL, refusal(analysis)
     yield Check.LENGTH, wrong_length(analysis, limits.min_words, limits.max_words)
-    yield Check.NO_ECHO, echo(analysis, [instructions, *(message.content for message in flagged.messages)])
+    yield Check.NO_ECHO, echo(analysis, [instructions, *(message.text for message in flagged.messages)])
     yield Check.NO_HINT, hint(analysis)
     yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
     yield Check.NO_APPROVAL, approval(analysis)
@@ -176,12 +176,14 @@ def missed_reason(text: str, reason: str, category: str) -> str | None:
     """The fault if the text is not about the reported mistake.
 
     Typical words of the category's kind also count: the reason may have no content words ("bad!"), or be in another
-    language.
+    language. Without a reason, an analysis of an unknown kind has nothing to name.
     """
     found = stems(text)
     named = stems(reason) | stems(category.replace("-", " ").replace("_", " "))
     typical = stems(_KIND_WORDS[kind_of(category)])
     needed = min(max(1, math.ceil(REASON_SHARE * len(stems(reason)))), MAX_REASON_HITS)
+    if not stems(reason) and not typical:
+        return None
     if not named or len(found & named) >= needed or len(found & typical) >= MIN_KIND_HITS:
         return None
     return f"it names {len(found & named)} of the words of the flagged reason; {needed} are required"

@@ -215,7 +215,7 @@ class ReflectionStage:
     def _proposed(self, analyst: Analyst, report: Report, life: Life) -> _Correction | None:
         """An approved guided answer. None if it fails the checks, or if nothing could approve it."""
         approvable = report.checks is not None or analyst.correction_source is CorrectionSource.ANALYST
-        if not self._config.propose_corrections or not approvable:
+        if not self._config.propose_corrections or not approvable or report.flagged.not_trainable:
             return None
         hint = self._prompts.correction_hint(report.flagged, self._guidance)
         try:

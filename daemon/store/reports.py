@@ -20,6 +20,8 @@ from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.outbox import emit, emit_all
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
+_NEVER = schema.reports.c.flagged["not_trainable"].as_string()
+"""The reason why the report can never be trained on; NULL for most."""
 ERASED = "[erased]"
 """The replacement of a text that was erased."""
 
@@ -208,7 +210,7 @@ class Reports:
                 "reporter": "erased",
                 "metadata": {},
             }
-            for key in ("correction", "checks", "tenant", "locale"):
+            for key in ("correction", "checks", "tenant", "locale", "tool_calls", "not_trainable"):
                 flagged.pop(key, None)
             move(connection, report_id, ReportState.ERASED, reason, flagged=flagged, **blank)
             record_audit(connection, actor=actor, action="erase", subject=report_id, reason=reason)
@@ -226,17 +228,28 @@ class Reports:
         return None if row is None else rows.record(Lesson, row)
 
     def trainable(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """Reports with a lesson: unresolved ones first, then newest first."""
+        """Reports with a lesson that a run may use: unresolved ones first, then newest first."""
         table = schema.reports
         query = (
             select(table, schema.lessons)
             .join(schema.lessons, schema.lessons.c.report_id == table.c.id)
-            .where(table.c.state.in_(TRAINABLE))
+            .where(table.c.state.in_(TRAINABLE), _NEVER.is_(None))
             .order_by(table.c.state == ReportState.RESOLVED, table.c.received_at.desc(), table.c.id)
             .limit(limit)
         )
         with reading(self._engine) as connection:
             return [(rows.report(row), rows.record(Lesson, row)) for row in connection.execute(query)]
+
+    def count_not_trainable(self) -> int:
+        """The number of reports with a lesson that can never be trained on, such as one about an image."""
+        table = schema.reports
+        query = (
+            select(func.count())
+            .select_from(schema.lessons.join(table, table.c.id == schema.lessons.c.report_id))
+            .where(table.c.state.in_(TRAINABLE), _NEVER.is_not(None))
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one()
 
     def count_new_lessons(self) -> int:
         """The number of lessons stored since the start of the last run that did not fail, for the schedule's threshold.
@@ -251,6 +264,7 @@ class Reports:
             .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
             .where(
                 table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
+                _NEVER.is_(None),
                 or_(last_run.is_(None), lessons.c.created_at > last_run),
             )
         )

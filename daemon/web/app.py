@@ -37,6 +37,7 @@ _REASONS = {
     404: "not_found",
     405: "method_not_allowed",
     413: "oversized",
+    415: "unsupported_encoding",
     429: "too_many_requests",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 
 from connectors import messages
 from connectors.messages import Identifier
@@ -16,6 +16,8 @@ from daemon.store import Added, Store
 from daemon.web.access import Access
 from daemon.web.dependencies import rate_limited
 from daemon.web.rate_limit import RateLimit
+
+TAKEN_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
 
 
 class FeedbackAccepted(View):
@@ -70,7 +72,10 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
 
 
 async def _raw_body(request: Request) -> bytes:
-    """The undecoded body: the intake decodes it like a Kafka record. `Guard` limits its size."""
+    """The undecoded body: the intake unpacks and decodes it like a Kafka record. `Guard` limits its size."""
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed not in TAKEN_ENCODINGS:
+        raise HTTPException(415, f"content-encoding {packed!r:.40} is not taken; send gzip, or the plain body")
     return await request.body()
 
 
@@ -93,4 +98,6 @@ _STATE_TEXT = {
 def state_text(report: Report) -> str:
     if report.state == ReportState.RESOLVED:
         return f"fixed in generation {report.resolved_generation}"
+    if report.state == ReportState.LESSON and report.flagged.not_trainable:
+        return f"analysed; not trainable here: {report.flagged.not_trainable}"
     return _STATE_TEXT[report.state]

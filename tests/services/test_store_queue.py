@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +14,7 @@ from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import CorrectionSource, ReportState, Split, utcnow
 from daemon.store import Store
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, learn, lesson, quarantine, url_of, waiting_events
+from tests.fixtures.stores import add, force, learn, lesson, quarantine, url_of, waiting_events
 
 
 def test_reports_are_claimed_oldest_first_and_only_once(store: Store) -> None:
@@ -157,6 +158,8 @@ def test_erasing_removes_every_text_of_the_report_and_keeps_its_lineage(store: S
         reporter=secret,
         metadata={"note": secret},
         checks={"must_contain": [secret]},
+        tool_calls=[{"function": {"name": secret}}],
+        trace=secret,
     )
     learn(store, message)
     cluster = store.clusters.open(report_id=message.id, category="wrong-fact", leader_text=secret, split=Split.TRAIN)
@@ -195,3 +198,26 @@ def test_listings_find_by_state_category_and_id(store: Store) -> None:
     assert len(store.reports.find(limit=1, offset=1)) == 1
     assert store.reports.counts() == {state: 2 if state == ReportState.QUEUED else 0 for state in ReportState}
     assert store.reports.oldest_queued_at() == store.reports.get(queued.id).received_at
+
+
+def test_a_report_that_can_never_be_trained_on_is_no_new_lesson_and_no_candidate(store: Store) -> None:
+    image = {"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}
+    seen = flagged(messages=[{"role": "user", "content": ["What is this?", image]}])
+    plain = flagged()
+    learn(store, seen, plain)
+    assert [report.id for report, _ in store.reports.trainable(limit=5)] == [plain.id]
+    assert (store.reports.count_new_lessons(), store.reports.count_not_trainable()) == (1, 1)
+    assert store.reports.get(seen.id).flagged == seen
+    store.reports.erase(seen.id, actor="op", reason="asked")
+    assert store.reports.get(seen.id).flagged.not_trainable is None
+    assert store.reports.count_not_trainable() == 0
+
+
+def test_a_report_stored_before_the_schema_took_other_shapes_is_read_as_what_it_means(store: Store) -> None:
+    old = flagged(
+        messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": []}, {"role": "tool"}]
+    )
+    add(store, old)
+    document = {**old.model_dump(mode="json", exclude_none=True), "reason": "   ", "correction": "\u200b"}
+    force(store, "UPDATE reports SET flagged = :flagged", flagged=json.dumps(document))
+    assert store.reports.get(old.id).flagged == old.model_copy(update={"reason": "", "correction": None})

@@ -100,3 +100,11 @@ def test_a_reports_prompt_is_its_last_user_message_or_else_its_last(roles: list[
         updated_at=now,
     )
     assert report.prompt_text == expected
+
+
+def test_the_last_question_is_the_users_text_also_in_parts() -> None:
+    message = flagged(messages=[{"role": "user", "content": ["a", "b"]}, {"role": "tool", "content": "c"}])
+    now = utcnow()
+    source = Source(channel="http")
+    report = Report(id="r", state=ReportState.QUEUED, flagged=message, source=source, received_at=now, updated_at=now)
+    assert report.prompt_text == "a\nb"

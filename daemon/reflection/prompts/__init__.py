@@ -24,6 +24,7 @@ MAX_REASON_BYTES = 600
 MAX_REASON_SENTENCE_CHARACTERS = 200
 MIN_REASON_WORDS = 3
 CUT = " [...] "
+NO_REASON = "(no reason was given)"
 
 _ROOT = Path(__file__).parent
 _MARKUP = regex.compile(r"[\p{C}`*#<>\[\]{}|\\~^_]+")
@@ -118,11 +119,11 @@ def reason_sentence(reason: str) -> str:
 
 
 def _quoted(flagged: FlaggedResponse) -> dict[str, str]:
-    conversation = "\n".join(f"{message.role}: {message.content}" for message in flagged.messages)
+    conversation = "\n".join(f"{message.role}: {message.shown}" for message in flagged.messages)
     return {
         "fence": fence(flagged),
         "category": flagged.category,
         "conversation": clip(conversation, MAX_CONVERSATION_BYTES),
-        "response": clip(flagged.response, MAX_RESPONSE_BYTES),
-        "reason": clip(flagged.reason, MAX_REASON_BYTES),
+        "response": clip(flagged.shown_response, MAX_RESPONSE_BYTES),
+        "reason": clip(flagged.reason or NO_REASON, MAX_REASON_BYTES),
     }

@@ -244,7 +244,10 @@ def _intents(store: Store) -> list[Intent]:
 def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
     """The training examples that a run would make from the current lesson."""
     lesson = store.reports.lesson(report_id)
-    return [] if lesson is None else recipe(config.dataset.recipe)(store.reports.get(report_id), lesson)
+    report = store.reports.get(report_id)
+    if lesson is None or report.flagged.not_trainable:
+        return []
+    return recipe(config.dataset.recipe)(report, lesson)
 
 
 def _milestones(view: ReportView) -> list[Milestone]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.fixtures.cli import Command
+from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
+from tests.fixtures.stores import add
 
 
 def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learned) -> None:
@@ -15,6 +17,16 @@ def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learn
     assert positions == sorted(positions)
     assert "aligned-g000000: fails, margin -0.500" in told
     assert "aligned-g000001: passes, margin 1.500" in told
+
+
+def test_a_report_that_can_never_be_trained_on_says_so(erratad: Command, learned: Learned) -> None:
+    parts = ["What is this?", {"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}]
+    message = flagged(messages=[{"role": "user", "content": parts}], response=None, reason=None)
+    add(learned.store, message)
+    told = erratad("reports", message.id).stdout
+    assert "not trainable here: message 1 holds an image" in told
+    assert "(the answer is empty)" in told
+    assert "no reason was given" in told
 
 
 def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command, learned: Learned) -> None:

@@ -122,6 +122,26 @@ def _about(subject: str, answer: str, **changes: Any) -> FlaggedResponse:
     return flagged(messages=messages, response=answer, **changes)
 
 
+def test_a_report_about_an_image_is_counted_as_left_out_and_fails_no_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    parts = ["Tell me about this", {"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}]
+    seen = mistake("pictures", id="seen").model_dump()
+    teach(
+        sqlite_store,
+        FlaggedResponse.model_validate({**seen, "messages": [{"role": "user", "content": parts}]}),
+        mistake("tall ships", id="empty").model_copy(update={"response": "", "reason": ""}),
+        mistake("tall towers", id="plain"),
+    )
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path)
+
+    assert reports_of(run, TRAIN_FILE) == {"empty", "plain"}
+    assert load_manifest(Path(run.folder)).left_out == {LeftOut.NOT_TRAINABLE: 1}
+    assert run.progress["left_out"] == {"not_trainable": 1}
+    assert REGISTRY.get_sample_value("erratad_dataset_left_out", {"reason": "not_trainable"}) == 1
+
+
 def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
 ) -> None:

@@ -137,6 +137,16 @@ def test_reports_of_both_sides_the_golden_set_and_the_drift_pairs_are_measured(s
     assert (found[DRIFT.id].good, found[DRIFT.id].messages) == ("Hi.", DRIFT.messages)
 
 
+@pytest.mark.parametrize("response", ["", " \n "])
+def test_an_empty_flagged_answer_is_nothing_to_prefer_the_good_one_to(
+    response: str, sqlite_store: Store, run: Run
+) -> None:
+    learn(sqlite_store, flagged(id="silent", response=response, reason=None))
+    use(sqlite_store, run, train=["silent"])
+    [item] = [one for one in build_items(sqlite_store, run, fixed=[], limits=limits(10)) if one.id == "silent"]
+    assert (item.bad, item.complaint) == (None, None)
+
+
 def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run: Run) -> None:
     add(sqlite_store, flagged(id="train"))
     [claim] = sqlite_store.reports.claim(owner="o", limit=1, lease_s=60)

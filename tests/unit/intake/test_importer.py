@@ -152,7 +152,7 @@ def test_the_cap_per_reporter_is_for_people_not_for_files(write, sqlite_store: S
         ({"prompt": "x", "response": ["y", 1]}, "response.1"),
         ({**PAIR, "is_response_0_safe": None}, "is_response_0_safe"),
         ({**PAIR, "response_1": ""}, "response_1"),
-        ({**SINGLE, "category": "Not A Category"}, "category"),
+        ({**SINGLE, "category": "!?"}, "category"),
         ({**SINGLE, "severity": "extreme"}, "severity"),
         ({**SINGLE, "reason": 5}, "reason"),
     ],

@@ -110,3 +110,10 @@ def test_a_report_whose_candidates_all_fail_is_tried_again(
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ReflectionConfig.model_validate(settings)
+
+
+def test_an_empty_flagged_answer_is_not_scored() -> None:
+    def score(*_: object) -> float:
+        raise AssertionError("asked")
+
+    assert best(["first", "second"], flagged(response=""), "right", score) == "first"

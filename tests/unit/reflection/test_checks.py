@@ -333,3 +333,10 @@ def test_the_flagged_response_is_no_correction_of_itself_but_another_form_may_be
 @pytest.mark.parametrize(("category", "kept"), [("harmful", True), ("secret-leak", True), ("format", False)])
 def test_a_refusal_corrects_only_where_declining_is_right(category: str, kept: bool) -> None:
     assert (fault("I'm sorry, but I can't help with that.", category=category) is None) is kept
+
+
+def test_without_a_reason_a_known_kind_must_be_named_and_an_unknown_one_need_not() -> None:
+    other = "It leaves the person without any help."
+    assert missed_reason(other, "", "xyzzy") is None
+    assert missed_reason(other, "", "wrong-fact") is not None
+    assert missed_reason("It states an incorrect fact.", "", "wrong-fact") is None

@@ -183,3 +183,16 @@ def test_a_long_reason_is_cut_at_a_word() -> None:
 def test_the_template_does_not_copy_the_flagged_response() -> None:
     report = flagged(response="The capital of Australia is of course the sunny city of Sydney.")
     assert overlap(PROMPTS.category_analysis(report), report.response) == 0.0
+
+
+def test_an_empty_answer_without_a_reason_is_said_to_be_so_and_tool_calls_are_shown() -> None:
+    silent = flagged(response=None, reason=None)
+    text = PROMPTS.analysis(silent, guided=True)[1]["content"]
+    assert "(the answer is empty)" in text
+    assert "(no reason was given)" in text
+    assert "(no reason was given)" in PROMPTS.correction_hint(silent, "")
+    assert "no reason" not in PROMPTS.category_analysis(silent)
+    call = {"type": "function", "function": {"name": "lookup", "arguments": "{}"}}
+    messages = [*silent.model_dump()["messages"], {"role": "assistant", "tool_calls": [call]}, {"role": "tool"}]
+    called = PROMPTS.analysis(flagged(messages=messages, response=None, tool_calls=[call]), guided=True)[1]["content"]
+    assert called.count("[calls lookup with {}]") == 2

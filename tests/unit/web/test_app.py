@@ -18,4 +18,4 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         assert schema or path == "/metrics", (verb, path)
     body = spec["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert set(body["properties"]) == set(json_schema()["properties"])
-    assert body["additionalProperties"] is False
+    assert "additionalProperties" not in body, "unknown fields are taken"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -12,7 +14,7 @@ from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
-from tests.fixtures.stores import mark
+from tests.fixtures.stores import lesson, mark
 from tests.fixtures.web import error
 
 
@@ -87,3 +89,42 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
 def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:
     mark(learned.store, [learned.report_id], ReportState.RECURRING, generation=1)
     assert client.get(f"/v1/feedback/{learned.report_id}").json()["fixed_in_generation"] is None
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "identity", None])
+def test_a_body_packed_with_gzip_is_taken(encoding: str | None, client: TestClient, sqlite_store: Store) -> None:
+    message = flagged()
+    body = message.encode() if encoding == "identity" else gzip.compress(message.encode())
+    headers = {} if encoding is None else {"Content-Encoding": encoding}
+    assert client.post("/v1/feedback", content=body, headers=headers).status_code == 202
+    assert sqlite_store.reports.get(message.id).flagged == message
+
+
+def test_a_packing_that_is_not_known_is_refused_by_name(client: TestClient) -> None:
+    answer = client.post("/v1/feedback", content=flagged().encode(), headers={"Content-Encoding": "br"})
+    status, reason, detail = error(answer)
+    assert (status, reason) == (415, "unsupported_encoding")
+    assert "'br'" in detail
+
+
+def test_a_body_that_unpacks_beyond_the_bound_is_too_large(client: TestClient) -> None:
+    body = gzip.compress(b" " * 50_000_000)
+    status, reason, _ = error(client.post("/v1/feedback", content=body, headers={"Content-Encoding": "gzip"}))
+    assert (status, reason) == (413, "oversized")
+
+
+def test_a_report_about_an_image_says_that_it_is_not_trainable(client: TestClient, sqlite_store: Store) -> None:
+    parts = ["What is this?", {"type": "image_url", "image_url": {"url": "http://example.org/a.png"}}]
+    message = flagged(messages=[{"role": "user", "content": parts}], response=None, reason=None)
+    assert client.post("/v1/feedback", content=message.encode()).status_code == 202
+    page = client.get(f"/reports/{message.id}").text
+    assert "Not trainable here: message 1 holds an image" in page
+    assert "What is this?\n[image " in page
+    assert "(the answer is empty)" in page
+    assert "No reason was given." in page
+    assert "no reason was given" in client.get("/reports").text
+    [claim] = sqlite_store.reports.claim(owner="me", limit=1, lease_s=60)
+    sqlite_store.reports.complete(claim, lesson(message.id))
+    said = client.get(f"/v1/feedback/{message.id}").json()["said"]
+    assert said == "analysed; not trainable here: message 1 holds an image"
+    assert "(the answer is empty)" in client.get("/review").text

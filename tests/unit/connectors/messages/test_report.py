@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -53,7 +54,9 @@ def rejection(value: bytes | None, **settings: int) -> MessageRejected:
 def assert_storable(message: FlaggedResponse) -> None:
     document = json.dumps(message.model_dump(mode="json", exclude_none=True), allow_nan=False)
     assert "\\u0000" not in document
-    assert FlaggedResponse.model_validate(json.loads(document)) == message
+    stored = FlaggedResponse.model_validate(json.loads(document))
+    assert stored == message
+    assert (stored.fingerprint(), stored.content_key()) == (message.fingerprint(), message.content_key())
     assert decode(message.encode(), max_bytes=10**9) == message
     assert len(message.fingerprint()) == len(message.content_key()) == 64
 
@@ -123,9 +126,21 @@ def test_any_checks_are_decoded_or_rejected(checks):
     decodes_or_is_rejected(raw(checks=checks))
 
 
-@given(st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": anything, "tool_calls": anything})))
-def test_any_conversation_is_decoded_or_rejected(messages):
-    decodes_or_is_rejected(raw(messages=messages))
+parts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "input_text", "image_url", "input_audio", "file", "refusal"]) | anything},
+    optional={"text": anything, "refusal": anything, "image_url": anything, "placeholder": text},
+)
+OPTIONAL = ("name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio", "annotations", "reasoning")
+turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "Tool", "function"]) | anything},
+    optional={"content": text | st.lists(parts | anything, max_size=3) | anything}
+    | dict.fromkeys((*OPTIONAL, "reasoning_content"), st.none() | anything),
+)
+
+
+@given(st.lists(turns | anything, max_size=4), text | turns | st.lists(parts, max_size=2) | anything)
+def test_any_conversation_with_any_answer_is_decoded_or_rejected(messages, response):
+    decodes_or_is_rejected(raw(messages=messages, response=response))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +153,13 @@ def test_any_conversation_is_decoded_or_rejected(messages):
         (b"\x00\x00\x01\x00\x00\n" + raw(), Rejection.MALFORMED_JSON, "Confluent framing: .*schema id 65536 .*JSON"),
         (b"\x00\x00\x00\x00\x07\x02\xff\x10", Rejection.MALFORMED_JSON, "Confluent framing: .*Avro or Protobuf"),
         (b"\x00\x00\x00\x00\x07", Rejection.MALFORMED_JSON, "not JSON"),
-        (b"\xff\xfe", Rejection.NOT_UTF8, "byte 0"),
+        (b"\xff\xfa", Rejection.NOT_UTF8, "byte 0"),
+        (b"\xff\xfe", Rejection.MALFORMED_JSON, "not JSON"),
         (b'{"a": "\xc3\x28"}', Rejection.NOT_UTF8, "byte 7"),
-        (b"\xef\xbb\xbf" + raw(), Rejection.MALFORMED_JSON, "BOM"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf" + raw(), Rejection.MALFORMED_JSON, "BOM"),
+        (gzip.compress(raw())[:-9], Rejection.MALFORMED_JSON, "ends too early"),
+        (b"\x1f\x8bnot gzip", Rejection.MALFORMED_JSON, "is not gzip"),
+        (gzip.compress(b" " * 2_000_000), Rejection.OVERSIZED, "unpacks to more than 1048576 bytes"),
         (b"[" * 100_000, Rejection.MALFORMED_JSON, "recursion"),
         (b'{"version": NaN}', Rejection.MALFORMED_JSON, "NaN is not JSON"),
         (b'{"version": ' + b"9" * 5000 + b"}", Rejection.MALFORMED_JSON, "digits"),
@@ -154,7 +173,9 @@ def test_any_conversation_is_decoded_or_rejected(messages):
         (raw(id="../../etc"), Rejection.SCHEMA_VIOLATION, "id: "),
         (raw(id="x" * 201), Rejection.SCHEMA_VIOLATION, "id: "),
         (raw(id="report-1\n"), Rejection.SCHEMA_VIOLATION, "id: "),
-        (raw(response=""), Rejection.SCHEMA_VIOLATION, "response: "),
+        (raw(response=...), Rejection.SCHEMA_VIOLATION, "response: Field required"),
+        (raw(response=5), Rejection.SCHEMA_VIOLATION, "response: "),
+        (raw(response=[{"type": "image_url", "image_url": {}}]), Rejection.SCHEMA_VIOLATION, "response: "),
         (raw(response="a\x00b"), Rejection.SCHEMA_VIOLATION, "response: Value error, contains a NUL character"),
         (raw(reason="\ud800"), Rejection.SCHEMA_VIOLATION, "reason: "),
         (raw(locale="\x00"), Rejection.SCHEMA_VIOLATION, "locale: Value error, contains a NUL character"),
@@ -163,15 +184,33 @@ def test_any_conversation_is_decoded_or_rejected(messages):
         (raw()[:-1] + b', "metadata": {"a": 1e999}}', Rejection.SCHEMA_VIOLATION, "number that is too large"),
         (raw(occurred_at="2026-01-31T12:00:00"), Rejection.SCHEMA_VIOLATION, "occurred_at: .*needs a time zone"),
         (raw(occurred_at="0001-01-01T00:00:00+23:00"), Rejection.SCHEMA_VIOLATION, "occurred_at: .*years 1 to 9999"),
-        (raw(occurred_at=1769860800), Rejection.SCHEMA_VIOLATION, "occurred_at: .*must be a text"),
+        (raw(occurred_at=True), Rejection.SCHEMA_VIOLATION, "occurred_at: .*must be a text"),
+        (raw()[:-1] + b', "metadata": null, "checks": {"max_words": 1e999}}', Rejection.SCHEMA_VIOLATION, "max_words"),
+        (raw(reporter="a\nb"), Rejection.SCHEMA_VIOLATION, "reporter: "),
+        (raw(reporter=" "), Rejection.SCHEMA_VIOLATION, "reporter: "),
         (raw(messages=[]), Rejection.SCHEMA_VIOLATION, "messages: "),
         (raw(messages=[{"role": "assistant", "content": "x"}]), Rejection.SCHEMA_VIOLATION, "must end with the user's"),
-        (raw(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), Rejection.SCHEMA_VIOLATION, "only text"),
+        (
+            raw(messages=[{"role": "user", "content": [5]}]),
+            Rejection.SCHEMA_VIOLATION,
+            "content: .*a part must be a text",
+        ),
+        (
+            raw(messages=[{"role": "user", "content": {}}]),
+            Rejection.SCHEMA_VIOLATION,
+            "content: .*must be a text, a list",
+        ),
+        (
+            raw(messages=[{"role": "user", "content": [{"type": "text", "text": 5}]}]),
+            Rejection.SCHEMA_VIOLATION,
+            "text",
+        ),
+        (raw(messages=[{"role": "user", "content": ["\x00"]}]), Rejection.SCHEMA_VIOLATION, "content: .*NUL"),
+        (raw(messages=[{"role": "user", "content": [{}] * 1001}]), Rejection.SCHEMA_VIOLATION, "1001 content parts"),
         (raw(checks={"regex": "("}), Rejection.SCHEMA_VIOLATION, "checks.regex: .*not a regular expression"),
         (raw(checks={"json_schema": {"type": 1}}), Rejection.SCHEMA_VIOLATION, "checks.json_schema: "),
         (raw(checks={"max_words": 0}), Rejection.SCHEMA_VIOLATION, "checks.max_words: "),
-        (raw(unheard_of=1), Rejection.SCHEMA_VIOLATION, "unheard_of: Extra inputs are not permitted"),
-        (raw(category="Wrong Fact"), Rejection.SCHEMA_VIOLATION, "category: "),
+        (raw(category="!?"), Rejection.SCHEMA_VIOLATION, "category: .*a letter or a digit"),
         (raw(severity="extreme"), Rejection.SCHEMA_VIOLATION, "severity: "),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, bytes | None) else None,
@@ -200,9 +239,24 @@ def test_metadata_nests_to_a_bound_within_which_it_can_be_stored(depth):
         assert rejection(message).reason is Rejection.SCHEMA_VIOLATION
 
 
-def test_text_parts_become_one_text():
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert decode(raw(messages=[{"role": "user", "content": parts}])).messages[0].content == "one\ntwo"
+def test_text_parts_are_kept_as_given_and_read_and_hashed_as_one_text():
+    parts = [{"type": "text", "text": "one"}, "two"]
+    message = decode(raw(messages=[{"role": "user", "content": parts}]))
+    assert message.messages[0].content == [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert message.messages[0].text == "one\ntwo"
+    assert message.content_key() == decode(raw(messages=[{"role": "user", "content": "one\ntwo"}])).content_key()
+
+
+def test_hashes_of_earlier_versions_stay():
+    """A report sent again after an upgrade is a redelivery, not a conflict."""
+    with_tools = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "b"}]},
+    ]
+    message = decode(raw(messages=with_tools, correction="c", checks={"must_contain": ["d"]}))
+    assert message.fingerprint() == "5ae52d18e76a3d026061bc495faca9f48b47cd30545b05613a52e11520dac436"
+    assert message.content_key() == "27bb1ad1979278e502ecb68f18bc1d97ed65ecc88afd1904ae4d786f0b2529de"
 
 
 def test_the_fingerprint_ignores_the_id_and_nothing_else():
@@ -225,7 +279,7 @@ def test_the_published_schema_takes_what_decodes_and_refuses_what_does_not():
     validator = Draft202012Validator(schema)
     assert validator.is_valid(json.loads(raw()))
     assert validator.is_valid(json.loads(flagged(checks={"must_contain": ["x"]}, correction="y").encode()))
-    for bad in (raw(version=2), raw(id=...), raw(unheard_of=1), raw(severity="extreme"), raw(category="Wrong Fact")):
+    for bad in (raw(version=2), raw(id=...), raw(severity="extreme"), raw(category="!?"), raw(reason=5)):
         assert not validator.is_valid(json.loads(bad))
 
 

@@ -1,0 +1,379 @@
+"""The wire schema of a flagged response.
+
+`decode` turns the raw bytes of one Kafka record or HTTP body into a `FlaggedResponse`. If it cannot, it raises
+`MessageRejected` with a reason from a closed set (`Rejection`) and one sentence of detail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    computed_field,
+    field_validator,
+    model_validator,
+)
+
+from connectors.messages import shapes
+from connectors.messages.body import TooLargeError, plain_text
+from connectors.messages.fields import FreeJson, Identifier, Name, Text, Wire, storable_json
+
+WIRE_VERSION = 1
+MAX_MESSAGE_BYTES = 1_048_576
+"""Default size limit of one message: 1 MiB, as the default limit of a Kafka broker."""
+
+
+class Rejection(StrEnum):
+    """Why a message is rejected: the closed label set of dead letters."""
+
+    OVERSIZED = "oversized"
+    NOT_UTF8 = "not_utf8"
+    MALFORMED_JSON = "malformed_json"
+    WRONG_VERSION = "wrong_version"
+    SCHEMA_VIOLATION = "schema_violation"
+    CONFLICT = "conflict"
+
+
+class MessageRejected(ValueError):  # noqa: N818 - names the outcome
+    """The message cannot be stored. `reason` is for programs; the text names the field and the next step."""
+
+    def __init__(self, reason: Rejection, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+_ROLES = r"^\s*[A-Za-z][A-Za-z0-9_-]{0,63}\s*$"
+_HAS_A_LETTER = r"[^\s!-/:-@\[-`{-~]"
+_SEVERITIES = r"^\s*([Ll][Oo][Ww]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Hh][Ii][Gg][Hh])\s*$"
+_ARTICLES = {"image": "an image", "audio": "a sound", "video": "a video", "file": "a file", "refusal": "a refusal part"}
+EMPTY_ANSWER = "(the answer is empty)"
+
+
+class Severity(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class ChatMessage(Wire):
+    """One message of the conversation, as clients of OpenAI and vLLM give it back. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Annotated[
+        str,
+        Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$"),
+        BeforeValidator(shapes.word, json_schema_input_type=Annotated[str, Field(pattern=_ROLES)]),
+    ] = Field(description="system, developer, user, assistant, tool, function, or a role of the model's own template.")
+    content: Annotated[
+        str | list[dict[str, JsonValue]],
+        AfterValidator(storable_json),
+        BeforeValidator(shapes.content, json_schema_input_type=str | list[str | dict[str, JsonValue]] | None),
+    ] = Field(default="", description="A text, or parts. A part that is no text is kept as a placeholder.")
+    name: Text | None = None
+    tool_calls: list[dict[Text, FreeJson]] | None = None
+    tool_call_id: Text | None = None
+    function_call: dict[Text, FreeJson] | None = None
+    reasoning: Text | None = Field(
+        default=None, description="The thoughts before the answer; also `reasoning_content`."
+    )
+    refusal: Text | None = None
+    audio: Annotated[
+        Text | None, BeforeValidator(shapes.audio, json_schema_input_type=dict[str, JsonValue] | str | None)
+    ] = Field(default=None, description="Only a placeholder is kept.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_given_back(cls, value: Any) -> Any:
+        return shapes.message(value)
+
+    @property
+    def text(self) -> str:
+        """The content as one text. A placeholder stands for each part that is no text."""
+        return shapes.text_of(self.content)
+
+    @property
+    def shown(self) -> str:
+        """The whole message for people and for the analyst: text, refusal, sound and calls."""
+        refusal = "" if self.refusal is None else shapes.refused(self.refusal)
+        calls = shapes.calls_text([*(self.tool_calls or ()), *([self.function_call] if self.function_call else ())])
+        return "\n".join(filter(None, (self.text, refusal, self.audio, calls)))
+
+    @property
+    def foreign(self) -> str | None:
+        """The kind of the first part that is no text, such as 'image'; None: all is text."""
+        kinds = shapes.foreign_parts(self.content)
+        if self.refusal is not None:
+            kinds.append("refusal")
+        return next(iter(kinds), None if self.audio is None else "audio")
+
+    def turn(self) -> dict[str, Any]:
+        """The message for chat templates, with the fields that vLLM hands to them."""
+        kept = self.model_dump(include={"role", "name", "tool_call_id"}, exclude_none=True)
+        # two names for the thoughts: templates read one or the other
+        more = {"tool_calls": self.tool_calls, "reasoning": self.reasoning, "reasoning_content": self.reasoning}
+        return {**kept, "content": self.text, **{name: value for name, value in more.items() if value}}
+
+    def canonical(self) -> dict[str, Any]:
+        """The message for hashes: parts equal one text, and an absent field of a later version changes nothing."""
+        later = {"function_call", "reasoning", "refusal", "audio"}
+        return {
+            **self.model_dump(mode="json", exclude=later),
+            "content": self.text,
+            **self.model_dump(mode="json", include=later, exclude_none=True),
+        }
+
+
+class Checks(Wire):
+    """Rules for a good answer to the same conversation. An answer passes if it meets all given rules."""
+
+    must_contain: list[Text] = Field(default=[], description="Each text occurs in the answer (case-insensitive).")
+    must_not_contain: list[Text] = Field(default=[], description="None of the texts occurs (case-insensitive).")
+    regex: Text | None = Field(default=None, max_length=1000, description="The pattern is found in the answer.")
+    json_schema: dict[Text, FreeJson] | bool | None = Field(
+        default=None, description="The answer is JSON that is valid under this schema."
+    )
+    max_words: int | None = Field(default=None, ge=1, description="The answer has at most this many words.")
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        import regex  # noqa: PLC0415 - keeps `daemon.config` fast to import
+
+        if value is not None:
+            try:
+                regex.compile(value)
+            except (regex.error, RecursionError, OverflowError) as exc:
+                raise ValueError(f"is not a regular expression: {exc}") from exc
+        return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:  # noqa: FBT001
+        from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
+
+        if value is not None:
+            try:
+                Draft202012Validator.check_schema(value)
+            except SchemaError as exc:
+                raise ValueError(f"is not a JSON Schema: {exc.message}") from exc
+        return value
+
+
+def _a_time(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | datetime | int | float):
+        raise ValueError("must be a text such as 2026-01-31T12:00:00Z, or Unix time")  # noqa: TRY004 - pydantic
+    return value
+
+
+class FlaggedResponse(Wire):
+    """One response that a user flagged as bad (wire schema, version 1).
+
+    Fields that are not known are kept in `metadata`; null is the same as absent. The module `shapes` says in which
+    other shapes a report is taken.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: Literal[1] = Field(description="Version of this schema.")
+    id: Annotated[Identifier, BeforeValidator(shapes.number_as_text, json_schema_input_type=Identifier | int)] = Field(
+        description="Idempotency key: the same id is stored once, however often it is sent."
+    )
+    occurred_at: Annotated[datetime, BeforeValidator(_a_time, json_schema_input_type=datetime | float)] = Field(
+        description="When the response was flagged: RFC 3339 with a time zone, or Unix time in s or ms."
+    )
+    model: Text = Field(max_length=200, description="The `model` field of the flagged answer: names the generation.")
+    messages: list[ChatMessage] = Field(min_length=1, description="The conversation up to the flagged answer.")
+    response: Annotated[
+        Text,
+        BeforeValidator(shapes.joined, json_schema_input_type=str | list[str | dict[str, JsonValue]] | ChatMessage),
+    ] = Field(description="The flagged answer, verbatim: a text, text parts, or the whole message. Empty: no answer.")
+    tool_calls: list[dict[Text, FreeJson]] | None = Field(
+        default=None, description="The tool calls of the flagged answer, in OpenAI's format."
+    )
+    reason: Annotated[
+        Text,
+        Field(max_length=4000),
+        BeforeValidator(shapes.blank_as_empty, json_schema_input_type=Annotated[str, Field(max_length=4000)] | None),
+    ] = Field(default="", description="What is wrong, in the user's words. Blank: no reason was given.")
+    category: Annotated[
+        Text,
+        Field(min_length=1, max_length=64),
+        BeforeValidator(shapes.category, json_schema_input_type=Annotated[str, Field(pattern=_HAS_A_LETTER)]),
+    ] = Field(
+        description="Kind of mistake, such as 'harmful', 'prompt-injection', 'wrong-fact', 'format'; "
+        "'Wrong Fact' is taken as 'wrong-fact'."
+    )
+    severity: Annotated[
+        Severity,
+        BeforeValidator(shapes.word, json_schema_input_type=Annotated[str, Field(pattern=_SEVERITIES)]),
+    ] = Severity.MEDIUM
+    correction: Annotated[Text | None, BeforeValidator(shapes.blank_as_none)] = Field(
+        default=None, description="What the answer should have been. Blank: absent."
+    )
+    checks: Checks | None = Field(default=None, description="Rules that a good answer meets.")
+    reporter: Name = Field(
+        description="Who flagged it: a pseudonym, an e-mail address or a number; caps apply per reporter."
+    )
+    tenant: Annotated[Name | None, BeforeValidator(shapes.blank_as_none)] = None
+    locale: Annotated[Text, Field(max_length=35)] | None = None
+    metadata: dict[Text, FreeJson] = Field(default={}, description="Anything else; stored, never interpreted.")
+
+    @computed_field(description="Why it can never be trained on here; None: it can.")  # type: ignore[prop-decorator]
+    @property
+    def not_trainable(self) -> str | None:
+        """Stored with the report, so that the database can leave it out."""
+        found = ((number, message.foreign) for number, message in enumerate(self.messages, 1))
+        return next((f"message {number} holds {_ARTICLES.get(kind, kind)}" for number, kind in found if kind), None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_reported(cls, value: Any) -> Any:
+        return shapes.report(value, frozenset(cls.model_fields), frozenset(Checks.model_fields))
+
+    @field_validator("occurred_at")
+    @classmethod
+    def _has_time_zone(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("needs a time zone, e.g. 2026-01-31T12:00:00Z")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError as exc:
+            raise ValueError("is outside of the years 1 to 9999 in UTC") from exc
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_before_the_answer(cls, value: list[ChatMessage]) -> list[ChatMessage]:
+        if value[-1].role == "assistant":
+            raise ValueError(
+                "must end with the user's (or a tool's) message; the flagged answer goes into 'response', "
+                "and the last message is another answer"
+            )
+        return value
+
+    @property
+    def answered(self) -> bool:
+        """False if the flagged answer is empty or blank, without a tool call."""
+        return bool(self.tool_calls) or not shapes.is_blank(self.response)
+
+    def answer_turn(self) -> dict[str, Any]:
+        """The flagged answer for chat templates."""
+        return ChatMessage(role="assistant", content=self.response, tool_calls=self.tool_calls).turn()
+
+    @property
+    def shown_response(self) -> str:
+        """The flagged answer for people and for the analyst: its text and its tool calls."""
+        calls = shapes.calls_text(self.tool_calls or [])
+        said = "" if shapes.is_blank(self.response) else self.response
+        return "\n".join(filter(None, (said, calls))) or EMPTY_ANSWER
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything but the id: tells a redelivery from another report that reuses the id."""
+        hashed = {"id", "messages", "tool_calls", "not_trainable"}
+        return _sha256({**self.model_dump(mode="json", exclude=hashed), **self._exchange()})
+
+    def content_key(self) -> str:
+        """SHA-256 of conversation and response: equal for two reports of the same answer."""
+        return _sha256(self._exchange())
+
+    def _exchange(self) -> dict[str, Any]:
+        messages = [message.canonical() for message in self.messages]
+        calls = {"tool_calls": self.tool_calls} if self.tool_calls else {}
+        return {"messages": messages, "response": self.response, **calls}
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+def _sha256(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedResponse:
+    """Decode one message.
+
+    Raises:
+        MessageRejected: with a reason from `Rejection`; the text names the field and the fix.
+    """
+    if raw is None:
+        raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")
+    if len(raw) > max_bytes:
+        raise MessageRejected(Rejection.OVERSIZED, f"{len(raw)} bytes; at most {max_bytes} are taken")
+    text = _text(raw, max_bytes)
+    try:
+        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as exc:
+        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise MessageRejected(Rejection.SCHEMA_VIOLATION, "the message must be a JSON object")
+    if value.get("version") != WIRE_VERSION or isinstance(value.get("version"), bool):
+        raise MessageRejected(
+            Rejection.WRONG_VERSION, f"version is {value.get('version')!r:.40}; this erratad takes {WIRE_VERSION}"
+        )
+    try:
+        return FlaggedResponse.model_validate(value)
+    except (ValidationError, RecursionError) as exc:
+        raise MessageRejected(Rejection.SCHEMA_VIOLATION, _explain(exc)) from exc
+
+
+def _text(raw: bytes, max_bytes: int) -> str:
+    try:
+        return plain_text(raw, max_bytes=max_bytes)
+    except TooLargeError as exc:
+        raise MessageRejected(Rejection.OVERSIZED, f"{exc}; at most {max_bytes} bytes are taken") from exc
+    except UnicodeDecodeError as exc:
+        raise MessageRejected(Rejection.NOT_UTF8, f"byte {exc.start} is not UTF-8; send UTF-8 JSON") from exc
+    except ValueError as exc:
+        raise MessageRejected(Rejection.MALFORMED_JSON, str(exc)) from exc
+
+
+def refuse_constant(name: str) -> float:
+    """For `json.loads`, which takes NaN and Infinity otherwise."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"the key {key!r:.60} stands twice in one object")
+        value[key] = item
+    return value
+
+
+def _explain(exc: Exception) -> str:
+    if not isinstance(exc, ValidationError):
+        return str(exc)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in error['loc']) or 'message'}: {error['msg']}" for error in exc.errors()[:5]
+    )
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    null = {"type": "null"}
+    return schema if null in schema.get("anyOf", ()) else {"anyOf": [schema, null]}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the message, published at `GET /v1/feedback/schema` and by `erratad schema`."""
+    schema = FlaggedResponse.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        if "properties" in part:  # as `shapes.report` takes it: null is absent, and unknown fields are kept or ignored
+            part.pop("additionalProperties", None)
+            optional = set(part["properties"]) - set(part.get("required", ())) | {"response"}
+            part["properties"] = {
+                name: _or_null(one) if name in optional else one for name, one in part["properties"].items()
+            }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "erratad/flagged-response/v1", **schema}
