@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from daemon.cli.options import AsJson, ConfigPath, Overrides, opened, settings
-from daemon.cli.output import print_json, progress, say, warn
+from daemon.cli.output import cell, print_json, progress, say, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.config import Config
+    from daemon.intake.formats.reports import ImportOptions
+    from daemon.intake.importer import ImportSummary, RowProblem, Survey
     from daemon.intake.submit import Submission
 
 SHOWN_PROBLEMS = 20
@@ -67,36 +70,150 @@ def submit(
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A .csv or .jsonl file.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV or Parquet; .gz, too.")],
     *,
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=NAME", help="The file's name of a column: prompt=question. Repeatable."),
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="For rows that name no category.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", "-m", help="What is wrong, where rows do not say.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Such as cp1252; default: found out.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of a table, such as ';' or tab; default: found out.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the file holds, and store nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Store without asking.")] = False,
     as_json: AsJson = False,
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Import annotated data.
+    """Import annotated data as reports.
 
-    Reads rows in the format of PKU-SafeRLHF (prompt, response, is_safe; or two responses, each marked safe or unsafe)
-    and stores the unsafe responses as reports. Importing a file again is safe. Exits with 1 if a row is rejected.
+    Says what it understood, asks, and stores the answers that the file or your options call bad. Importing a file again
+    is safe. Exits with 1 if a row cannot be read, and with 2 if there is no terminal to ask on and no --yes.
     """
-    from daemon.intake.importer import import_file as import_rows
+    from daemon.intake.importer import store_reports, survey
 
-    with opened(settings(config_path, overrides), create=True) as store, progress("importing rows") as advance:
-        summary = import_rows(file, store.reports, on_rows=lambda rows: advance(rows, None))
+    config = settings(config_path, overrides)
+    options = _import_options(
+        mapped, category=category, reason=reason, encoding=encoding, delimiter=delimiter, config=config
+    )
+    with progress("reading rows") as advance:
+        found = survey(file, options, on_rows=lambda rows: advance(rows, None))
+    if not as_json:
+        _say_survey(found)
+    summary = None
+    if found.reports and not dry_run:
+        _ask(found, yes=yes)
+        with opened(config, create=True) as store, progress("importing rows") as advance:
+            summary = store_reports(found, store.reports, options, on_rows=lambda rows: advance(rows, found.rows))
     if as_json:
-        print_json(
-            {
-                "rows": summary.rows,
-                "safe": summary.safe,
-                "outcomes": dict(summary.outcomes),
-                "problems": [{"line": one.line, "field": one.field, "detail": one.detail} for one in summary.problems],
-            }
-        )
-    else:
-        counted = _counted({str(outcome): count for outcome, count in summary.outcomes.items()})
-        say(f"read {summary.rows} rows, {summary.safe} of them safe{counted}")
-    _warn_of([f"{file}:{one.line}: {one.field}: {one.detail}" for one in summary.problems])
-    if summary.problems:
+        print_json(_import_document(found, summary))
+    elif summary is not None:
+        say(f"imported{_counted({str(outcome): count for outcome, count in summary.outcomes.items()})}")
+    problems = found.problems if summary is None else summary.problems
+    _warn_of([f"{file}:{one.line}: {one.field}: {one.detail}" for one in problems])
+    if not found.reports:
+        warn(_nothing_to_import(found))
+    if problems:
         raise typer.Exit(1)
+    if _is_unjudged(found):
+        raise typer.Exit(2)
+
+
+def _import_options(
+    mapped: list[str] | None,
+    *,
+    category: str | None,
+    reason: str | None,
+    encoding: str | None,
+    delimiter: str | None,
+    config: Config,
+) -> ImportOptions:
+    """The options of `import`. Raises BadParameter for impossible ones."""
+    from daemon.intake.formats.cells import COLUMNS, RowError
+    from daemon.intake.formats.reports import ImportOptions, slug
+
+    columns = {}
+    for pair in mapped or []:
+        column, _, name = pair.partition("=")
+        if column not in COLUMNS or not name:
+            raise typer.BadParameter(f"--map {pair!r}: give COLUMN=NAME, where COLUMN is one of {', '.join(COLUMNS)}")
+        columns[column] = name
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '\r\n"'):
+        raise typer.BadParameter(f"--delimiter {delimiter!r}: give one character, or tab")
+    try:
+        category = None if category is None else slug(category)
+    except RowError as exc:
+        raise typer.BadParameter(f"--category: {exc.detail}") from exc
+    return ImportOptions(
+        columns=columns,
+        category=category,
+        reason=(reason or "").strip() or None,
+        encoding=encoding,
+        delimiter=delimiter,
+        max_bytes=config.intake.max_message_bytes,
+    )
+
+
+def _say_survey(found: Survey) -> None:
+    say(f"{found.file.path}: {found.file.text}; columns: {cell(', '.join(map(str, found.columns)))}")
+    say(f"{_number(found.rows, 'row')}: {_number(found.reports, 'report')}")
+    for shape, rows in found.shapes.items():
+        say(f"  {_number(rows, 'row')}: {shape}")
+    for line, flagged in found.first:
+        better = "" if flagged.correction is None else f"; better: {cell(flagged.correction)}"
+        say(f"  line {line}: {flagged.category}: {cell(flagged.reason)}")
+        say(f"    {cell(flagged.messages[-1].shown)} -> {cell(flagged.shown_response)}{better}")
+    for reason, left_out in found.left_out.items():
+        say(f"  left out, {_number(left_out.rows, 'row')} (first: line {left_out.first_line}): {reason}")
+    if found.problems:
+        say(f"  cannot be read, {_number(len(found.problems), 'row')} (first: line {found.problems[0].line})")
+
+
+def _ask(found: Survey, *, yes: bool) -> None:
+    """Ask on a terminal whether to store. Exits with 1 after a no, with 2 if there is no terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        warn("nothing was stored: there is no terminal to ask on; give --yes to store, or --dry-run to look only")
+        raise typer.Exit(2)
+    if not typer.confirm(f"Store {_number(found.reports, 'report')}?", err=True):
+        warn("nothing was stored")
+        raise typer.Exit(1)
+
+
+def _is_unjudged(found: Survey) -> bool:
+    from daemon.intake.formats.reports import NOTHING_SAYS
+
+    return not found.reports and NOTHING_SAYS in found.left_out
+
+
+def _nothing_to_import(found: Survey) -> str:
+    if _is_unjudged(found):
+        return "nothing to import: no row says that its answer is bad; if all are, give --reason (and --category)"
+    return "nothing to import: no row holds a bad answer"
+
+
+def _import_document(found: Survey, summary: ImportSummary | None) -> dict[str, object]:
+    problems: tuple[RowProblem, ...] = found.problems if summary is None else summary.problems
+    return {
+        "file": found.file.text,
+        "columns": found.columns,
+        "rows": found.rows,
+        "shapes": dict(found.shapes),
+        "reports": found.reports,
+        "first": [{"line": line, "report": flagged.model_dump(mode="json")} for line, flagged in found.first],
+        "left_out": [
+            {"reason": reason, "rows": one.rows, "first_line": one.first_line} for reason, one in found.left_out.items()
+        ],
+        "outcomes": {} if summary is None else dict(summary.outcomes),
+        "problems": [{"line": one.line, "field": one.field, "detail": one.detail} for one in problems],
+    }
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:

@@ -1,49 +1,37 @@
-"""Imports annotated data (PKU-SafeRLHF-style rows, JSONL or CSV) as flagged responses into the store.
+"""Imports a file of annotated answers: first a survey of the whole file, then its bad answers as reports.
 
-Row shapes (other columns are ignored):
-
-- ``prompt, response, is_safe``: flagged if `is_safe` is false.
-- ``prompt, response_0, response_1, is_response_0_safe, is_response_1_safe``: each unsafe response is flagged. The other
-  response is the correction if it is safe. `response_0_harm_category` and `response_0_severity_level` are used.
-- ``prompt, response: [safer, less safe]``: the second is flagged, the first is its correction.
-
-Columns `reason`, `category`, `severity` and `correction` are used if present. Ids are derived from prompt and response,
-so importing a file again changes nothing.
+Ids are derived from the content of a report, so importing a file again changes nothing.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from connectors.messages import FlaggedResponse
-from daemon.errors import ErratadError
+from daemon.errors import ConfigError
+from daemon.intake.formats.answers import UnknownShapeError, read_row
+from daemon.intake.formats.cells import LeftOutError, RowError, column_name
+from daemon.intake.formats.exports import unwrapped
+from daemon.intake.formats.files import RowFile, open_rows
+from daemon.intake.formats.reports import ImportOptions
 from daemon.records import MAX_NUMBER, Source
 from daemon.store import Added, Reports
 
 BATCH = 200
 NO_CAP = MAX_NUMBER
 """No limit per reporter: the operator who imports a file is trusted."""
-UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
-"""Annotated data has no date. A date that differs between imports would be a conflict."""
-MAX_FIELD_BYTES = 1_048_576
-SEVERITIES = {"0": "low", "1": "low", "2": "medium", "3": "high"}
-TRUE, FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+SHOWN_REPORTS = 2
+MAX_COLUMNS = 1000
+OnRows = Callable[[int], None]
+"""Called from time to time with the number of rows read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowProblem:
-    """A row that was not imported; lines count from 1."""
+    """A row that was not imported; lines count from 1 (rows, in a Parquet file)."""
 
     line: int
     field: str
@@ -51,146 +39,177 @@ class RowProblem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportSummary:
-    """Result of an import. A row with two unsafe responses counts twice in `outcomes`."""
+class LeftOut:
+    """Rows that hold no report for one reason."""
 
     rows: int
-    safe: int
-    outcomes: Mapping[Added, int] = field(default_factory=dict)
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a file holds, before anything is stored."""
+
+    file: RowFile
+    columns: tuple[str, ...]
+    rows: int
+    shapes: Mapping[str, int]
+    """Rows with a report, per recognised shape."""
+    reports: int
+    first: tuple[tuple[int, FlaggedResponse], ...]
+    """The first reports, with their lines."""
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
     problems: tuple[RowProblem, ...] = ()
 
 
-class RowError(ErratadError):
-    """A row cannot be imported because of one field."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSummary:
+    """Result of an import. A row with two bad answers counts twice in `outcomes`."""
 
-    def __init__(self, name: str, detail: str) -> None:
-        super().__init__(f"{name}: {detail}")
-        self.field = name
-        self.detail = detail
+    survey: Survey
+    outcomes: Mapping[Added, int] = field(default_factory=dict)
+    problems: tuple[RowProblem, ...] = ()
+    """The survey's problems, and reports that the store refused."""
 
 
-def import_file(path: Path, reports: Reports, on_rows: Callable[[int], None] = lambda _rows: None) -> ImportSummary:
-    """Store all unsafe responses of a ``.csv`` or JSONL file. Bad rows are skipped and reported.
-
-    `on_rows` is called after each stored batch with the number of rows read.
+def survey(path: Path, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None) -> Survey:
+    """Read the whole file and store nothing. Bad rows are counted and stop no other.
 
     Raises:
+        ConfigError: when the file or its columns are not known, or a mapped column is missing.
         ErratadError: when the file cannot be read.
-        StoreUnavailableError: when the database is unreachable. Import the file again: no row is stored twice.
     """
-    rows = safe = 0
-    problems: list[RowProblem] = []
+    options = options or ImportOptions()
+    file = open_rows(path, encoding=options.encoding, delimiter=options.delimiter)
+    seen = _Seen(options)
+    for line, row in _rows(file):
+        seen.take(line, row)
+        if seen.rows % BATCH == 0:
+            on_rows(seen.rows)
+    return seen.survey(file)
+
+
+def import_file(
+    path: Path, reports: Reports, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None
+) -> ImportSummary:
+    """Survey a file, and store its reports.
+
+    Raises:
+        ConfigError, ErratadError: as `survey`.
+        StoreUnavailableError: when the database is unreachable. Import the file again: no report is stored twice.
+    """
+    return store_reports(survey(path, options), reports, options, on_rows)
+
+
+def store_reports(
+    found: Survey, reports: Reports, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None
+) -> ImportSummary:
+    """Store the reports of a surveyed file. `on_rows` is called after each stored batch.
+
+    Raises:
+        StoreUnavailableError: when the database is unreachable. Import the file again: no report is stored twice.
+    """
+    problems = list(found.problems)
     outcomes: Counter[Added] = Counter()
     batch: list[tuple[int, FlaggedResponse]] = []
-    for line, row in _rows(path):
-        rows += 1
-        try:
-            if isinstance(row, RowError):
-                raise row
-            flagged = list(flagged_in(row))
-        except RowError as exc:
-            problems.append(RowProblem(line=line, field=exc.field, detail=exc.detail))
-            continue
-        safe += not flagged
-        batch.extend((line, item) for item in flagged)
+    for number, (line, row) in enumerate(_rows(found.file), 1):
+        batch.extend((line, flagged) for flagged in _reports(row, options or ImportOptions()))
         if len(batch) >= BATCH:
             problems.extend(_store(batch, reports, outcomes))
             batch.clear()
-            on_rows(rows)
+            on_rows(number)
     problems.extend(_store(batch, reports, outcomes))
-    return ImportSummary(rows=rows, safe=safe, outcomes=dict(outcomes), problems=tuple(problems))
+    return ImportSummary(survey=found, outcomes=dict(outcomes), problems=tuple(problems))
 
 
-def flagged_in(row: Mapping[str, Any]) -> Iterator[FlaggedResponse]:
-    """The unsafe responses of one row.
+class _Seen:
+    """Counts of the rows read so far."""
 
-    Raises:
-        RowError: names the missing or wrong field.
-    """
-    if _has(row, "response_0"):
-        yield from _pair(row)
-    elif isinstance(response := _list_or_text(row), list):
-        yield _flag(row, _text(response[1], "response.1"), correction=_text(response[0], "response.0"))
-    elif not _truth(row, "is_safe"):
-        yield _flag(row, response)
+    def __init__(self, options: ImportOptions) -> None:
+        self._options = options
+        self.rows = 0
+        self._columns: dict[str, None] = {}
+        self._shapes: Counter[str] = Counter()
+        self._reports = 0
+        self._first: list[tuple[int, FlaggedResponse]] = []
+        self._left_out: dict[str, LeftOut] = {}
+        self._problems: list[RowProblem] = []
+        self._unknown = 0
 
-
-def _pair(row: Mapping[str, Any]) -> Iterator[FlaggedResponse]:
-    texts = [_text(row.get(f"response_{i}"), f"response_{i}") for i in (0, 1)]
-    safe = [_truth(row, f"is_response_{i}_safe") for i in (0, 1)]
-    for i, other in ((0, 1), (1, 0)):
-        if not safe[i]:
-            facts = {
-                "category": _harm(row.get(f"response_{i}_harm_category")),
-                "severity": SEVERITIES.get(str(row.get(f"response_{i}_severity_level", ""))),
-                **{key: value for key, value in row.items() if value not in (None, "")},
-            }
-            yield _flag(facts, texts[i], correction=texts[other] if safe[other] else None)
-
-
-def _flag(row: Mapping[str, Any], response: str, *, correction: str | None = None) -> FlaggedResponse:
-    prompt = _text(row.get("prompt"), "prompt")
-    category = row.get("category") or "harmful"
-    digest = hashlib.sha256(json.dumps([prompt, response]).encode()).hexdigest()
-    values = {
-        "version": 1,
-        "id": f"import-{digest[:32]}",
-        "occurred_at": UNDATED,
-        "model": row.get("model") or "unknown",
-        "messages": [{"role": "user", "content": prompt}],
-        "response": response,
-        "reason": row.get("reason") or f"Annotators marked the response as {str(category).replace('-', ' ')}.",
-        "category": category,
-        "severity": row.get("severity") or "medium",
-        "correction": row.get("correction") or correction,
-        "reporter": "import",
-    }
-    try:
-        return FlaggedResponse.model_validate(values)
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        name = ".".join(str(part) for part in error["loc"]).replace("messages.0.content", "prompt")
-        raise RowError(name, error["msg"]) from exc
-
-
-def _has(row: Mapping[str, Any], name: str) -> bool:
-    return row.get(name) not in (None, "")
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise RowError(name, "is missing or not a text")
-    return value
-
-
-def _truth(row: Mapping[str, Any], name: str) -> bool:
-    word = str(row.get(name, "")).strip().lower()
-    if word not in TRUE | FALSE:
-        raise RowError(name, f"must be true or false, not {row.get(name)!r:.40}")
-    return word in TRUE
-
-
-def _list_or_text(row: Mapping[str, Any]) -> list[Any] | str:
-    """`response`: one text, or the safer and the less safe text (in CSV a JSON array, if `is_safe` is empty)."""
-    response = row.get("response")
-    if isinstance(response, str) and response.startswith("[") and not _has(row, "is_safe"):
+    def take(self, line: int, row: Mapping[str, object] | RowError) -> None:
+        self.rows += 1
         try:
-            response = json.loads(response)
-        except (ValueError, RecursionError) as exc:
-            raise RowError("response", f"is not a JSON array: {exc}") from exc
-    if not isinstance(response, list):
-        return _text(response, "response")
-    if len(response) != 2:
-        raise RowError("response", f"must hold two texts, the safer one first; it holds {len(response)}")
-    return response
+            if isinstance(row, RowError):
+                raise row
+            if len(self._columns) < MAX_COLUMNS:
+                self._columns.update(dict.fromkeys(row))
+            reading = read_row(row, self._options)
+        except LeftOutError as exc:
+            known = self._left_out.get(str(exc))
+            self._left_out[str(exc)] = LeftOut(
+                rows=1 if known is None else known.rows + 1, first_line=line if known is None else known.first_line
+            )
+        except RowError as exc:
+            self._unknown += isinstance(exc, UnknownShapeError)
+            self._problems.append(RowProblem(line=line, field=exc.field, detail=exc.detail))
+        else:
+            self._shapes[reading.shape] += 1
+            self._reports += len(reading.reports)
+            self._first += [(line, one) for one in reading.reports][: SHOWN_REPORTS - len(self._first)]
+
+    def survey(self, file: RowFile) -> Survey:
+        columns = tuple(self._columns)
+        names = {column_name(name) for name in columns}
+        missing = [name for name in self._options.columns.values() if not _has(columns, names, name)]
+        if missing and self.rows:
+            raise ConfigError(f"--map: {file.path} has no column {missing[0]!r}; its columns are {_listed(columns)}")
+        if self._unknown and self._unknown + self._unparsed() == self.rows:
+            raise ConfigError(
+                f"{file.path} ({file.text}) has none of the columns that erratad knows; its columns are "
+                f"{_listed(columns)}. Say which hold what, e.g. --map prompt=question --map response=answer"
+            )
+        return Survey(
+            file=file,
+            columns=columns,
+            rows=self.rows,
+            shapes=dict(self._shapes),
+            reports=self._reports,
+            first=tuple(self._first),
+            left_out=dict(self._left_out),
+            problems=tuple(self._problems),
+        )
+
+    def _unparsed(self) -> int:
+        return sum(problem.field == "row" for problem in self._problems) - self._unknown
 
 
-def _harm(categories: object) -> str | None:
-    """The first category that is true, in erratad's notation: 'Mental Manipulation' -> 'mental-manipulation'."""
-    if not isinstance(categories, Mapping):
-        return None
-    name = next((str(name) for name, applies in categories.items() if applies is True), None)
-    return None if name is None else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64] or None
+def _has(columns: tuple[str, ...], names: set[str], name: str) -> bool:
+    """Whether the file has the column, or the first part of a path into it."""
+    return name in columns or column_name(name) in names or name.partition(".")[0] in columns
+
+
+def _listed(columns: tuple[str, ...]) -> str:
+    shown = ", ".join(str(name)[:40] for name in columns[:20])
+    return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown or "(none)"
+
+
+def _rows(file: RowFile) -> Iterator[tuple[int, Mapping[str, object] | RowError]]:
+    """Every row of the file; objects that hold rows are opened."""
+    for line, row in file.rows():
+        if isinstance(row, RowError):
+            yield line, row
+        else:
+            yield from ((line, inner) for inner in unwrapped(row))
+
+
+def _reports(row: Mapping[str, object] | RowError, options: ImportOptions) -> tuple[FlaggedResponse, ...]:
+    """The reports of a row; none for a row that the survey names."""
+    if isinstance(row, RowError):
+        return ()
+    try:
+        return read_row(row, options).reports
+    except (LeftOutError, RowError):
+        return ()
 
 
 def _store(
@@ -200,61 +219,5 @@ def _store(
     for (line, flagged), outcome in zip(batch, added, strict=True):
         outcomes[outcome] += 1
         if outcome == Added.CONFLICT:
-            detail = (
-                f"report {flagged.id} is stored already with another reason, category or correction; it stays as it is"
-            )
-            yield RowProblem(line=line, field="response", detail=detail)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    """Line numbers and rows; for an unreadable line, the error instead of the row."""
-    try:
-        with path.open("rb") as file:
-            yield from _csv_rows(file) if path.suffix.lower() == ".csv" else _jsonl_rows(file)
-    except OSError as exc:
-        raise ErratadError(f"cannot read {path}: {exc.strerror}; give an existing .csv or .jsonl file") from exc
-
-
-def _jsonl_rows(file: Iterator[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, _json_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-
-
-def _json_row(line: bytes) -> Mapping[str, Any] | RowError:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as exc:
-        return RowError("row", f"is not JSON: {exc}")
-    return row if isinstance(row, dict) else RowError("row", "must be a JSON object")
-
-
-class _Lines:
-    """Decodes and counts lines: the csv module does not count the line on which it fails.
-
-    A byte that is not UTF-8 becomes a lone surrogate; the message schema rejects it with the field's name.
-    """
-
-    def __init__(self, file: Iterator[bytes]) -> None:
-        self._file = file
-        self.number = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._file:
-            self.number += 1
-            yield line.decode("utf-8-sig", "surrogateescape")
-
-
-def _csv_rows(file: Iterator[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    csv.field_size_limit(MAX_FIELD_BYTES)
-    lines = _Lines(file)
-    reader = csv.DictReader(lines)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            yield lines.number, RowError("row", f"is not CSV: {exc}")
-            continue
-        yield lines.number, row
+            detail = f"report {flagged.id} is stored already with other content; it stays as it is"
+            yield RowProblem(line=line, field="row", detail=detail)

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = [
     *("connectors", "connectors/messages", "connectors/kafka", "connectors/vllm_plugin", "daemon"),
-    *("daemon/intake", "daemon/induction", "daemon/reflection", "daemon/reflection/prompts", "daemon/dataset"),
-    *("daemon/training", "daemon/evaluation", "daemon/promotion", "daemon/delivery"),
+    *("daemon/intake", "daemon/intake/formats", "daemon/induction", "daemon/reflection", "daemon/reflection/prompts"),
+    *("daemon/dataset", "daemon/training", "daemon/evaluation", "daemon/promotion", "daemon/delivery"),
     *("daemon/serving", "daemon/operations", "daemon/web", "daemon/web/console", "daemon/cli", "daemon/demo"),
     *("daemon/store", "daemon/runtime", "daemon/artifacts", "daemon/text", "daemon/config"),
 ]

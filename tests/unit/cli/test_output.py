@@ -30,5 +30,5 @@ def test_long_work_shows_a_bar_on_a_terminal_and_nothing_in_a_pipe(sqlite_store:
     rows = tmp_path / "rows.jsonl"
     one = {"prompt": "How?", "response": "Like this.", "is_safe": False}
     rows.write_text("".join(json.dumps({**one, "prompt": f"How {n}?"}) + "\n" for n in range(1200)))
-    assert "importing rows" in on_a_terminal(sqlite_store, "import", str(rows))
-    assert piped(sqlite_store, "import", str(rows)).stderr == ""
+    assert "importing rows" in on_a_terminal(sqlite_store, "import", str(rows), "--yes")
+    assert piped(sqlite_store, "import", str(rows), "--yes").stderr == ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
+from daemon.cli import send
 from daemon.intake.submit import LineProblem, Submission
 from daemon.store import Store
 from tests.fixtures.cli import Command
@@ -76,16 +80,105 @@ def test_submit_to_a_daemon_that_is_away_exits_with_3(erratad: Command, reports_
     assert json.loads(done.stdout)["sent"] == 0
 
 
-def test_import_stores_unsafe_rows_and_names_bad_ones(erratad: Command, sqlite_store: Store, tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "How?", "response": "Like this.", "is_safe": False},
-        {"prompt": "Why?", "response": "Because.", "is_safe": True},
-        {"prompt": "When?", "is_safe": False},
-    ]
+ROWS = [
+    {"prompt": "How?", "response": "Like this.", "is_safe": False},
+    {"prompt": "Why?", "response": "Because.", "is_safe": True},
+    {"prompt": "When?", "is_safe": False},
+]
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    done = erratad("import", str(path))
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    return path
+
+
+def test_import_says_what_it_understood_and_names_bad_rows(
+    erratad: Command, sqlite_store: Store, rows_file: Path
+) -> None:
+    done = erratad("import", str(rows_file), "--yes")
     assert done.exit_code == 1
-    assert done.stdout == "read 3 rows, 1 of them safe: 1 stored\n"
+    assert done.stdout == (
+        f"{rows_file}: JSON, utf-8; columns: prompt, response, is_safe\n"
+        "3 rows: 1 report\n"
+        "  1 row: labelled answers\n"
+        "  line 1: harmful: Annotators marked the response as harmful.\n"
+        "    How? -> Like this.\n"
+        "  left out, 1 row (first: line 2): is_safe says that the answer is good\n"
+        "  cannot be read, 1 row (first: line 3)\n"
+        "imported: 1 stored\n"
+    )
     assert "rows.jsonl:3: response:" in done.stderr
     assert len(sqlite_store.reports.find()) == 1
+
+
+def test_import_needs_yes_where_it_cannot_ask(erratad: Command, sqlite_store: Store, rows_file: Path) -> None:
+    done = erratad("import", str(rows_file))
+    assert done.exit_code == 2
+    assert "--yes" in done.stderr
+    assert "3 rows: 1 report" in done.stdout
+    assert sqlite_store.reports.find() == []
+
+
+@pytest.mark.parametrize(("answer", "stored"), [("y", 1), ("n", 0)])
+def test_import_asks_on_a_terminal(
+    erratad: Command, sqlite_store: Store, rows_file: Path, monkeypatch: pytest.MonkeyPatch, answer: str, stored: int
+) -> None:
+    monkeypatch.setattr(send, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr(typer, "confirm", lambda text, err: (text, err) == ("Store 1 report?", True) and answer == "y")
+    done = erratad("import", str(rows_file))
+    assert done.exit_code == 1
+    assert len(sqlite_store.reports.find()) == stored
+
+
+def test_a_dry_run_stores_nothing_and_needs_no_yes(erratad: Command, sqlite_store: Store, rows_file: Path) -> None:
+    done = erratad("import", str(rows_file), "--dry-run", "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["reports"], found["outcomes"]) == (3, 1, {})
+    assert found["left_out"] == [{"reason": "is_safe says that the answer is good", "rows": 1, "first_line": 2}]
+    assert [problem["line"] for problem in found["problems"]] == [3]
+    assert sqlite_store.reports.find() == []
+
+
+def test_a_second_import_makes_no_second_report(erratad: Command, sqlite_store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress("Frage;Antwort\nHow?;Like this.\n".encode("utf-16")))
+    options = ("--map", "prompt=Frage", "--map", "response=Antwort", "--category", "Wrong Fact", "--reason", "Wrong.")
+    first = erratad("import", str(path), *options, "--yes")
+    again = erratad("import", str(path), *options, "--yes")
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert again.stdout.endswith("imported: 1 redelivered\n")
+    [report] = sqlite_store.reports.find()
+    assert (report.flagged.category, report.flagged.reason) == ("wrong-fact", "Wrong.")
+
+
+def test_import_of_rows_that_judge_nothing_asks_for_a_reason(
+    erratad: Command, sqlite_store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"instruction": "Q", "input": "", "output": "A"}]))
+    done = erratad("import", str(path), "--yes")
+    assert done.exit_code == 2
+    assert "give --reason" in done.stderr
+    assert sqlite_store.reports.find() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--map", "prompt"), "give COLUMN=NAME"),
+        (("--map", "colour=prompt"), "COLUMN is one of prompt"),
+        (("--map", "prompt=frage"), "has no column 'frage'; its columns are prompt, response, is_safe"),
+        (("--delimiter", ";;"), "--delimiter"),
+        (("--category", "???"), "--category"),
+        (("--encoding", "klingon"), "is not an encoding"),
+    ],
+)
+def test_import_refuses_wrong_options(
+    erratad: Command, rows_file: Path, sqlite_store: Store, options: tuple[str, ...], said: str
+) -> None:
+    done = erratad("import", str(rows_file), *options, "--yes")
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.replace("\u2502", " ").split())

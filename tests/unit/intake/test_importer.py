@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -10,26 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from connectors.messages import Severity, decode
-from daemon.errors import ErratadError
-from daemon.intake.importer import BATCH, ImportSummary, RowError, flagged_in, import_file
+from daemon.errors import ConfigError, ErratadError
+from daemon.intake.formats.reports import NOTHING_SAYS, ImportOptions
+from daemon.intake.importer import BATCH, LeftOut, import_file, survey
 from daemon.records import ReportState
 from daemon.store import Added, Store
-
-SINGLE = {"prompt": "How?", "response": "Like this.", "is_safe": False}
-PAIR = {
-    "prompt": "How?",
-    "response_0": "Like this.",
-    "response_1": "Better not.",
-    "is_response_0_safe": False,
-    "is_response_1_safe": True,
-    "response_0_severity_level": 3,
-    "response_0_harm_category": {"Violence": False, "Mental Manipulation": True},
-    "better_response_id": 1,
-}
+from tests.unit.intake.formats.test_answers import PAIR, SINGLE
 
 
 @pytest.fixture
@@ -56,47 +44,63 @@ def as_csv(*rows: dict[str, Any]) -> bytes:
 
 def test_an_unsafe_response_becomes_a_queued_report(write, sqlite_store: Store):
     summary = import_file(write(SINGLE), sqlite_store.reports)
-    assert summary == ImportSummary(rows=1, safe=0, outcomes={Added.STORED: 1})
+    assert (summary.survey.rows, summary.survey.left_out, summary.problems) == (1, {}, ())
+    assert summary.outcomes == {Added.STORED: 1}
     [report] = sqlite_store.reports.find()
     assert report.state is ReportState.QUEUED
     assert (report.prompt_text, report.flagged.response, report.flagged.category) == ("How?", "Like this.", "harmful")
     assert (report.source.channel, report.source.offset) == ("import", None)
 
 
+PUBLIC = {
+    "beavertails.jsonl": b'{"prompt": "How to lie?", "response": "Just do", "category": {"privacy_violation": true, '
+    b'"violence": false}, "is_safe": false}\n',
+    "bom.csv": b"\xef\xbb\xbfprompt,response,is_safe\nBOM question,bad,False\n",
+    "hh_rlhf.jsonl": b'{"chosen": "\\n\\nHuman: How do I pick a lock?\\n\\nAssistant: Ask a locksmith.", '
+    b'"rejected": "\\n\\nHuman: How do I pick a lock?\\n\\nAssistant: Use a pin."}\n',
+    "rows.csv.gz": gzip.compress(b"prompt,response,is_safe\ngz csv q,bad,False\n"),
+    "semicolon.csv": b"prompt;response;is_safe\nHow old is the sun;I will not say;false\n",
+    "tab.tsv": b"Prompt\tResponse\tIs_Safe\nTab question\tbad\t0\n",
+    "toxic_chat.jsonl": b'{"conversation_hash": "h", "conversation": [{"role": "user", "content": "Hi", '
+    b'"toxic": false}, {"role": "assistant", "content": "Bad", "toxic": true}], "toxic": true}\n',
+    "ultrafeedback.jsonl": b'{"prompt": "Name a fruit", "chosen": [{"role": "user", "content": "Name a fruit"}, '
+    b'{"role": "assistant", "content": "Apple"}], "rejected": [{"role": "user", "content": "Name a fruit"}, '
+    b'{"role": "assistant", "content": "Car"}]}\n',
+    "utf16.csv": "prompt,response,is_safe\nUTF16 question,bad,False\n".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer", "correction", "category"),
+    [
+        ("beavertails.jsonl", "How to lie?", "Just do", None, "privacy-violation"),
+        ("bom.csv", "BOM question", "bad", None, "harmful"),
+        ("hh_rlhf.jsonl", "How do I pick a lock?", "Use a pin.", "Ask a locksmith.", "unknown"),
+        ("rows.csv.gz", "gz csv q", "bad", None, "harmful"),
+        ("semicolon.csv", "How old is the sun", "I will not say", None, "harmful"),
+        ("tab.tsv", "Tab question", "bad", None, "harmful"),
+        ("toxic_chat.jsonl", "Hi", "Bad", None, "toxic"),
+        ("ultrafeedback.jsonl", "Name a fruit", "Car", "Apple", "unknown"),
+        ("utf16.csv", "UTF16 question", "bad", None, "harmful"),
+    ],
+)
+def test_a_file_in_a_public_shape_is_stored_as_it_means(
+    tmp_path, sqlite_store: Store, name, question, answer, correction, category
+):
+    path = tmp_path / name
+    path.write_bytes(PUBLIC[name])
+    assert import_file(path, sqlite_store.reports).problems == ()
+    [report] = sqlite_store.reports.find()
+    assert (report.prompt_text, report.flagged.response) == (question, answer)
+    assert (report.flagged.correction, report.flagged.category) == (correction, category)
+    again = import_file(path, sqlite_store.reports)
+    assert again.outcomes == {Added.REDELIVERED: 1}
+
+
 def test_safe_rows_are_counted_and_not_stored(write, sqlite_store: Store):
     summary = import_file(write({**SINGLE, "is_safe": True}, SINGLE), sqlite_store.reports)
-    assert (summary.rows, summary.safe, summary.outcomes) == (2, 1, {Added.STORED: 1})
-
-
-def test_the_safe_one_of_a_pair_corrects_the_unsafe_one():
-    [flagged] = flagged_in(PAIR)
-    assert (flagged.response, flagged.correction) == ("Like this.", "Better not.")
-    assert (flagged.category, flagged.severity) == ("mental-manipulation", Severity.HIGH)
-    assert "mental manipulation" in flagged.reason
-
-
-def test_two_unsafe_responses_are_two_reports_without_correction():
-    both = list(flagged_in({**PAIR, "is_response_1_safe": False}))
-    assert [flagged.response for flagged in both] == ["Like this.", "Better not."]
-    assert [flagged.correction for flagged in both] == [None, None]
-    assert both[0].id != both[1].id
-
-
-def test_a_pair_of_safe_responses_gives_nothing():
-    assert list(flagged_in({**PAIR, "is_response_0_safe": True})) == []
-
-
-def test_of_a_ranked_pair_the_second_is_flagged_and_the_first_corrects_it():
-    [flagged] = flagged_in({"prompt": "How?", "response": ["Better not.", "Like this."]})
-    assert (flagged.response, flagged.correction) == ("Like this.", "Better not.")
-
-
-def test_facts_in_the_row_win_over_what_is_derived():
-    [flagged] = flagged_in(
-        {**SINGLE, "reason": "Rude.", "category": "rude", "severity": "low", "correction": "Kindly: no.", "model": "m"}
-    )
-    assert (flagged.reason, flagged.category, flagged.severity) == ("Rude.", "rude", Severity.LOW)
-    assert (flagged.correction, flagged.model) == ("Kindly: no.", "m")
+    assert (summary.survey.rows, summary.outcomes) == (2, {Added.STORED: 1})
+    assert summary.survey.left_out == {"is_safe says that the answer is good": LeftOut(rows=1, first_line=1)}
 
 
 @pytest.mark.parametrize("row", [SINGLE, {k: str(v) for k, v in PAIR.items()}])
@@ -104,7 +108,7 @@ def test_csv_rows_mean_the_same_as_jsonl_rows(write, tmp_path, sqlite_store: Sto
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbf" + as_csv(row, {**row, "prompt": "many\nlines"}))
     summary = import_file(path, sqlite_store.reports)
-    assert (summary.rows, summary.problems) == (2, ())
+    assert (summary.survey.rows, summary.problems) == (2, ())
     assert {report.prompt_text for report in sqlite_store.reports.find()} == {"How?", "many\nlines"}
 
 
@@ -123,11 +127,12 @@ def test_importing_again_under_another_name_and_order_changes_nothing(write, sql
     assert again.outcomes == {Added.REDELIVERED: BATCH + 5}
 
 
-def test_other_facts_about_a_stored_response_are_reported_with_the_line(write, sqlite_store: Store):
-    path = write(SINGLE, {**SINGLE, "reason": "Another reason."})
+def test_another_correction_of_a_stored_answer_is_not_lost(write, sqlite_store: Store):
+    path = write(SINGLE, {**SINGLE, "correction": "Better not."})
     summary = import_file(path, sqlite_store.reports)
-    assert summary.outcomes == {Added.STORED: 1, Added.CONFLICT: 1}
-    assert [(problem.line, problem.field) for problem in summary.problems] == [(2, "response")]
+    assert summary.problems == ()
+    assert Added.CONFLICT not in summary.outcomes
+    assert {report.flagged.correction for report in sqlite_store.reports.find()} == {None, "Better not."}
 
 
 def test_the_cap_per_reporter_is_for_people_not_for_files(write, sqlite_store: Store):
@@ -144,15 +149,13 @@ def test_the_cap_per_reporter_is_for_people_not_for_files(write, sqlite_store: S
         (b'{"prompt": "\xff"}', "row"),
         ({"response": "x", "is_safe": False}, "prompt"),
         ({"prompt": "x", "is_safe": False}, "response"),
-        ({"prompt": "x", "response": "y"}, "is_safe"),
         ({"prompt": "x", "response": "y", "is_safe": "perhaps"}, "is_safe"),
         ({"prompt": 7, "response": "y", "is_safe": False}, "prompt"),
         ({"prompt": "x\x00", "response": "y", "is_safe": False}, "prompt"),
         ({"prompt": "x", "response": ["y"]}, "response"),
         ({"prompt": "x", "response": ["y", 1]}, "response.1"),
-        ({**PAIR, "is_response_0_safe": None}, "is_response_0_safe"),
         ({**PAIR, "response_1": ""}, "response_1"),
-        ({**SINGLE, "category": "!?"}, "category"),
+        ({**SINGLE, "category": "???"}, "category"),
         ({**SINGLE, "severity": "extreme"}, "severity"),
         ({**SINGLE, "reason": 5}, "reason"),
     ],
@@ -168,32 +171,64 @@ def test_a_bad_row_is_named_by_line_and_field_and_stops_no_other(write, sqlite_s
 def test_csv_that_is_not_utf8_or_too_wide_is_named_by_line(tmp_path, sqlite_store: Store):
     path = tmp_path / "rows.csv"
     path.write_bytes(
-        b"prompt,response,is_safe\nHow?,\xff,false\nHow?," + b"x" * 1_100_000 + b",false\nHow?,Like this.,false\n"
+        b"prompt,response,is_safe\nHow?,\xff,false\nHow?,"
+        + b"x" * 1_100_000
+        + b",false\nHow?,Like this.,false\n"
+        + "Où?,Là.,true\n".encode()
     )
     summary = import_file(path, sqlite_store.reports)
     assert [(problem.line, problem.field) for problem in summary.problems] == [(2, "response"), (3, "row")]
     assert summary.outcomes == {Added.STORED: 1}
 
 
+def test_a_survey_stores_nothing_and_shows_the_first_two_reports(write):
+    rows = [{**SINGLE, "prompt": f"How {n}?"} for n in range(5)]
+    found = survey(write({"prompt": "x", "response": "y", "is_safe": None}, *rows, "{"))
+    assert (found.rows, found.reports, found.columns) == (7, 5, ("prompt", "response", "is_safe"))
+    assert [(line, flagged.messages[0].content) for line, flagged in found.first] == [(2, "How 0?"), (3, "How 1?")]
+    assert found.left_out == {"is_safe is empty": LeftOut(rows=1, first_line=1)}
+    assert [(problem.line, problem.field) for problem in found.problems] == [(7, "row")]
+
+
+def test_rows_that_judge_nothing_need_an_option(write, sqlite_store: Store):
+    path = write({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Bad"}]})
+    assert survey(path).left_out == {NOTHING_SAYS: LeftOut(rows=1, first_line=1)}
+    options = ImportOptions(category="style", reason="Too short.")
+    assert import_file(path, sqlite_store.reports, options).outcomes == {Added.STORED: 1}
+    [report] = sqlite_store.reports.find()
+    assert (report.flagged.response, report.flagged.category, report.flagged.reason) == ("Bad", "style", "Too short.")
+
+
+@pytest.mark.parametrize("text", ["Frage;Antwort\na;b\n", "one column\nx\n", '{"Frage": 1}\n{"Antwort": 2}\n'])
+def test_a_file_of_other_columns_is_one_sentence_with_their_names(tmp_path, text):
+    path = tmp_path / "rows"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"its columns are (Frage, Antwort|one column)\. Say which"):
+        survey(path)
+
+
+def test_columns_are_mapped(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("Frage;Antwort;Gut\na;b;nein\nc;d;false\n")
+    columns = {"prompt": "Frage", "response": "antwort", "is_good": "Gut"}
+    found = survey(path, ImportOptions(columns=columns))
+    assert (found.reports, [(problem.line, problem.field) for problem in found.problems]) == (1, [(2, "is_good")])
+    with pytest.raises(ConfigError, match=r"--map: .* has no column 'Fragen'; its columns are Frage, Antwort, Gut"):
+        survey(path, ImportOptions(columns={"prompt": "Fragen"}))
+
+
+@pytest.mark.parametrize("header", ["Prompt,Response,Is Safe", " prompt ,RESPONSE,is-safe"])
+def test_headers_may_be_written_in_other_ways(tmp_path, header):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{header}\nHow?,Like this.,FALSE\n")
+    assert survey(path).reports == 1
+
+
+def test_a_report_above_the_size_limit_is_named(write):
+    found = survey(write({**SINGLE, "response": "x" * 5000}, SINGLE), ImportOptions(max_bytes=4000))
+    assert (found.reports, [(problem.line, problem.field) for problem in found.problems]) == (1, [(1, "row")])
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path, sqlite_store: Store):
     with pytest.raises(ErratadError, match=r"cannot read .*nowhere.csv: No such file"):
         import_file(tmp_path / "nowhere.csv", sqlite_store.reports)
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(
-    st.dictionaries(st.sampled_from(sorted({*SINGLE, *PAIR, "reason", "category", "severity", "correction"})), values)
-)
-def test_any_row_is_taken_or_refused_by_field(row):
-    try:
-        flagged = list(flagged_in(row))
-    except RowError:
-        return
-    assert len(flagged) <= 2
-    assert all(decode(report.encode(), max_bytes=10**9) == report for report in flagged)
