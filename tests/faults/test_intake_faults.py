@@ -117,7 +117,7 @@ BAD: dict[Rejection, Callable[[bytes], bytes]] = {
     Rejection.NOT_UTF8: lambda raw: raw + b"\xff",
     Rejection.OVERSIZED: lambda raw: _changed(raw, response="x" * 1_048_576),
     Rejection.WRONG_VERSION: lambda raw: _changed(raw, version=2),
-    Rejection.SCHEMA_VIOLATION: lambda raw: _changed(raw, response=""),
+    Rejection.SCHEMA_VIOLATION: lambda raw: _changed(raw, messages=[]),
     Rejection.CONFLICT: lambda raw: _changed(raw, response="another answer"),
 }
 
