@@ -63,7 +63,7 @@ class Embeddings:
     """The vectorizer by a model's vectors.
 
     It serves one step: `life` gets a heartbeat while the child works. When the daemon stops, the child is ended, and
-    what it made is kept.
+    what it made is kept. `known` holds the vectors by text; steps that share it read each from disk once.
 
     Raises (from `vectors`):
         ConfigError: when the folder holds no model.
@@ -71,12 +71,14 @@ class Embeddings:
         StoppedError: when the daemon stops before all vectors are there.
     """
 
-    def __init__(self, *, model_path: Path, device: Device, cache_dir: Path, life: Life) -> None:
+    def __init__(
+        self, *, model_path: Path, device: Device, cache_dir: Path, life: Life, known: dict[str, Matrix] | None = None
+    ) -> None:
         self._model_path = model_path
         self._device = device
         self._cache_dir = cache_dir
         self._life = life
-        self._known: dict[str, Matrix] = {}
+        self._known = {} if known is None else known
 
     def vectors(self, texts: Sequence[str]) -> Matrix:
         """One row per text, with norm 1."""
@@ -98,7 +100,7 @@ class Embeddings:
         for other in self._cache_dir.iterdir():
             if other != self._folder:  # vectors of another model
                 shutil.rmtree(other)
-        self._known = {}
+        self._known.clear()
 
     @cached_property
     def _folder(self) -> Path:
@@ -163,8 +165,15 @@ class Embeddings:
         raise DatasetError(f"dataset.embedding_model: no vectors from {self._model_path} within {TIMEOUT_S:g} s")
 
 
-def vectorizer_of(config: DatasetConfig, *, model_path: Path, cache_dir: Path, life: Life) -> Vectorizer:
-    """The configured way of comparing; the served base model stands in where no embedding model is named."""
+def vectorizer_of(
+    config: DatasetConfig,
+    *,
+    model_path: Path,
+    cache_dir: Path,
+    life: Life,
+    known: dict[str, Matrix] | None = None,
+) -> Vectorizer:
+    """The configured way of comparing. Without a named embedding model, the served base model makes the vectors."""
     if config.similarity_by == "words":
         return Words()
     return Embeddings(
@@ -172,4 +181,5 @@ def vectorizer_of(config: DatasetConfig, *, model_path: Path, cache_dir: Path, l
         device=config.embedding_device,
         cache_dir=cache_dir,
         life=life,
+        known=known,
     )

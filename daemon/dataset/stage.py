@@ -33,7 +33,7 @@ from daemon.artifacts.run_folder import (
 from daemon.config.dataset import DatasetConfig
 from daemon.config.serving import ServingConfig
 from daemon.dataset import clusters
-from daemon.dataset.embeddings import vectorizer_of
+from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
@@ -79,6 +79,7 @@ class DatasetStage:
         self._epochs = epochs
         self._guidance = serving.guidance
         self._embeddings_dir = data_dir / "embeddings"
+        self._vectors: dict[str, Matrix] = {}
         self._replay = ReplaySource(
             fleet=fleet,
             base_name=serving.base_name,
@@ -117,7 +118,13 @@ class DatasetStage:
             except DatasetError as exc:
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
-        vectorizer = vectorizer_of(self._config, model_path=self._model_path, cache_dir=self._embeddings_dir, life=life)
+        vectorizer = vectorizer_of(
+            self._config,
+            model_path=self._model_path,
+            cache_dir=self._embeddings_dir,
+            life=life,
+            known=self._vectors,
+        )
         selection = self._select(run, vectorizer)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.embeddings import Embeddings, vectorizer_of
+from daemon.dataset.embeddings import Embeddings, Matrix, vectorizer_of
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError, StoppedError
 from daemon.text.similarity import Words, cosines
@@ -27,12 +27,19 @@ def beats() -> list[None]:
 
 @pytest.fixture
 def compare(tmp_path: Path, beats: list[None]) -> Callable[..., Embeddings]:
-    def make(model: Path, *, stop: threading.Event | None = None, device: str = "cpu") -> Embeddings:
+    def make(
+        model: Path,
+        *,
+        stop: threading.Event | None = None,
+        device: str = "cpu",
+        known: dict[str, Matrix] | None = None,
+    ) -> Embeddings:
         made = vectorizer_of(
             DatasetConfig(similarity_by="embeddings", embedding_device=device),
             model_path=model,
             cache_dir=tmp_path / "embeddings",
             life=life(stop, heartbeat=lambda: beats.append(None)),
+            known=known,
         )
         assert isinstance(made, Embeddings)
         return made
@@ -71,6 +78,18 @@ def test_vectors_are_made_once_by_a_child_and_kept_for_as_long_as_they_are_asked
     later.forget_unused()
     assert len(_files(tmp_path / "embeddings")) == len(ordinary | {TEXTS[0]})
     assert not (tmp_path / "embeddings" / "of-another-model").exists()
+
+
+def test_steps_that_share_the_known_vectors_read_each_from_disk_once(
+    tmp_path: Path, tiny_model: Path, compare: Callable[..., Embeddings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, Matrix] = {}
+    first = compare(tiny_model, known=known).vectors(TEXTS)
+    monkeypatch.setattr(np, "load", None)  # whatever reads a file now fails
+    second = compare(tiny_model, known=known)
+    assert np.array_equal(second.vectors(TEXTS), first)
+    second.forget_unused()
+    assert known == {}
 
 
 def test_the_ordinary_prompts_are_the_centre_of_what_is_compared(

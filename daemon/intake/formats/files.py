@@ -93,7 +93,7 @@ def open_rows(path: Path, *, encoding: str | None = None, delimiter: str | None 
     """Find out what the file is. Only its content counts; the name decides between CSV and JSON.
 
     Raises:
-        ConfigError: when the file is none that erratad reads, or its encoding cannot be told.
+        ConfigError: when erratad cannot read files of this kind, or cannot recognise the encoding.
         ErratadError: when it cannot be opened.
     """
     try:
