@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
@@ -23,22 +22,7 @@ from connectors.kafka.consumer import (
 )
 from daemon.config.intake import KafkaConfig
 from daemon.demo.embedded_broker import EmbeddedBroker
-from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, options_of, read, send, topics_of
-
-
-@pytest.fixture
-def consumer_of() -> Iterator[Callable[..., Consumer]]:
-    """Makes consumers that are closed after the test."""
-    made: list[Consumer] = []
-
-    def make(kafka: KafkaConfig, **changes: object) -> Consumer:
-        settings = {"topic": kafka.topic, "group_id": kafka.group_id, "session_timeout_s": SESSION_TIMEOUT_S, **changes}
-        made.append(Consumer(options_of(kafka), **settings))
-        return made[-1]
-
-    yield make
-    for consumer in made:
-        consumer.close()
+from tests.fixtures.broker import committed, options_of, read, send, topics_of
 
 
 def poll_until(consumer: Consumer, count: int, *, timeout_s: float = 30) -> list[RawRecord]:

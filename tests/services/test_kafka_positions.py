@@ -29,7 +29,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.intake.stage import IngestStage
 from daemon.store import Store
 from tests.fakes.kafka import MARKER, Aborted, FakeKafka, FakeKafkaConsumer
-from tests.fixtures.broker import SESSION_TIMEOUT_S, OutboundRecord, options_of, send, topics_of
+from tests.fixtures.broker import OutboundRecord, options_of, send, topics_of
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 
@@ -99,21 +99,6 @@ def cluster(request: pytest.FixtureRequest) -> Embedded:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector, "METADATA_MAX_AGE_S", 1.0)
     monkeypatch.setattr(positions, "BEYOND_END_S", 1.0)
-
-
-@pytest.fixture
-def consumer_of() -> Iterator[Callable[..., Consumer]]:
-    """Makes consumers that are closed after the test."""
-    made: list[Consumer] = []
-
-    def make(kafka: KafkaConfig, **changes: Any) -> Consumer:
-        settings = {"topic": kafka.topic, "group_id": kafka.group_id, "session_timeout_s": SESSION_TIMEOUT_S, **changes}
-        made.append(Consumer(options_of(kafka), **settings))
-        return made[-1]
-
-    yield make
-    for consumer in made:
-        consumer.close()
 
 
 def read_until(consumer: Consumer, last: bytes, *, timeout_s: float = 60) -> list[bytes]:
