@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +31,7 @@ from daemon.runtime.stage import LastSteps, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
 from daemon.store.engine import transaction
 from daemon.store.outbox import emit
-from tests.fixtures.broker import committed, kafka_config, options_of, read, send, step_until, topics_of
+from tests.fixtures.broker import committed, frozen, kafka_config, options_of, read, send, step_until, topics_of
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.stores import waiting_events
@@ -294,12 +292,9 @@ def test_a_broker_that_hangs_for_longer_than_the_session_costs_nothing(own_broke
     send_kafka([flagged().encode() for _ in range(5)], own_kafka)
     stage = ingest_of(own_kafka, sqlite_store)
     until_stored(stage, sqlite_store, 5)
-    os.kill(own_broker.pid, signal.SIGSTOP)
-    try:
+    with frozen(own_broker):
         step_until(stage, lambda step: step.sentence.startswith("no intake"))
         threading.Event().wait(own_kafka.session_timeout_s + 1)
-    finally:
-        os.kill(own_broker.pid, signal.SIGCONT)
     send_kafka([flagged().encode() for _ in range(5)], own_kafka)
     until_stored(stage, sqlite_store, 10)
     step_until(stage, lambda _: sum(committed(own_kafka).values()) == 10)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from contextlib import closing, suppress
 
@@ -22,7 +20,7 @@ from connectors.kafka.consumer import (
 )
 from daemon.config.intake import KafkaConfig
 from daemon.demo.embedded_broker import EmbeddedBroker
-from tests.fixtures.broker import committed, options_of, read, send, topics_of
+from tests.fixtures.broker import committed, frozen, options_of, read, send, topics_of
 
 
 def poll_until(consumer: Consumer, count: int, *, timeout_s: float = 30) -> list[RawRecord]:
@@ -128,11 +126,8 @@ def test_a_commit_that_the_broker_does_not_answer_goes_with_the_next_one(
     send(own_kafka, *numbered(own_kafka, range(5)))
     consumer = consumer_of(own_kafka)
     records = poll_until(consumer, 5)
-    os.kill(own_broker.pid, signal.SIGSTOP)
-    try:
+    with frozen(own_broker):
         assert consumer.commit(records) is Commit.DELAYED
-    finally:
-        os.kill(own_broker.pid, signal.SIGCONT)
     deadline = time.monotonic() + 20
     while consumer.commit([]) is not Commit.DONE:
         assert time.monotonic() < deadline
