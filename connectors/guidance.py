@@ -31,3 +31,37 @@ def below(system: Any, guidance: str) -> Any:
     if isinstance(system, list):
         return [*system, {"type": "text", "text": guidance}]
     return f"{system}\n\n{guidance}" if system else guidance
+
+
+def fold_system(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages for a template without a system role: leading system messages move into the first user message.
+
+    They stand before the user's text, with an empty line between. Without a user message next, they become one.
+    """
+    count = next((at for at, one in enumerate(messages) if one.get("role") not in SYSTEM_ROLES), len(messages))
+    lead, rest = messages[:count], [dict(message) for message in messages[count:]]
+    if not lead:
+        return rest
+    texts = [text for message in lead if (text := _text(message.get("content")))]
+    if not texts:
+        return rest
+    if rest and rest[0].get("role") == "user":
+        rest[0]["content"] = _above(rest[0].get("content"), "\n\n".join(texts))
+        return rest
+    return [{"role": "user", "content": "\n\n".join(texts)}, *rest]
+
+
+def _above(content: Any, lead: str) -> Any:
+    """The content of a user message (text, list of parts, or nothing) with the lead before its first text."""
+    if not isinstance(content, list):
+        return f"{lead}\n\n{content}" if content else lead
+    for at, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") == "text":
+            return [*content[:at], {**part, "text": f"{lead}\n\n{part.get('text') or ''}"}, *content[at + 1 :]]
+    return [{"type": "text", "text": lead}, *content]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+    return content or ""

@@ -43,6 +43,18 @@ class DatasetError(ErratadError):
     """A dataset cannot be built, or does not match its manifest."""
 
 
+class ChatTemplateError(ConfigError):
+    """The model's chat template is missing or unusable; the text names the next step."""
+
+
+class UnrenderableError(ErratadError):
+    """One conversation cannot become a prompt or a target; `reason` is from a closed set."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 class TrainingError(ErratadError):
     """The training process failed; the text includes the end of its log."""
 

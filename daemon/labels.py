@@ -78,6 +78,10 @@ class LeftOut(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     HELD_OUT_ALIKE = "held_out_alike"
     NOT_TRAINABLE = "not_trainable"
+    TEMPLATE_REFUSES = "template_refuses"
+    TOO_LONG = "too_long"
+    EMPTY = "empty"
+    CONTROL_TOKENS = "control_tokens"
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
@@ -93,5 +97,9 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.NEAR_DUPLICATE: "near-duplicate of another report",
     LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
     LeftOut.NOT_TRAINABLE: "with an image, a sound, a file or a refusal part",
+    LeftOut.TEMPLATE_REFUSES: "refused by the model's chat template",
+    LeftOut.TOO_LONG: "longer than training.max_sequence_tokens",
+    LeftOut.EMPTY: "with an empty answer to learn",
+    LeftOut.CONTROL_TOKENS: "with control tokens that cannot be written as text",
 }
 """The reasons in words, for operators."""

@@ -163,7 +163,11 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             epochs=config.training.epochs,
         ),
         FinetuneStage(
-            store=store, config=config.training, model_path=config.model.path, adapters_dir=config.adapters_dir
+            store=store,
+            config=config.training,
+            chat=config.chat,
+            model_path=config.model.path,
+            adapters_dir=config.adapters_dir,
         ),
         EvaluationStage(
             store=store,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from daemon.config.chat import ChatConfig
 from daemon.config.dataset import DatasetConfig
 from daemon.config.delivery import OutboxConfig, WebhookConfig
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
@@ -47,6 +48,7 @@ class LogConfig(Section):
 class Config(Section):
     data_dir: Path = Path("var")
     model: ModelConfig
+    chat: ChatConfig = ChatConfig()
     store: StoreConfig = StoreConfig()
     intake: IntakeConfig = IntakeConfig()
     induction: InductionConfig = InductionConfig()

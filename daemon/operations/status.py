@@ -249,7 +249,7 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     if skipped := progress.get("skipped_examples"):
-        yield f"{skipped} examples too long"
+        yield f"{skipped} examples left out by the trainer"
     if failed := progress.get("failed_attempts"):
         yield f"failed attempts: {failed}"
     if evaluation := progress.get("evaluation"):

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from daemon import __version__
+from daemon.chat.source import server_arguments
 from daemon.config import Config
+from daemon.config.chat import ChatConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
@@ -71,11 +73,12 @@ def command(
     admin_token: str,
     api_key: str | None,
     cpu: bool,
+    chat: ChatConfig | None = None,
 ) -> Command:
     """The server's command line and environment. Secrets go into the environment only.
 
     Raises:
-        ConfigError: when `serving.max_lora_rank` exceeds vLLM's maximum.
+        ConfigError: when `serving.max_lora_rank` exceeds vLLM's maximum, or the chat template cannot be read.
     """
     argv = [
         *serving.launcher,
@@ -89,6 +92,7 @@ def command(
         *("--max-lora-rank", str(_rank(serving.max_lora_rank))),
         *("--lora-target-modules", *training.target_modules),
         "--disable-uvicorn-access-log",
+        *([] if chat is None else server_arguments(model.path, chat)),
     ]
     if model.quantization is not None:
         argv += ["--quantization", model.quantization]
@@ -165,4 +169,5 @@ def attached_command(config: Config, *, host: str, port: int) -> Command:
         admin_token=admin_token,
         api_key=secret(serving.api_key_env),
         cpu=runs_on_cpu(serving, installed),
+        chat=config.chat,
     )

@@ -67,6 +67,7 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
         model=config.model,
         serving=serving,
         training=config.training,
+        chat=config.chat,
         data_dir=config.data_dir,
         publish=fleet.replace,
         api_key=api_key,

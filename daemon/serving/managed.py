@@ -14,6 +14,7 @@ import structlog
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon import metrics
+from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError, ServingError
@@ -126,6 +127,7 @@ class ManagedServer:
         publish: Callable[[Sequence[VllmServer]], None],
         api_key: str | None = None,
         admin_token: str | None = None,
+        chat: ChatConfig | None = None,
     ) -> None:
         self._installed = installed_vllm()
         self._model_path = model.path
@@ -137,7 +139,7 @@ class ManagedServer:
         self._token = admin_token or secrets.token_urlsafe(32)
         self._port = serving.port
         self._command = partial(
-            command, model, serving, training, api_key=api_key, cpu=runs_on_cpu(serving, self._installed)
+            command, model, serving, training, chat=chat, api_key=api_key, cpu=runs_on_cpu(serving, self._installed)
         )
         self._log = ServerLog(data_dir / "logs" / "vllm.log")
         self._lock: BinaryIO | None = None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from daemon.artifacts.examples import Example, ExampleKind
+from daemon.chat.template import ChatTemplate
 from daemon.config.training import TrainingConfig
-from daemon.errors import TrainingError
+from daemon.errors import TrainingError, UnrenderableError
+from daemon.labels import LEFT_OUT_TEXT, LeftOut
 
 IGNORED = -100
 """Label of tokens without loss."""
@@ -21,7 +24,7 @@ _WINDOW = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Token ids of one example. Prompt and completion are encoded separately, so the boundary is exact."""
+    """Token ids of one example. The prompt's are those that the server makes; the completion's follow them."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
@@ -40,13 +43,17 @@ class TrainingSet:
     plan: tuple[tuple[int, ...], ...]
     report_ids: tuple[str, ...]
     """Reports with an example in the set, sorted."""
-    skipped: int
-    """Number of examples longer than max_sequence_tokens. They are dropped: a cut conversation teaches wrong things."""
+    left_out: Mapping[LeftOut, int]
+    """Number of examples that are not trained, by reason. Too long ones among them: a cut one teaches wrong things."""
+
+    @property
+    def skipped(self) -> int:
+        return sum(self.left_out.values())
 
     @classmethod
     def build(
         cls,
-        tokenizer: Any,
+        template: ChatTemplate,
         examples: Sequence[Example],
         config: TrainingConfig,
         *,
@@ -58,15 +65,22 @@ class TrainingSet:
         An epoch uses all examples, except replay: it uses the next `replay_per_epoch` replay pairs (None: all).
 
         Raises:
-            TrainingError: if every example from a report is too long.
+            TrainingError: if no example from a report is left.
         """
-        pairs = [(example, encode(tokenizer, example)) for example in examples]
-        kept = [(example, encoded) for example, encoded in pairs if len(encoded) <= config.max_sequence_tokens]
+        kept: list[tuple[Example, Encoded]] = []
+        left_out: Counter[LeftOut] = Counter()
+        for example in examples:
+            try:
+                kept.append((example, encode(template, example, max_tokens=config.max_sequence_tokens)))
+            except UnrenderableError as exc:
+                left_out[LeftOut(exc.reason)] += 1
         report_ids = {example.report_id for example, _ in kept if example.report_id is not None}
         if not report_ids:
+            reasons = ", ".join(f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in left_out.items())
+            reasons = reasons.replace("max_sequence_tokens", f"max_sequence_tokens ({config.max_sequence_tokens})")
             raise TrainingError(
-                f"each of the {len(examples)} examples is longer than training.max_sequence_tokens "
-                f"({config.max_sequence_tokens}); raise it and start a new run"
+                f"no example of a report is left of {len(examples)}: {reasons}; change that key or the section chat, "
+                "and start a new run"
             )
         encoded = tuple(encoded for _, encoded in kept)
         lengths = [len(one) for one in encoded]
@@ -84,22 +98,25 @@ class TrainingSet:
             encoded=encoded,
             plan=tuple(steps),
             report_ids=tuple(sorted(report_ids)),
-            skipped=len(pairs) - len(kept),
+            left_out=left_out,
         )
 
 
-def encode(tokenizer: Any, example: Example) -> Encoded:
-    """The prompt by the chat template, up to the start of the answer; then the completion and the end token."""
-    prompt = tokenizer.apply_chat_template(
-        [dict(message) for message in example.messages], add_generation_prompt=True, tokenize=False
+_BY_MODEL = frozenset({ExampleKind.REPLAY, ExampleKind.ANALYSIS, ExampleKind.DRIFT})
+
+
+def encode(template: ChatTemplate, example: Example, *, max_tokens: int) -> Encoded:
+    """The prompt by the chat template, up to the start of the answer; then the completion and its end token.
+
+    Raises:
+        UnrenderableError: if the example has no prompt or target, or more than `max_tokens` tokens.
+    """
+    prompt, completion = template.encode(
+        example.messages, example.completion, ends=example.ends, by_model=example.kind in _BY_MODEL
     )
-    ids = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
-    end = [tokenizer.eos_token_id] if example.ends else []
-    return Encoded(
-        prompt=tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"]),
-        completion=(*ids, *end),
-        replay=example.kind is ExampleKind.REPLAY,
-    )
+    if len(prompt) + len(completion) > max_tokens:
+        raise UnrenderableError(LeftOut.TOO_LONG, f"{len(prompt) + len(completion)} tokens")
+    return Encoded(prompt=prompt, completion=completion, replay=example.kind is ExampleKind.REPLAY)
 
 
 def plan(

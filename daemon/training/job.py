@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from daemon.artifacts.files import write_atomically
+from daemon.config.chat import ChatConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.runtime.lock import try_lock
@@ -49,6 +50,8 @@ class TrainingJob(BaseModel):
     model_path: Path
     base_fingerprint: str
     training: TrainingConfig
+    chat: ChatConfig = ChatConfig()
+    """Jobs of earlier versions have none."""
 
     @property
     def adapter_folder(self) -> Path:
@@ -79,7 +82,7 @@ class TrainingProgress(BaseModel):
     tokens_per_s: float | None = None
     eta_s: float | None = None
     skipped: int = 0
-    """Number of examples longer than max_sequence_tokens."""
+    """Number of examples left out: too long, or without a prompt and target under the chat template."""
     reason: str | None = None
 
     def save(self, run_folder: Path) -> None:

@@ -214,10 +214,10 @@ def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
 
 
 def load_tokenizer(model_path: Path) -> Any:
-    """Raises TrainingError if the model has no chat template or no end token."""
+    """Raises TrainingError if the model has no end token."""
     tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-    if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
-        raise TrainingError(f"{model_path} has no chat template or no end token; take an instruction-tuned model")
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(f"{model_path} has no end token; take an instruction-tuned model")
     return tokenizer
 
 

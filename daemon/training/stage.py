@@ -13,6 +13,7 @@ from daemon.artifacts.adapter import verify
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE
+from daemon.config.chat import ChatConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
 from daemon.records import Run, RunState
@@ -73,12 +74,14 @@ class FinetuneStage:
         *,
         store: Store,
         config: TrainingConfig,
+        chat: ChatConfig,
         model_path: Path,
         adapters_dir: Path,
     ) -> None:
         self._runs = store.runs
         self._adapters = store.adapters
         self._config = config
+        self._chat = chat
         self._model_path = model_path
         self._adapters_dir = adapters_dir
 
@@ -124,6 +127,7 @@ class FinetuneStage:
                 model_path=self._model_path.absolute(),
                 base_fingerprint=base_fingerprint(self._model_path),
                 training=self._config,
+                chat=self._chat.absolute(),
             )
             write_atomically(path, job.model_dump_json(indent=2).encode())
         return TrainingJob.load(path)

@@ -17,7 +17,8 @@ from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
-from daemon.errors import AdapterInvalidError, DatasetError, TrainingError
+from daemon.chat.template import ChatTemplate
+from daemon.errors import AdapterInvalidError, ChatTemplateError, DatasetError, TrainingError
 from daemon.runtime.child import StopSignal, die_with_the_daemon
 from daemon.training.batches import TrainingSet
 from daemon.training.job import (
@@ -43,7 +44,7 @@ def main() -> int:
             return EXIT_BUSY
         try:
             _train(job)
-        except (TrainingError, DatasetError, AdapterInvalidError) as exc:
+        except (TrainingError, DatasetError, ChatTemplateError, AdapterInvalidError) as exc:
             progress = TrainingProgress.load(job.run_folder)
             progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
             print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
@@ -63,7 +64,11 @@ def _train(job: TrainingJob) -> None:
 
     tokenizer = lora.load_tokenizer(job.model_path)
     training_set = TrainingSet.build(
-        tokenizer, examples, job.training, seed=job.seed, replay_per_epoch=manifest.replay_per_epoch
+        ChatTemplate(tokenizer, job.chat),
+        examples,
+        job.training,
+        seed=job.seed,
+        replay_per_epoch=manifest.replay_per_epoch,
     )
     training = lora.TrainingRun(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
     if not training.run(resume=resume, stop=StopSignal()) or not training.is_main_process:

@@ -95,6 +95,14 @@ def test_a_wrong_override_is_quoted(override: str, written: Callable[[str], Path
     assert override in str(caught.value)
 
 
+def test_variables_that_each_request_sets_are_no_kwargs_of_the_template(written: Callable[[str], Path]) -> None:
+    config = load_config(written(f"{MINIMAL}\nchat: {{kwargs: {{enable_thinking: false}}, reasoning: [<a>, </a>]}}\n"))
+    assert config.chat.kwargs == {"enable_thinking": False}
+    assert config.chat.reasoning == ("<a>", "</a>")
+    with pytest.raises(ConfigError, match=r"chat\.kwargs: .*messages, tools: each request sets these"):
+        load_config(written(f"{MINIMAL}\nchat: {{kwargs: {{tools: [], messages: []}}}}\n"))
+
+
 def test_suites_of_probes_are_switched_off_by_false_and_by_nothing_else(written: Callable[[str], Path]) -> None:
     config = load_config(written(f"{MINIMAL}\nevaluation: {{attacks: false}}\n"), ["evaluation.over_refusal=false"])
     assert (config.evaluation.over_refusal, config.evaluation.attacks) == (False, False)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.guidance import with_guidance
+from connectors.guidance import fold_system, with_guidance
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, RequestRefused, answering_as
 
 GUIDANCE = "Answer correctly."
@@ -168,3 +168,26 @@ def test_a_base_name_that_the_alias_would_shadow_is_refused(base_name: str) -> N
 def test_missing_settings_are_named() -> None:
     with pytest.raises(ValueError, match="ERRATAD_BASE_NAME, ERRATAD_ADMIN_TOKEN"):
         AliasSettings.from_environment({"ERRATAD_ALIAS": "aligned", "ERRATAD_ADMIN_TOKEN": ""})
+
+
+def test_a_folded_system_message_stands_above_the_first_user_message() -> None:
+    system, developer = {"role": "system", "content": "a"}, {"role": "developer", "content": [{"text": "b"}]}
+    user, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}
+
+    assert fold_system([system, developer, user, answer]) == [{"role": "user", "content": "a\n\nb\n\nq"}, answer]
+    assert fold_system([system, answer]) == [{"role": "user", "content": "a"}, answer]
+    assert fold_system([system]) == [{"role": "user", "content": "a"}]
+    assert fold_system([user, system]) == [user, system]
+    assert fold_system([{"role": "system", "content": None}, user]) == [user]
+    assert user["content"] == "q"
+
+
+def test_a_folded_system_message_joins_the_first_text_part() -> None:
+    picture, text = {"type": "image_url", "image_url": {"url": "data:"}}, {"type": "text", "text": "q"}
+    system = {"role": "system", "content": "a"}
+
+    def folded(*parts: dict[str, object]) -> object:
+        return fold_system([system, {"role": "user", "content": list(parts)}])[0]["content"]
+
+    assert folded(picture, text) == [picture, {"type": "text", "text": "a\n\nq"}]
+    assert folded(picture) == [{"type": "text", "text": "a"}, picture]

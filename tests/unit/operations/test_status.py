@@ -29,7 +29,7 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
         "; training: step 10 of 40, loss 0.831, 62 tokens/s, 2 min left"
     )
     assert told(eta_s=0.0, skipped_examples=2, failed_attempts=1).endswith(
-        "62 tokens/s; 2 examples too long; failed attempts: 1"
+        "62 tokens/s; 2 examples left out by the trainer; failed attempts: 1"
     )
     assert told(evaluation={"done": 3, "total": 4, "seconds": 9.0}).endswith("; measured: 3 of 4 answers")
 

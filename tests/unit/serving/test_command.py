@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
@@ -45,6 +47,32 @@ def test_the_command_carries_every_setting_of_the_server(tmp_path: Path) -> None
         "--gpu-memory-utilization 0.8",
     ):
         assert part in line
+
+
+def test_the_section_chat_reaches_the_server_as_text(tmp_path: Path) -> None:
+    model = ModelConfig(path=tmp_path)
+    (tmp_path / "chat.jinja").write_text("{{ strftime_now('%Y') }}")
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "default", "template": "own"}]}')
+
+    assert "--chat-template" not in _command(model=model, chat=ChatConfig()).argv
+    file = _command(model=model, chat=ChatConfig(template=tmp_path / "chat.jinja", kwargs={"enable_thinking": False}))
+    own = _command(model=model, chat=ChatConfig(default_system="Hi"))
+    dated = _command(model=model, chat=ChatConfig(template=tmp_path / "chat.jinja", date=date(2026, 1, 31)))
+
+    assert _value(file, "--chat-template") == "{{ strftime_now('%Y') }}"
+    assert _value(file, "--default-chat-template-kwargs") == '{"enable_thinking": false}'
+    assert _value(own, "--chat-template").endswith("own")
+    assert '"content": "Hi"' in _value(own, "--chat-template")
+    assert _value(dated, "--chat-template") == '{{ "2026" }}'
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="has no chat template; take an instruction-tuned model, or name a file"):
+        _command(model=model, chat=ChatConfig(default_system="Hi"))
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert _value(_command(model=model, chat=ChatConfig(default_system="Hi")), "--chat-template").endswith("file")
+
+
+def _value(built: Command, option: str) -> str:
+    return built.argv[built.argv.index(option) + 1]
 
 
 def test_secrets_are_in_the_environment_and_never_on_the_command_line() -> None:
@@ -136,6 +164,7 @@ def _command(
     admin_token: str = "token",
     api_key: str | None = None,
     cpu: bool = False,
+    chat: ChatConfig | None = None,
 ) -> Command:
     return command(
         model or ModelConfig(path=Path("/models/chat")),
@@ -145,6 +174,7 @@ def _command(
         admin_token=admin_token,
         api_key=api_key,
         cpu=cpu,
+        chat=chat,
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.artifacts.examples import Example, ExampleKind
+from daemon.chat.template import ChatTemplate
+from daemon.config.chat import ChatConfig
 from daemon.errors import TrainingError
+from daemon.labels import LeftOut
 from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad, plan
 from tests.fixtures.training import training_config
 
@@ -18,17 +23,31 @@ class LetterTokenizer:
     """One token per character; the template wraps each message in brackets."""
 
     eos_token_id = 0
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: Mapping[int, Any] = {}
+    bos_token = None
+
+    def get_chat_template(self) -> str:
+        return "the template is the next method"
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool
+        self, messages: list[dict[str, str]], *, add_generation_prompt: bool, tokenize: bool, **_variables: Any
     ) -> str:
-        assert add_generation_prompt
         assert not tokenize
-        return "".join(f"[{message['role'][0]}:{message['content']}]" for message in messages) + "[a:"
+        if messages[0]["content"] == "refused":
+            raise ValueError("roles must alternate")
+        text = "".join(f"[{message['role'][0]}:{message['content']}]" for message in messages)
+        return text + "[a:" if add_generation_prompt else text
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         assert not add_special_tokens
         return {"input_ids": [ord(letter) for letter in text]}
+
+    def decode(self, ids: list[int], **_options: Any) -> str:
+        return _text(ids)
+
+
+TEMPLATE = ChatTemplate(LetterTokenizer(), ChatConfig())
 
 
 def _example(prompt: str, completion: str, *, report_id: str | None = "r", ends: bool = True) -> Example:
@@ -43,7 +62,7 @@ def _text(ids: list[int]) -> str:
 
 
 def test_only_the_completion_and_its_end_carry_loss() -> None:
-    built = TrainingSet.build(LetterTokenizer(), [_example("hi", "yes")], training_config(), seed=1)
+    built = TrainingSet.build(TEMPLATE, [_example("hi", "yes")], training_config(), seed=1)
     [row] = pad(built.encoded, pad_id=0)["labels"]
 
     assert _text([*built.encoded[0].prompt, *built.encoded[0].completion]) == "[u:hi][a:yes$"
@@ -51,14 +70,14 @@ def test_only_the_completion_and_its_end_carry_loss() -> None:
 
 
 def test_an_answer_that_was_cut_gets_no_end_token() -> None:
-    built = TrainingSet.build(LetterTokenizer(), [_example("hi", "yes", ends=False)], training_config(), seed=1)
+    built = TrainingSet.build(TEMPLATE, [_example("hi", "yes", ends=False)], training_config(), seed=1)
     assert _text(list(built.encoded[0].completion)) == "yes"
 
 
 @pytest.mark.parametrize("kind", ExampleKind)
 def test_only_the_models_own_answers_are_replayed_and_approved_ones_are_targets(kind: ExampleKind) -> None:
     examples = [_example("hi", "yes"), replace(_example("one?", "two", report_id=None), kind=kind)]
-    built = TrainingSet.build(LetterTokenizer(), examples, training_config(), seed=1)
+    built = TrainingSet.build(TEMPLATE, examples, training_config(), seed=1)
     assert pad(built.encoded, pad_id=0)["replay"] == [False, kind is ExampleKind.REPLAY]
 
 
@@ -83,13 +102,9 @@ def test_logits_are_kept_from_the_token_before_the_longest_completion_on() -> No
 
 def test_training_ends_within_its_bound_of_tokens() -> None:
     examples = [_example("hi", "yes", report_id=str(number)) for number in range(4)]  # 13 tokens each
-    one = TrainingSet.build(LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9), seed=1)
-    two = TrainingSet.build(
-        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=80), seed=1
-    )
-    tiny = TrainingSet.build(
-        LetterTokenizer(), examples, training_config(batch_tokens=26, epochs=9, max_tokens=1), seed=1
-    )
+    one = TrainingSet.build(TEMPLATE, examples, training_config(batch_tokens=26, epochs=9), seed=1)
+    two = TrainingSet.build(TEMPLATE, examples, training_config(batch_tokens=26, epochs=9, max_tokens=80), seed=1)
+    tiny = TrainingSet.build(TEMPLATE, examples, training_config(batch_tokens=26, epochs=9, max_tokens=1), seed=1)
 
     assert (len(one.plan), len(two.plan), len(tiny.plan)) == (18, 3, 1)
     assert two.plan == one.plan[:3]
@@ -99,11 +114,26 @@ def test_too_long_examples_are_left_out_and_are_no_part_of_the_lineage() -> None
     config = training_config(max_sequence_tokens=20)
     examples = [_example("hi", "yes", report_id="short"), _example("hi " * 20, "yes", report_id="long")]
 
-    built = TrainingSet.build(LetterTokenizer(), examples, config, seed=1)
+    built = TrainingSet.build(TEMPLATE, examples, config, seed=1)
 
-    assert (built.report_ids, built.skipped) == (("short",), 1)
+    assert (built.report_ids, built.left_out) == (("short",), {LeftOut.TOO_LONG: 1})
     with pytest.raises(TrainingError, match=r"max_sequence_tokens \(20\)"):
-        TrainingSet.build(LetterTokenizer(), examples[1:], config, seed=1)
+        TrainingSet.build(TEMPLATE, examples[1:], config, seed=1)
+
+
+def test_one_example_never_decides_over_a_run() -> None:
+    examples = [
+        _example("hi", "yes", report_id="good"),
+        _example("refused", "yes", report_id="bad"),
+        _example("hi", " ", report_id="blank"),
+    ]
+
+    built = TrainingSet.build(TEMPLATE, examples, training_config(), seed=1)
+
+    assert (built.report_ids, built.skipped) == (("good",), 2)
+    assert built.left_out == {LeftOut.TEMPLATE_REFUSES: 1, LeftOut.EMPTY: 1}
+    with pytest.raises(TrainingError, match="of 2: 1 refused by the model's chat template, 1 with an empty answer"):
+        TrainingSet.build(TEMPLATE, examples[1:], training_config(), seed=1)
 
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=300), min_size=1, max_size=200)
@@ -131,7 +161,7 @@ def test_each_epoch_takes_the_replay_whose_turn_it_is_and_all_else() -> None:
 
     def epochs(replay_per_epoch: int | None) -> list[list[int]]:
         config = training_config(batch_tokens=1000, epochs=3)  # a step is an epoch
-        built = TrainingSet.build(LetterTokenizer(), examples, config, seed=1, replay_per_epoch=replay_per_epoch)
+        built = TrainingSet.build(TEMPLATE, examples, config, seed=1, replay_per_epoch=replay_per_epoch)
         return [sorted(step) for step in built.plan]
 
     assert epochs(2) == [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 2, 6]]

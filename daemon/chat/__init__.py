@@ -1,0 +1,1 @@
+"""Renders conversations as the served model reads them. Read `template` first."""
