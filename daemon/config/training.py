@@ -14,7 +14,10 @@ class TrainingConfig(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "4bit", "8bit"] = "none"
     launcher: list[str] = []
-    """Prefix of the training command, e.g. ["torchrun", "--no-python", "--nproc-per-node", "4"]."""
+    """Prefix of the training command, e.g. ["torchrun", "--standalone", "--no-python", "--nproc-per-node", "4"].
+
+    The processes divide the examples of each step. Empty: one process, on the first visible GPU.
+    """
     rank: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.05

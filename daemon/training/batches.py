@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -36,13 +36,23 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of one step's batch that one process trains."""
+
+    step: int
+    rows: tuple[Encoded, ...]
+    total: int
+    """Number of examples in the whole batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
     """The encoded examples, and the indices of the examples in each optimiser step."""
 
     encoded: tuple[Encoded, ...]
     plan: tuple[tuple[int, ...], ...]
     report_ids: tuple[str, ...]
-    """Reports with an example in the set, sorted."""
+    """Reports with an example in a step of the plan, sorted."""
     left_out: Mapping[LeftOut, int]
     """Number of examples that are not trained, by reason. Too long ones among them: a cut one teaches wrong things."""
 
@@ -74,8 +84,7 @@ class TrainingSet:
                 kept.append((example, encode(template, example, max_tokens=config.max_sequence_tokens)))
             except UnrenderableError as exc:
                 left_out[LeftOut(exc.reason)] += 1
-        report_ids = {example.report_id for example, _ in kept if example.report_id is not None}
-        if not report_ids:
+        if all(example.report_id is None for example, _ in kept):
             reasons = ", ".join(f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in left_out.items())
             reasons = reasons.replace("max_sequence_tokens", f"max_sequence_tokens ({config.max_sequence_tokens})")
             raise TrainingError(
@@ -97,9 +106,31 @@ class TrainingSet:
         return cls(
             encoded=encoded,
             plan=tuple(steps),
-            report_ids=tuple(sorted(report_ids)),
+            report_ids=_reports(kept[index][0] for index in set(itertools.chain(*steps))),
             left_out=left_out,
         )
+
+    def shares(self, processes: int) -> list[Share]:
+        """Every step's batch, divided between the processes: step after step, and in each step process after process.
+
+        Each process thus makes every step of the plan, with any number of processes.
+        """
+        return [
+            Share(step=step, rows=_rows(batch, process, processes), total=len(batch))
+            for step, batch in enumerate([self.encoded[index] for index in indices] for indices in self.plan)
+            for process in range(processes)
+        ]
+
+
+def _rows(batch: Sequence[Encoded], process: int, processes: int) -> tuple[Encoded, ...]:
+    """The examples of one process. Without any, it computes the shortest one, without a loss: all make each step."""
+    shortest = min(batch, key=len)
+    idle = Encoded(prompt=(*shortest.prompt, *shortest.completion), completion=())
+    return tuple(batch[process::processes]) or (idle,)
+
+
+def _reports(examples: Iterable[Example]) -> tuple[str, ...]:
+    return tuple(sorted({example.report_id for example in examples if example.report_id is not None}))
 
 
 _BY_MODEL = frozenset({ExampleKind.REPLAY, ExampleKind.ANALYSIS, ExampleKind.DRIFT})

@@ -30,7 +30,7 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.runtime.child import StopSignal
 from daemon.runtime.machine import cpu_has_bfloat16
-from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad
+from daemon.training.batches import IGNORED, Share, TrainingSet, pad
 from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
 
 _KEPT_CHECKPOINTS = 2
@@ -45,26 +45,36 @@ class TrainingRun:
         set_threads_and_seed(job)
         self._job = job
         self._model = with_adapter(load_base(job), config)
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun; each rank trains its own batches
-        self.steps = math.ceil(len(training_set.plan) / world_size)
+        self.steps = len(training_set.plan)
         self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
+        arguments = _arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints)
+        if arguments.device.type == "cuda" and arguments.world_size < torch.cuda.device_count():
+            print(f"GPUs: {torch.cuda.device_count()} visible, {arguments.world_size} used; see training.launcher")  # noqa: T201 - the log
         self._trainer = _CompletionTrainer(
             kl_weight=config.kl_weight if config.replay_loss == "kl" else 0.0,
             model=self._model,
-            args=_arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints),
-            train_dataset=[[training_set.encoded[index] for index in step] for step in training_set.plan],
+            args=arguments,
+            train_dataset=training_set.shares(arguments.world_size),
             data_collator=_Collator(pad_id),
         )
         self._trainer.remove_callback(PrinterCallback)
-        batch_tokens = [sum(len(training_set.encoded[index]) for index in batch) for batch in training_set.plan]
-        self._step_tokens = [
-            sum(batch_tokens[start : start + world_size]) for start in range(0, len(batch_tokens), world_size)
-        ]
+        self._step_tokens = [sum(len(training_set.encoded[index]) for index in batch) for batch in training_set.plan]
 
     @property
     def is_main_process(self) -> bool:
         """Whether this process (rank 0) writes the files."""
         return bool(self._trainer.is_world_process_zero())
+
+    def any_rank(self, flag: bool) -> bool:  # noqa: FBT001 - the one value that is asked about
+        """Whether `flag` is set in any process. All processes must call this together."""
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes == 1:
+            return flag
+        return bool(accelerator.reduce(torch.tensor(int(flag), device=accelerator.device), reduction="sum") > 0)
+
+    def wait_for_all_ranks(self) -> None:
+        """Return when every process has come here."""
+        self._trainer.accelerator.wait_for_everyone()
 
     def run(self, *, resume: Path | None, stop: StopSignal) -> bool:
         """Train to the end. False if `stop` was set earlier; then a checkpoint was written.
@@ -94,6 +104,9 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
 
     Every example has the same weight, independent of its length. An analysis is about four times as long as a corrected
     answer; weighted by tokens, the corrected answers would hardly be learned.
+
+    With several processes each one has a share of the step's examples. The mean over all of them is the step's loss,
+    whatever the number of processes.
     """
 
     def __init__(self, *, kl_weight: float, **options: Any) -> None:
@@ -107,6 +120,13 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
         num_items_in_batch: Any = None,  # noqa: ARG002 - the loss is averaged over examples, not tokens
     ) -> Any:
+        step, total = inputs.pop("step"), inputs.pop("total")
+        if step != self.state.global_step:
+            # else progress and lineage would name examples that were never trained (transformers issue 24345)
+            raise TrainingError(
+                f"transformers took the batch of step {step} in step {self.state.global_step}; examples would be left "
+                "out: set training.launcher to start one process for each GPU, then start a new run"
+            )
         labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
         outputs = model(**inputs)
         logits, has_loss = outputs.logits[:, :-1].float(), labels != IGNORED
@@ -118,15 +138,20 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
             base = self._base_log_probs(model, inputs, by_kl)
             divergence = functional.kl_div(logits[by_kl].log_softmax(-1), base, reduction="none", log_target=True)
             loss = loss + self._kl_weight * (divergence.sum(-1) @ weight[by_kl])
-        loss = loss / len(labels)
+        loss = loss * self.args.world_size / total  # the processes' gradients and losses are averaged later
         return (loss, outputs) if return_outputs else loss
 
     def _base_log_probs(self, model: Any, inputs: dict[str, Any], mask: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the base model at the masked positions. Rows without one are not computed."""
+        """Log-probabilities of the base model at the masked positions. Rows without one are not computed.
+
+        Only some processes have such rows, so the model is called without its distributed wrapper: the wrapper makes
+        the processes wait for each other.
+        """
         rows = mask.any(dim=1)
         chosen = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            logits = model(**chosen).logits[:, :-1].float()
+        unwrapped = self.accelerator.unwrap_model(model)
+        with torch.no_grad(), unwrapped.disable_adapter():
+            logits = unwrapped(**chosen).logits[:, :-1].float()
         return logits[mask[rows]].log_softmax(-1)
 
 
@@ -146,7 +171,8 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self._report(first_step=state.global_step, step=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        if self._stop.is_set() and state.global_step < state.max_steps:
+        # the signal reaches the processes at different times; one that stopped alone would leave the others waiting
+        if self._run.any_rank(self._stop.is_set()) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
@@ -170,6 +196,7 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._run.wait_for_all_ranks()  # each process writes a file of its own
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -185,14 +212,23 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
 
 
 class _Collator:
-    """Pads one item of the training data, which is already a whole batch."""
+    """Pads one item of the training data: the share of one process in a batch."""
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
-    def __call__(self, items: list[list[Encoded]]) -> dict[str, Any]:
-        padded = pad(items[0], self._pad_id)
+    def __call__(self, items: list[Share]) -> dict[str, Any]:
+        share = items[0]
+        padded = {**pad(share.rows, self._pad_id), "step": share.step, "total": share.total}
         return {name: torch.tensor(rows) if isinstance(rows, list) else rows for name, rows in padded.items()}
+
+
+class _OneGpuEach(TrainingArguments):  # type: ignore[misc]  # transformers has no types
+    """One GPU for each process. With more visible, transformers would merge the batches of several steps into one."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, int(super().n_gpu))
 
 
 def set_threads_and_seed(job: TrainingJob) -> None:
@@ -281,10 +317,10 @@ def with_adapter(model: Any, config: TrainingConfig) -> Any:
 
 
 def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, checkpoints: Path) -> Any:
-    return TrainingArguments(
+    return _OneGpuEach(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=1,  # an item is already a whole batch
+        per_device_train_batch_size=1,  # an item is all that a process trains in a step
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         learning_rate=config.learning_rate,

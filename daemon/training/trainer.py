@@ -37,8 +37,8 @@ EXIT_BUSY = 75
 def main() -> int:
     job = TrainingJob.load(Path(sys.argv[1]))
     die_with_the_daemon()
-    is_main = os.environ.get("RANK", "0") == "0"  # set by torchrun; the lock of rank 0 also covers the other ranks
-    with run_lock(job.run_folder) if is_main else nullcontext(enter_result=True) as locked:
+    # the lock of rank 0 also covers the other ranks
+    with run_lock(job.run_folder) if _is_main_process() else nullcontext(enter_result=True) as locked:
         if not locked:
             print(f"another process is training run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
             return EXIT_BUSY
@@ -50,6 +50,10 @@ def main() -> int:
             print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
             return EXIT_REFUSED
     return 0
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # set by torchrun
 
 
 def _train(job: TrainingJob) -> None:
@@ -79,12 +83,13 @@ def _train(job: TrainingJob) -> None:
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest complete checkpoint, or None. Newer incomplete ones (interrupted by a kill) are deleted."""
+    """The newest complete checkpoint, or None. Newer incomplete ones (interrupted by a kill) are deleted by rank 0."""
     found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
         if (checkpoint / COMPLETE_MARK).exists():
             return checkpoint
-        shutil.rmtree(checkpoint)
+        if _is_main_process():
+            shutil.rmtree(checkpoint)
     return None
 
 

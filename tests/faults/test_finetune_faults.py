@@ -33,6 +33,7 @@ from daemon.training.job import (
 from daemon.training.stage import FinetuneStage
 from daemon.training.trainer import last_checkpoint
 from tests.fixtures.life import life
+from tests.fixtures.recorded import TORCHRUN
 from tests.fixtures.stores import url_of
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, training_config
 
@@ -154,6 +155,30 @@ def test_a_stop_writes_a_checkpoint_and_the_next_daemon_goes_on_from_there(
     assert sqlite_store.runs.get(run.id).state is RunState.EVALUATING
     assert TrainingProgress.load(Path(run.folder)).first_step == stopped.step
     assert _weights(tmp_path) == _weights(undisturbed)
+
+
+def test_two_ranks_stop_at_one_step_and_one_process_goes_on_from_there(
+    sqlite_store: Store,
+    tmp_path: Path,
+    tiny_model: Path,
+    background: Callable[[FinetuneStage, threading.Event], Future[Step]],
+) -> None:
+    run = run_to_train(sqlite_store, tmp_path, tiny_model)
+    stop = threading.Event()
+    step = background(finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS, launcher=TORCHRUN), stop)
+    _wait(lambda: _past_a_checkpoint(run))
+    stop.set()
+
+    assert "training stopped at step" in step.result(WAIT_S).sentence
+    stopped = TrainingProgress.load(Path(run.folder))
+    assert stopped.phase is Phase.STOPPED  # a process that waited for the other one would be killed
+
+    step_until_trained(sqlite_store, finetune_stage(sqlite_store, tmp_path, tiny_model, **MANY_STEPS))
+
+    assert sqlite_store.runs.get(run.id).state is RunState.EVALUATING
+    ended = TrainingProgress.load(Path(run.folder))
+    assert ended.first_step == stopped.step
+    assert ended.step == ended.steps == stopped.steps == _steps(tmp_path)
 
 
 DAEMON = """

@@ -136,7 +136,42 @@ def test_one_example_never_decides_over_a_run() -> None:
         TrainingSet.build(TEMPLATE, examples[1:], training_config(), seed=1)
 
 
+def test_reports_without_an_example_in_a_step_are_no_part_of_the_lineage() -> None:
+    examples = [_example("hi", "yes", report_id=str(number)) for number in range(4)]  # 13 tokens each
+    built = TrainingSet.build(LetterTokenizer(), examples, training_config(batch_tokens=26, max_tokens=30), seed=1)
+
+    [step] = built.plan
+    assert built.report_ids == tuple(sorted(str(index) for index in step))
+    assert len(built.report_ids) == 2
+
+
 LENGTHS = st.lists(st.integers(min_value=1, max_value=300), min_size=1, max_size=200)
+
+
+@given(lengths=LENGTHS, processes=st.integers(1, 5))
+def test_the_processes_divide_each_step_and_all_of_them_make_it(lengths: list[int], processes: int) -> None:
+    encoded = tuple(Encoded(prompt=(number,) * length, completion=(1,)) for number, length in enumerate(lengths))
+    steps = tuple(plan(lengths, batch_tokens=600, epochs=1, seed=1))
+    shares = TrainingSet(encoded=encoded, plan=steps, report_ids=(), skipped=0).shares(processes)
+
+    assert [share.step for share in shares] == [step for step in range(len(steps)) for _ in range(processes)]
+    for step, batch in enumerate(steps):
+        of_step = shares[step * processes : (step + 1) * processes]
+        with_loss = [row for share in of_step for row in share.rows if row.completion]
+        assert sorted(row.prompt for row in with_loss) == sorted(encoded[index].prompt for index in batch)
+        assert {share.total for share in of_step} == {len(batch)}
+        assert all(share.rows for share in of_step)
+
+
+def test_a_process_without_an_example_computes_the_shortest_one_without_a_loss() -> None:
+    encoded = (Encoded(prompt=(5, 6), completion=(7,)),)
+    [_, idle] = TrainingSet(encoded=encoded, plan=((0,),), report_ids=(), skipped=0).shares(2)
+
+    rows = pad(idle.rows, pad_id=0)
+
+    assert rows["input_ids"] == [[5, 6, 7]]
+    assert rows["labels"] == [[IGNORED]]
+    assert rows["logits_to_keep"] == 1
 
 
 @given(lengths=LENGTHS, batch_tokens=st.integers(min_value=1, max_value=1000), epochs=st.integers(1, 3))
