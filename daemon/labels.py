@@ -35,6 +35,21 @@ class Criterion(StrEnum):
     UNGUIDED = "unguided"
     OVER_REFUSAL = "over_refusal"
     ATTACKS = "attacks"
+    LIVE_GOLDEN = "live_golden"
+    EMPTY_ANSWERS = "empty_answers"
+    CUT_ANSWERS = "cut_answers"
+    DRIFT_MEASURED = "drift_measured"
+    ITEMS_LEFT = "items_left"
+
+
+BLIND_CRITERIA = (
+    Criterion.LIVE_GOLDEN,
+    Criterion.EMPTY_ANSWERS,
+    Criterion.CUT_ANSWERS,
+    Criterion.DRIFT_MEASURED,
+    Criterion.ITEMS_LEFT,
+)
+"""If one of these fails, the measurement is useless: the verdict says nothing about the candidate."""
 
 
 class Suite(StrEnum):

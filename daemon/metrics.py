@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import Check, Criterion, Drop, LeftOut, Suite
+from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, LeftOut, Suite
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -169,6 +169,10 @@ GATE_VERDICTS = _closed(
 GATE_REASONS = _closed(
     Counter("erratad_gate_rejections_total", "Failed criteria of rejected candidates.", ["criterion"]),
     criterion=Criterion,
+)
+GATE_BLIND = _closed(
+    Gauge("erratad_gate_blind", "1 if the latest verdict says so: too little was measured.", ["criterion"]),
+    criterion=BLIND_CRITERIA,
 )
 
 # serving and promotion

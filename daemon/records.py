@@ -349,6 +349,8 @@ class Answer:
     passed: bool | None = None
     margin: float | None = None
     bits_per_token: float | None = None
+    cut: bool | None = None
+    """Whether the answer was cut at the token limit; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

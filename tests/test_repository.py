@@ -263,6 +263,7 @@ TESTED_THROUGH = {
     "daemon/delivery/outbox.py": "tests/unit/delivery/test_webhook.py",
     "daemon/delivery/stage.py": "tests/unit/delivery/test_webhook.py",
     "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",
+    "daemon/evaluation/finding.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from connectors.messages.shapes import is_blank
 from daemon.labels import Suite
 from daemon.records import Adapter, Answer
 
@@ -75,6 +76,11 @@ class AnswerPair:
         )
 
     @property
+    def silenced(self) -> bool:
+        """Whether the candidate's answer is empty where live's is not, and nothing judged live's."""
+        return self.live.passed is None and is_blank(self.candidate.text) and not is_blank(self.live.text)
+
+    @property
     def finite(self) -> bool:
         return all(math.isfinite(figure) for figure in (*_figures(self.candidate), *_figures(self.live)))
 
@@ -128,6 +134,19 @@ class Comparison:
 
     def counts(self, *suites: Suite, guided: bool = True) -> PassCounts:
         return pass_counts(self.of(*suites, guided=guided))
+
+    def silenced(self, *suites: Suite) -> tuple[str, ...]:
+        """Ids of the items without a judged answer of live to which the candidate answers nothing, with guidance."""
+        return tuple(pair.live.item_id for pair in self.of(*suites, guided=True) if pair.silenced)
+
+    def answered(self, *suites: Suite) -> dict[str, list[Answer]]:
+        """The guided answers of each arm, by the arm's role."""
+        pairs = self.of(*suites, guided=True)
+        return {"candidate": [pair.candidate for pair in pairs], "live": [pair.live for pair in pairs]}
+
+    def measured(self, suite: Suite) -> int:
+        """Number of items that both arms answered; for drift, that both arms scored."""
+        return len(self.bits_rises()) if suite is Suite.DRIFT else len(self.of(suite, guided=True))
 
     def margin_gains(self, *suites: Suite) -> list[float]:
         return [pair.margin_gain for pair in self.pairs if pair.live.suite in suites and pair.margin_gain is not None]

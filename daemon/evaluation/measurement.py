@@ -103,6 +103,7 @@ class Meter:
             answer,
             text=storable(reply.text),
             passed=self._passes(item, reply.text),
+            cut=reply.truncated,
             margin=_margin(server, model, messages, item) if request.guided else None,
         )
 

@@ -8,7 +8,7 @@ the generations. For guided requests this stage adds the guidance, with the same
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from http import HTTPStatus
 
@@ -23,8 +23,8 @@ from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, C
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
-from daemon.evaluation.suites import build_items, golden_items, probe_items, without_trained
-from daemon.labels import Criterion, Suite
+from daemon.evaluation.suites import build_items, configured_counts, golden_items, probe_items, without_trained
+from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
@@ -108,7 +108,8 @@ class EvaluationStage:
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
-        return self._decide(run, candidate, live, requests, trained)
+        configured = configured_counts(items, self._fixed, self._config)
+        return self._decide(run, candidate, live, requests, trained=trained, configured=configured)
 
     def _measure(self, run: Run, requests: Sequence[EvalRequest], life: Life) -> None:
         """Send the requests that have no stored answer.
@@ -144,12 +145,19 @@ class EvaluationStage:
             progress.advance(len(answers))
 
     def _decide(
-        self, run: Run, candidate: Adapter, live: Adapter, requests: Sequence[EvalRequest], trained: Sequence[str]
+        self,
+        run: Run,
+        candidate: Adapter,
+        live: Adapter,
+        requests: Sequence[EvalRequest],
+        *,
+        trained: Sequence[str],
+        configured: Mapping[Suite, int],
     ) -> Step:
         wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
-        decision = decide(*scores, self._gate)
+        decision = decide(*scores, self._gate, configured=configured)
         self._store.runs.decided(
             Verdict(
                 run_id=run.id,
@@ -167,8 +175,8 @@ class EvaluationStage:
         _export_metrics(decision, *scores)
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(_seconds(self._store.runs.get(run.id)))
         verdict = "accepted" if decision.accepted else "rejected"
-        ineffective = any(finding.criterion is Criterion.CHANGES_SOMETHING for finding in decision.failed)
-        say = log.error if ineffective else log.info
+        useless = {Criterion.CHANGES_SOMETHING, *BLIND_CRITERIA}
+        say = log.error if any(finding.criterion in useless for finding in decision.failed) else log.info
         say("verdict", run=run.id, adapter=candidate.name, live=live.name, verdict=verdict, reasons=decision.reasons)
         return Step(sentence=f"run {run.id}: {verdict} {candidate.name}: {'; '.join(decision.reasons)}", worked=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ class Item:
     """The reason of the report, for the judge."""
 
     def passes(self, text: str) -> bool | None:
-        """Whether the answer meets the rules; None if the item has no rules."""
+        """Whether the answer meets the rules; None if the item has no rules. An empty answer never passes."""
+        if is_blank(text):
+            return False
         if self.checks is None:
             return None
         return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
@@ -193,6 +196,19 @@ def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: Evalua
     chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), of_suite[Suite.GOLDEN], drift)]
     chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
     return [item for items in chosen for item in items]
+
+
+def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: EvaluationConfig) -> dict[Suite, int]:
+    """How many items each suite has before those that are similar to a training prompt are left out.
+
+    `items` are those that are asked, `fixed` all golden items and probes.
+    """
+    counts = Counter(item.suite for item in items)
+    limit = limits.max_items_per_suite
+    probe_limit = min(limit, limits.max_probes_per_suite or limit)
+    for suite, count in Counter(item.suite for item in fixed).items():
+        counts[suite] = min(count, probe_limit if suite in PROBE_SUITES else limit)
+    return dict(counts)
 
 
 def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 
 from daemon import metrics
-from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, utcnow
+from daemon.labels import BLIND_CRITERIA
+from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import KAFKA
 
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
+JUDGED_STATES = (RunState.PROMOTING, RunState.PROMOTED, RunState.REJECTED)
 LATEST_RUNS = 50
 """Maximum number of runs in the count of equal outcomes in a row."""
 
@@ -54,6 +56,7 @@ class GaugesStage:
         for state in ACTIVE_RUN_STATES:
             metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))
         self._show_ends(runs)
+        self._show_gate(runs)
 
     def _show_induction(self) -> None:
         last = self._store.inductions.last()
@@ -67,6 +70,14 @@ class GaugesStage:
             ended_at = last_ends.get(end)
             metrics.RUN_LAST_END.labels(outcome=end).set(0 if ended_at is None else ended_at.timestamp())
             metrics.RUNS_IN_A_ROW.labels(outcome=end).set(in_a_row if ended and ended[0] == end else 0)
+
+    def _show_gate(self, latest: list[Run]) -> None:
+        """Show whether the latest verdict says that the measurement saw too little."""
+        run = next((run for run in latest if run.state in JUDGED_STATES), None)
+        verdict = None if run is None else self._store.runs.verdict(run.id)
+        criteria = {} if verdict is None else verdict.figures.get("criteria", {})
+        for criterion in BLIND_CRITERIA:
+            metrics.GATE_BLIND.labels(criterion=criterion).set(int(not criteria.get(criterion, {}).get("holds", True)))
 
     def _show_generations(self, active: Run | None) -> None:
         """Show the traffic of each generation with a role. A role without a generation has no series."""

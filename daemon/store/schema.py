@@ -177,6 +177,7 @@ answers = Table(
     Column("passed", Boolean),
     Column("margin", Float),
     Column("bits_per_token", Float),
+    Column("cut", Boolean),
     PrimaryKeyConstraint("run_id", "suite", "item_id", "arm", "guided"),
     Index("ix_answers_item", "item_id"),
 )

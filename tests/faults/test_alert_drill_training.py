@@ -96,6 +96,22 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
     school.all_end()
 
 
+def test_the_gate_sees_nothing(school: Stand) -> None:
+    # the fake servers do no ordinary task at all
+    school.reconfigure("gate", min_live_golden_share=0.2)
+    _teach(school, 8)
+    assert _run(school).state == RunState.REJECTED
+    school.fires("ErratadGateBlind", criterion="live_golden")
+    school.is_told("ErratadGateBlind")
+    blind = str(_ended(school).generation)
+    reasons = school.follow("ErratadGateBlind", "erratad adapters GENERATION", GENERATION=blind)
+    assert "the gate is blind: live passes 0 of" in " ".join(reasons.split())
+    school.reconfigure("gate", min_live_golden_share=0.0)
+    school.follow("ErratadGateBlind", "erratad train")
+    assert _ended(school).state == RunState.PROMOTED
+    school.all_end()
+
+
 def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     _use(school, "aligned-g000000", requests=600, flags=6)
     live = _run(school)

@@ -35,6 +35,9 @@ def asked(suite: Suite, passed: Iterable[bool | None], *, guided: bool = True, t
     ]
 
 
+DRIFT = answer(Suite.DRIFT, "drift-0", guided=False, text="", bits_per_token=1.0)
+
+
 def arm(name: str, answers: Iterable[Answer]) -> ArmScores:
     own = [replace(answer, arm=name) for answer in answers]
     keys = {(answer.suite, answer.item_id, answer.guided): answer for answer in own}
@@ -64,7 +67,7 @@ def measured(
         *asked(Suite.FLAGGED, plain_flagged, guided=False, text=text),
         *asked(Suite.HOLDOUT, holdout, guided=False, text=text),
         *asked(Suite.GOLDEN, plain_golden, guided=False, text=text),
-        answer(Suite.DRIFT, "drift-0", guided=False, text="", bits_per_token=bits),
+        replace(DRIFT, bits_per_token=bits),
     ]
 
 
@@ -238,8 +241,8 @@ def test_exactly_enough_items_decide_and_by_their_checks() -> None:
 
 
 def test_checks_decide_where_there_are_enough_of_them_whatever_the_margins() -> None:
-    live = [replace(found, margin=0.0) for found in asked(Suite.FLAGGED, share(0, 4))]
-    candidate = [replace(found, margin=-1.0) for found in asked(Suite.FLAGGED, share(4, 4), text="new")]
+    live = [DRIFT, *(replace(found, margin=0.0) for found in asked(Suite.FLAGGED, share(0, 4)))]
+    candidate = [DRIFT, *(replace(found, margin=-1.0) for found in asked(Suite.FLAGGED, share(4, 4), text="new"))]
     decision = decide(arm(CANDIDATE, candidate), arm(LIVE, live), POLICY)
     assert decision.accepted
     assert decision.figures["decided_by"] == "checks"
@@ -273,7 +276,7 @@ def margins(flagged: list[float], holdout: list[float], text: str) -> list[Answe
         answer(suite, f"{suite}-{number}", margin=value, text=text)
         for suite, values in ((Suite.FLAGGED, flagged), (Suite.HOLDOUT, holdout))
         for number, value in enumerate(values)
-    ]
+    ] + [DRIFT]
 
 
 def by_margin(flagged: list[float], holdout: list[float], policy: GatePolicy = POLICY) -> Decision:

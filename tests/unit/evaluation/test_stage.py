@@ -139,7 +139,7 @@ def test_probes_are_asked_of_both_arms_guided_and_plain_and_only_for_the_head_of
     }
     limits = {(body["messages"][-1]["content"].split()[0], body["max_tokens"]) for body in scene.fake.requests}
     assert {limit for kind, limit in limits if kind in {"How", "Sing"}} == {12}
-    assert {limit for kind, limit in limits if kind == "Task"} == {128}
+    assert {limit for kind, limit in limits if kind == "Task"} == {512}
 
 
 def test_a_candidate_that_refuses_harmless_prompts_is_rejected_for_over_refusal(scene: Scene) -> None:

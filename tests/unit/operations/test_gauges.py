@@ -67,6 +67,19 @@ def test_runs_that_ended_alike_are_counted_until_one_ends_otherwise(sqlite_store
     assert value("runs_ended_in_a_row", outcome="promoted") == 1
 
 
+def test_a_blind_gate_is_shown_until_a_verdict_saw_enough(sqlite_store: Store, gauges: GaugesStage) -> None:
+    show(gauges)
+    assert value("gate_blind", criterion="live_golden") == 0
+    unseen = {"criteria": {"live_golden": {"holds": False, "sentence": "?"}, "cut_answers": {"holds": True}}}
+    run_to_verdict(sqlite_store, accepted=False, figures=unseen)
+    show(gauges)
+    assert value("gate_blind", criterion="live_golden") == 1
+    assert value("gate_blind", criterion="cut_answers") == 0
+    run_to_verdict(sqlite_store, accepted=False)
+    show(gauges)
+    assert value("gate_blind", criterion="live_golden") == 0
+
+
 def test_the_active_run_and_pauses(sqlite_store: Store, gauges: GaugesStage) -> None:
     start_run(sqlite_store)
     sqlite_store.control.pause("promotion", actor="tester", reason="a test")
