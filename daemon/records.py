@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from connectors.messages import ChatMessage, Checks, FlaggedResponse, Severity
+from connectors.messages import ChatMessage, FlaggedResponse
+from daemon.parts import Part
 
 ACTOR = "erratad"
 """The actor in intents and audit if the daemon itself decides."""
@@ -200,18 +201,16 @@ class Report:
     cluster_id: int | None = None
     resolved_generation: int | None = None
     lease_owner: str | None = None
+    others: tuple[Part, ...] = ()
+    """The parts of the other reports of the same answer, oldest first. `daemon.text.merging` combines them."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part.of(self.flagged, received_at=self.received_at), *self.others)
 
     @property
     def messages(self) -> list[ChatMessage]:
         return self.flagged.messages
-
-    @property
-    def checks(self) -> Checks | None:
-        return self.flagged.checks
-
-    @property
-    def severity(self) -> Severity:
-        return self.flagged.severity
 
     @property
     def prompt_text(self) -> str:

@@ -265,6 +265,7 @@ TESTED_THROUGH = {
     "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/finding.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",
+    "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
 from daemon.operations.status import because, progress_text
-from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, suite_scores
+from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, SameAnswerView, suite_scores
 
 
 def show_report(view: ReportView) -> None:
@@ -25,12 +25,27 @@ def show_report(view: ReportView) -> None:
     _section("Expected answer, according to the reporter", view.user_correction)
     if view.checks is not None:
         _section("Rules of a good answer", view.checks.model_dump_json(indent=2, exclude_defaults=True))
+    if view.same_answer is not None:
+        _show_same_answer(view.same_answer)
     if view.lesson is not None:
         _section(f"Analysis by {view.lesson.analyst} (template {view.lesson.template})", view.lesson.analysis)
         _section(f"Correction ({view.lesson.correction_source})", view.lesson.correction)
     trained = ", ".join(f"{adapter.name} ({adapter.state})" for adapter in view.trained_in)
     _section("Adapters trained on it", trained or "none")
     _show_measured(view.measured)
+
+
+def _show_same_answer(same: SameAnswerView) -> None:
+    for part in same.others:
+        said = [part.reason or "no reason was given"]
+        if part.correction is not None:
+            said.append(f"expected answer: {part.correction}")
+        if part.checks is not None:
+            said.append(f"rules: {part.checks.model_dump_json(exclude_defaults=True)}")
+        _section(f"Report {part.report_id} of the same answer, by {part.reporter}", "\n".join(said))
+    if same.correction_by is not None:
+        _section("The correction that counts", f"by {same.correction_by}")
+    _section("Set aside", "\n".join(f"{one.report_id}, by {one.reporter}: {one.reason}" for one in same.set_aside))
 
 
 def show_generation(view: GenerationView) -> None:

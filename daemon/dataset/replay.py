@@ -44,12 +44,17 @@ class Context:
     forbidden: Checks
 
     @classmethod
-    def of(cls, flagged: FlaggedResponse) -> Self:
-        """Take only the forbidden words (such as a secret): they are wrong in answers to other questions, too."""
+    def of(cls, flagged: FlaggedResponse, others: Sequence[Checks] = ()) -> Self:
+        """Take only the forbidden words (such as a secret): they are wrong in answers to other questions, too.
+
+        Args:
+            others: Checks of other reports of the same answer.
+        """
         first = flagged.messages[0]
+        every = [*others] if flagged.checks is None else [flagged.checks, *others]
         return cls(
             system=first.text if first.role in SYSTEM_ROLES else "",
-            forbidden=Checks(must_not_contain=flagged.checks.must_not_contain if flagged.checks else []),
+            forbidden=Checks(must_not_contain=[text for one in every for text in one.must_not_contain]),
         )
 
 

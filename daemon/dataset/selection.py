@@ -14,6 +14,7 @@ from daemon.config.dataset import DatasetConfig
 from daemon.dataset.recipes import recipe, without_repeats
 from daemon.labels import LeftOut
 from daemon.records import Cluster, Lesson, Report, Split
+from daemon.text.merging import taught_by
 from daemon.text.similarity import Vectorizer, Words, cosines, reaches, resembling
 
 
@@ -59,17 +60,17 @@ def select(
     kept = _Kept(config.near_duplicate)
     sides: dict[Split, list[SelectedLesson]] = {Split.TRAIN: [], Split.HOLDOUT: []}
     for report, lesson in candidates:
-        cluster = assigned[report.id]
+        cluster, reporter = assigned[report.id], taught_by(report, lesson)
         trains = cluster.split is Split.TRAIN
         examples = tuple(render_examples(report, lesson)) if trains else ()
         if trains and not examples:
             left_out[LeftOut.NO_EXAMPLE] += 1
-        elif (cap := caps.reached(report, cluster)) is not None:
+        elif (cap := caps.reached(reporter, cluster)) is not None:
             left_out[cap] += 1
         elif trains and kept.has_similar(report):
             left_out[LeftOut.NEAR_DUPLICATE] += 1
         else:
-            caps.count(report, cluster)
+            caps.count(reporter, cluster)
             if trains:
                 kept.add(report)
             sides[cluster.split].append(
@@ -106,15 +107,15 @@ class _Caps:
         self._per_cluster: Counter[int] = Counter()
         self._per_reporter: Counter[str] = Counter()
 
-    def reached(self, report: Report, cluster: Cluster) -> LeftOut | None:
-        if self._per_reporter[report.flagged.reporter] >= self._config.max_per_reporter:
+    def reached(self, reporter: str, cluster: Cluster) -> LeftOut | None:
+        if self._per_reporter[reporter] >= self._config.max_per_reporter:
             return LeftOut.MAX_PER_REPORTER
         if self._per_cluster[cluster.id] >= self._config.max_per_cluster:
             return LeftOut.MAX_PER_CLUSTER
         return LeftOut.MAX_REPORTS if self._per_cluster.total() >= self._config.max_reports else None
 
-    def count(self, report: Report, cluster: Cluster) -> None:
-        self._per_reporter[report.flagged.reporter] += 1
+    def count(self, reporter: str, cluster: Cluster) -> None:
+        self._per_reporter[reporter] += 1
         self._per_cluster[cluster.id] += 1
 
 

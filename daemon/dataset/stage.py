@@ -43,6 +43,7 @@ from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
+from daemon.text.merging import merged
 from daemon.text.similarity import Vectorizer
 
 log = structlog.get_logger(__name__)
@@ -129,7 +130,9 @@ class DatasetStage:
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
-        contexts = [Context.of(chosen.report.flagged) for chosen in selection.train]
+        contexts = [
+            Context.of(said.flagged, said.checks) for said in (merged(chosen.report) for chosen in selection.train)
+        ]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
         if pairs.missing:
             # one batch per step, so that the stage can be stopped in between; selection and pairs are repeatable
@@ -262,7 +265,8 @@ def render(
 
 def _holdout_line(chosen: SelectedLesson) -> bytes:
     """One line of the holdout file: a copy of the report and correction at the start of the run."""
-    flagged = chosen.report.flagged
+    said = merged(chosen.report)
+    flagged = said.flagged
     values = {
         "id": chosen.report.id,
         "cluster_id": chosen.cluster.id,
@@ -270,6 +274,6 @@ def _holdout_line(chosen: SelectedLesson) -> bytes:
         "messages": conversation(chosen.report),
         "response": flagged.response,
         "correction": chosen.lesson.correction,
-        "checks": None if flagged.checks is None else flagged.checks.model_dump(mode="json", exclude_none=True),
+        "checks": [one.model_dump(mode="json", exclude_none=True) for one in said.checks],
     }
     return (json.dumps(values, ensure_ascii=False) + "\n").encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +22,9 @@ from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.labels import Suite
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.store import Store
+from daemon.text.merging import merged
 from daemon.text.refusal import is_refusal
-from daemon.text.rules import failures
+from daemon.text.rules import Rules, failures
 from daemon.text.similarity import Words, resembling
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
@@ -37,7 +38,7 @@ class Item:
     suite: Suite
     id: str
     messages: tuple[Mapping[str, Any], ...]
-    checks: Checks | None = None
+    checks: Rules | None = None
     refusal_is_wrong: bool = False
     good: str | None = None
     bad: str | None = None
@@ -185,7 +186,10 @@ def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: Evalua
         report = store.reports.get(run_item.report_id)
         if report.state not in NO_EVIDENCE:
             suite = Suite.HOLDOUT if run_item.role is Split.HOLDOUT else Suite.FLAGGED
-            sides[suite].append(_report_item(suite, report, store.reports.lesson(report.id)))
+            # later reports of the answer would change the rules between the measurements of two arms
+            before = tuple(part for part in report.others if part.received_at <= run.created_at)
+            lesson = store.reports.lesson(report.id)
+            sides[suite].append(_report_item(suite, replace(report, others=before), lesson))
     drift = [
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)
@@ -212,12 +216,13 @@ def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: Eval
 
 
 def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:
+    said = merged(report)
     return Item(
         suite=suite,
         id=report.id,
         messages=conversation(report),
-        checks=None if report.checks == Checks() else report.checks,
-        good=report.flagged.correction or (lesson.correction if lesson else None),
+        checks=said.rules,
+        good=said.flagged.correction or (lesson.correction if lesson else None),
         bad=None if is_blank(report.flagged.response) else report.flagged.response,
-        complaint=report.flagged.reason or None,
+        complaint=said.flagged.reason or None,
     )

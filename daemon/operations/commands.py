@@ -7,6 +7,7 @@ from daemon.operations.status import PAUSABLE
 from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
+from daemon.text.merging import merged
 from daemon.text.rules import failures
 
 
@@ -70,7 +71,8 @@ def correct_analysis(
     if correction is not None:
         if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
             raise IllegalTransitionError("the corrected answer is the flagged one; change it or leave it empty")
-        broken = failures(report.checks, correction) if report.checks is not None else []
+        rules = merged(report).rules
+        broken = failures(rules, correction) if rules is not None else []
         if broken:
             raise IllegalTransitionError(f"the corrected answer fails a check of the report: {broken[0]}")
     store.reviews.correct(report_id, analysis=analysis, correction=correction, actor=actor, reason=reason)

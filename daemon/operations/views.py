@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from connectors.messages import ChatMessage, Checks, Severity
+from daemon.parts import Part
 from daemon.records import (
     Adapter,
     Answer,
@@ -22,6 +23,7 @@ from daemon.records import (
     Verdict,
 )
 from daemon.store import Store
+from daemon.text.merging import SetAside, merged
 
 
 class View(BaseModel):
@@ -139,6 +141,28 @@ class MeasuredView(View):
     after: AnswerView | None
 
 
+class SameAnswerView(View):
+    """The reports of one answer, if there are several. They are analysed as one."""
+
+    others: list[Part]
+    """What the other reports add, each with its reporter; oldest first."""
+    correction_by: str | None
+    """The reporter of the user's correction that counts."""
+    set_aside: list[SetAside]
+    """Corrections and rules that are not used, with the reason."""
+
+    @classmethod
+    def of(cls, report: Report) -> Self | None:
+        if not report.others:
+            return None
+        said = merged(report)
+        return cls(
+            others=list(report.others),
+            correction_by=said.corrections[0].reporter if said.corrections else None,
+            set_aside=list(said.set_aside),
+        )
+
+
 class ReportView(View):
     """One report from message to fix."""
 
@@ -149,6 +173,7 @@ class ReportView(View):
     """The flagged answer for people: its text and its tool calls."""
     user_correction: str | None
     checks: Checks | None
+    same_answer: SameAnswerView | None
     lesson: Lesson | None
     trained_in: list[Adapter]
     measured: list[MeasuredView]
@@ -190,6 +215,7 @@ class ReviewView(View):
     """The flagged answer for people: its text and its tool calls."""
     user_correction: str | None
     checks: Checks | None
+    same_answer: SameAnswerView | None
     lesson: Lesson | None
 
     @classmethod
@@ -200,7 +226,8 @@ class ReviewView(View):
             response=report.flagged.response,
             shown_response=report.flagged.shown_response,
             user_correction=report.flagged.correction,
-            checks=report.checks,
+            checks=report.flagged.checks,
+            same_answer=SameAnswerView.of(report),
             lesson=lesson,
         )
 
@@ -234,7 +261,8 @@ def report_view(store: Store, report_id: str) -> ReportView:
         response=report.flagged.response,
         shown_response=report.flagged.shown_response,
         user_correction=report.flagged.correction,
-        checks=report.checks,
+        checks=report.flagged.checks,
+        same_answer=SameAnswerView.of(report),
         lesson=lesson,
         trained_in=store.runs.trained_on(report_id),
         measured=_measured(store, store.runs.answers_to(report_id)),

@@ -19,7 +19,7 @@ from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError
 from daemon.labels import Check
 from daemon.text.refusal import _QUOTATION, refusal
-from daemon.text.rules import failures
+from daemon.text.rules import Rules, failures
 from daemon.text.words import _UNSPACED_RUN, _ngrams, normalised, overlap, stems, words
 
 MIN_LETTER_SHARE = 0.6
@@ -94,17 +94,25 @@ def _faults(
     yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
 
 
-def correction_fault(text: str, flagged: FlaggedResponse, *, truncated: bool, guidance: str) -> str | None:
+def correction_fault(
+    text: str, flagged: FlaggedResponse, *, rules: Rules | None, truncated: bool, guidance: str
+) -> str | None:
     """The reason not to train on a proposed answer, or None."""
-    return next(_correction_faults(text, flagged, truncated, guidance), None)
+    return next(_correction_faults(text, flagged, rules, truncated, guidance), None)
 
 
-def _correction_faults(text: str, flagged: FlaggedResponse, truncated: bool, guidance: str) -> Iterator[str]:  # noqa: FBT001
+def _correction_faults(
+    text: str,
+    flagged: FlaggedResponse,
+    rules: Rules | None,
+    truncated: bool,  # noqa: FBT001
+    guidance: str,
+) -> Iterator[str]:
     if truncated:
         yield "it was cut off at the token limit"
     if not words(text) or _loops(text):
         yield "it is empty or repeats itself"
-    for failure in failures(flagged.checks, text) if flagged.checks is not None else []:
+    for failure in failures(rules, text) if rules is not None else []:
         yield f"it fails a check of the report: {failure}"
     if " ".join(text.split()) == " ".join(flagged.response.split()):
         yield "it is the flagged response again"

@@ -15,7 +15,8 @@ Failures and their limits:
   `max_attempts` + MAX_CRASHES times is buried without an attempt.
 - The lease expires before the result is ready: the store refuses the result, and it is dropped.
 
-A correction by the user becomes the correction of the lesson. Otherwise the stage requests a guided answer and keeps it
+All reports of an answer are analysed as one (`daemon.text.merging`). The best correction by a user becomes the
+correction of the lesson. Otherwise the stage requests a guided answer and keeps it
 only if it can be approved: by the checks of the report, or because the analyst is a stronger model. A thumbs-down does
 not show which answer is right, so without checks the model's own answer is never requested.
 """
@@ -33,6 +34,7 @@ import structlog
 
 from connectors.chat import EndpointError, Reply
 from connectors.guidance import with_guidance
+from connectors.messages import FlaggedResponse
 from daemon import metrics
 from daemon.categories import kind_of
 from daemon.config.reflection import ReflectionConfig
@@ -46,6 +48,7 @@ from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.reports import Claim
+from daemon.text.merging import Merged, merged
 
 log = structlog.get_logger(__name__)
 
@@ -176,25 +179,26 @@ class ReflectionStage:
     def _lesson(self, report: Report, life: Life) -> Lesson:
         if self._analyst is None:
             return self._template_lesson(report)
-        messages = self._prompts.analysis(report.flagged, guided=self._config.guided)
+        said = merged(report)
+        messages = self._prompts.analysis(said.flagged, guided=self._config.guided)
         replies = [self._ask(self._analyst, messages, report, life) for _ in range(self._config.candidates)]
-        analyses = self._passing(replies, report, messages)
-        correction = _from_user(report) or self._proposed(self._analyst, report, life)
+        analyses = self._passing(replies, said.flagged, messages)
+        correction = _from_users(said) or self._proposed(self._analyst, report, said, life)
         return _lesson_of(
             report,
-            analysis=best(analyses, report.flagged, None if correction is None else correction.text, self._score),
+            analysis=best(analyses, said.flagged, None if correction is None else correction.text, self._score),
             analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
             template=self._prompts.analysis_name(guided=self._config.guided),
             correction=correction,
         )
 
-    def _passing(self, replies: Sequence[Reply], report: Report, messages: Messages) -> list[str]:
+    def _passing(self, replies: Sequence[Reply], flagged: FlaggedResponse, messages: Messages) -> list[str]:
         """The analyses that pass the checks. Raises the last fault if all fail."""
         analyses, fault = [], None
         for reply in replies:
             analysis = whole_sentences(reply.text, truncated=reply.truncated)
             try:
-                check_analysis(analysis, report.flagged, limits=self._config, instructions=messages[0]["content"])
+                check_analysis(analysis, flagged, limits=self._config, instructions=messages[0]["content"])
             except AnalysisRejectedError as exc:
                 fault = exc
             else:
@@ -204,20 +208,21 @@ class ReflectionStage:
         return analyses
 
     def _template_lesson(self, report: Report) -> Lesson:
+        said = merged(report)
         return _lesson_of(
             report,
-            analysis=self._prompts.category_analysis(report.flagged),
+            analysis=self._prompts.category_analysis(said.flagged),
             analyst=TEMPLATE_ANALYST,
             template=self._prompts.template_name(kind_of(report.flagged.category)),
-            correction=_from_user(report),
+            correction=_from_users(said),
         )
 
-    def _proposed(self, analyst: Analyst, report: Report, life: Life) -> _Correction | None:
+    def _proposed(self, analyst: Analyst, report: Report, said: Merged, life: Life) -> _Correction | None:
         """An approved guided answer. None if it fails the checks, or if nothing could approve it."""
-        approvable = report.checks is not None or analyst.correction_source is CorrectionSource.ANALYST
+        approvable = said.rules is not None or analyst.correction_source is CorrectionSource.ANALYST
         if not self._config.propose_corrections or not approvable or report.flagged.not_trainable:
             return None
-        hint = self._prompts.correction_hint(report.flagged, self._guidance)
+        hint = self._prompts.correction_hint(said.flagged, self._guidance)
         try:
             reply = self._ask(analyst, with_guidance(conversation(report), hint), report, life)
         except EndpointError as exc:
@@ -227,7 +232,7 @@ class ReflectionStage:
             return None
         text = reply.text.strip()
         truncated = reply.truncated
-        fault = correction_fault(text, report.flagged, truncated=truncated, guidance=self._guidance)
+        fault = correction_fault(text, said.flagged, rules=said.rules, truncated=truncated, guidance=self._guidance)
         if fault is not None:
             log.info("proposed correction refused", report_id=report.id, reason=fault)
             return None
@@ -328,8 +333,8 @@ def _lesson_of(report: Report, *, analysis: str, analyst: str, template: str, co
     )
 
 
-def _from_user(report: Report) -> _Correction | None:
-    text = report.flagged.correction
+def _from_users(said: Merged) -> _Correction | None:
+    text = said.flagged.correction
     return None if text is None else _Correction(text=text, source=CorrectionSource.USER)
 
 

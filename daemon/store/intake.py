@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, select
 from connectors.messages import FlaggedResponse
 from daemon.records import ReportState, Source
 from daemon.store import schema
+from daemon.store.duplicates import IN_PLAY, analyse_again
 from daemon.store.engine import Lock, database_time, serialise
 
 CAP_WINDOW = timedelta(days=1)
@@ -66,6 +67,7 @@ def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, reporter
         outcomes += [intake.take(arrival) for arrival in part]
         if intake.rows:
             connection.execute(schema.reports.insert(), intake.rows)
+        analyse_again(connection, intake.duplicates)
     return outcomes
 
 
@@ -79,6 +81,8 @@ class _Intake:
         self._originals = _originals(connection, {arrival.content_key for arrival in part})
         self._recent = _recent(connection, {arrival.flagged.reporter for arrival in part}, since=now - CAP_WINDOW)
         self.rows: list[dict[str, Any]] = []
+        self.duplicates: dict[str, list[str]] = {}
+        """The new reports of a stored answer, by the report that stands for the answer."""
 
     def take(self, arrival: Arrival) -> Added:
         flagged = arrival.flagged
@@ -88,14 +92,16 @@ class _Intake:
         original = self._originals.get(arrival.content_key)
         recent = self._recent.get(flagged.reporter, 0)
         outcome, state, reason = Added.STORED, ReportState.QUEUED, None
-        if original is not None:
-            outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
-            reason = f"the same answer is report {original}"
-        elif recent >= self._cap:
-            outcome, state = Added.QUARANTINED, ReportState.QUARANTINED
+        if recent >= self._cap:
+            outcome, state, original = Added.QUARANTINED, ReportState.QUARANTINED, None
             reason = f"reporter {flagged.reporter} sent more than {self._cap} reports in 24 hours"
+        elif original is not None:
+            outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
+            reason = f"the same answer is report {original}: reason, correction and checks count there"
+            self.duplicates.setdefault(original, []).append(flagged.id)
+        else:
+            self._originals[arrival.content_key] = flagged.id
         self._fingerprints[flagged.id] = arrival.fingerprint
-        self._originals.setdefault(arrival.content_key, flagged.id)
         self._recent[flagged.reporter] = recent + 1
         self.rows.append(_row(arrival, state=state, reason=reason, duplicate_of=original, now=self._now))
         return outcome
@@ -108,16 +114,20 @@ def _fingerprints(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str, str]:
-    """The first report of each answer that is not itself a duplicate."""
+    """The report that stands for each answer. One that is quarantined, buried or erased stands for none.
+
+    The rows are locked: nothing may change their state before the new duplicates are stored.
+    """
     table = schema.reports
     query = (
         select(table.c.content_key, table.c.id)
         .where(
             table.c.content_key.in_(content_keys),
             table.c.duplicate_of.is_(None),
-            table.c.state != ReportState.ERASED,
+            table.c.state.in_(IN_PLAY),
         )
         .order_by(table.c.received_at.desc(), table.c.id.desc())
+        .with_for_update()
     )
     return {row.content_key: row.id for row in connection.execute(query)}
 

@@ -15,6 +15,7 @@ from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import REPORT_TRANSITIONS, Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
+from daemon.store.duplicates import analyse_again, duplicates_of, hand_over, take_out, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.outbox import emit, emit_all
@@ -41,9 +42,10 @@ class Reports:
     def add(self, batch: Sequence[tuple[FlaggedResponse, Source]], *, reporter_cap: int) -> list[Added]:
         """Store a batch in one transaction; one outcome per message, in order.
 
-        A message with a stored id is `redelivered` (same content) or a `conflict` (other content). A report of an
-        answer that is flagged already is stored as `duplicate`. A report above its reporter's cap of `reporter_cap`
-        reports in 24 hours is stored as `quarantined`.
+        A message with a stored id is `redelivered` (same content) or a `conflict` (other content). A report above its
+        reporter's cap of `reporter_cap` reports in 24 hours is stored as `quarantined`. A report of an answer that is
+        flagged already is stored as `duplicate` and adds its part (`Report.others`) to the report of that answer,
+        which is analysed again if this adds something.
         """
         arrivals = [Arrival.of(flagged, source) for flagged, source in batch]
         with transaction(self._engine) as connection:
@@ -51,7 +53,7 @@ class Reports:
 
     def get(self, report_id: str) -> Report:
         with reading(self._engine) as connection:
-            return rows.report(report_row(connection, report_id))
+            return with_others(connection, [report_row(connection, report_id)])[0]
 
     def find(
         self,
@@ -63,7 +65,10 @@ class Reports:
         limit: int = 50,
         offset: int = 0,
     ) -> list[Report]:
-        """Newest first. `search` is a part of the id or of any text of the message, case-insensitive."""
+        """Newest first, without the parts of duplicates.
+
+        `search` is a part of the id or of any text of the message, case-insensitive.
+        """
         table = schema.reports
         query = select(table).order_by(table.c.received_at.desc(), table.c.id).limit(limit).offset(offset)
         if state is not None:
@@ -131,7 +136,7 @@ class Reports:
             claimed = connection.execute(
                 select(table).where(table.c.id.in_(ids)).order_by(table.c.received_at, table.c.id)
             ).all()
-        return [Claim(report=rows.report(row), owner=owner) for row in claimed]
+            return [Claim(report=report, owner=owner) for report in with_others(connection, claimed)]
 
     def complete(self, claim: Claim, lesson: Lesson) -> None:
         """Store the lesson and move the report on.
@@ -144,6 +149,9 @@ class Reports:
             # a report quarantined after its lesson and then released already has a lesson
             upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
             emit(connection, EventType.LESSON_CREATED, lesson.report_id, {"analyst": lesson.analyst})
+            seen = {part.report_id for part in claim.report.others}
+            late = [one for one in duplicates_of(connection, [lesson.report_id]) if one not in seen]
+            analyse_again(connection, {lesson.report_id: late} if late else {})
 
     def retry(self, claim: Claim, *, at: datetime, reason: str, counted: bool = True) -> None:
         """Put the report back into the queue until `at`. Not `counted`: the attempt does not count."""
@@ -155,7 +163,7 @@ class Reports:
         """Give up the report until an operator requeues it."""
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.BURIED, reason)
-            emit(connection, EventType.REPORT_BURIED, claim.report.id, {"reason": reason})
+            emit_buried(connection, claim.report.id, reason)
 
     def _leave_reflection(
         self,
@@ -198,10 +206,16 @@ class Reports:
             record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
     def erase(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Erase a report's content permanently (a person's right). Its id, hashes and lineage stay."""
+        """Erase a report's content permanently (a person's right). Its id, hashes and lineage stay.
+
+        Other reports of the same answer stay: the oldest of them stands for the answer then. What a duplicate added to
+        the analysis of its answer goes with it.
+        """
         blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
         with transaction(self._engine) as connection:
             row = report_row(connection, report_id, lock=True)
+            if row.state == ReportState.DUPLICATE:
+                take_out(connection, row)
             flagged = {
                 **row.flagged,
                 "messages": [{"role": "user", "content": ERASED}],
@@ -218,6 +232,7 @@ class Reports:
             answers, clusters = schema.answers, schema.clusters
             connection.execute(update(answers).where(answers.c.item_id == report_id).values(text=ERASED))
             connection.execute(update(clusters).where(clusters.c.leader_id == report_id).values(leader_text=ERASED))
+            hand_over(connection, report_id)
 
     # --- lessons and results ---
 
@@ -238,7 +253,9 @@ class Reports:
             .limit(limit)
         )
         with reading(self._engine) as connection:
-            return [(rows.report(row), rows.record(Lesson, row)) for row in connection.execute(query)]
+            found = connection.execute(query).all()
+            reports = with_others(connection, found)
+        return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
 
     def count_not_trainable(self) -> int:
         """The number of reports with a lesson that can never be trained on, such as one about an image."""
@@ -294,8 +311,15 @@ def mark_outcome(connection: Connection, report_ids: Iterable[str], state: Repor
         if event == EventType.REPORT_RESOLVED
         else f"not fixed in generation {generation}"
     )
-    emit_all(connection, event, sorted(changed), {"generation": generation, "said": said})
+    told = sorted([*changed, *duplicates_of(connection, changed)])
+    emit_all(connection, event, told, {"generation": generation, "said": said})
     return len(changed)
+
+
+def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
+    """Tell the reporter, and the reporters of its duplicates, that the report is given up."""
+    told = [report_id, *duplicates_of(connection, [report_id])]
+    emit_all(connection, EventType.REPORT_BURIED, told, {"reason": reason})
 
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:

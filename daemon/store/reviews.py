@@ -6,17 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
 
-from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
+from daemon.store.duplicates import WITH_ANALYSIS, with_others
 from daemon.store.engine import reading, transaction
-from daemon.store.outbox import emit
-from daemon.store.reports import move, report_row
-
-WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)
-"""States in which the next run may learn from the report's analysis."""
+from daemon.store.reports import emit_buried, move, report_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +56,9 @@ class Reviews:
             .limit(limit)
         )
         with reading(self._engine) as connection:
-            return [(rows.report(row), rows.record(Lesson, row)) for row in connection.execute(query)]
+            found = connection.execute(query).all()
+            reports = with_others(connection, found)
+        return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
 
     def accept(self, report_id: str, *, actor: str, reason: str) -> ReportState:
         """Release a quarantined report into the queue, or approve an analysis; returns the report's state.
@@ -111,7 +109,7 @@ class Reviews:
         with transaction(self._engine) as connection:
             _reviewable(connection, report_id)
             move(connection, report_id, ReportState.BURIED, reason)
-            emit(connection, EventType.REPORT_BURIED, report_id, {"reason": reason})
+            emit_buried(connection, report_id, reason)
             record_audit(connection, actor=actor, action="reject", subject=report_id, reason=reason)
 
 

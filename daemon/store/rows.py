@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from connectors.messages import FlaggedResponse
+from daemon.parts import Part
 from daemon.records import Report, Source, Verdict
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ def record(kind: type[R], row: Any, **others: object) -> R:
     return kind(**{name: getattr(row, name) for name in _names(kind) if name not in others}, **others)
 
 
-def report(row: Any) -> Report:
+def report(row: Any, others: tuple[Part, ...] = ()) -> Report:
     source = Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset)
-    return record(Report, row, flagged=FlaggedResponse.model_validate(row.flagged), source=source)
+    return record(Report, row, flagged=FlaggedResponse.model_validate(row.flagged), source=source, others=others)
 
 
 def verdict(row: Any) -> Verdict:

@@ -29,7 +29,11 @@ _MALFORMED = (regex.error, UnknownType, TypeError, ValueError, AttributeError, L
 """Errors of jsonschema on a malformed part that the meta-schema does not check but a `$ref` uses."""
 
 
-def failures(checks: Checks, text: str) -> list[str]:
+Rules = Checks | tuple[Checks, ...]
+"""The rules of one report, or of several reports of the same answer: an answer must meet all of them."""
+
+
+def failures(checks: Rules, text: str) -> list[str]:
     """The rules that `text` breaks, one sentence each; empty if it passes.
 
     Text comparisons ignore case, white space, Unicode presentation, invisible characters and typographic quotes. The
@@ -39,7 +43,12 @@ def failures(checks: Checks, text: str) -> list[str]:
     """
     if not text.strip():
         return ["the answer is empty"]
-    return [*_text_failures(checks, text), *_regex_failures(checks, text), *_json_failures(checks, text)]
+    every = checks if isinstance(checks, tuple) else (checks,)
+    return [
+        fault
+        for one in every
+        for fault in (*_text_failures(one, text), *_regex_failures(one, text), *_json_failures(one, text))
+    ]
 
 
 def _text_failures(checks: Checks, text: str) -> Iterator[str]:

@@ -58,12 +58,16 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
     def state(report_id: Identifier) -> FeedbackState:
         """The state of a report."""
         report = store.reports.get(report_id)
-        resolved = report.state == ReportState.RESOLVED
+        said = state_text(report)
+        fixed = report
+        if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
+            fixed = store.reports.get(report.duplicate_of)
+            said = f"counted with another report of the same answer: {state_text(fixed)}"
         return FeedbackState(
             id=report.id,
             state=report.state,
-            said=state_text(report),
-            fixed_in_generation=report.resolved_generation if resolved else None,
+            said=said,
+            fixed_in_generation=fixed.resolved_generation if fixed.state == ReportState.RESOLVED else None,
             received_at=report.received_at,
             updated_at=report.updated_at,
         )

@@ -27,7 +27,7 @@ from daemon.operations.views import (
 )
 from daemon.records import ADAPTER_TRANSITIONS, MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store
-from daemon.store.reviews import WITH_ANALYSIS
+from daemon.store.duplicates import WITH_ANALYSIS
 from daemon.web.access import Identity
 from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
 from daemon.web.console.layout import PageRoute, Shell

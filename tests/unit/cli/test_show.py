@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.fixtures.cli import Command
@@ -27,6 +29,21 @@ def test_a_report_that_can_never_be_trained_on_says_so(erratad: Command, learned
     assert "not trainable here: message 1 holds an image" in told
     assert "(the answer is empty)" in told
     assert "no reason was given" in told
+
+
+def test_a_report_is_told_with_the_other_reports_of_its_answer(erratad: Command, learned: Learned) -> None:
+    first = flagged(reporter="ann", checks={"must_contain": ["Perth"]})
+    same = {"messages": first.messages, "response": first.response, "checks": {"must_not_contain": ["Perth"]}}
+    bob = flagged(**same, reporter="bob", reason="Wrong city.", correction="Canberra.")
+    cid = flagged(**same, reporter="cid", reason="")
+    add(learned.store, first, bob, cid)
+    told = erratad("reports", first.id).stdout
+    assert f"Report {bob.id} of the same answer, by bob\n    Wrong city.\n    expected answer: Canberra." in told
+    assert f"Report {cid.id} of the same answer, by cid\n    no reason was given" in told
+    assert "The correction that counts\n    by bob" in told
+    assert f"{first.id}, by ann: not used: must contain 'Perth'" in told
+    shown = json.loads(erratad("reports", first.id, "--json").stdout)["same_answer"]
+    assert [one["reporter"] for one in shown["others"]] == ["bob", "cid"]
 
 
 def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command, learned: Learned) -> None:

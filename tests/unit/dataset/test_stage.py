@@ -18,11 +18,13 @@ from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.errors import ServingError
 from daemon.labels import LeftOut
-from daemon.records import RunState, Split
+from daemon.records import CorrectionSource, RunState, Split
 from daemon.store import Store
+from daemon.text.merging import merged
 from daemon.text.similarity import Words
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
+from tests.fixtures.stores import add, lesson
 from tests.fixtures.training import (
     FINGERPRINT,
     SUBJECTS,
@@ -167,6 +169,27 @@ def test_of_near_duplicates_one_report_is_trained_on_and_the_rest_is_counted(
     assert run.progress["left_out"] == {"near_duplicate": 2}
     sample = {"reason": "near_duplicate"}
     assert REGISTRY.get_sample_value("erratad_dataset_left_out", sample) == 2
+
+
+def test_a_correction_counts_under_the_cap_of_the_reporter_who_gave_it(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
+) -> None:
+    asked = [mistake(subject).model_copy(update={"reporter": subject}) for subject in SUBJECTS[:5]]
+    add(sqlite_store, *asked)
+    given = {"reporter": "loud", "reason": "", "checks": {"must_contain": ["better"], "must_not_contain": ["secret"]}}
+    for number, one in enumerate(asked[:4]):
+        same = {"messages": one.messages, "response": one.response, **given}
+        add(sqlite_store, flagged(**same, correction=f"A better answer {number}."))
+    for claim in sqlite_store.reports.claim(owner="w", limit=9, lease_s=60):
+        better = merged(claim.report).flagged.correction
+        source = None if better is None else CorrectionSource.USER
+        taught = lesson(claim.report.id, correction=better, correction_source=source)
+        sqlite_store.reports.complete(claim, taught)
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0, max_per_reporter=2), tmp_path)
+
+    assert load_manifest(Path(run.folder)).left_out == {LeftOut.MAX_PER_REPORTER: 2}
+    assert asked[4].id in reports_of(run, TRAIN_FILE)
 
 
 def test_near_duplicates_take_no_place_under_the_caps(

@@ -147,6 +147,25 @@ def test_an_empty_flagged_answer_is_nothing_to_prefer_the_good_one_to(
     assert (item.bad, item.complaint) == (None, None)
 
 
+def test_all_reports_of_an_answer_from_before_the_run_are_measured(sqlite_store: Store, tmp_path: Path) -> None:
+    first = flagged(id="first", reason="Wrong city.", correction="Sydney, mate.")
+    same = {"messages": first.messages, "response": first.response}
+    learn(sqlite_store, first)
+    add(
+        sqlite_store,
+        flagged(**same, reason="Rude.", correction="Canberra.", checks={"must_contain": ["Canberra"]}),
+        flagged(**same, reason="", checks={"regex": "^C"}),
+        flagged(**same, reason="", checks={"regex": "a"}),
+    )
+    run = open_run(sqlite_store, tmp_path)
+    add(sqlite_store, flagged(**same, reason="Too late.", checks={"must_contain": ["late"]}))
+    use(sqlite_store, run, train=["first"])
+    [item] = [one for one in build_items(sqlite_store, run, fixed=[], limits=limits(10)) if one.id == "first"]
+    assert (item.good, item.complaint) == ("Canberra.", "Wrong city.\nRude.")
+    passed = {text: item.passes(text) for text in ("Canberra.", "It is Canberra.", "CnCanberra", "Clean.")}
+    assert passed == {"Canberra.": True, "It is Canberra.": False, "CnCanberra": True, "Clean.": False}
+
+
 def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run: Run) -> None:
     add(sqlite_store, flagged(id="train"))
     [claim] = sqlite_store.reports.claim(owner="o", limit=1, lease_s=60)

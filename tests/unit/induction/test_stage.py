@@ -150,7 +150,7 @@ def test_bad_answers_become_queued_reports_without_the_hint(scene: Scene) -> Non
         assert HINT not in report.flagged.model_dump_json()
         assert (report.state, report.source.channel) == (ReportState.QUEUED, "induced")
         assert (report.flagged.reporter, report.flagged.category) == ("induced", "wrong-fact")
-        assert report.checks is not None
+        assert report.flagged.checks is not None
     after = metric("asked_total", kind=Kind.WRONG_FACT), metric("kept_total", kind=Kind.WRONG_FACT)
     assert (after[0] - before[0], after[1] - before[1]) == (6, 6)
     assert scene.beats == 6
@@ -240,7 +240,7 @@ def test_the_judge_decides_where_nothing_else_can_and_sees_no_hint(scene: Scene)
     assert HINT not in question
     assert json.loads(question)["new_answer"] == "It is Port 7."
     [report] = scene.reports()
-    assert report.checks is None
+    assert report.flagged.checks is None
 
 
 # --- limits ---

@@ -293,9 +293,9 @@ CHECKED = {"checks": {"must_contain": ["Canberra"]}, "response": "The capital is
 
 
 def fault(text: str, *, truncated: bool = False, **changes: object) -> str | None:
-    return correction_fault(
-        text, flagged(**changes), truncated=truncated, guidance="Answer correctly and do not offend."
-    )
+    report = flagged(**changes)
+    guidance = "Answer correctly and do not offend."
+    return correction_fault(text, report, rules=report.checks, truncated=truncated, guidance=guidance)
 
 
 @pytest.mark.parametrize("text", ["Canberra", "The capital of Australia is Canberra.", '{"capital": "Canberra"}'])

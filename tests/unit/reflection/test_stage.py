@@ -55,6 +55,24 @@ def test_queued_reports_become_lessons(
     assert len(analyst_endpoint.requests) == 3
 
 
+def test_all_reports_of_an_answer_are_analysed_as_one(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    here = make_reflection()
+    first = flagged(reporter="a")
+    same = {"messages": first.messages, "response": first.response}
+    second = flagged(**same, reporter="b", correction="Canberra.", checks={"must_contain": ["Canberra"]}, reason="")
+    third = flagged(**same, reporter="c", reason="It sounds very rude to me.")
+    here.queue(first, second, third)
+    here.step()
+    lesson = here.store.reports.lesson(first.id)
+    assert lesson is not None
+    assert (lesson.correction, lesson.correction_source) == ("Canberra.", CorrectionSource.USER)
+    [asked] = analyst_endpoint.requests
+    assert first.reason in str(asked)
+    assert "It sounds very rude to me." in str(asked)
+
+
 def test_an_empty_queue_is_said_and_rests(make_reflection: Callable[..., ReflectionBench]) -> None:
     assert make_reflection().step() == Step(sentence="no report is due", worked=False)
 

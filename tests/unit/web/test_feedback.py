@@ -14,7 +14,7 @@ from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
-from tests.fixtures.stores import lesson, mark
+from tests.fixtures.stores import learn, lesson, mark
 from tests.fixtures.web import error
 
 
@@ -128,3 +128,18 @@ def test_a_report_about_an_image_says_that_it_is_not_trainable(client: TestClien
     said = client.get(f"/v1/feedback/{message.id}").json()["said"]
     assert said == "analysed; not trainable here: message 1 holds an image"
     assert "(the answer is empty)" in client.get("/review").text
+
+
+def test_a_report_of_a_known_answer_is_told_the_outcome_of_that_answer(client: TestClient, sqlite_store: Store) -> None:
+    first = flagged()
+    second = flagged(messages=first.messages, response=first.response, reporter="b")
+    learn(sqlite_store, first)
+    assert client.post("/v1/feedback", content=second.encode()).json()["outcome"] == "duplicate"
+    told = client.get(f"/v1/feedback/{second.id}").json()
+    assert (told["state"], told["fixed_in_generation"]) == ("duplicate", None)
+    same = "counted with another report of the same answer: "
+    assert told["said"] == same + "analysed; waiting for the next training run"
+    mark(sqlite_store, [first.id], ReportState.RESOLVED, generation=3)
+    told = client.get(f"/v1/feedback/{second.id}").json()
+    assert (told["said"], told["fixed_in_generation"]) == (same + "fixed in generation 3", 3)
+    assert first.id not in str(told)

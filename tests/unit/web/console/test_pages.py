@@ -22,7 +22,7 @@ from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
-from tests.fixtures.stores import add, learn, run_to_verdict
+from tests.fixtures.stores import add, learn, lesson, run_to_verdict
 from tests.fixtures.traffic import answered
 
 VOID = {"meta", "link", "br", "input"}
@@ -135,6 +135,27 @@ def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_s
     assert overview.all("img") == report.all("img") == []
     assert len(overview.all("script")) == len(report.all("script")) == 1
     assert report.text.count(HOSTILE) == 5
+
+
+def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
+    client: TestClient, sqlite_store: Store
+) -> None:
+    first = flagged(reporter="ann", checks={"must_contain": ["Perth"]})
+    same = {"messages": first.messages, "response": first.response, "checks": {"must_not_contain": ["Perth"]}}
+    bob = flagged(**same, reporter="bob", reason=HOSTILE, correction="Canberra.")
+    learn(sqlite_store, first)
+    add(sqlite_store, bob)
+    sqlite_store.reports.complete(
+        sqlite_store.reports.claim(owner="w", limit=1, lease_s=60)[0],
+        lesson(first.id, correction="Canberra.", correction_source="user"),
+    )
+    for path in (f"/reports/{first.id}", "/review"):
+        page = Page(client.get(path).text)
+        assert f"{bob.id}, by bob: {HOSTILE}" in page.text
+        assert "The expected answer of bob counts." in page.text
+        assert f"Set aside from {first.id}, by ann: not used: must contain 'Perth'" in page.text
+        assert page.all("img") == []
+    assert "Same answer as" in client.get(f"/reports/{bob.id}").text
 
 
 def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: TestClient) -> None:

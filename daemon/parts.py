@@ -1,0 +1,48 @@
+"""One reporter's view on a flagged answer; several reports of one answer have several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ConfigDict
+
+from connectors.messages import Checks, FlaggedResponse, Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The view of one reporter on a flagged answer. Each report of the same answer adds one."""
+
+    __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    report_id: str
+    reporter: str
+    received_at: datetime
+    reason: str
+    correction: str | None
+    checks: Checks | None
+    severity: Severity
+
+    @classmethod
+    def of(cls, flagged: FlaggedResponse, *, received_at: datetime) -> Part:
+        return cls(
+            report_id=flagged.id,
+            reporter=flagged.reporter,
+            received_at=received_at,
+            reason=flagged.reason,
+            correction=flagged.correction,
+            checks=flagged.checks,
+            severity=flagged.severity,
+        )
+
+    @property
+    def content(self) -> list[str | Checks]:
+        """Its reason, its correction and its checks, as far as it has them."""
+        return [value for value in (self.reason, self.correction, self.checks) if value and value != Checks()]
+
+    def adds_to(self, others: Iterable[Part]) -> bool:
+        """Whether its reason, its correction or its checks are in none of the others."""
+        known = [value for other in others for value in other.content]
+        return any(value not in known for value in self.content)

@@ -1,0 +1,170 @@
+"""Several reports of one answer: one stands for the answer, and the others, its duplicates, add their parts to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select, func, select, update
+
+from connectors.messages import Checks, Severity
+from daemon.parts import Part
+from daemon.records import Report, ReportState, utcnow
+from daemon.store import rows, schema
+
+T = TypeVar("T")
+WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)
+"""States in which the next run may learn from the report's analysis."""
+IN_PLAY = (ReportState.QUEUED, ReportState.REFLECTING, ReportState.RESOLVED, *WITH_ANALYSIS)
+"""States in which a report stands for its answer, so that a further report of it becomes a duplicate."""
+MAX_PARTS = 100
+"""The newest duplicates of a report that are combined with it; older ones beyond that only hear of the outcome."""
+EVERY_ONE = 20
+"""Up to this number of duplicates each one may start a new analysis; after that the 32nd, the 64th, and so on."""
+LOOKUP_SIZE = 1000
+
+
+def with_others(connection: Connection, found: Sequence[Any]) -> list[Report]:
+    """The reports of these rows, each with the parts of its duplicates."""
+    parts: dict[str, tuple[Part, ...]] = {}
+    for some in _batches(found):
+        parts |= _parts(connection, [row.id for row in some])
+    return [rows.report(row, parts.get(row.id, ())) for row in found]
+
+
+def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple[Part, ...]]:
+    table = schema.reports
+    place = func.row_number().over(
+        partition_by=table.c.duplicate_of, order_by=(table.c.received_at.desc(), table.c.id.desc())
+    )
+    ranked = _duplicates(
+        report_ids,
+        table.c.id,
+        table.c.duplicate_of,
+        table.c.reporter,
+        table.c.received_at,
+        *(table.c.flagged[name].as_string().label(name) for name in ("reason", "correction", "severity")),
+        table.c.flagged["checks"].label("checks"),
+        place.label("place"),
+    ).subquery()
+    newest = select(ranked).where(ranked.c.place <= MAX_PARTS).order_by(ranked.c.received_at, ranked.c.id)
+    found: dict[str, list[Part]] = {}
+    for row in connection.execute(newest):
+        found.setdefault(row.duplicate_of, []).append(
+            Part(
+                report_id=row.id,
+                reporter=row.reporter,
+                received_at=row.received_at,
+                reason=row.reason or "",
+                correction=row.correction,
+                checks=None if row.checks is None else Checks.model_validate(row.checks),
+                severity=Severity(row.severity or Severity.MEDIUM),
+            )
+        )
+    return {report_id: tuple(parts) for report_id, parts in found.items()}
+
+
+def _duplicates(report_ids: Collection[str], *columns: Any) -> Select[Any]:
+    table = schema.reports
+    # by the index on the content key, which a duplicate shares: with "state = 'duplicate'" SQLite would read them all
+    keys = select(table.c.content_key).where(table.c.id.in_(report_ids))
+    return select(*columns).where(
+        table.c.content_key.in_(keys),
+        table.c.state != ReportState.ERASED,
+        table.c.duplicate_of.in_(report_ids),
+    )
+
+
+def duplicates_of(connection: Connection, report_ids: Sequence[str]) -> list[str]:
+    """The ids of the duplicates of these reports: their reporters hear of the outcome, too."""
+    column = schema.reports.c.id
+    return [
+        one
+        for some in _batches(report_ids)
+        for one in connection.execute(_duplicates(some, column).order_by(column)).scalars()
+    ]
+
+
+def analyse_again(connection: Connection, new: Mapping[str, Sequence[str]]) -> None:
+    """Put the reports back into the queue to which the new duplicates add something.
+
+    Args:
+        new: Ids of new duplicates, by the report that they are a duplicate of.
+
+    A person's review stays: only a person replaces it. The number of analyses is limited, see `EVERY_ONE`.
+    """
+    if not new:
+        return
+    table, lessons = schema.reports, schema.lessons
+    analysed = select(table).where(
+        table.c.id.in_(new),
+        table.c.state.in_(WITH_ANALYSIS),
+        ~select(lessons.c.report_id)
+        .where(lessons.c.report_id == table.c.id, lessons.c.reviewed_at.is_not(None))
+        .exists(),
+    )
+    found = connection.execute(analysed.order_by(table.c.id)).all()
+    if not found:
+        return
+    tally = _duplicates([row.id for row in found], table.c.duplicate_of, func.count()).group_by(table.c.duplicate_of)
+    counts = {row[0]: row[1] for row in connection.execute(tally)}
+    reports = with_others(connection, found)
+    _requeue(connection, [one.id for one in reports if _says_more(one, set(new[one.id]), counts.get(one.id, 0))])
+
+
+def _says_more(report: Report, new: set[str], count: int) -> bool:
+    if not any(number <= EVERY_ONE or number.bit_count() == 1 for number in range(count - len(new) + 1, count + 1)):
+        return False
+    known = [part for part in report.parts if part.report_id not in new]
+    return any(part.adds_to(known) for part in report.others if part.report_id in new)
+
+
+def _requeue(connection: Connection, report_ids: Sequence[str], **values: Any) -> None:
+    table = schema.reports
+    connection.execute(
+        update(table)
+        .where(table.c.id.in_(report_ids))
+        .values(
+            state=ReportState.QUEUED,
+            state_reason="analysed again: the reports of this answer changed",
+            attempts=0,
+            next_attempt_at=None,
+            updated_at=utcnow(),
+            **values,
+        )
+    )
+
+
+def hand_over(connection: Connection, report_id: str) -> None:
+    """Let the oldest duplicate stand for the answer, because the report itself is erased."""
+    table = schema.reports
+    oldest_first = _duplicates([report_id], table.c.id).order_by(table.c.received_at, table.c.id)
+    left = connection.execute(oldest_first).scalars().all()
+    if not left:
+        return
+    heir, *others = left
+    _requeue(connection, [heir], duplicate_of=None)
+    for some in _batches(others):
+        connection.execute(update(table).where(table.c.id.in_(some)).values(duplicate_of=heir))
+
+
+def take_out(connection: Connection, duplicate: Any) -> None:
+    """Remove the part of a duplicate (its row) that is erased from the analysis of its answer.
+
+    The lesson may repeat its words, so it is deleted, and the answer is analysed again from the parts that are left.
+    Nothing happens if the other reports say the same.
+    """
+    table, lessons = schema.reports, schema.lessons
+    row = connection.execute(select(table).where(table.c.id == duplicate.duplicate_of).with_for_update()).one()
+    report = with_others(connection, [row])[0]
+    left = [part for part in report.parts if part.report_id != duplicate.id]
+    gone = [part for part in report.others if part.report_id == duplicate.id]
+    if gone and not gone[0].adds_to(left):
+        return
+    connection.execute(lessons.delete().where(lessons.c.report_id == report.id))
+    if report.state in {ReportState.REFLECTING, *WITH_ANALYSIS}:
+        _requeue(connection, [report.id], lease_owner=None, lease_until=None)
+
+
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[start : start + LOOKUP_SIZE] for start in range(0, len(values), LOOKUP_SIZE))

@@ -1,0 +1,245 @@
+"""Combines the reports of one answer: complaints, corrections and checks of all of them, each with its reporter.
+
+No report decides because it came first. Reporters are counted, not reports, so that repeating a report gains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from connectors.messages import Checks, FlaggedResponse, Severity
+from daemon.parts import Part
+from daemon.records import COMPLETE_JSON, Lesson, Report
+from daemon.text.rules import Rules, failures
+from daemon.text.words import normalised
+
+MAX_REASON_BYTES = 600
+"""The length of several reasons together; each one gets an equal share of it."""
+MAX_REASONS = 10
+"""Of more reasons, those of most reporters count, and then the newest."""
+_CUT = " [...]"
+MAX_TRIED = 5
+"""Number of different corrections that are tried against the rules: a hostile pattern may cost a second each time."""
+_MOST: Mapping[str, int] = {"must_contain": 100, "must_not_contain": 100, "regex": 2, "json_schema": 2}
+"""The rules that count, per kind, if several reports have rules."""
+_RANK: Mapping[Severity, int] = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.HIGH: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A correction or a rule of a report that is not used."""
+
+    __pydantic_config__ = COMPLETE_JSON
+
+    report_id: str
+    reporter: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """All reports of one answer, as one.
+
+    `flagged` is the report that stands for the answer, with the reasons of all, the chosen correction, the highest
+    severity, and without checks: one report's rules cannot always be written as one with another's. Use `rules`.
+    """
+
+    flagged: FlaggedResponse
+    corrections: tuple[Part, ...]
+    """The parts with a usable correction, best first."""
+    checks: tuple[Checks, ...]
+    """Rules of all reports; a good answer meets all of them."""
+    set_aside: tuple[SetAside, ...]
+
+    @property
+    def rules(self) -> Rules | None:
+        """The rules for `failures`; None if there are none."""
+        if len(self.checks) > 1:
+            return self.checks
+        return self.checks[0] if self.checks else None
+
+
+def merged(report: Report) -> Merged:
+    """Combine a report with the other reports of its answer.
+
+    - Reasons: each distinct one, in the order of arrival.
+    - Checks: the rules of all. If two reporters contradict each other ("contains X" and "does not contain X"), the rule
+      with more reporters counts; with equally many, none of the two.
+    - Corrections: those that meet all rules first, then those with more reporters, then the newest. The flagged answer
+      itself is no correction.
+    """
+    parts = report.parts
+    checks, contradictions = _checks(parts)
+    corrections, useless = _corrections(parts, report.flagged, checks)
+    flagged = report.flagged.model_copy(
+        update={
+            "reason": _reasons(parts),
+            "correction": corrections[0].correction if corrections else None,
+            "severity": max((part.severity for part in parts), key=_RANK.__getitem__),
+            "checks": None,
+        }
+    )
+    return Merged(flagged=flagged, corrections=corrections, checks=checks, set_aside=(*contradictions, *useless))
+
+
+def taught_by(report: Report, lesson: Lesson) -> str:
+    """The reporter whose correction the lesson teaches; without one, the reporter of the report itself."""
+    owners = [
+        part.reporter for part in report.parts if part.correction is not None and part.correction == lesson.correction
+    ]
+    own = report.flagged.reporter
+    return own if own in owners or not owners else owners[0]
+
+
+# --- reasons ---
+
+
+def _reasons(parts: Sequence[Part]) -> str:
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.reason:
+            groups.setdefault(normalised(part.reason), []).append(part)
+    if len(groups) < 2:
+        return next((owners[0].reason for owners in groups.values()), "")
+    strongest = sorted(groups.values(), key=lambda owners: _weight(_newest_first(owners)), reverse=True)[:MAX_REASONS]
+    share = MAX_REASON_BYTES // len(strongest) - 1
+    return "\n".join(
+        _clipped(" ".join(owners[0].reason.split()), share) for owners in groups.values() if owners in strongest
+    )
+
+
+def _clipped(text: str, max_bytes: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[: max_bytes - len(_CUT)].decode(errors="ignore") + _CUT
+
+
+# --- checks ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """One rule, with the parts that have it."""
+
+    field: str
+    value: Any
+    parts: tuple[Part, ...]
+
+    @property
+    def reporters(self) -> int:
+        return len({part.reporter for part in self.parts})
+
+    @property
+    def weight(self) -> tuple[int, datetime]:
+        return self.reporters, max(part.received_at for part in self.parts)
+
+    def __str__(self) -> str:
+        return f"{self.field.replace('_', ' ')} {self.value!r:.80}"
+
+
+def _checks(parts: Sequence[Part]) -> tuple[tuple[Checks, ...], list[SetAside]]:
+    own = [part.checks for part in parts if part.checks is not None and part.checks != Checks()]
+    if len(own) < 2:
+        return tuple(own), []
+    rules = {field: _rules(parts, field) for field in _MOST}
+    dropped = {
+        id(rule): f"{_MOST[field]} rules of this kind count" for field in rules for rule in _excess(rules[field], field)
+    }
+    texts = [rule for field in ("must_contain", "must_not_contain") for rule in rules[field] if id(rule) not in dropped]
+    for rule, stronger in _contradictions(texts):
+        dropped[id(rule)] = f"the rule {str(stronger)!r} contradicts it"
+    kept = {field: [rule.value for rule in rules[field] if id(rule) not in dropped] for field in rules}
+    limits = [checks.max_words for checks in own if checks.max_words is not None]
+    first = Checks(
+        must_contain=kept["must_contain"],
+        must_not_contain=kept["must_not_contain"],
+        regex=next(iter(kept["regex"]), None),
+        json_schema=next(iter(kept["json_schema"]), None),
+        max_words=min(limits, default=None),
+    )
+    further = [Checks(**{field: value}) for field in ("regex", "json_schema") for value in kept[field][1:]]
+    aside = [
+        _aside(part, f"not used: {rule}; {dropped[id(rule)]}")
+        for field in rules
+        for rule in rules[field]
+        if id(rule) in dropped
+        for part in rule.parts
+    ]
+    return tuple(one for one in (first, *further) if one != Checks()), aside
+
+
+def _rules(parts: Sequence[Part], field: str) -> list[_Rule]:
+    groups: dict[str, tuple[Any, list[Part]]] = {}
+    for part in parts:
+        value = getattr(part.checks or Checks(), field)
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            key = normalised(one) if field in {"must_contain", "must_not_contain"} else json.dumps(one, sort_keys=True)
+            owners = groups.setdefault(key, (one, []))[1]
+            if part not in owners[-1:]:
+                owners.append(part)
+    return [_Rule(field=field, value=value, parts=tuple(owners)) for value, owners in groups.values()]
+
+
+def _excess(rules: Sequence[_Rule], field: str) -> Sequence[_Rule]:
+    """The rules above the limit of their kind: those of the fewest reporters."""
+    return sorted(rules, key=lambda rule: rule.weight, reverse=True)[_MOST[field] :]
+
+
+def _contradictions(texts: Sequence[_Rule]) -> Iterator[tuple[_Rule, _Rule]]:
+    """The rules that lose against another one: a text that must occur contains one that must not."""
+    plain = [(rule, normalised(rule.value)) for rule in texts]
+    for wanted, text in plain:
+        for unwanted, needle in plain:
+            contradict = (
+                (wanted.field, unwanted.field) == ("must_contain", "must_not_contain") and needle and needle in text
+            )
+            if not contradict or wanted.parts == unwanted.parts:  # one report contradicts itself: as without others
+                continue
+            if unwanted.reporters >= wanted.reporters:
+                yield wanted, unwanted
+            if wanted.reporters >= unwanted.reporters:
+                yield unwanted, wanted
+
+
+# --- corrections ---
+
+
+def _corrections(
+    parts: Sequence[Part], flagged: FlaggedResponse, checks: tuple[Checks, ...]
+) -> tuple[tuple[Part, ...], list[SetAside]]:
+    groups: dict[str, list[Part]] = {}
+    useless = []
+    for part in parts:
+        if part.correction is None:
+            continue
+        plain = " ".join(part.correction.split())
+        if plain == " ".join(flagged.response.split()):
+            useless.append(_aside(part, "its correction is the flagged answer"))
+        else:
+            groups.setdefault(plain, []).append(part)
+    ranked = sorted((_newest_first(owners) for owners in groups.values()), key=_weight, reverse=True)
+    if len(ranked) > 1:
+        good = [owners for owners in ranked[:MAX_TRIED] if not failures(checks, str(owners[0].correction))]
+        ranked = [*good, *(owners for owners in ranked if owners not in good)]
+    return tuple(owners[0] for owners in ranked), useless
+
+
+def _newest_first(owners: Sequence[Part]) -> list[Part]:
+    return sorted(owners, key=_newest, reverse=True)
+
+
+def _weight(owners: Sequence[Part]) -> tuple[int, tuple[datetime, str]]:
+    return len({part.reporter for part in owners}), _newest(owners[0])
+
+
+def _newest(part: Part) -> tuple[datetime, str]:
+    return part.received_at, part.report_id
+
+
+def _aside(part: Part, reason: str) -> SetAside:
+    return SetAside(report_id=part.report_id, reporter=part.reporter, reason=reason)

@@ -1,0 +1,172 @@
+"""Several reports of one answer as one: no report decides by being first, and every part keeps its reporter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from connectors.messages import Checks, Severity
+from daemon.parts import Part
+from daemon.records import Report, ReportState, Source, utcnow
+from daemon.text.merging import MAX_REASON_BYTES, Merged, merged, taught_by
+from daemon.text.rules import failures
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import lesson
+
+NOW = utcnow()
+
+
+def part(number: int, *, reporter: str | None = None, checks: dict[str, Any] | None = None, **said: Any) -> Part:
+    return Part(
+        report_id=f"r{number}",
+        reporter=reporter or f"person-{number}",
+        received_at=NOW + timedelta(minutes=number),
+        reason=said.get("reason", ""),
+        correction=said.get("correction"),
+        checks=None if checks is None else Checks(**checks),
+        severity=Severity(said.get("severity", "medium")),
+    )
+
+
+def report(*others: Part, **own: Any) -> Report:
+    values = {"id": "r0", "reporter": "person-0", "response": "Sydney is the capital.", "reason": "", **own}
+    return Report(
+        id="r0",
+        state=ReportState.QUEUED,
+        flagged=flagged(**values),
+        source=Source(channel="http"),
+        received_at=NOW,
+        updated_at=NOW,
+        others=others,
+    )
+
+
+def merge(*others: Part, **own: Any) -> Merged:
+    return merged(report(*others, **own))
+
+
+def test_one_report_alone_stays_as_it_is() -> None:
+    checks = {"must_contain": ["Paris", "paris"], "must_not_contain": ["Par"], "max_words": 3}
+    own = report(reason="Wrong\n city.", correction=" Canberra. ", checks=checks, severity="low")
+    said = merged(own)
+    assert said.flagged == own.flagged.model_copy(update={"checks": None})
+    assert (said.rules, said.set_aside) == (Checks.model_validate(checks), ())
+
+
+def test_the_first_report_without_a_correction_does_not_silence_the_second() -> None:
+    said = merge(part(1, correction="Canberra.", checks={"must_contain": ["Canberra"]}, severity="high"))
+    assert said.flagged.correction == "Canberra."
+    assert said.rules == Checks(must_contain=["Canberra"])
+    assert said.flagged.severity == "high"
+    assert [one.reporter for one in said.corrections] == ["person-1"]
+
+
+# --- reasons ---
+
+
+def test_each_distinct_complaint_counts_once_in_the_order_of_arrival() -> None:
+    said = merge(part(1), part(2, reason="Rude."), part(3, reason="WRONG  city."), reason="Wrong city.")
+    assert said.flagged.reason == "Wrong city.\nRude."
+
+
+def test_a_long_complaint_leaves_the_others_their_share() -> None:
+    said = merge(*(part(n, reason=f"{n}: " + "ü" * 3000) for n in range(1, 6)), reason="x" * 4000)
+    lines = said.flagged.reason.split("\n")
+    assert [line[:2] for line in lines] == ["xx", "1:", "2:", "3:", "4:", "5:"]
+    assert len(said.flagged.reason.encode()) <= MAX_REASON_BYTES
+
+
+def test_of_very_many_complaints_those_of_most_reporters_and_the_newest_count() -> None:
+    said = merge(*(part(n, reason=f"Reason {n % 31}.") for n in range(1, 33)), reason="Reason 0.")
+    assert said.flagged.reason.split("\n") == [f"Reason {n}." for n in (0, 1, *range(23, 31))]
+
+
+# --- corrections ---
+
+
+def test_a_correction_that_meets_all_checks_comes_first() -> None:
+    said = merge(
+        part(1, correction="It is Sydney, surely."),
+        part(2, correction="It is Sydney, surely."),
+        part(3, correction="Canberra."),
+        part(4, checks={"must_contain": ["Canberra"]}),
+    )
+    assert [one.correction for one in said.corrections] == ["Canberra.", "It is Sydney, surely."]
+
+
+def test_of_corrections_the_one_of_most_reporters_counts_and_then_the_newest() -> None:
+    tied = (part(1, correction="Perth."), part(2, correction="Canberra."))
+    assert merge(*tied).flagged.correction == "Canberra."
+    assert merge(*tied, part(3, correction=" Perth. ")).flagged.correction == " Perth. "
+
+
+def test_a_reporter_who_repeats_a_correction_counts_once() -> None:
+    loud = [part(number, reporter="loud", correction="Perth.") for number in range(1, 9)]
+    assert merge(*loud, part(9, correction="Canberra.")).flagged.correction == "Canberra."
+
+
+def test_the_flagged_answer_is_no_correction() -> None:
+    said = merge(part(1, correction="Canberra."), correction="Sydney  is the\ncapital.")
+    assert said.flagged.correction == "Canberra."
+    [aside] = said.set_aside
+    assert (aside.report_id, aside.reporter, aside.reason) == (
+        "r0",
+        "person-0",
+        "its correction is the flagged answer",
+    )
+
+
+# --- checks ---
+
+
+def test_an_answer_must_meet_the_checks_of_all_reports() -> None:
+    said = merge(
+        part(1, checks={"must_not_contain": ["Sydney"], "regex": "^It", "max_words": 9}),
+        part(2, checks={"regex": "capital", "max_words": 5, "must_contain": ["CANBERRA"]}),
+        checks={"must_contain": ["Canberra"]},
+    )
+    assert said.checks == (
+        Checks(must_contain=["Canberra"], must_not_contain=["Sydney"], regex="^It", max_words=5),
+        Checks(regex="capital"),
+    )
+    assert said.rules is not None
+    assert failures(said.rules, "It is Canberra, the capital") == []
+    assert failures(said.rules, "It is Canberra") == ["does not match the pattern 'capital'"]
+    assert failures(said.rules, "") == ["the answer is empty"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_contradicting_rules_that_of_more_reporters_counts(turned: bool) -> None:
+    rules = [{"must_contain": ["Canberra"]}, {"must_not_contain": ["canberra"]}]
+    more, fewer = rules[::-1] if turned else rules
+    said = merge(part(1, checks=more), part(2, checks=more), checks=fewer)
+    assert said.rules == Checks.model_validate(more)
+    assert [(one.report_id, "contradicts" in one.reason) for one in said.set_aside] == [("r0", True)]
+
+
+def test_of_contradicting_rules_with_equally_many_reporters_none_counts() -> None:
+    said = merge(
+        part(1, checks={"must_not_contain": ["Canberra", "Sydney"]}), checks={"must_contain": ["It is Canberra."]}
+    )
+    assert said.rules == Checks(must_not_contain=["Sydney"])
+    assert {one.reporter for one in said.set_aside} == {"person-0", "person-1"}
+
+
+def test_very_many_rules_are_bounded_and_the_rest_is_named() -> None:
+    patterns = [part(number, checks={"regex": f"a{number}"}) for number in range(1, 7)]
+    texts = part(7, checks={"must_contain": [f"text {number}" for number in range(150)]})
+    said = merge(*patterns, texts, part(8, checks={"regex": "a1"}))
+    assert [one.regex for one in said.checks] == ["a1", "a6"]
+    assert len(said.checks[0].must_contain) == 100
+    assert sum("regex" in one.reason for one in said.set_aside) == 4
+
+
+# --- the cap per reporter ---
+
+
+def test_a_lesson_counts_for_the_reporter_whose_correction_it_teaches() -> None:
+    asked = report(part(1, correction="Canberra."), part(2, correction="Perth."))
+    assert taught_by(asked, lesson("r0", correction="Perth.")) == "person-2"
+    assert taught_by(asked, lesson("r0")) == taught_by(asked, lesson("r0", correction="Another.")) == "person-0"
