@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -25,15 +25,51 @@ class EndpointError(Exception):
         self.status = status
 
 
+class Dialect(Protocol):
+    """How the conversations of a model are written, and its answers are read."""
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The messages to send."""
+        ...
+
+    def reply(self, text: str) -> tuple[str, str]:
+        """Thoughts and answer of a text by the model."""
+        ...
+
+    def written(self, text: str) -> str:
+        """The text that follows the prompt when the model gives this answer."""
+        ...
+
+
+class _Plain:
+    """The dialect that changes nothing."""
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [dict(message) for message in messages]
+
+    def reply(self, text: str) -> tuple[str, str]:
+        return "", text
+
+    def written(self, text: str) -> str:
+        return text
+
+
+PLAIN: Dialect = _Plain()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. `model`: the model name in the response. `generation`: None if the server has no alias."""
+    """One answer; `text` is without the thoughts of a reasoning model.
+
+    `model`: the model name in the response. `generation`: None if the server has no alias.
+    """
 
     text: str
     model: str
     generation: int | None
     finish_reason: str
     completion_tokens: int
+    thoughts: str = ""
 
     @property
     def truncated(self) -> bool:
@@ -44,8 +80,11 @@ class Reply:
 class ChatEndpoint:
     """Client of the endpoint at a base URL (without /v1). Thread-safe. It never retries: the caller decides that."""
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout_s: float = 120.0, dialect: Dialect = PLAIN
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._dialect = dialect
         self._client = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
@@ -68,15 +107,18 @@ class ChatEndpoint:
         Raises:
             EndpointError: when the request fails; the text includes the endpoint's error message, if any.
         """
-        body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature}
+        sent = self._dialect.messages(messages)
+        body = {"model": model, "messages": sent, "max_tokens": max_tokens, "temperature": temperature}
         body |= {} if seed is None else {"seed": seed}
         options = {} if timeout_s is None else {"timeout": _timeout(timeout_s)}
         response = self._send("POST", "/v1/chat/completions", body, **options)
         answer = self._parse(response)
         try:
             choice = answer["choices"][0]
+            thoughts, text = self._read(choice["message"])
             return Reply(
-                text=choice["message"].get("content") or "",
+                text=text,
+                thoughts=thoughts,
                 model=answer["model"],
                 generation=_generation(response),
                 finish_reason=choice.get("finish_reason") or "",
@@ -87,6 +129,11 @@ class ChatEndpoint:
 
     def close(self) -> None:
         self._client.close()
+
+    def _read(self, message: Mapping[str, Any]) -> tuple[str, str]:
+        """Thoughts and answer of a message. A server with a reasoning parser has separated them."""
+        content, thoughts = message.get("content") or "", message.get("reasoning") or message.get("reasoning_content")
+        return (thoughts, content) if thoughts else self._dialect.reply(content)
 
     def _send(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
         try:

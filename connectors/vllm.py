@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from connectors.chat import ChatEndpoint, EndpointError
+from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
 from connectors.vllm_wire import ProbeResult, Served, ServerState, ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
@@ -39,9 +39,15 @@ class VllmServer(ChatEndpoint):
     """Client of one server: answers, scores, adapters and alias. Every call raises EndpointError when it fails."""
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, admin_token: str | None = None, timeout_s: float = 120.0
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        admin_token: str | None = None,
+        timeout_s: float = 120.0,
+        dialect: Dialect = PLAIN,
     ) -> None:
-        super().__init__(url, api_key=api_key, timeout_s=timeout_s)
+        super().__init__(url, api_key=api_key, timeout_s=timeout_s, dialect=dialect)
         self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
@@ -49,8 +55,9 @@ class VllmServer(ChatEndpoint):
 
         Prompt and completion are tokenised separately, as in generation: no token spans both.
         """
-        prompt = self._tokens({"model": model, "messages": list(messages), "add_generation_prompt": True})
-        answer = self._tokens({"model": model, "prompt": completion, "add_special_tokens": False})
+        prompt = self.prompt_ids(model, messages)
+        text = self._dialect.written(completion)
+        answer = self._tokens({"model": model, "prompt": text, "add_special_tokens": False})
         if not answer:
             return Score(logprob=0.0, tokens=0)
         body = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
@@ -62,6 +69,11 @@ class VllmServer(ChatEndpoint):
         except (KeyError, IndexError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
         return Score(logprob=logprob, tokens=len(answer))
+
+    def prompt_ids(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of the prompt that the server makes of the messages."""
+        sent = self._dialect.messages(messages)
+        return self._tokens({"model": model, "messages": sent, "add_generation_prompt": True})
 
     def _tokens(self, body: Mapping[str, Any]) -> list[int]:
         response = self._send("POST", "/tokenize", body)

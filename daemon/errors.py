@@ -47,6 +47,10 @@ class ChatTemplateError(ConfigError):
     """The model's chat template is missing or unusable; the text names the next step."""
 
 
+class ChatReaderError(DatasetError):
+    """The child process that reads conversations failed."""
+
+
 class UnrenderableError(ErratadError):
     """One conversation cannot become a prompt or a target; `reason` is from a closed set."""
 

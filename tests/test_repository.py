@@ -235,6 +235,10 @@ TESTED_THROUGH = {
     "connectors/vllm.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_wire.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_plugin/": "tests/services/test_vllm_contract.py",
+    **dict.fromkeys(
+        [f"daemon/chat/{name}.py" for name in ("child", "facts", "probes", "reader", "tokenizer")],
+        "tests/services/test_chat_reader.py",
+    ),
     "daemon/dataset/embedder.py": "tests/services/test_embeddings.py",
     "daemon/dataset/embeddings.py": "tests/services/test_embeddings.py",
     "daemon/delivery/events.py": "tests/services/test_ingest.py",

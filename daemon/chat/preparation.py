@@ -22,6 +22,14 @@ class Preparation(BaseModel):
     tags: tuple[str, str] | None = None
     """Opening and closing tag of thoughts."""
     has_system_role: bool = True
+    opens_thoughts: bool = False
+    """The prompt ends with the opening tag, so that an answer begins within thoughts."""
+    keeps_thoughts: bool = False
+    """The model writes thoughts, so they are a part of what it learns."""
+    opening: str = ""
+    """The text between the generation prompt and an answer without thoughts, e.g. an empty block of thoughts."""
+    block: tuple[str, str] = ("", "")
+    """The texts between the generation prompt and thoughts, and between thoughts and answer."""
 
     @cached_property
     def control(self) -> ControlTokens:
@@ -39,6 +47,25 @@ class Preparation(BaseModel):
     def split(self, text: str, *, opened: bool) -> Split:
         """Thoughts and answer. `opened`: the closing tag alone ends thoughts, too; true for texts of the model."""
         return split_thoughts(text, self.tags, opened=opened)
+
+    def reply(self, text: str) -> Split:
+        """Thoughts and answer of a text that the model wrote after a prompt. The answer of cut thoughts is empty."""
+        if self.tags is not None and self.opens_thoughts and self.tags[1] not in text:
+            return Split(text.strip("\n"), "")
+        return self.split(text, opened=True)
+
+    def whole(self, thoughts: str, answer: str) -> str:
+        """The two in one text, which `split` takes apart."""
+        if self.tags is None or not thoughts:
+            return answer
+        return f"{self.tags[0]}\n{thoughts}\n{self.tags[1]}\n\n{answer}"
+
+    def written(self, text: str) -> str:
+        """The text after the generation prompt when the model gives this answer: with its block of thoughts."""
+        thoughts, answer = self.split(text, opened=True)
+        before, after = self.block
+        start = f"{before}{self.control.escape(thoughts)}{after}" if thoughts and self.keeps_thoughts else self.opening
+        return f"{start}{self.control.escape(answer)}"
 
     def _without_thoughts(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         content = message.get("content")

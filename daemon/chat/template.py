@@ -49,6 +49,14 @@ class ChatTemplate:
         self._block = self._thought_block(asked)
         self.opening = self._opening(asked, header)
         self.end = self._end_token(rest)
+        self.preparation = self.preparation.model_copy(
+            update={
+                "opens_thoughts": self._opened(asked),
+                "keeps_thoughts": self._keeps_thoughts,
+                "opening": self.opening,
+                "block": self._block,
+            }
+        )
 
     def render(self, messages: Messages) -> str:
         """The prompt, up to the start of the answer.
@@ -138,7 +146,9 @@ class ChatTemplate:
 
     def _thought_block(self, asked: str) -> tuple[str, str]:
         """The texts before and after thoughts: the template's own if it shows the thoughts of an answer."""
-        tag, closing = self._tags or ("", "")
+        if self._tags is None:
+            return "", ""
+        tag, closing = self._tags
         question, answer = {"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}
         try:
             full = self._render([question, {**answer, "reasoning": _THOUGHTS}], add_generation_prompt=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from connectors.vllm import VllmServer
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts.base_model import base_fingerprint
+from daemon.chat.facts import ChatFacts, chat_facts
 from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
@@ -40,20 +41,26 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
     return verify
 
 
+def facts_of(config: Config) -> ChatFacts:
+    """The facts of the served model's chat template; see `daemon.chat.facts.chat_facts`."""
+    return chat_facts(config.model.path, config.chat, cache_dir=config.data_dir / "chat")
+
+
 def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:
     """The fleet and the stage that updates it: `managed` keeps one server alive, `discover` follows replicas.
 
     The stage is None for a fixed list of URLs.
 
     Raises:
-        ConfigError: when a secret is not set, or the installed vLLM does not support the section `serving`.
+        ConfigError: when a secret is not set, the installed vLLM does not support the section `serving`, or the model
+            has no usable chat template.
     """
-    serving = config.serving
+    serving, facts = config.serving, facts_of(config)
     api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)
     verify = verifier(config.model, serving, config.training)
     if serving.mode == "attached":
-        connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "")
-        fleet = Fleet([connect(url) for url in serving.urls], verify=verify)
+        connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "", dialect=facts.preparation)
+        fleet = Fleet([connect(url) for url in serving.urls], verify=verify, preparation=facts.preparation)
         if serving.discover is None:
             return fleet, None
         return fleet, DiscoveryStage(
@@ -62,12 +69,13 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
             connect=connect,
             publish=fleet.replace,
         )
-    fleet = Fleet(verify=verify)
+    fleet = Fleet(verify=verify, preparation=facts.preparation)
     return fleet, ManagedServer(
         model=config.model,
         serving=serving,
         training=config.training,
         chat=config.chat,
+        dialect=facts.preparation,
         data_dir=config.data_dir,
         publish=fleet.replace,
         api_key=api_key,

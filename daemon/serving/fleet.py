@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from connectors.vllm import VllmServer
+from daemon.chat.preparation import Preparation
 from daemon.errors import AdapterInvalidError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
 
@@ -24,9 +25,12 @@ Verify = Callable[[Adapter], None]
 
 
 class Fleet:
-    """The vLLM servers. Thread-safe."""
+    """The vLLM servers. Thread-safe. `preparation` is what their clients do to messages and answers."""
 
-    def __init__(self, servers: Sequence[VllmServer] = (), *, verify: Verify) -> None:
+    def __init__(
+        self, servers: Sequence[VllmServer] = (), *, verify: Verify, preparation: Preparation | None = None
+    ) -> None:
+        self.preparation = preparation or Preparation()
         self._servers = tuple(servers)
         self._verify = verify
         self._turn = itertools.count()

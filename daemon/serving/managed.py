@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 
 import structlog
 
-from connectors.chat import EndpointError
+from connectors.chat import PLAIN, Dialect, EndpointError
 from connectors.vllm import VllmServer
 from daemon import metrics
 from daemon.config.chat import ChatConfig
@@ -128,7 +128,9 @@ class ManagedServer:
         api_key: str | None = None,
         admin_token: str | None = None,
         chat: ChatConfig | None = None,
+        dialect: Dialect = PLAIN,
     ) -> None:
+        self._dialect = dialect
         self._installed = installed_vllm()
         self._model_path = model.path
         self._serving = serving
@@ -198,7 +200,7 @@ class ManagedServer:
                 process.end(grace_s=STOP_GRACE_S)
         self._port = self._port or free_port(self._serving.host)
         url = f"http://{_reachable(self._serving.host)}:{self._port}"
-        self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token)
+        self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token, dialect=self._dialect)
         self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=PROBE_TIMEOUT_S)
         self._publish([self._client])
         return self._client

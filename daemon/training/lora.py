@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PrinterCallback,
     Trainer,
@@ -247,14 +246,6 @@ def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
     config.inference_mode = True
     config.base_model_name_or_path = job.model_path.name
     config.save_pretrained(str(folder))
-
-
-def load_tokenizer(model_path: Path) -> Any:
-    """Raises TrainingError if the model has no end token."""
-    tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise TrainingError(f"{model_path} has no end token; take an instruction-tuned model")
-    return tokenizer
 
 
 def _on_cpu(config: TrainingConfig) -> bool:

@@ -18,7 +18,7 @@ from daemon.artifacts import files
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.chat.template import ChatTemplate
-from daemon.errors import AdapterInvalidError, ChatTemplateError, DatasetError, TrainingError
+from daemon.errors import AdapterInvalidError, ConfigError, DatasetError, TrainingError
 from daemon.runtime.child import StopSignal, die_with_the_daemon
 from daemon.training.batches import TrainingSet
 from daemon.training.job import (
@@ -44,7 +44,7 @@ def main() -> int:
             return EXIT_BUSY
         try:
             _train(job)
-        except (TrainingError, DatasetError, ChatTemplateError, AdapterInvalidError) as exc:
+        except (TrainingError, DatasetError, ConfigError, AdapterInvalidError) as exc:
             progress = TrainingProgress.load(job.run_folder)
             progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
             print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
@@ -64,9 +64,11 @@ def _train(job: TrainingJob) -> None:
     checkpoints = job.run_folder / CHECKPOINTS
     resume = last_checkpoint(checkpoints)
 
-    from daemon.training import lora  # noqa: PLC0415 - importing torch takes seconds: check lock and data first
+    # importing torch takes seconds: check lock and data first
+    from daemon.chat.tokenizer import load_tokenizer  # noqa: PLC0415
+    from daemon.training import lora  # noqa: PLC0415
 
-    tokenizer = lora.load_tokenizer(job.model_path)
+    tokenizer = load_tokenizer(job.model_path)
     training_set = TrainingSet.build(
         ChatTemplate(tokenizer, job.chat),
         examples,

@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from daemon.chat.tokenizer import load_tokenizer
 from daemon.errors import TrainingError
 from daemon.training import lora
 from daemon.training.job import TrainingJob
@@ -34,7 +35,7 @@ class PreferenceFit:
         if budget is None:
             raise TrainingError("preference training needs training.max_tokens")
         lora.set_threads_and_seed(job)
-        tokenizer = lora.load_tokenizer(job.model_path)
+        tokenizer = load_tokenizer(job.model_path)
         tokens = [
             sum(_length(tokenizer, [*row["prompt"], *row[side]]) for side in ("chosen", "rejected")) for row in rows
         ]

@@ -1,0 +1,21 @@
+"""Loads the tokenizer of the served model, for the child processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from daemon.errors import ConfigError
+
+
+def load_tokenizer(model_path: Path) -> Any:
+    """Raises ConfigError if the folder has no tokenizer, or one without an end token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+    except (OSError, ValueError, KeyError) as exc:
+        raise ConfigError(f"model.path: {model_path} has no usable tokenizer: {exc}") from exc
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"model.path: {model_path} has no end token; take an instruction-tuned model")
+    return tokenizer
