@@ -137,6 +137,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
         config=config.reflection,
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
         score=served_model_scorer(fleet, store.adapters, base_name=base_name),
+        preparation=fleet.preparation,
         guidance=config.serving.guidance,
         owner=owner,
     )

@@ -9,16 +9,16 @@ from typing import Any
 
 
 class ControlTokens:
-    """The control tokens of one tokenizer, as texts.
+    """The control tokens of one tokenizer, as texts. `shape`: a regular expression for further ones.
 
     The same text goes to the server, which tokenizes it itself, and into the training prompt. So it is the text that
     is changed: `<|im_end|>` becomes `< |im_end|>`. A text without control tokens stays as it is.
     """
 
-    def __init__(self, tokens: Iterable[str]) -> None:
+    def __init__(self, tokens: Iterable[str], *, shape: str = r"(?!)") -> None:
         longest_first = sorted({token for token in tokens if len(token.strip()) > 1}, key=lambda one: (-len(one), one))
         self.tokens = tuple(longest_first)
-        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.pattern = re.compile("|".join([*map(re.escape, longest_first), shape]))
 
     def escape(self, text: str) -> str:
         """The text with a space after the first visible character of each control token."""

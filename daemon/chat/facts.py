@@ -14,6 +14,7 @@ from daemon.artifacts.files import write_atomically
 from daemon.chat.preparation import Preparation
 from daemon.chat.reader import Reader
 from daemon.config.chat import ChatConfig
+from daemon.errors import ConfigError
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -51,8 +52,10 @@ def chat_facts(model_path: Path, chat: ChatConfig, *, cache_dir: Path) -> ChatFa
 
     Raises:
         ConfigError: if the model's tokenizer or chat template is unusable.
-        ChildError: if the child fails otherwise.
+        ChatReaderError: if the child fails otherwise.
     """
+    if not model_path.is_dir():
+        raise ConfigError(f"model.path: {model_path} cannot be read: no such folder")
     path = cache_dir / f"{_key(model_path, chat)}.json"
     try:
         return ChatFacts.model_validate_json(path.read_bytes())

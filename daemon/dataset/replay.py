@@ -148,7 +148,8 @@ class ReplaySource:
                 temperature=TEMPERATURE,
                 seed=int(_key(prompt)[:8], 16),
             )
-            entry = {"messages": prompt, "text": reply.text, "ends": not reply.truncated}
+            text = self._fleet.preparation.whole(reply.thoughts, reply.text) if reply.text.strip() else ""
+            entry = {"messages": prompt, "text": text, "ends": not reply.truncated}
             write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
 
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:

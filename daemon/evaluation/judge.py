@@ -7,6 +7,7 @@ import json
 import regex
 
 from connectors.chat import ChatEndpoint
+from daemon.chat.foreign import FOREIGN
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.secret import secret
 from daemon.evaluation.suites import Item
@@ -76,6 +77,9 @@ def open_judge(config: EvaluationConfig) -> Judge | None:
     if config.judge is None:
         return None
     endpoint = ChatEndpoint(
-        config.judge.url, api_key=secret(config.judge.api_key_env), timeout_s=config.request_timeout_s
+        config.judge.url,
+        api_key=secret(config.judge.api_key_env),
+        timeout_s=config.request_timeout_s,
+        dialect=FOREIGN,
     )
     return Judge(endpoint, model=config.judge.model)

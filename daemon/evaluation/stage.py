@@ -99,7 +99,7 @@ class EvaluationStage:
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
-        items = build_items(self._store, run, fixed=fixed, limits=self._config)
+        items = build_items(self._store, run, fixed=fixed, limits=self._config, preparation=self._fleet.preparation)
         requests = eval_requests(items, (candidate, live))
         self._measure(run, requests, life)
         if life.stopping:

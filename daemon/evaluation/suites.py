@@ -16,6 +16,8 @@ from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
+from daemon.chat.answers import answers_only
+from daemon.chat.preparation import Preparation
 from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
@@ -173,10 +175,12 @@ def _prompt_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return last_question([(message["role"], str(message["content"])) for message in messages])
 
 
-def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig) -> list[Item]:
+def build_items(
+    store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig, preparation: Preparation
+) -> list[Item]:
     """All items of a run, within the limit of each suite. Every call returns the same items.
 
-    `fixed` are the golden items and probes.
+    `fixed` are the golden items and probes. `preparation` is of the served model, whose answers were flagged.
 
     Raises:
         DatasetError: if the drift pairs of the run cannot be read.
@@ -189,7 +193,8 @@ def build_items(store: Store, run: Run, *, fixed: Sequence[Item], limits: Evalua
             # later reports of the answer would change the rules between the measurements of two arms
             before = tuple(part for part in report.others if part.received_at <= run.created_at)
             lesson = store.reports.lesson(report.id)
-            sides[suite].append(_report_item(suite, replace(report, others=before), lesson))
+            shown = answers_only(replace(report, others=before), preparation)
+            sides[suite].append(_report_item(suite, shown, lesson))
     drift = [
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)

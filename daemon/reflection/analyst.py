@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from connectors.chat import ChatEndpoint, EndpointError, Reply
+from daemon.chat.foreign import FOREIGN
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.config.secret import secret
 from daemon.errors import ServingError
@@ -74,7 +75,9 @@ class EndpointAnalyst:
 
     def __init__(self, config: EndpointConfig, *, timeout_s: float) -> None:
         self._model = config.model
-        self._endpoint = ChatEndpoint(config.url, api_key=secret(config.api_key_env), timeout_s=timeout_s)
+        self._endpoint = ChatEndpoint(
+            config.url, api_key=secret(config.api_key_env), timeout_s=timeout_s, dialect=FOREIGN
+        )
 
     def ready(self) -> None:
         """Does nothing: only a request can show whether the endpoint answers."""

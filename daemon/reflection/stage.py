@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -37,6 +37,8 @@ from connectors.guidance import with_guidance
 from connectors.messages import FlaggedResponse
 from daemon import metrics
 from daemon.categories import kind_of
+from daemon.chat.answers import answers_only
+from daemon.chat.preparation import Preparation
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
 from daemon.records import CorrectionSource, Lesson, Report, conversation, utcnow
@@ -101,7 +103,7 @@ class ReflectionStage:
     """Turns queued reports into lessons. Several daemons can run this stage at the same time.
 
     `owner` identifies this process among all processes on the store. If `analyst` is None, templates are used. `score`
-    compares the analyses if several are requested.
+    compares the analyses if several are requested. `preparation` is of the served model, whose answers are flagged.
 
     Raises:
         ConfigError: if the version of the prompts does not exist.
@@ -117,12 +119,14 @@ class ReflectionStage:
         config: ReflectionConfig,
         analyst: Analyst | None,
         score: AnswerScorer,
+        preparation: Preparation,
         guidance: str,
         owner: str,
     ) -> None:
         self._reports = store.reports
         self._analyst = analyst
         self._score = score
+        self._preparation = preparation
         self._config = config
         self._guidance = guidance
         self._owner = owner
@@ -137,9 +141,10 @@ class ReflectionStage:
             return Step(sentence=problem)
         doubtful = self._availability is not None and self._availability.doubtful
         limit = 1 if doubtful else self._config.concurrency
-        claims = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
-        if not claims:
+        claimed = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
+        if not claimed:
             return Step(sentence="no report is due")
+        claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in claimed]
         outcomes = self._process(claims, life)
         return Step(sentence=_sentence(outcomes), worked=AttemptOutcome.RETURNED not in outcomes)
 

@@ -75,6 +75,36 @@ def test_the_target_has_the_form_of_the_family(tokenizer: Any, target: str | Non
     assert found == (target or "<|channel|>final<|message|>Hello<|im_end|>")
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "harmony", "qwen3", "r1"])
+@pytest.mark.parametrize("completion", ["Hello", "<think>a</think>Hello"])
+def test_a_process_without_the_tokenizer_writes_the_target_as_the_trainer_does(name: str, completion: str) -> None:
+    tokenizer = byte_level(template_text(name), (*CHATML, "<|message|>", "<|channel|>"), tags=THINK)
+    template = chat(tokenizer)
+    _, target = written(tokenizer, template, completion, ends=False)
+    assert Preparation.model_validate_json(template.preparation.model_dump_json()).written(completion) == target
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "split"),
+    [
+        ("r1", "hm\n</think>\n\nHello", ("hm", "Hello")),
+        ("r1", "It is Canberra, because", ("It is Canberra, because", "")),
+        ("qwen3", "<think>\nIt is Canberra, bec", ("It is Canberra, bec", "")),
+        ("qwen3", "Hello", ("", "Hello")),
+        ("gemma3", "<think>Hello", ("", "<think>Hello")),
+    ],
+)
+def test_an_answer_that_is_cut_within_its_thoughts_is_empty(name: str, text: str, split: tuple[str, str]) -> None:
+    preparation = chat(byte_level(template_text(name), tags=THINK)).preparation
+    assert preparation.reply(text) == split
+
+
+def test_thoughts_and_answer_in_one_text_come_apart_again() -> None:
+    preparation = chat(byte_level(template_text("r1"), tags=THINK)).preparation
+    assert preparation.reply(preparation.whole("hm", "Hello")) == ("hm", "Hello")
+    assert preparation.whole("", "Hello") == "Hello"
+
+
 def test_the_prompt_is_the_rendered_text_and_nothing_is_added() -> None:
     tokenizer = sentencepiece(ZEPHYR, bos_token="<s>")
     template = chat(tokenizer)

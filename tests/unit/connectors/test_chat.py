@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 
-from connectors.chat import KEEPALIVE_S, ChatEndpoint, EndpointError, Reply
+from connectors.chat import KEEPALIVE_S, PLAIN, ChatEndpoint, Dialect, EndpointError, Reply
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER: dict[str, Any] = {
@@ -22,8 +22,24 @@ ANSWER: dict[str, Any] = {
 }
 
 
-def _endpoint(handle: Callable[[httpx.Request], httpx.Response], url: str = "http://endpoint") -> ChatEndpoint:
-    endpoint = ChatEndpoint(url, api_key="key")
+class _Shouts:
+    """A dialect that shows where it was used."""
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{**message, "content": message["content"].upper()} for message in messages]
+
+    def reply(self, text: str) -> tuple[str, str]:
+        thoughts, _, answer = text.rpartition("|")
+        return thoughts, answer
+
+    def written(self, text: str) -> str:
+        return text
+
+
+def _endpoint(
+    handle: Callable[[httpx.Request], httpx.Response], url: str = "http://endpoint", dialect: Dialect = PLAIN
+) -> ChatEndpoint:
+    endpoint = ChatEndpoint(url, api_key="key", dialect=dialect)
     endpoint._client._transport = httpx.MockTransport(handle)
     endpoint._client._mounts = {}
     return endpoint
@@ -56,6 +72,30 @@ def test_an_answer_without_text_or_usage_is_an_empty_reply() -> None:
     answer = {"model": "m", "choices": [{"message": {"content": None}, "finish_reason": None}], "usage": None}
     reply = _endpoint(lambda _request: httpx.Response(200, json=answer)).chat("m", MESSAGES, max_tokens=4)
     assert (reply.text, reply.finish_reason, reply.completion_tokens) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "thoughts", "answer"),
+    [
+        ({"content": "hm|Hi"}, "hm", "Hi"),
+        ({"content": "hm|"}, "hm", ""),
+        ({"content": "a|b", "reasoning": "hm"}, "hm", "a|b"),
+        ({"content": "Hi", "reasoning_content": "hm"}, "hm", "Hi"),
+        ({"content": None, "reasoning": "cut"}, "cut", ""),
+    ],
+)
+def test_messages_and_answers_go_through_the_dialect_unless_the_server_has_separated_the_thoughts(
+    message: dict[str, Any], thoughts: str, answer: str
+) -> None:
+    sent: list[Any] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content)["messages"])
+        return httpx.Response(200, json={**ANSWER, "choices": [{"message": message, "finish_reason": "stop"}]})
+
+    reply = _endpoint(handle, dialect=_Shouts()).chat("m", MESSAGES, max_tokens=4)
+    assert (reply.thoughts, reply.text) == (thoughts, answer)
+    assert sent == [[{"role": "user", "content": "HELLO"}]]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from connectors.messages import Checks
 from daemon.artifacts.jsonl import sample
+from daemon.chat.preparation import Preparation
 from daemon.config.dataset import SAME_KIND
 from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.replay import read_prompts
@@ -124,7 +125,10 @@ def test_reports_of_both_sides_the_golden_set_and_the_drift_pairs_are_measured(s
     )
     use(sqlite_store, run, train=["train"], holdout=["held"])
     golden = [Item(suite=Suite.GOLDEN, id="g", messages=())]
-    found = {item.id: item for item in build_items(sqlite_store, run, fixed=golden, limits=limits(10))}
+    found = {
+        item.id: item
+        for item in build_items(sqlite_store, run, fixed=golden, limits=limits(10), preparation=Preparation())
+    }
     assert {(item.suite, item.id) for item in found.values()} == {
         (Suite.FLAGGED, "train"),
         (Suite.HOLDOUT, "held"),
@@ -143,7 +147,11 @@ def test_an_empty_flagged_answer_is_nothing_to_prefer_the_good_one_to(
 ) -> None:
     learn(sqlite_store, flagged(id="silent", response=response, reason=None))
     use(sqlite_store, run, train=["silent"])
-    [item] = [one for one in build_items(sqlite_store, run, fixed=[], limits=limits(10)) if one.id == "silent"]
+    [item] = [
+        one
+        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
+        if one.id == "silent"
+    ]
     assert (item.bad, item.complaint) == (None, None)
 
 
@@ -160,7 +168,11 @@ def test_all_reports_of_an_answer_from_before_the_run_are_measured(sqlite_store:
     run = open_run(sqlite_store, tmp_path)
     add(sqlite_store, flagged(**same, reason="Too late.", checks={"must_contain": ["late"]}))
     use(sqlite_store, run, train=["first"])
-    [item] = [one for one in build_items(sqlite_store, run, fixed=[], limits=limits(10)) if one.id == "first"]
+    [item] = [
+        one
+        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
+        if one.id == "first"
+    ]
     assert (item.good, item.complaint) == ("Canberra.", "Wrong city.\nRude.")
     passed = {text: item.passes(text) for text in ("Canberra.", "It is Canberra.", "CnCanberra", "Clean.")}
     assert passed == {"Canberra.": True, "It is Canberra.": False, "CnCanberra": True, "Clean.": False}
@@ -172,7 +184,7 @@ def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run
     corrected = lesson("train", correction="Rome.", correction_source=CorrectionSource.GUIDED)
     sqlite_store.reports.complete(claim, corrected)
     use(sqlite_store, run, train=["train"])
-    [item] = build_items(sqlite_store, run, fixed=[], limits=limits(1))[:1]
+    [item] = build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation())[:1]
     assert item.good == "Rome."
 
 
@@ -181,7 +193,7 @@ def test_nothing_is_measured_on_erased_and_quarantined_reports(sqlite_store: Sto
     use(sqlite_store, run, train=ids)
     sqlite_store.reports.erase(ids[0], actor="tester", reason="asked for")
     quarantine(sqlite_store, ids[1])
-    measured = build_items(sqlite_store, run, fixed=[], limits=limits(10))
+    measured = build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
     assert [item.id for item in measured if item.suite is Suite.FLAGGED] == [ids[2]]
 
 
@@ -192,7 +204,7 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
     def build() -> list[Item]:
         shipped = [*golden_items(None), *probe_items(EvaluationConfig())]
         within = limits(3, max_probes_per_suite=probe_limit)
-        return build_items(sqlite_store, run, fixed=shipped, limits=within)
+        return build_items(sqlite_store, run, fixed=shipped, limits=within, preparation=Preparation())
 
     assert Counter(item.suite for item in build()) == {
         Suite.FLAGGED: 3, Suite.GOLDEN: 3, Suite.DRIFT: 1, Suite.OVER_REFUSAL: probes, Suite.ATTACKS: probes,
@@ -203,4 +215,4 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
 def test_lost_drift_pairs_are_named(sqlite_store: Store, run: Run) -> None:
     (Path(run.folder) / "drift.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"drift\.jsonl cannot be read"):
-        build_items(sqlite_store, run, fixed=[], limits=limits(1))
+        build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation())

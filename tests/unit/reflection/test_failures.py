@@ -267,6 +267,7 @@ def test_a_report_that_outlived_some_deaths_is_still_analysed(make_reflection: C
 
 CHILD = """
 import sys
+from daemon.chat.preparation import Preparation
 from daemon.reflection.analyst import EndpointAnalyst
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.reflection.stage import ReflectionStage
@@ -280,6 +281,7 @@ stage = ReflectionStage(
     store=store,
     analyst=analyst,
     score=lambda *_: 0.0,
+    preparation=Preparation(),
     config=config,
     guidance="",
     owner="child",

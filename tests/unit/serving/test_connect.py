@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.chat.facts import ChatFacts
+from daemon.chat.preparation import Preparation
 from daemon.config import Config
 from daemon.errors import AdapterInvalidError, ConfigError
 from daemon.serving import connect
@@ -19,9 +21,14 @@ def test_attached_replicas_get_the_secrets_of_the_environment(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, fake_vllm: FakeVllm
 ) -> None:
     monkeypatch.setenv("ADMIN", "test-admin-token")
+    facts = ChatFacts(preparation=Preparation(has_system_role=False), probes=())
+    monkeypatch.setattr(connect, "chat_facts", lambda *_, **__: facts)
     config = make_config(serving={"mode": "attached", "urls": [fake_vllm.url], "admin_token_env": "ADMIN"})
     fleet, managed = open_serving(config)
     assert managed is None
+    assert fleet.preparation == facts.preparation
+    guided = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    assert fleet.any().chat("base", guided, max_tokens=4).text == "base heard Be kind.\n\nHello"
     assert fleet.any().url == fake_vllm.url
     fleet.servers[0].close()
 

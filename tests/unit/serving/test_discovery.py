@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from daemon.chat.facts import ChatFacts
+from daemon.chat.preparation import Preparation
 from daemon.config import Config
 from daemon.errors import ServingError
 from daemon.operations.preflight import problems
@@ -119,6 +121,8 @@ def test_the_configuration_names_a_source_in_place_of_urls(
     config = make_config(
         serving={"mode": "attached", "discover": f"file://{tmp_path}/replicas", "admin_token_env": "ADMIN"}
     )
+    facts = ChatFacts(preparation=Preparation(), probes=())
+    monkeypatch.setattr("daemon.serving.connect.chat_facts", lambda *_, **__: facts)
     fleet, stage = open_serving(config)
     assert isinstance(stage, DiscoveryStage)
     assert fleet.servers == ()
