@@ -65,6 +65,9 @@ class Health:
             missing += self._serving_gaps(self._store.adapters.live())
         except ErratadError as exc:
             missing.append(f"store: {exc}")
+        else:
+            if (error := self._last_steps.store_error) is not None:
+                missing.append(f"store: {error}")
         if self._intake_connected is not None and not self._intake_connected():
             missing.append("intake: no Kafka broker is connected")
         return Ready(missing=tuple(missing))

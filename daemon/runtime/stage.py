@@ -93,14 +93,28 @@ class Closable(Protocol):
 
 
 class LastSteps:
-    """Time of the last progress of each stage, for `/livez`."""
+    """Time of the last progress of each stage, for `/livez`, and the database's last error per stage, for `/readyz`."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        self._store_errors: dict[str, str] = {}
 
     def mark(self, stage: str) -> None:
         self._last[stage] = time.monotonic()
         metrics.STAGE_LAST_STEP.labels(stage=stage).set_to_current_time()
+
+    def store_failed(self, stage: str, error: str) -> None:
+        """The database did not take or give what the stage's step needed."""
+        self._store_errors[stage] = error
+
+    def store_worked(self, stage: str) -> None:
+        """The database took a write of the stage."""
+        self._store_errors.pop(stage, None)
+
+    @property
+    def store_error(self) -> str | None:
+        """The error of a stage whose last step failed in the database, e.g. because the disk is full; or None."""
+        return next(iter(list(self._store_errors.values())), None)
 
     def stalled(self, max_stall_s: float) -> list[str]:
         """Stages without a step for longer than `max_stall_s`."""
@@ -132,9 +146,12 @@ def run_stage(stage: Stage, *, control: Control, last_steps: LastSteps, owner: s
             now = time.monotonic()
             if step.sentence != sentence or now - heartbeat_at > HEARTBEAT_INTERVAL_S:
                 control.heartbeat(stage.name, owner=owner, sentence=step.sentence)
+                last_steps.store_worked(stage.name)
                 heartbeat_at = now
         except StoreUnavailableError as exc:
             metrics.STORE_ERRORS.inc()
+            last_steps.store_failed(stage.name, str(exc))
+            heartbeat_at = 0.0  # the next good step writes, which shows that the database works again
             step, rest_s = Step(sentence=str(exc)), STORE_RETRY_S
         heartbeat()
         if step.sentence != sentence:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import regex
@@ -127,10 +127,20 @@ def _keys(schema: Mapping[str, JsonValue]) -> set[str]:
     return keys
 
 
+def _identity(value: JsonValue) -> Hashable:
+    """Equal for values that JSON Schema calls equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, dict):
+        return "object", frozenset((key, _identity(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return "list", tuple(_identity(item) for item in value)
+    return isinstance(value, bool), value
+
+
 def _bounded_validator(deadline: float) -> Any:
     """A 2020-12 validator class that raises `TimeoutError` after the deadline (monotonic seconds).
 
-    The standard one matches `pattern` with `re`, which cannot be interrupted, and follows references without limit.
+    The standard one matches `pattern` with `re`, which cannot be interrupted, follows references without limit, and
+    compares each pair of items for `uniqueItems`.
     """
 
     def bounded(check: Callable[..., Iterator[ValidationError] | None]) -> Callable[..., Iterator[ValidationError]]:
@@ -145,7 +155,11 @@ def _bounded_validator(deadline: float) -> Any:
         if isinstance(instance, str) and regex.search(rule, instance, timeout=TIMEOUT_S) is None:
             yield ValidationError(f"{instance!r} does not match {rule!r}")
 
-    keywords = {**Draft202012Validator.VALIDATORS, "pattern": pattern}
+    def unique_items(_validator: Any, rule: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+        if rule is True and isinstance(instance, list) and len({_identity(item) for item in instance}) < len(instance):
+            yield ValidationError("items of the list are not unique")
+
+    keywords = {**Draft202012Validator.VALIDATORS, "pattern": pattern, "uniqueItems": unique_items}
     return extend(  # type: ignore[no-untyped-call]
         Draft202012Validator, {keyword: bounded(check) for keyword, check in keywords.items()}
     )

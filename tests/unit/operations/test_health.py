@@ -60,6 +60,15 @@ def test_a_stage_without_steps_for_too_long_is_not_alive(sqlite_store: Store, mo
     assert live.stalled == ("ingest",)
 
 
+def test_a_store_that_can_be_read_but_not_written_is_not_ready_until_a_stage_writes_again(sqlite_store: Store) -> None:
+    last_steps = LastSteps()
+    last_steps.store_failed("ingest", "the database does not answer: database or disk is full")
+    ready = health(sqlite_store, Server(), last_steps=last_steps).ready()
+    assert ready.missing == ("store: the database does not answer: database or disk is full",)
+    last_steps.store_worked("ingest")
+    assert health(sqlite_store, Server(), last_steps=last_steps).ready().ready
+
+
 def test_one_server_with_the_live_generation_is_enough_to_be_ready(sqlite_store: Store) -> None:
     ready = health(sqlite_store, Server(is_ready=False), Server(), intake_connected=lambda: True).ready()
     assert ready.ready

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+from sqlalchemy import Engine, event
 
 from daemon.errors import StoreUnavailableError
 from daemon.runtime.stage import LastSteps, Life, Step, run_stage
@@ -115,6 +116,43 @@ def test_a_database_outage_is_waited_out_and_looks_alive(
     _run(stage, Unreachable(), stop, last_steps)
     assert stage.steps == 0
     assert last_steps.stalled(1.0) == []
+
+
+class Talkative(Counting):
+    """Says a megabyte, until there is room for it."""
+
+    def __init__(self, stop: threading.Event, engine: Engine) -> None:
+        super().__init__(stop, limit=4)
+        self._engine = engine
+        self.seen: list[str | None] = []
+        self.last_steps = LastSteps()
+
+    def step(self, life: Life) -> Step:
+        self.seen.append(self.last_steps.store_error)
+        if self.steps == 1:
+            self._engine.dispose()  # new connections have no limit
+        self.steps += 1
+        return self._said("x" * 1_000_000 + str(self.steps))
+
+
+def test_a_full_disk_is_known_after_one_step_and_forgotten_after_the_next_write(
+    sqlite_store: Store, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.runtime.stage.STORE_RETRY_S", 0.01)
+    engine, full = sqlite_store.engine, [True]
+
+    def limit(connection: Any, _record: Any) -> None:
+        if full.pop() if full else False:
+            connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size instead
+
+    event.listen(engine, "connect", limit)
+    engine.dispose()
+    stage = Talkative(stop, engine)
+    _run(stage, sqlite_store.control, stop, stage.last_steps)
+
+    assert stage.seen[0] is None
+    assert "database or disk is full" in str(stage.seen[1])
+    assert stage.seen[3] is None
 
 
 def test_any_other_error_ends_the_stage(sqlite_store: Store, stop: threading.Event) -> None:

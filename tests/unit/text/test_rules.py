@@ -175,6 +175,31 @@ def test_a_malformed_part_that_only_a_reference_reaches_fails_the_answer(part: A
     assert any("the JSON Schema is malformed" in sentence for sentences in found for sentence in sentences)
 
 
+def test_unique_items_of_a_long_answer_are_decided() -> None:
+    """Comparing each pair of these would take about an hour."""
+    checks = Checks(json_schema={"type": "array", "uniqueItems": True})
+    items = [{"id": number, "tags": [number, {"a": None}]} for number in range(20_000)]
+    assert failures(checks, json.dumps(items)) == []
+    [fault] = failures(checks, json.dumps([*items, items[7]]))
+    assert "not unique" in fault
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ("[1, true]", True),
+        ('[0, false, null, ""]', True),
+        ("[[1], [true]]", True),
+        ("[1, 1.0]", False),
+        ('[{"a": 1, "b": 2}, {"b": 2, "a": 1}]', False),
+        ("[[], []]", False),
+        ("[[], {}]", True),
+    ],
+)
+def test_items_are_equal_as_json_schema_says(items: str, unique: bool) -> None:
+    assert (failures(Checks(json_schema={"uniqueItems": True}), items) == []) is unique
+
+
 def test_a_schema_is_never_fetched_from_the_network() -> None:
     asked: list[str] = []
 
