@@ -84,7 +84,7 @@ class Drop(StrEnum):
 
 
 class LeftOut(StrEnum):
-    """Why a run does not use a lesson; also the label of `erratad_dataset_left_out`."""
+    """Why a run does not use a report or an ordinary pair; also the label of `erratad_dataset_left_out`."""
 
     NO_EXAMPLE = "no_example"
     MAX_PER_REPORTER = "max_per_reporter"
@@ -97,6 +97,9 @@ class LeftOut(StrEnum):
     TOO_LONG = "too_long"
     EMPTY = "empty"
     CONTROL_TOKENS = "control_tokens"
+    TOO_LONG_TO_SERVE = "too_long_to_serve"
+    SERVER_REFUSES = "server_refuses"
+    NOT_REACHED = "not_reached"
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
@@ -116,5 +119,18 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.TOO_LONG: "longer than training.max_sequence_tokens",
     LeftOut.EMPTY: "with an empty answer to learn",
     LeftOut.CONTROL_TOKENS: "with control tokens that cannot be written as text",
+    LeftOut.TOO_LONG_TO_SERVE: "longer than serving.max_model_len",
+    LeftOut.SERVER_REFUSES: "refused by the model server",
+    LeftOut.NOT_REACHED: "not reached by the trainer (training.max_tokens or epochs)",
 }
 """The reasons in words, for operators."""
+
+UNUSABLE = (
+    LeftOut.TEMPLATE_REFUSES,
+    LeftOut.TOO_LONG,
+    LeftOut.EMPTY,
+    LeftOut.CONTROL_TOKENS,
+    LeftOut.TOO_LONG_TO_SERVE,
+    LeftOut.SERVER_REFUSES,
+)
+"""Reasons in the conversation itself: the next run with this model and configuration cannot use it either."""

@@ -32,6 +32,7 @@ def show_report(view: ReportView) -> None:
         _section(f"Correction ({view.lesson.correction_source})", view.lesson.correction)
     trained = ", ".join(f"{adapter.name} ({adapter.state})" for adapter in view.trained_in)
     _section("Adapters trained on it", trained or "none")
+    _section("Left out", "\n".join(one.said for one in view.left_out))
     _show_measured(view.measured)
 
 
@@ -64,6 +65,9 @@ def show_generation(view: GenerationView) -> None:
         say(f"weights in {adapter.path}, sha256 {adapter.sha256}")
     _section(f"Trained on {len(view.trained_on)} reports", ", ".join(view.trained_on))
     _section(f"Held out {len(view.held_out)} reports", ", ".join(view.held_out))
+    _section(
+        f"Left out {len(view.left_out)} reports", "\n".join(f"{one.report_id}: {one.said}" for one in view.left_out)
+    )
     if verdict is None:
         _section("Verdict", "none yet")
     else:

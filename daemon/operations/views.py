@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from connectors.messages import ChatMessage, Checks, Severity
+from daemon.left_out import LeftOutReport
 from daemon.parts import Part
 from daemon.records import (
     Adapter,
@@ -176,6 +177,8 @@ class ReportView(View):
     same_answer: SameAnswerView | None
     lesson: Lesson | None
     trained_in: list[Adapter]
+    left_out: list[LeftOutReport]
+    """The latest runs that could not use it, newest first."""
     measured: list[MeasuredView]
 
 
@@ -189,6 +192,8 @@ class GenerationView(View):
     """Report ids."""
     held_out: list[str]
     """Ids of reports that this run measured but did not train on."""
+    left_out: list[LeftOutReport]
+    """Reports that this run could not use. Near-duplicates and those above a cap are only counted (`run.progress`)."""
     measured: list[MeasuredView]
 
 
@@ -265,6 +270,7 @@ def report_view(store: Store, report_id: str) -> ReportView:
         same_answer=SameAnswerView.of(report),
         lesson=lesson,
         trained_in=store.runs.trained_on(report_id),
+        left_out=store.left_out.of_report(report_id),
         measured=_measured(store, store.runs.answers_to(report_id)),
     )
 
@@ -273,7 +279,9 @@ def generation_view(store: Store, generation: int) -> GenerationView:
     """Raises NotFoundError."""
     adapter = store.adapters.get(generation)
     if adapter.run_id is None:
-        return GenerationView(adapter=adapter, run=None, verdict=None, trained_on=[], held_out=[], measured=[])
+        return GenerationView(
+            adapter=adapter, run=None, verdict=None, trained_on=[], held_out=[], left_out=[], measured=[]
+        )
     items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
     return GenerationView(
         adapter=adapter,
@@ -281,6 +289,7 @@ def generation_view(store: Store, generation: int) -> GenerationView:
         verdict=None if verdict is None else VerdictView.of(verdict),
         trained_on=[item.report_id for item in items if item.role == Split.TRAIN],
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
+        left_out=store.left_out.of_run(adapter.run_id),
         measured=_measured(store, store.runs.answers(adapter.run_id)),
     )
 

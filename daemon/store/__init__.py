@@ -18,6 +18,7 @@ from daemon.store.engine import connect
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.intents import Intents
+from daemon.store.left_out import LeftOutReports
 from daemon.store.migrate import migrate
 from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
@@ -34,6 +35,7 @@ __all__ = [
     "Control",
     "Inductions",
     "Intents",
+    "LeftOutReports",
     "Outbox",
     "Reports",
     "Reviews",
@@ -62,6 +64,7 @@ class Store:
     control: Control
     traffic: Traffic
     trials: Trials
+    left_out: LeftOutReports
     outbox: Outbox
     audit: Audit
 
@@ -98,6 +101,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         control=Control(engine),
         traffic=Traffic(engine),
         trials=Trials(engine),
+        left_out=LeftOutReports(engine),
         outbox=Outbox(engine),
         audit=Audit(engine),
     )

@@ -18,6 +18,7 @@ from daemon.store.audit import record_audit
 from daemon.store.duplicates import analyse_again, duplicates_of, hand_over, take_out, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.intake import Added, Arrival, store_batch
+from daemon.store.left_out import erase_details
 from daemon.store.outbox import emit, emit_all
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
@@ -232,6 +233,7 @@ class Reports:
             answers, clusters = schema.answers, schema.clusters
             connection.execute(update(answers).where(answers.c.item_id == report_id).values(text=ERASED))
             connection.execute(update(clusters).where(clusters.c.leader_id == report_id).values(leader_text=ERASED))
+            erase_details(connection, report_id)
             hand_over(connection, report_id)
 
     # --- lessons and results ---

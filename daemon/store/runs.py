@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, update
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.records import (
     ACTIVE_RUN_STATES,
     Adapter,
@@ -31,6 +33,7 @@ from daemon.store.adapters import live_row
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.intents import fulfil
+from daemon.store.left_out import record_left_out
 from daemon.store.outbox import emit
 
 REPORT_SUITES = ("flagged", "holdout")
@@ -128,19 +131,26 @@ class Runs:
             merged = {**_row(connection, run_id, lock=True).progress, **progress}
             connection.execute(update(table).where(table.c.id == run_id).values(progress=merged, updated_at=utcnow()))
 
-    def prepared(self, run_id: int, items: Sequence[RunItem]) -> None:
-        """The dataset is on disk: record the split of each report, and hand over to training."""
+    def prepared(self, run_id: int, items: Sequence[RunItem], *, left_out: Sequence[LeftOutReport] = ()) -> None:
+        """The dataset is on disk: record the split of each report and those left out, and hand over to training."""
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PREPARING, RunState.TRAINING)
             if items:
                 values = [{**asdict(item), "run_id": run_id} for item in items]
                 connection.execute(schema.run_items.insert(), values)
+            record_left_out(connection, left_out)
 
-    def trained(self, run_id: int, *, path: Path, sha256: str) -> None:
-        """The adapter folder is complete: hand over to evaluation."""
+    def trained(self, run_id: int, *, path: Path, sha256: str, report_ids: Collection[str] | None = None) -> int:
+        """The adapter folder is complete: hand over to evaluation. Returns the number of reports not trained on.
+
+        Args:
+            report_ids: The reports with an example in a training step (None: all). The others leave the run: they are
+                neither in the lineage nor measured as flagged.
+        """
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.TRAINING, RunState.EVALUATING)
             _move_adapter(connection, run_id, AdapterState.CANDIDATE, path=str(path), sha256=sha256)
+            return 0 if report_ids is None else _take_out_untrained(connection, run_id, report_ids)
 
     def decided(self, verdict: Verdict) -> None:
         """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter."""
@@ -232,6 +242,23 @@ class Runs:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.verdict(row)
+
+
+def _take_out_untrained(connection: Connection, run_id: int, trained: Collection[str]) -> int:
+    items = schema.run_items
+    on_train_side = and_(items.c.run_id == run_id, items.c.role == Split.TRAIN)
+    listed = connection.execute(select(items.c.report_id).where(on_train_side)).scalars()
+    untrained = sorted(set(listed) - set(trained))
+    for report_id in untrained:
+        connection.execute(delete(items).where(items.c.run_id == run_id, items.c.report_id == report_id))
+    record_left_out(
+        connection,
+        [
+            LeftOutReport(run_id=run_id, report_id=one, stage=LeftOutBy.FINETUNE, reason=LeftOut.NOT_REACHED)
+            for one in untrained
+        ],
+    )
+    return len(untrained)
 
 
 def _add_adapter(connection: Connection, generation: int, *, name: str, run_id: int, at: datetime) -> None:

@@ -25,6 +25,8 @@ from sqlalchemy import (
     text,
 )
 
+from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy
 from daemon.records import (
     ACTIVE_RUN_STATES,
     AdapterState,
@@ -164,6 +166,19 @@ run_items = Table(
     ForeignKeyConstraint(["cluster_id", "role"], ["clusters.id", "clusters.split"]),
     Index("ix_run_items_report", "report_id"),
 )
+
+left_out = Table(
+    "left_out",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("report_id", String(200), ForeignKey("reports.id"), nullable=False),
+    Column("stage", OneOf(LeftOutBy), nullable=False),
+    Column("reason", OneOf(LeftOut, 30), nullable=False),
+    Column("detail", AnyText, nullable=False),
+    PrimaryKeyConstraint("run_id", "report_id", "stage"),
+    Index("ix_left_out_report", "report_id", "run_id"),
+)
+"""The reports that each run could not use."""
 
 answers = Table(
     "answers",

@@ -16,6 +16,7 @@ from daemon.artifacts.run_folder import MANIFEST_FILE
 from daemon.config.chat import ChatConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
+from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
@@ -145,12 +146,17 @@ class FinetuneStage:
                 f"{job.adapter_folder} was trained on another dataset (by an earlier database?); "
                 "move it away and start a new run: an adapter's name is never used twice"
             )
-        self._runs.trained(run.id, path=job.adapter_folder, sha256=manifest.weights_sha256)
+        trained = manifest.lineage.report_ids
+        untrained = self._runs.trained(
+            run.id, path=job.adapter_folder, sha256=manifest.weights_sha256, report_ids=trained
+        )
+        if untrained:
+            counts = {**run.progress.get("left_out", {}), LeftOut.NOT_REACHED: untrained}
+            self._runs.progress(run.id, {"left_out": counts})
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(run.progress.get("train_seconds", 0.0))
         metrics.TRAINING_PROGRESS.set(1.0)
         return Step(
-            sentence=f"run {run.id}: trained {job.name} from {len(manifest.lineage.report_ids)} lessons "
-            f"in {manifest.lineage.steps} steps",
+            sentence=f"run {run.id}: trained {job.name} from {len(trained)} lessons in {manifest.lineage.steps} steps",
             worked=True,
         )
 

@@ -10,6 +10,8 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from connectors import messages
 from connectors.messages import Identifier
 from daemon.intake.stage import FeedbackIntake
+from daemon.labels import LEFT_OUT_TEXT
+from daemon.left_out import LeftOutReport
 from daemon.operations.views import View
 from daemon.records import Report, ReportState
 from daemon.store import Added, Store
@@ -58,11 +60,12 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
     def state(report_id: Identifier) -> FeedbackState:
         """The state of a report."""
         report = store.reports.get(report_id)
-        said = state_text(report)
         fixed = report
         if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
             fixed = store.reports.get(report.duplicate_of)
-            said = f"counted with another report of the same answer: {state_text(fixed)}"
+        said = state_text(fixed, store.left_out.still(fixed.id))
+        if fixed is not report:
+            said = f"counted with another report of the same answer: {said}"
         return FeedbackState(
             id=report.id,
             state=report.state,
@@ -99,9 +102,12 @@ _STATE_TEXT = {
 }
 
 
-def state_text(report: Report) -> str:
+def state_text(report: Report, left_out: LeftOutReport | None = None) -> str:
+    """The state as a sentence. `left_out`: why the latest run could not use the report."""
     if report.state == ReportState.RESOLVED:
         return f"fixed in generation {report.resolved_generation}"
     if report.state == ReportState.LESSON and report.flagged.not_trainable:
         return f"analysed; not trainable here: {report.flagged.not_trainable}"
+    if report.state == ReportState.LESSON and left_out is not None:
+        return f"analysed; not trainable with this model and configuration: {LEFT_OUT_TEXT[left_out.reason]}"
     return _STATE_TEXT[report.state]

@@ -21,6 +21,7 @@ from daemon.artifacts.adapter import WEIGHTS_FILE, verify
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
+from daemon.labels import LeftOut
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
 from daemon.training.batches import encode
@@ -98,6 +99,26 @@ def test_the_adapter_names_the_reports_that_it_was_trained_on(trained: Trained) 
     items = trained.store.runs.items(trained.run.id)
     lineage = json.loads((trained.adapter / "manifest.json").read_text())["lineage"]
     assert lineage["report_ids"] == sorted(item.report_id for item in items if item.role is Split.TRAIN)
+
+
+def test_a_report_that_no_training_step_reached_is_not_listed_as_trained(
+    sqlite_store: Store, tmp_path: Path, tiny_model: Path
+) -> None:
+    run = run_to_train(sqlite_store, tmp_path, tiny_model)
+    before = {item.report_id for item in sqlite_store.runs.items(run.id) if item.role is Split.TRAIN}
+
+    step_until_trained(sqlite_store, finetune_stage(sqlite_store, tmp_path, tiny_model, max_tokens=300))
+
+    run = sqlite_store.runs.get(run.id)
+    assert run.state is RunState.EVALUATING, run.reason
+    after = {item.report_id for item in sqlite_store.runs.items(run.id) if item.role is Split.TRAIN}
+    lineage = json.loads((tmp_path / "adapters" / "aligned-g000001" / "manifest.json").read_text())["lineage"]
+    assert after == set(lineage["report_ids"]) < before
+    left_out = sqlite_store.left_out.of_run(run.id)
+    assert {one.report_id for one in left_out} == before - after
+    assert {one.reason for one in left_out} == {LeftOut.NOT_REACHED}
+    assert run.progress["left_out"] == {"not_reached": len(left_out)}
+    assert sqlite_store.runs.trained_on(left_out[0].report_id) == []
 
 
 def test_progress_reaches_the_run_and_the_metrics(trained: Trained) -> None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy, LeftOutReport
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
@@ -29,6 +31,23 @@ def test_a_report_that_can_never_be_trained_on_says_so(erratad: Command, learned
     assert "not trainable here: message 1 holds an image" in told
     assert "(the answer is empty)" in told
     assert "no reason was given" in told
+
+
+def test_a_report_and_a_run_tell_what_was_left_out(erratad: Command, learned: Learned) -> None:
+    left_out = LeftOutReport(
+        run_id=learned.run_id,
+        report_id=learned.report_id,
+        stage=LeftOutBy.EVALUATION,
+        reason=LeftOut.TOO_LONG_TO_SERVE,
+        detail="900 tokens, at most 512 fit",
+    )
+    learned.store.left_out.add([left_out])
+    said = "run 1 could not measure it: longer than serving.max_model_len (900 tokens, at most 512 fit)"
+    assert f"Left out\n    {said}" in erratad("reports", learned.report_id).stdout
+    assert f"Left out 1 reports\n    {learned.report_id}: {said}" in erratad("runs", "1").stdout
+    for arguments in (("reports", learned.report_id), ("adapters", "1")):
+        [shown] = json.loads(erratad(*arguments, "--json").stdout)["left_out"]
+        assert (shown["stage"], shown["reason"]) == ("evaluation", "too_long_to_serve")
 
 
 def test_a_report_is_told_with_the_other_reports_of_its_answer(erratad: Command, learned: Learned) -> None:

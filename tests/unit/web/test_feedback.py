@@ -10,11 +10,13 @@ from fastapi.testclient import TestClient
 from connectors.messages import json_schema
 from daemon.errors import StoreUnavailableError
 from daemon.intake.stage import FeedbackIntake
+from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
-from tests.fixtures.stores import learn, lesson, mark
+from tests.fixtures.stores import add, learn, lesson, mark, start_run
 from tests.fixtures.web import error
 
 
@@ -84,6 +86,28 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
     assert before["said"] == "analysed; waiting for the next training run"
     assert after["said"] == "fixed in generation 1"
     assert set(after) == {"id", "state", "said", "fixed_in_generation", "received_at", "updated_at"}
+
+
+def test_a_report_that_no_run_can_train_on_says_why_instead_of_waiting(learned: Learned, client: TestClient) -> None:
+    first, again = (flagged(messages=[{"role": "user", "content": "Hi"}], response="No.") for _ in range(2))
+    learn(learned.store, first)
+    add(learned.store, again)
+    run = start_run(learned.store)
+    assert run is not None
+    learned.store.left_out.add(
+        [
+            LeftOutReport(
+                run_id=run.id,
+                report_id=first.id,
+                stage=LeftOutBy.DATASET,
+                reason=LeftOut.TEMPLATE_REFUSES,
+                detail="the text of another person",
+            )
+        ]
+    )
+    said = "analysed; not trainable with this model and configuration: refused by the model's chat template"
+    assert client.get(f"/v1/feedback/{first.id}").json()["said"] == said
+    assert client.get(f"/v1/feedback/{again.id}").json()["said"].endswith(said)
 
 
 def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:

@@ -14,6 +14,8 @@ from httpx2 import Response
 
 from daemon.config import Config
 from daemon.intake.stage import FeedbackIntake
+from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.operations.health import Health
 from daemon.records import AdapterState, utcnow
 from daemon.runtime.stage import LastSteps
@@ -189,6 +191,20 @@ def test_the_number_of_messages_agrees_with_its_noun(client: TestClient, sqlite_
     counts = re.findall(r"(\d+) (messages?) before the completion", client.get("/reports/plain").text)
     assert ("1", "message") in counts
     assert all((count == "1") == (noun == "message") for count, noun in counts)
+
+
+def test_a_report_and_a_generation_show_what_was_left_out(learned: Learned, client: TestClient) -> None:
+    left_out = LeftOutReport(
+        run_id=learned.run_id,
+        report_id=learned.report_id,
+        stage=LeftOutBy.DATASET,
+        reason=LeftOut.TEMPLATE_REFUSES,
+        detail="<b>roles</b> must alternate",
+    )
+    learned.store.left_out.add([left_out])
+    said = f"run {learned.run_id} could not use it: refused by the model&#39;s chat template (&lt;b&gt;roles"
+    for path in (f"/reports/{learned.report_id}", f"/adapters/{learned.generation}"):
+        assert said in client.get(path).text
 
 
 def test_a_rejected_generation_says_why(client: TestClient, sqlite_store: Store) -> None:
