@@ -20,6 +20,7 @@ import structlog
 import uvicorn
 
 from daemon import __version__, metrics
+from daemon.chat.reader import Reader
 from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.dataset.stage import DatasetStage
@@ -159,9 +160,10 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             fleet=fleet,
             config=config.dataset,
             serving=config.serving,
+            training=config.training,
+            reader=partial(Reader, model_path=config.model.path, chat=config.chat),
             model_path=config.model.path,
             data_dir=config.data_dir,
-            epochs=config.training.epochs,
         ),
         FinetuneStage(
             store=store,

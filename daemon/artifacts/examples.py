@@ -24,6 +24,9 @@ class ExampleKind(StrEnum):
     DRIFT = "drift"
 
 
+_BY_MODEL = frozenset({ExampleKind.REPLAY, ExampleKind.ANALYSIS, ExampleKind.DRIFT})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One prompt and its completion. Only the completion's tokens contribute to the loss.
@@ -36,6 +39,11 @@ class Example:
     kind: ExampleKind
     report_id: str | None = None
     ends: bool = True
+
+    @property
+    def by_model(self) -> bool:
+        """Whether a model wrote the completion, so that it may begin with thoughts."""
+        return self.kind in _BY_MODEL
 
     @property
     def id(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from daemon.artifacts.files import sha256_file
 from daemon.errors import DatasetError
 from daemon.labels import LeftOut
+from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.records import RunItem, Split
 
 TRAIN_FILE = "train.jsonl"
@@ -37,6 +38,14 @@ class DatasetItem(_Record):
     role: Split
 
 
+class UnusableReport(_Record):
+    """A report that cannot become an example or a held-out prompt."""
+
+    report_id: str
+    reason: LeftOut
+    detail: str
+
+
 class DatasetManifest(_Record):
     """`manifest.json` of a run folder."""
 
@@ -54,6 +63,13 @@ class DatasetManifest(_Record):
         default=None, description="Number of replay pairs per epoch, taken in turn; None: all."
     )
     left_out: Mapping[LeftOut, int] = Field(description="Lessons that were not used, by reason.")
+    left_out_texts: Mapping[str, Mapping[LeftOut, int]] = Field(
+        default={},
+        description="Examples of used lessons, and ordinary pairs, that were not used, by kind and reason.",
+    )
+    unusable: tuple[UnusableReport, ...] = Field(
+        default=(), description="The reports among `left_out` for a reason in their conversation."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -66,11 +82,18 @@ class DatasetManifest(_Record):
     def encode(self) -> bytes:
         return (self.model_dump_json(indent=2) + "\n").encode()
 
+    def account(self) -> list[LeftOutReport]:
+        return account_of(self.run_id, self.unusable)
+
     def run_items(self) -> list[RunItem]:
         return [
             RunItem(run_id=self.run_id, report_id=item.report_id, cluster_id=item.cluster_id, role=item.role)
             for item in self.items
         ]
+
+
+def account_of(run_id: int, unusable: Iterable[UnusableReport]) -> list[LeftOutReport]:
+    return [LeftOutReport(run_id=run_id, stage=LeftOutBy.DATASET, **one.model_dump()) for one in unusable]
 
 
 def load_manifest(folder: Path) -> DatasetManifest:

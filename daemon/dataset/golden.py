@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field
@@ -11,6 +13,8 @@ from connectors.messages import Text
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.jsonl import PromptLine, read_lines, sample, source_of
 from daemon.dataset.replay import every_second_guided
+from daemon.dataset.usable import Usable
+from daemon.labels import LeftOut
 from daemon.text.similarity import Vectorizer, resembling
 
 
@@ -35,6 +39,18 @@ def read_golden_pairs(path: Path | None) -> list[Example]:
     return list({example.id: example for example in (line.example() for _, line in lines)}.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenPairs:
+    """The pairs of one run, and the number of those that cannot be used, by reason."""
+
+    pairs: tuple[Example, ...] = ()
+    left_out: Mapping[LeftOut, int] = field(default_factory=dict)
+
+    @property
+    def by_kind(self) -> dict[str, Mapping[LeftOut, int]]:
+        return {ExampleKind.GOLDEN.value: self.left_out} if self.left_out else {}
+
+
 def golden_pairs(
     path: Path | None,
     *,
@@ -44,8 +60,9 @@ def golden_pairs(
     held_out: Sequence[str] = (),
     vectorizer: Vectorizer,
     similarity: float,
-) -> tuple[Example, ...]:
-    """At most `count` pairs of the file, sampled with `seed`. Every second pair gets the guidance.
+    usable: Usable | None = None,
+) -> GoldenPairs:
+    """At most `count` usable pairs (None: all are) of the file, sampled with `seed`. Every second gets the guidance.
 
     Pairs with a question similar to one in `held_out` are excluded.
 
@@ -56,4 +73,10 @@ def golden_pairs(
     asked = [str(pair.messages[-1]["content"]) for pair in pairs]
     leaks = resembling(asked, held_out, vectorizer=vectorizer, similarity=similarity)
     kept = [pair for pair, leak in zip(pairs, leaks, strict=True) if not leak]
-    return every_second_guided(sample(kept, count, seed=seed), guidance)
+    left_out: Counter[LeftOut] = Counter()
+    if usable is not None and count:
+        usable.read_examples(kept)
+        refusals = [usable.why_not_example(pair) for pair in kept]
+        left_out.update(one.reason for one in refusals if one is not None)
+        kept = [pair for pair, refusal in zip(kept, refusals, strict=True) if refusal is None]
+    return GoldenPairs(pairs=every_second_guided(sample(kept, count, seed=seed), guidance), left_out=left_out)

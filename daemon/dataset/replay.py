@@ -9,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
+from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.files import write_atomically
 from daemon.artifacts.jsonl import PromptLine, read_lines, source_of
+from daemon.dataset.usable import Usable
+from daemon.labels import LeftOut
 from daemon.serving.fleet import Fleet
 from daemon.text.rules import failures
 
@@ -33,7 +39,9 @@ it. Greedy answers differ much from human texts, so their replay would not prote
 DRIFT_SHARE = 8
 """One of this number of prompts is for drift."""
 MAX_DRIFT_PAIRS = 24
-"""Maximum number of measured drift pairs; further drift prompts are not used."""
+"""Maximum number of measured drift pairs; further drift prompts take the places of those without a usable answer."""
+REFUSED_S = 7 * 86_400.0
+"""After this time a refused prompt is asked again: the servers may have been set up otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +73,19 @@ class Pairs:
     replay: tuple[Example, ...]
     drift: tuple[Example, ...]
     missing: tuple[Prompt, ...]
+    left_out: Mapping[str, Mapping[LeftOut, int]] = field(default_factory=dict)
+    """Prompts whose answer is refused, empty or not usable, by kind and reason. Others took their places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CachedAnswer:
-    text: str
-    ends: bool
+    """`refusal` is the server's reason if it did not answer."""
+
+    text: str = ""
+    ends: bool = True
+    refusal: str | None = None
+    forbidden: bool = False
+    """Whether the text has words that are forbidden in its context."""
 
 
 class ReplaySource:
@@ -103,8 +118,16 @@ class ReplaySource:
         self._in_context = in_context
         self._wanted: set[Path] = set()
 
-    def pairs(self, base_fingerprint: str, *, count: int, seed: int, contexts: Sequence[Context] = ()) -> Pairs:
-        """At most `count` replay pairs, sampled with `seed`, and the drift pairs.
+    def pairs(
+        self,
+        base_fingerprint: str,
+        *,
+        count: int,
+        seed: int,
+        contexts: Sequence[Context] = (),
+        usable: Usable | None = None,
+    ) -> Pairs:
+        """At most `count` replay pairs, sampled with `seed`, and the drift pairs. `usable` None: all texts are.
 
         The share of replay pairs with a system message is the share of such `contexts`, but at most `in_context`.
         Answers with words forbidden in their context are skipped.
@@ -113,7 +136,7 @@ class ReplaySource:
             ConfigError: if the prompts cannot be read.
         """
         prompts = sorted(read_prompts(self._prompts), key=_key)
-        drift = [prompt for prompt in prompts if is_drift(prompt)][:MAX_DRIFT_PAIRS]
+        drift = [prompt for prompt in prompts if is_drift(prompt)]
         pool = [prompt for prompt in prompts if not is_drift(prompt)]
         draw = random.Random(seed)  # noqa: S311 - must be repeatable, not secret
         draw.shuffle(pool)
@@ -123,37 +146,49 @@ class ReplaySource:
         def known(prompt: Prompt) -> _CachedAnswer | None:
             reply = self._cached(base_fingerprint, prompt)
             checks = forbidden.get(_key(prompt))
-            return replace(reply, text="") if reply and checks and failures(checks, reply.text) else reply
+            return replace(reply, forbidden=True) if reply and checks and failures(checks, reply.text) else reply
 
-        replay_pairs, replay_missing = _collect(pool, known, kind=ExampleKind.REPLAY, count=count)
-        drift_pairs, drift_missing = _collect(drift, known, kind=ExampleKind.DRIFT, count=len(drift))
+        replayed = _Collector(ExampleKind.REPLAY, known, usable).collect(pool, count)
+        drifted = _Collector(ExampleKind.DRIFT, known, usable).collect(drift, MAX_DRIFT_PAIRS)
         return Pairs(
-            replay=every_second_guided(replay_pairs, self._guidance),
-            drift=drift_pairs,
-            missing=(*replay_missing, *drift_missing),
+            replay=every_second_guided(replayed.pairs, self._guidance),
+            drift=tuple(drifted.pairs),
+            missing=(*replayed.missing, *drifted.missing),
+            left_out={one.kind.value: one.left_out for one in (replayed, drifted) if one.left_out},
         )
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
         """Let the base model answer the prompts and cache the answers. Answers received before an error are kept.
+
+        A refusal of a prompt is cached, too: the prompt is not asked again for `REFUSED_S`.
 
         Raises:
             EndpointError, ServingError: if a server does not answer.
         """
 
         def ask_one(prompt: Prompt) -> None:
-            reply = self._fleet.any().chat(
-                self._base_name,
-                prompt,
-                max_tokens=self._max_tokens,
-                temperature=TEMPERATURE,
-                seed=int(_key(prompt)[:8], 16),
-            )
-            text = self._fleet.preparation.whole(reply.thoughts, reply.text) if reply.text.strip() else ""
-            entry = {"messages": prompt, "text": text, "ends": not reply.truncated}
+            try:
+                entry = self._answer(prompt)
+            except EndpointError as exc:
+                if exc.status not in UNANSWERABLE:
+                    raise
+                entry = {"refusal": str(exc)}
+            entry["messages"] = prompt
             write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
 
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:
             list(pool.map(ask_one, prompts))
+
+    def _answer(self, prompt: Prompt) -> dict[str, Any]:
+        reply = self._fleet.any().chat(
+            self._base_name,
+            prompt,
+            max_tokens=self._max_tokens,
+            temperature=TEMPERATURE,
+            seed=int(_key(prompt)[:8], 16),
+        )
+        text = self._fleet.preparation.whole(reply.thoughts, reply.text) if not is_blank(reply.text) else ""
+        return {"text": text, "ends": not reply.truncated}
 
     def forget_unused(self) -> None:
         """Delete answers not used by the last `pairs`: they may belong to the system message of an erased report."""
@@ -162,10 +197,14 @@ class ReplaySource:
                 path.unlink()
 
     def _cached(self, base_fingerprint: str, prompt: Prompt) -> _CachedAnswer | None:
+        path = self._entry(base_fingerprint, prompt)
         try:
-            entry = json.loads(self._entry(base_fingerprint, prompt).read_bytes())
+            entry = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
+        if "refusal" in entry:
+            is_old = time.time() - path.stat().st_mtime > REFUSED_S
+            return None if is_old else _CachedAnswer(refusal=entry["refusal"])
         return _CachedAnswer(text=entry["text"].strip(), ends=entry["ends"])
 
     def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
@@ -188,21 +227,57 @@ def _with_contexts(
     return placed, forbidden
 
 
-def _collect(
-    prompts: Iterable[Prompt], known: Callable[[Prompt], _CachedAnswer | None], *, kind: ExampleKind, count: int
-) -> tuple[tuple[Example, ...], tuple[Prompt, ...]]:
-    """The first `count` pairs, and their prompts without an answer yet. Prompts with an empty answer are skipped."""
-    examples: list[Example] = []
-    missing: list[Prompt] = []
-    for prompt in prompts:
-        if len(examples) + len(missing) >= count:
-            break
-        reply = known(prompt)
-        if reply is None:
-            missing.append(prompt)
-        elif reply.text:
-            examples.append(Example(messages=prompt, completion=reply.text, kind=kind, ends=reply.ends))
-    return tuple(examples), tuple(missing)
+class _Collector:
+    """Takes pairs in the order of their prompts. Prompts without a usable answer are skipped and counted."""
+
+    def __init__(
+        self, kind: ExampleKind, known: Callable[[Prompt], _CachedAnswer | None], usable: Usable | None
+    ) -> None:
+        self.kind = kind
+        self.pairs: list[Example] = []
+        self.missing: list[Prompt] = []
+        self.left_out: Counter[LeftOut] = Counter()
+        self._known = known
+        self._usable = usable
+
+    def collect(self, prompts: Sequence[Prompt], count: int) -> Self:
+        """At most `count` pairs and prompts without an answer yet."""
+        if count and self._usable is not None:
+            self._usable.read_prompts(prompts, self.kind)
+        self._take(prompts, count)
+        while not self.missing and self._usable is not None and self._usable.read_examples(self.pairs):
+            self._take(prompts, count)
+        return self
+
+    def _take(self, prompts: Sequence[Prompt], count: int) -> None:
+        self.pairs, self.missing = [], []
+        self.left_out.clear()
+        for prompt in prompts:
+            if len(self.pairs) + len(self.missing) >= count:
+                break
+            reply = self._known(prompt)
+            why_not = self._why_not(prompt, reply)
+            if why_not is not None:
+                self.left_out[why_not] += 1
+            elif reply is None:
+                self.missing.append(prompt)
+            elif not reply.forbidden:
+                self.pairs.append(self._pair(prompt, reply))
+
+    def _why_not(self, prompt: Prompt, reply: _CachedAnswer | None) -> LeftOut | None:
+        if self._usable is not None and (refusal := self._usable.why_not_prompt(prompt, self.kind)) is not None:
+            return refusal.reason
+        if reply is None or reply.forbidden:
+            return None
+        if reply.refusal is not None:
+            return LeftOut.SERVER_REFUSES
+        if is_blank(reply.text):
+            return LeftOut.EMPTY
+        refusal = None if self._usable is None else self._usable.why_not_example(self._pair(prompt, reply))
+        return None if refusal is None else refusal.reason
+
+    def _pair(self, prompt: Prompt, reply: _CachedAnswer) -> Example:
+        return Example(messages=prompt, completion=reply.text, kind=self.kind, ends=reply.ends)
 
 
 def every_second_guided(pairs: Sequence[Example], guidance: str) -> tuple[Example, ...]:

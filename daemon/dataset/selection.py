@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from daemon.artifacts.examples import Example
+from daemon.artifacts.run_folder import UnusableReport
+from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.recipes import recipe, without_repeats
+from daemon.dataset.recipes import Recipe, recipe, without_repeats
+from daemon.dataset.usable import Usable
 from daemon.labels import LeftOut
 from daemon.records import Cluster, Lesson, Report, Split
 from daemon.text.merging import taught_by
@@ -29,10 +33,38 @@ class SelectedLesson:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    """What can be used of one lesson: its examples, or the reason why it has none."""
+
+    examples: tuple[Example, ...] = ()
+    dropped: tuple[tuple[Example, Refusal], ...] = ()
+    refusal: Refusal | None = None
+    """Why the whole lesson cannot be used."""
+    held_out: bool = False
+
+    @property
+    def why_not(self) -> LeftOut | None:
+        if self.refusal is not None:
+            return self.refusal.reason
+        return None if self.examples or self.held_out else LeftOut.NO_EXAMPLE
+
+    @classmethod
+    def of(cls, report: Report, lesson: Lesson, render: Recipe, usable: Usable) -> Self:
+        """The training side: a lesson keeps its usable examples."""
+        refusals = [(example, usable.why_not_example(example)) for example in render(report, lesson)]
+        kept = tuple(example for example, refusal in refusals if refusal is None)
+        dropped = tuple((example, refusal) for example, refusal in refusals if refusal is not None)
+        return cls(examples=kept, dropped=dropped, refusal=dropped[0][1] if dropped and not kept else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     train: tuple[SelectedLesson, ...]
     holdout: tuple[SelectedLesson, ...]
     left_out: Mapping[LeftOut, int]
+    unusable: tuple[UnusableReport, ...] = ()
+    dropped: Mapping[str, Mapping[LeftOut, int]] = field(default_factory=dict)
+    """Examples left out of lessons that have others, by kind and reason."""
 
     @property
     def examples(self) -> list[Example]:
@@ -46,40 +78,56 @@ def select(
     config: DatasetConfig,
     recipe_name: str,
     vectorizer: Vectorizer,
+    usable: Usable,
 ) -> Selection:
     """Select lessons within the caps, in the order of the candidates, and render the training side.
 
     Near-duplicates are dropped on the training side only. On the holdout side each one is a real question of a user.
+    Examples, and held-out prompts, that are known to be unusable are left out; others take their places.
 
     Raises:
         ConfigError: if there is no such recipe.
     """
-    render_examples = recipe(recipe_name)
+    render = recipe(recipe_name)
     left_out: Counter[LeftOut] = Counter()
+    unusable: list[UnusableReport] = []
+    dropped: dict[str, Counter[LeftOut]] = defaultdict(Counter)
     caps = _Caps(config)
     kept = _Kept(config.near_duplicate)
     sides: dict[Split, list[SelectedLesson]] = {Split.TRAIN: [], Split.HOLDOUT: []}
     for report, lesson in candidates:
         cluster, reporter = assigned[report.id], taught_by(report, lesson)
         trains = cluster.split is Split.TRAIN
-        examples = tuple(render_examples(report, lesson)) if trains else ()
-        if trains and not examples:
-            left_out[LeftOut.NO_EXAMPLE] += 1
-        elif (cap := caps.reached(reporter, cluster)) is not None:
-            left_out[cap] += 1
+        one = (
+            _Rendered.of(report, lesson, render, usable)
+            if trains
+            else _Rendered(refusal=usable.why_not_held_out(report), held_out=True)
+        )
+        if one.refusal is not None:
+            unusable.append(UnusableReport(report_id=report.id, reason=one.refusal.reason, detail=one.refusal.detail))
+        if (why_not := one.why_not or caps.reached(reporter, cluster)) is not None:
+            left_out[why_not] += 1
         elif trains and kept.has_similar(report):
             left_out[LeftOut.NEAR_DUPLICATE] += 1
         else:
             caps.count(reporter, cluster)
             if trains:
                 kept.add(report)
+            for example, refusal in one.dropped:
+                dropped[example.kind.value][refusal.reason] += 1
             sides[cluster.split].append(
-                SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=examples)
+                SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=one.examples)
             )
     train = _without_leaks(sides[Split.TRAIN], sides[Split.HOLDOUT], vectorizer=vectorizer, similarity=config.same_kind)
     if len(train) < len(sides[Split.TRAIN]):
         left_out[LeftOut.HELD_OUT_ALIKE] = len(sides[Split.TRAIN]) - len(train)
-    return Selection(train=train, holdout=tuple(sides[Split.HOLDOUT]), left_out=dict(left_out))
+    return Selection(
+        train=train,
+        holdout=tuple(sides[Split.HOLDOUT]),
+        left_out=dict(left_out),
+        unusable=tuple(unusable),
+        dropped=dropped,
+    )
 
 
 def _without_leaks(

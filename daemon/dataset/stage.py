@@ -7,8 +7,9 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import structlog
 from connectors.chat import EndpointError
 from daemon import metrics
 from daemon.artifacts.base_model import base_fingerprint
-from daemon.artifacts.examples import Example, to_jsonl
+from daemon.artifacts.examples import ExampleKind, to_jsonl
 from daemon.artifacts.files import publish_files
 from daemon.artifacts.run_folder import (
     DRIFT_FILE,
@@ -28,16 +29,20 @@ from daemon.artifacts.run_folder import (
     DatasetFile,
     DatasetItem,
     DatasetManifest,
+    account_of,
     load_manifest,
 )
+from daemon.chat.readings import Limit, OpensReader, Readings, served_limit
 from daemon.config.dataset import DatasetConfig
 from daemon.config.serving import ServingConfig
+from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
 from daemon.dataset.embeddings import Matrix, vectorizer_of
-from daemon.dataset.golden import golden_pairs
+from daemon.dataset.golden import GoldenPairs, golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
-from daemon.errors import ConfigError, DatasetError, ServingError, StoppedError
+from daemon.dataset.usable import Usable
+from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Run, RunState, conversation, utcnow
 from daemon.runtime.stage import Life, Step
@@ -68,17 +73,21 @@ class DatasetStage:
         fleet: Fleet,
         config: DatasetConfig,
         serving: ServingConfig,
+        training: TrainingConfig,
+        reader: OpensReader,
         model_path: Path,
         data_dir: Path,
-        epochs: float,
     ) -> None:
         self._reports = store.reports
         self._clusters = store.clusters
         self._runs = store.runs
+        self._left_out = store.left_out
         self._config = config
         self._model_path = model_path
-        self._epochs = epochs
+        self._epochs = training.epochs
         self._guidance = serving.guidance
+        self._readings = Readings(reader)
+        self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
         self._embeddings_dir = data_dir / "embeddings"
         self._vectors: dict[str, Matrix] = {}
         self._replay = ReplaySource(
@@ -103,7 +112,7 @@ class DatasetStage:
             reason = f"the base model does not answer ordinary prompts: {exc}"
         except StoppedError as exc:
             return Step(sentence=f"run {run.id}: {exc}")
-        except (DatasetError, ConfigError) as exc:
+        except (DatasetError, ConfigError, ChatReaderError) as exc:
             reason = str(exc)
         except OSError as exc:
             reason = f"the dataset cannot be written: {exc}; free or repair the disk, then start a new run"
@@ -126,28 +135,36 @@ class DatasetStage:
             life=life,
             known=self._vectors,
         )
-        selection = self._select(run, vectorizer)
+        with self._readings.of_run(run.id, life) as session:
+            training, serving = self._limits
+            usable = Usable(session, training=training, serving=serving, guidance=self._guidance)
+            return self._write(run, vectorizer, usable)
+
+    def _write(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Step:
+        selection = self._select(run, vectorizer, usable)
         fingerprint = base_fingerprint(self._model_path)
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
         contexts = [
             Context.of(said.flagged, said.checks) for said in (merged(chosen.report) for chosen in selection.train)
         ]
-        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts)
+        pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts, usable=usable)
         if pairs.missing:
             # one batch per step, so that the stage can be stopped in between; selection and pairs are repeatable
             self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
-        golden = self._golden(run, selection, vectorizer)
+        _require_replay(pairs, count)
+        golden = self._golden(run, selection, vectorizer, usable)
+        folder = Path(run.folder)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
         vectorizer.forget_unused()
         return self._hand_over(run, load_manifest(folder))
 
-    def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer) -> tuple[Example, ...]:
+    def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer, usable: Usable) -> GoldenPairs:
         if self._config.golden_pairs is False:
-            return ()
+            return GoldenPairs()
         return golden_pairs(
             self._config.golden_pairs,
             count=complement_size(len(selection.examples), self._config.golden_fraction),
@@ -156,9 +173,10 @@ class DatasetStage:
             held_out=[chosen.report.prompt_text for chosen in selection.holdout],
             vectorizer=vectorizer,
             similarity=self._config.same_kind,
+            usable=usable,
         )
 
-    def _select(self, run: Run, vectorizer: Vectorizer) -> Selection:
+    def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
         assigned = clusters.assign(
             self._clusters,
@@ -167,11 +185,23 @@ class DatasetStage:
             similarity=self._config.same_kind,
             holdout_fraction=self._config.holdout_fraction,
         )
-        selection = select(candidates, assigned, config=self._config, recipe_name=run.recipe, vectorizer=vectorizer)
+        selection = _usable_selection(
+            partial(
+                select,
+                candidates,
+                assigned,
+                config=self._config,
+                recipe_name=run.recipe,
+                vectorizer=vectorizer,
+                usable=usable,
+            ),
+            usable,
+        )
         if never := self._reports.count_not_trainable():
             selection = replace(selection, left_out={**selection.left_out, LeftOut.NOT_TRAINABLE: never})
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
+            self._keep_account(run, selection)
             raise DatasetError(
                 f"too few lessons: {len(selection.train)} of {len(candidates)} can be trained on under recipe "
                 f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
@@ -180,9 +210,14 @@ class DatasetStage:
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:
-        parts: dict[str, Mapping[Any, int]] = {"examples": manifest.examples, "left_out": manifest.left_out}
+        parts: dict[str, Mapping[Any, Any]] = {
+            "examples": manifest.examples,
+            "lessons": Counter(item.role.value for item in manifest.items),
+            "left_out": manifest.left_out,
+            "left_out_texts": manifest.left_out_texts,
+        }
         self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
-        self._runs.prepared(run.id, manifest.run_items())
+        self._runs.prepared(run.id, manifest.run_items(), left_out=manifest.account())
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
@@ -194,6 +229,32 @@ class DatasetStage:
             sentence=f"run {run.id}: wrote {examples} examples from "
             f"{len(manifest.files[TRAIN_FILE].report_ids)} lessons, {held_out} held out",
             worked=True,
+        )
+
+    def _keep_account(self, run: Run, selection: Selection) -> None:
+        """Of a run that fails: its reports say why, too."""
+        self._runs.progress(run.id, {"left_out": dict(selection.left_out)})
+        self._left_out.add(account_of(run.id, selection.unusable))
+
+
+def _usable_selection(select_known: Callable[[], Selection], usable: Usable) -> Selection:
+    """Select, read what was selected, and select again without the refused ones, until all can be used."""
+    while True:
+        selection = select_known()
+        refused = usable.read_examples(example for chosen in selection.train for example in chosen.examples)
+        if not usable.read_reports(chosen.report for chosen in selection.holdout) and not refused:
+            return selection
+
+
+def _require_replay(pairs: Pairs, count: int) -> None:
+    """Raises DatasetError if the model would be trained without the ordinary pairs that it needs to forget nothing."""
+    left_out = pairs.left_out.get(ExampleKind.REPLAY, {})
+    if count and left_out and not pairs.replay:
+        reasons = ", ".join(f"{number} {LEFT_OUT_TEXT[reason]}" for reason, number in left_out.items())
+        raise DatasetError(
+            f"no ordinary pair is left of {sum(left_out.values())}: {reasons}; repair how the base model is served "
+            "(chat template, reasoning parser, dataset.replay_max_tokens) or give other dataset.replay_prompts, and "
+            "start a new run; dataset.replay_fraction: 0 trains without them"
         )
 
 
@@ -227,13 +288,13 @@ def render(
     fingerprint: str,
     *,
     replay_per_epoch: int,
-    golden: Sequence[Example] = (),
+    golden: GoldenPairs,
 ) -> dict[str, bytes]:
     """Contents of all files of the run folder; the manifest is last."""
     contents = {
         TRAIN_FILE: to_jsonl(selection.examples),
         HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
-        REPLAY_FILE: to_jsonl([*pairs.replay, *golden]),
+        REPLAY_FILE: to_jsonl([*pairs.replay, *golden.pairs]),
         DRIFT_FILE: to_jsonl(pairs.drift),
     }
     sources = {TRAIN_FILE: selection.train, HOLDOUT_FILE: selection.holdout}
@@ -257,8 +318,12 @@ def render(
             for chosen in (*selection.train, *selection.holdout)
         ),
         replay_per_epoch=replay_per_epoch,
-        examples=Counter(example.kind.value for example in (*selection.examples, *pairs.replay, *golden, *pairs.drift)),
+        examples=Counter(
+            example.kind.value for example in (*selection.examples, *pairs.replay, *golden.pairs, *pairs.drift)
+        ),
         left_out=selection.left_out,
+        left_out_texts={**selection.dropped, **pairs.left_out, **golden.by_kind},
+        unusable=selection.unusable,
     )
     return {**contents, MANIFEST_FILE: manifest.encode()}
 

@@ -238,6 +238,9 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
             # earlier versions stored the texts as keys
             counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(kind, kind)}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"
+    for kind, counts in progress.get("left_out_texts", {}).items():
+        counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(reason, reason)}" for reason, count in counts.items())
+        yield f"left out of {kind}: {counted}"
     if progress.get("steps"):
         loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))
         yield ", ".join(

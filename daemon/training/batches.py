@@ -133,9 +133,6 @@ def _reports(examples: Iterable[Example]) -> tuple[str, ...]:
     return tuple(sorted({example.report_id for example in examples if example.report_id is not None}))
 
 
-_BY_MODEL = frozenset({ExampleKind.REPLAY, ExampleKind.ANALYSIS, ExampleKind.DRIFT})
-
-
 def encode(template: ChatTemplate, example: Example, *, max_tokens: int) -> Encoded:
     """The prompt by the chat template, up to the start of the answer; then the completion and its end token.
 
@@ -143,7 +140,7 @@ def encode(template: ChatTemplate, example: Example, *, max_tokens: int) -> Enco
         UnrenderableError: if the example has no prompt or target, or more than `max_tokens` tokens.
     """
     prompt, completion = template.encode(
-        example.messages, example.completion, ends=example.ends, by_model=example.kind in _BY_MODEL
+        example.messages, example.completion, ends=example.ends, by_model=example.by_model
     )
     if len(prompt) + len(completion) > max_tokens:
         raise UnrenderableError(LeftOut.TOO_LONG, f"{len(prompt) + len(completion)} tokens")

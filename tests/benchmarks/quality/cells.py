@@ -215,7 +215,7 @@ class Trainer:
         """Those that are shipped, of which none resembles a probe."""
         return golden_pairs(
             None, count=count, seed=cell.seed, guidance=self._guidance, vectorizer=Words(), similarity=1.0
-        )
+        ).pairs
 
     def examples(self, cell: Cell) -> list[Example]:
         render, mistakes = recipe(cell.variant.recipe), self._mistakes(cell)

@@ -11,6 +11,7 @@ import pytest
 from connectors.messages import FlaggedResponse
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
+from daemon.config.training import TrainingConfig
 from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, ReplaySource, is_drift, read_prompts
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage, replay_size
 from daemon.errors import ConfigError
@@ -177,7 +178,7 @@ def test_each_epoch_has_ordinary_pairs_of_its_own(
 
     pairs = []
     for bound in (500, 20):
-        run = prepared(sqlite_store, make_stage(epochs=2.5, max_replay_pairs=bound), tmp_path)
+        run = prepared(sqlite_store, make_stage(training=TrainingConfig(epochs=2.5), max_replay_pairs=bound), tmp_path)
         manifest = load_manifest(Path(run.folder))
         pairs.append((manifest.replay_per_epoch, manifest.files[REPLAY_FILE].lines))
         sqlite_store.runs.failed(run.id, reason="once more")

@@ -13,9 +13,12 @@ from connectors.chat import EndpointError
 from connectors.messages import FlaggedResponse
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.chat.readings import Limit
 from daemon.dataset import stage as dataset
+from daemon.dataset.golden import GoldenPairs
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
+from daemon.dataset.usable import Usable
 from daemon.errors import ServingError
 from daemon.labels import LeftOut
 from daemon.records import CorrectionSource, RunState, Split
@@ -292,7 +295,7 @@ def test_a_crash_before_the_hand_over_reuses_the_folder(
     assert len(sqlite_store.runs.items(run.id)) == 8
 
 
-def _crash(*_: object) -> None:
+def _crash(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -304,9 +307,11 @@ def test_a_folder_that_is_not_whole_is_written_again(
     run = open_run(sqlite_store, tmp_path / "runs")
     folder = Path(run.folder)
     stage = make_stage()
-    selection = stage._select(run, Words())
+    with stage._readings.of_run(run.id, life()) as session:
+        limit = Limit(1000, LeftOut.TOO_LONG)
+        selection = stage._select(run, Words(), Usable(session, training=limit, serving=limit, guidance=""))
     pairs = dataset.Pairs(replay=(), drift=(), missing=())
-    files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0)
+    files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0, golden=GoldenPairs())
     if damage == "another run":
         files["manifest.json"] = files["manifest.json"].replace(b'"run_id": 1', b'"run_id": 7')
     dataset.publish_files(folder, files)

@@ -121,7 +121,7 @@ def test_encoded_requests_say_what_they_seem_to_say() -> None:
 
 
 def shipped_golden_pairs() -> list[str]:
-    pairs = golden_pairs(None, count=1000, seed=0, guidance="", vectorizer=Words(), similarity=1.0)
+    pairs = golden_pairs(None, count=1000, seed=0, guidance="", vectorizer=Words(), similarity=1.0).pairs
     return [str(pair.messages[-1]["content"]) for pair in pairs]
 
 

@@ -25,6 +25,9 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
         "examples: 8 analysis, 2 replay; left out: 1 near-duplicate of another report"
     )
     assert "; left out: 3 above max_reports;" in f"{told(left_out={'above max_reports': 3})};"  # of an earlier version
+    assert "; left out of replay: 2 refused by the model server" in told(
+        left_out_texts={"replay": {"server_refuses": 2}}
+    )
     assert told(step=10, steps=40, loss=0.83125, tokens_per_s=61.7, eta_s=130.0).endswith(
         "; training: step 10 of 40, loss 0.831, 62 tokens/s, 2 min left"
     )
