@@ -152,7 +152,7 @@ LENGTHS = st.lists(st.integers(min_value=1, max_value=300), min_size=1, max_size
 def test_the_processes_divide_each_step_and_all_of_them_make_it(lengths: list[int], processes: int) -> None:
     encoded = tuple(Encoded(prompt=(number,) * length, completion=(1,)) for number, length in enumerate(lengths))
     steps = tuple(plan(lengths, batch_tokens=600, epochs=1, seed=1))
-    shares = TrainingSet(encoded=encoded, plan=steps, report_ids=(), skipped=0).shares(processes)
+    shares = TrainingSet(encoded=encoded, plan=steps, report_ids=(), left_out={}).shares(processes)
 
     assert [share.step for share in shares] == [step for step in range(len(steps)) for _ in range(processes)]
     for step, batch in enumerate(steps):
@@ -165,7 +165,7 @@ def test_the_processes_divide_each_step_and_all_of_them_make_it(lengths: list[in
 
 def test_a_process_without_an_example_computes_the_shortest_one_without_a_loss() -> None:
     encoded = (Encoded(prompt=(5, 6), completion=(7,)),)
-    [_, idle] = TrainingSet(encoded=encoded, plan=((0,),), report_ids=(), skipped=0).shares(2)
+    [_, idle] = TrainingSet(encoded=encoded, plan=((0,),), report_ids=(), left_out={}).shares(2)
 
     rows = pad(idle.rows, pad_id=0)
 
