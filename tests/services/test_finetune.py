@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer
 
 from daemon.artifacts.adapter import WEIGHTS_FILE, verify
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
+from daemon.chat.template import ChatTemplate
+from daemon.chat.tokenizer import load_tokenizer
+from daemon.config.chat import ChatConfig
 from daemon.labels import LeftOut
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
@@ -133,12 +135,12 @@ def test_progress_reaches_the_run_and_the_metrics(trained: Trained) -> None:
 
 
 def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model), local_files_only=True)
+    template = ChatTemplate(load_tokenizer(tiny_model), ChatConfig())
     tokens = {ExampleKind.REPLAY: 0, "each epoch": 0}
     for file in (TRAIN_FILE, REPLAY_FILE):
         for example in read_examples(Path(trained.run.folder) / file):
             turn = example.kind if example.kind is ExampleKind.REPLAY else "each epoch"
-            tokens[turn] += len(encode(tokenizer, example))
+            tokens[turn] += len(encode(template, example, max_tokens=10_000))
     assert tokens[ExampleKind.REPLAY] > 0
     assert trained.tokens_counted == 3 * tokens["each epoch"] + tokens[ExampleKind.REPLAY]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer
 
 from daemon.artifacts.adapter import MANIFEST_FILE, WEIGHTS_FILE
 from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.chat.template import ChatTemplate
+from daemon.chat.tokenizer import load_tokenizer
 from daemon.records import RunState
 from daemon.store import open_store
 from daemon.training.batches import TrainingSet
@@ -76,7 +77,7 @@ def _trained(folder: Path, model: Path, *, ranks: int = 1, gpus: int = 0, launch
 def _plan(job: TrainingJob) -> TrainingSet:
     examples = [*read_examples(job.run_folder / TRAIN_FILE), *read_examples(job.run_folder / REPLAY_FILE)]
     return TrainingSet.build(
-        AutoTokenizer.from_pretrained(str(job.model_path), local_files_only=True),
+        ChatTemplate(load_tokenizer(job.model_path), job.chat),
         examples,
         job.training,
         seed=job.seed,

@@ -138,7 +138,7 @@ def test_one_example_never_decides_over_a_run() -> None:
 
 def test_reports_without_an_example_in_a_step_are_no_part_of_the_lineage() -> None:
     examples = [_example("hi", "yes", report_id=str(number)) for number in range(4)]  # 13 tokens each
-    built = TrainingSet.build(LetterTokenizer(), examples, training_config(batch_tokens=26, max_tokens=30), seed=1)
+    built = TrainingSet.build(TEMPLATE, examples, training_config(batch_tokens=26, max_tokens=30), seed=1)
 
     [step] = built.plan
     assert built.report_ids == tuple(sorted(str(index) for index in step))
