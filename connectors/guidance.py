@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SYSTEM_ROLES = frozenset({"system", "developer"})
+_TEXT_PARTS = frozenset({"text", "input_text"})
+_RESPONSES_PARTS = frozenset({"input_image", "input_file"})
+"""Parts of the Responses API, which names its text parts otherwise than chat completions do."""
 
 
 def with_guidance(messages: Sequence[Mapping[str, Any]], guidance: str) -> list[dict[str, Any]]:
@@ -56,9 +59,10 @@ def _above(content: Any, lead: str) -> Any:
     if not isinstance(content, list):
         return f"{lead}\n\n{content}" if content else lead
     for at, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") == "text":
+        if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
             return [*content[:at], {**part, "text": f"{lead}\n\n{part.get('text') or ''}"}, *content[at + 1 :]]
-    return [{"type": "text", "text": lead}, *content]
+    of_responses = any(isinstance(part, dict) and part.get("type") in _RESPONSES_PARTS for part in content)
+    return [{"type": "input_text" if of_responses else "text", "text": lead}, *content]
 
 
 def _text(content: Any) -> str:

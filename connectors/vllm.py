@@ -103,7 +103,7 @@ class VllmServer(ChatEndpoint):
                 live=state["live"],
                 epoch=state["epoch"],
                 adapters=dict(state["adapters"]),
-                traffic={name: Served(**counts) for name, counts in state["traffic"].items()},
+                traffic=_traffic(state),
                 trial=None if state["trial"] is None else Trial(**state["trial"]),
                 shadowed={name: ShadowFigures(**figures) for name, figures in state["shadowed"].items()},
             )
@@ -150,6 +150,14 @@ class VllmServer(ChatEndpoint):
 
     def _admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
         return self._send(method, path, body, headers=self._admin_headers)
+
+
+def _traffic(state: Mapping[str, Any]) -> dict[str, Served]:
+    answered, refused = state["traffic"], state.get("guidance_refusals", {})  # an older plugin has no refusals
+    return {
+        name: Served(**answered.get(name, {}), guidance_refusals=refused.get(name, 0))
+        for name in {**answered, **refused}
+    }
 
 
 def _adapter(name: str) -> str:

@@ -44,10 +44,14 @@ class ShadowFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """Requests answered by one generation under the alias since the server started; `errors` of them failed."""
+    """Requests answered by one generation under the alias since the server started; `errors` of them failed.
 
-    requests: int
-    errors: int
+    `guidance_refusals`: further requests, refused by vLLM, that would have been accepted without the guidance.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    guidance_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

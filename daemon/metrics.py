@@ -214,6 +214,10 @@ GENERATION_FLAGGED_RATE = _closed(
 GENERATION_ERRORS = _closed(
     Gauge("erratad_generation_errors", "Failed requests to the generation with this role.", ["role"]), role=ROLES
 )
+GUIDANCE_REFUSALS = Counter(
+    "erratad_guidance_refusals_total",
+    "Requests under the alias that vLLM refused (4xx) and would have accepted without the guidance.",
+)
 WATCH_P_VALUE = _closed(
     Gauge(
         "erratad_watch_p_value",

@@ -174,6 +174,7 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "epoch": table.epoch,
         "adapters": table.adapters(),
         "traffic": table.traffic.shown(),
+        "guidance_refusals": table.traffic.refusals(),
         "trial": None if table.trial is None else asdict(table.trial),
         "shadowed": {name: figures.shown() for name, figures in table.shadowed.items()},
     }

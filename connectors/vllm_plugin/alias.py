@@ -20,7 +20,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
-from connectors.guidance import below, with_guidance
+from connectors.vllm_plugin.guide import guided
+from connectors.vllm_plugin.inside import REFUSED
+from connectors.vllm_plugin.refusals import RefusalChecks
+from connectors.vllm_plugin.system_role import SystemRole
 from connectors.vllm_plugin.traffic import ANSWER_PATHS, ObservedRequest, RequestCounts
 from connectors.vllm_plugin.trial import SHADOW_PATHS, AnswerRecorder, Shadows, conversation_key
 from connectors.vllm_wire import ShadowFigures, Trial
@@ -30,6 +33,7 @@ ADMIN_PREFIX = "/erratad/"
 CLOSED_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/invocations"})
 """Routes of vLLM that would change adapters without updating the table, or bypass `--api-key` (vLLM #58144)."""
 CLOSED_PREFIX = "/adapters"
+SYSTEM_ROLE_VALUES = {"auto": None, "yes": True, "no": False}
 
 _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
 
@@ -61,6 +65,8 @@ class AliasSettings:
     base_name: str
     guidance: str
     admin_token: str
+    system_role: bool | None = None
+    """Whether the chat template has a system role; None: the plugin asks the server."""
 
     def __post_init__(self) -> None:
         if self.base_name == self.alias or self.generation(self.base_name) is not None:
@@ -68,13 +74,17 @@ class AliasSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> AliasSettings:
-        """Raises ValueError with the names of missing variables."""
+        """Raises ValueError with the names of missing variables, or of one with another value than it may have."""
         names = ("ERRATAD_ALIAS", "ERRATAD_BASE_NAME", "ERRATAD_ADMIN_TOKEN")
         missing = [name for name in names if not environ.get(name)]
         if missing:
             raise ValueError(f"set {', '.join(missing)}: the erratad plugin of vLLM cannot start without them")
         alias, base_name, token = (environ[name] for name in names)
-        return cls(alias=alias, base_name=base_name, guidance=environ.get("ERRATAD_GUIDANCE", ""), admin_token=token)
+        guidance, role = environ.get("ERRATAD_GUIDANCE", ""), environ.get("ERRATAD_SYSTEM_ROLE") or "auto"
+        if role not in SYSTEM_ROLE_VALUES:
+            raise ValueError(f"ERRATAD_SYSTEM_ROLE is {role!r}; set one of {', '.join(SYSTEM_ROLE_VALUES)}")
+        system_role = SYSTEM_ROLE_VALUES[role]
+        return cls(alias=alias, base_name=base_name, guidance=guidance, admin_token=token, system_role=system_role)
 
     def generation(self, name: str) -> int | None:
         """17 for ``aligned-g000017``; None if the name is not a generation of this alias."""
@@ -217,6 +227,9 @@ class AliasMiddleware:
         self._app = app
         self._table = table
         self._shadows = Shadows(app)
+        settings = table.settings
+        self._system_role = SystemRole(app, model=settings.base_name, given=settings.system_role)
+        self._refusals = RefusalChecks(app, model=settings.base_name, counts=table.traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -235,26 +248,36 @@ class AliasMiddleware:
         raw = await _read_body(receive)
         if raw is None:
             return
-        body, trial = self._ours(raw), self._table.trial
+        body = self._ours(raw)
+        sent = None if body is None else await self._guided(path, body, scope)
+        trial = self._table.trial
         conversation = b"" if body is None or trial is None else conversation_key(scope["headers"], body)
         try:
             route = None if body is None else self._table.resolve(body["model"], conversation)
         except RequestRefused as refusal:
             await refusal.response()(scope, _BufferedReceive(raw, receive), send)
             return
-        if body is None or route is None:
+        if body is None or sent is None or route is None:
             await self._app(scope, _BufferedReceive(raw, receive), send)
             return
         # no `await` between `resolve` and `enter`: otherwise an unload could run in between
-        content = _rewritten(path, body, route, self._table.settings.guidance)
         if trial is not None and _shadowed(trial, route, path, body, conversation):
             live = AnswerRecorder(send)
-            await self._forward(route, content, scope, receive, live.send)
-            self._copy(trial, path, body, scope, live)
+            status = await self._forward(route, sent, scope, receive, live.send)
+            self._copy(trial, sent, scope, live)
         else:
-            await self._forward(route, content, scope, receive, send)
+            status = await self._forward(route, sent, scope, receive, send)
+        if status in REFUSED:
+            self._refusals.start(scope, path, plain=body, guided=sent, name=route.name)
 
-    def _copy(self, trial: Trial, path: str, body: dict[str, Any], scope: Scope, live: AnswerRecorder) -> None:
+    async def _guided(self, path: str, body: dict[str, Any], scope: Scope) -> dict[str, Any]:
+        """The body with the guidance, if its model is the alias."""
+        settings = self._table.settings
+        if body["model"] != settings.alias or not settings.guidance:
+            return body
+        return guided(path, body, settings.guidance, system_role=await self._system_role.exists(scope))
+
+    def _copy(self, trial: Trial, sent: dict[str, Any], scope: Scope, live: AnswerRecorder) -> None:
         """Send a copy of the request to the candidate, if it is still on trial and below its concurrency."""
         figures = self._table.shadowed.setdefault(trial.name, ShadowFigures())
         if self._table.trial != trial or not (200 <= live.status < 300 or live.status >= 500):
@@ -264,7 +287,7 @@ class AliasMiddleware:
             return
         generation = self._table.settings.generation(trial.name) or 0
         route = Route(name=trial.name, generation=generation, served=trial.name, guided=True)
-        content = _rewritten(path, body, route, self._table.settings.guidance)
+        content = _content(sent, route)
         self._table.enter(route)  # a shadow copy counts as in flight: an unload waits for it
         task = self._shadows.start(_with_length(scope, content), content, live=live, figures=figures)
         task.add_done_callback(lambda _: self._table.leave(route))
@@ -282,12 +305,17 @@ class AliasMiddleware:
             return None
         return body if isinstance(body, dict) and isinstance(body.get("model"), str) else None
 
-    async def _forward(self, route: Route, raw: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(
+        self, route: Route, body: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> int | None:
+        """Pass the request on. Returns the status of the answer, None without one."""
+
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[GENERATION_HEADER] = str(route.generation)
             await send(message)
 
+        raw = _content(body, route)
         scope = _with_length(scope, raw)
         observed = ObservedRequest(_BufferedReceive(raw, receive), named)
         token = _answering_as.set(route.name)
@@ -299,6 +327,7 @@ class AliasMiddleware:
             _answering_as.reset(token)
             if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
                 self._table.traffic.count(route.name, failed=observed.failed)
+        return observed.status
 
 
 def _with_length(scope: Scope, raw: bytes) -> Scope:
@@ -338,29 +367,5 @@ async def _read_body(receive: Receive) -> bytes | None:
             return b"".join(chunks)
 
 
-def _rewritten(path: str, body: dict[str, Any], route: Route, guidance: str) -> bytes:
-    body = {**body, "model": route.served}
-    if route.guided and guidance:
-        _guide(path, body, guidance)
-    return json.dumps(body).encode()
-
-
-def _guide(path: str, body: dict[str, Any], guidance: str) -> None:
-    """Add the guidance to the system message of the protocol of `path`. Plain completions have no system message."""
-    if path.startswith("/v1/responses"):
-        body["instructions"] = below(body.get("instructions"), guidance)
-    elif path.startswith("/v1/messages"):
-        body["system"] = below(body.get("system"), guidance)
-    elif path == "/v1/chat/completions/batch" and isinstance(body.get("messages"), list):
-        body["messages"] = [_guided(messages, guidance) for messages in body["messages"]]
-    elif "messages" in body:
-        body["messages"] = _guided(body["messages"], guidance)
-
-
-def _guided(messages: Any, guidance: str) -> Any:
-    """Malformed conversations are left unchanged: vLLM refuses them."""
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        return messages
-    if messages and not isinstance(messages[0].get("content"), str | list | None):
-        return messages
-    return with_guidance(messages, guidance)
+def _content(body: dict[str, Any], route: Route) -> bytes:
+    return json.dumps({**body, "model": route.served}).encode()

@@ -8,6 +8,7 @@ Environment (if a variable is missing, the server does not start and the error n
     ERRATAD_ALIAS=aligned                   # the model name in requests of backends
     ERRATAD_BASE_NAME=base                  # equal to --served-model-name
     ERRATAD_GUIDANCE="Answer correctly ..." # may be empty
+    ERRATAD_SYSTEM_ROLE=auto                # or yes, no: whether the chat template has a system role
     ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and

@@ -1,4 +1,4 @@
-"""Counts the requests that each generation answered under the alias, and those that ended in a server error.
+"""Counts the requests that each generation answered under the alias, and those that failed or were wrongly refused.
 
 Counts only grow while the server process lives. The state route returns them with the epoch of the process, so the
 daemon can add them up over servers and restarts without counting twice.
@@ -24,15 +24,23 @@ STREAM_ERROR = b'data: {"error"'
 
 
 class RequestCounts:
-    """Requests and errors by generation name."""
+    """Requests, errors and requests refused because of the guidance, by generation name."""
 
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
 
     def count(self, name: str, *, failed: bool) -> None:
         self._requests[name] += 1
         self._errors[name] += failed
+
+    def refuse(self, name: str) -> None:
+        self._refused[name] += 1
+
+    def refusals(self) -> Mapping[str, int]:
+        """The requests that would have been accepted without the guidance; they are no requests of `shown`."""
+        return dict(self._refused)
 
     def shown(self) -> Mapping[str, Mapping[str, int]]:
         return {name: {"requests": requests, "errors": self._errors[name]} for name, requests in self._requests.items()}
@@ -44,7 +52,8 @@ class ObservedRequest:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._status: int | None = None
+        self.status: int | None = None
+        """Status of the answer; None before it."""
         self._ended = False
         self._broken = False
         self._client_left = False
@@ -62,7 +71,7 @@ class ObservedRequest:
             self._client_left = True  # newer ASGI servers signal a disconnect so, older ones by "http.disconnect"
             raise
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
         elif message["type"] == "http.response.body":
             self._broken = self._broken or message.get("body", b"").startswith(STREAM_ERROR)
             self._ended = not message.get("more_body", False)
@@ -70,10 +79,10 @@ class ObservedRequest:
     @property
     def failed(self) -> bool:
         """Whether the server failed: status 5xx, or an incomplete answer though the client was still connected."""
-        refused = self._status is not None and self._status >= 500
+        refused = self.status is not None and self.status >= 500
         return refused or self._broken or not (self._ended or self._client_left)
 
     @property
     def counts(self) -> bool:
         """Whether the request counts as traffic. 4xx and clients that left before any answer do not count."""
-        return self.failed or (self._status is not None and self._status < 400)
+        return self.failed or (self.status is not None and self.status < 400)

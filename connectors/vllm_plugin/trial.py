@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Scope, Send
 
+from connectors.vllm_plugin.inside import once
 from connectors.vllm_wire import ShadowFigures, Trial
 
 CONVERSATION_HEADER = "x-erratad-conversation"
@@ -101,7 +102,7 @@ class Shadows:
         answer = AnswerRecorder()
         sound = False
         try:
-            await asyncio.wait_for(self._app(scope, _once(raw), answer.send), SHADOW_TIMEOUT_S)
+            await asyncio.wait_for(self._app(scope, once(raw), answer.send), SHADOW_TIMEOUT_S)
             sound = answer.sound
         except Exception:  # noqa: BLE001, S110 - any exception counts as an error of the candidate, below
             pass
@@ -110,16 +111,3 @@ class Shadows:
         figures.live_errors += not live.sound
         figures.seconds += answer.seconds
         figures.live_seconds += live.seconds
-
-
-def _once(raw: bytes) -> Receive:
-    """An ASGI `receive` of a client that sends one body and never disconnects."""
-    messages = [{"type": "http.request", "body": raw, "more_body": False}]
-
-    async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        await asyncio.Event().wait()
-        raise AssertionError("a client that never disconnects sends nothing more")
-
-    return receive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -129,6 +129,8 @@ class StatusView(View):
     events_waiting: int
     """Events that the broker has not acknowledged yet."""
     live: Adapter
+    guidance_refusals: int
+    """Requests under the alias refused in the last day that would have been accepted without the guidance."""
     previous: Adapter | None
     """The default target of a rollback."""
     active_run: RunRow | None
@@ -159,6 +161,7 @@ def status(store: Store, config: Config) -> StatusView:
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
         events_waiting=store.outbox.backlog(KAFKA).waiting,
         live=store.adapters.live(),
+        guidance_refusals=store.traffic.guidance_refusals(since=now - timedelta(days=1)),
         previous=previous,
         active_run=None if active is None else RunRow.of(active),
         trial=trial_view(store, config.rollout),
@@ -211,6 +214,7 @@ def sentences(view: StatusView) -> list[str]:
         _daemon(view),
         *(f"Paused: {pause.stage}, by {pause.actor}: {pause.reason}." for pause in view.pauses),
         _live(view),
+        *_guidance(view),
         _reports(view),
         *_runs(view),
         *_trial(view),
@@ -280,6 +284,13 @@ def _live(view: StatusView) -> str:
     since = "" if live.promoted_at is None else f" since {live.promoted_at:%Y-%m-%d %H:%M} UTC"
     back = "" if view.previous is None else f"; a rollback goes to {view.previous.name}"
     return f"Live: {live.name}{since}{back}."
+
+
+def _guidance(view: StatusView) -> list[str]:
+    if not (count := view.guidance_refusals):
+        return []
+    requests = "1 request" if count == 1 else f"{count} requests"
+    return [f"Refused in the last day only because of the guidance: {requests} under the alias."]
 
 
 def _reports(view: StatusView) -> str:

@@ -1,4 +1,4 @@
-"""Stage "traffic": adds up each server's counts of requests and errors per generation in the store."""
+"""Stage "traffic": adds up in the store what each server counts per generation: requests, errors, wrong refusals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from connectors.chat import EndpointError
 from connectors.vllm_wire import ServerState
+from daemon import metrics
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -35,7 +36,8 @@ class TrafficStage:
             if state.shadowed:
                 shadows = {generations[name]: one for name, one in state.shadowed.items() if name in generations}
                 self._store.trials.saw_shadows(state.epoch, shadows)
-        self._store.traffic.add(observed)
+        new = self._store.traffic.add(observed)
+        metrics.GUIDANCE_REFUSALS.inc(new.guidance_refusals)
         asked = len(self._fleet.servers)
         return Step(sentence=f"counted the traffic of {asked - silent} of {asked} servers")
 
@@ -44,5 +46,9 @@ def _observed(state: ServerState, generations: Mapping[str, int]) -> Iterator[Ob
     for name, served in state.traffic.items():
         if name in generations:
             yield Observed(
-                epoch=state.epoch, generation=generations[name], requests=served.requests, errors=served.errors
+                epoch=state.epoch,
+                generation=generations[name],
+                requests=served.requests,
+                errors=served.errors,
+                guidance_refusals=served.guidance_refusals,
             )

@@ -281,9 +281,10 @@ traffic = Table(
     Column("since", UtcDateTime, nullable=False),
     Column("requests", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
+    Column("guidance_refusals", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("generation", "since"),
 )
-"""Each generation's requests and errors under the alias, in steps of `store.traffic.STEP`."""
+"""Each generation's counts under the alias in steps of `store.traffic.STEP`; refusals are no requests."""
 
 traffic_seen = Table(
     "traffic_seen",
@@ -292,6 +293,7 @@ traffic_seen = Table(
     Column("generation", Integer, nullable=False),
     Column("requests", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
+    Column("guidance_refusals", BigInteger, nullable=False, server_default="0"),
     Column("seen_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("epoch", "generation"),
 )

@@ -17,18 +17,35 @@ STEP = timedelta(minutes=5)
 """Traffic is kept in steps of this length: 288 rows a day of a generation that answers."""
 FORGET_AFTER = timedelta(days=30)
 """A server process not seen for this long counts as ended."""
+COUNTS = ("requests", "errors", "guidance_refusals")
 UNTRUSTED = (ReportState.DUPLICATE, ReportState.QUARANTINED)
 """Reports that count in no rate: the same answer flagged again, and reports in review."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One server process's counts for one generation; both only grow while the process lives."""
+    """One server process's counts for one generation; they only grow while the process lives."""
 
     epoch: str
     generation: int
     requests: int
     errors: int
+    guidance_refusals: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Increase:
+    """What is new of one or more processes: requests, errors, and requests refused because of the guidance."""
+
+    requests: int = 0
+    errors: int = 0
+    guidance_refusals: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.requests or self.errors or self.guidance_refusals)
+
+    def __add__(self, other: Increase) -> Increase:
+        return Increase(**{name: getattr(self, name) + getattr(other, name) for name in COUNTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +66,8 @@ class Traffic:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, observed: Sequence[Observed], *, at: datetime | None = None) -> int:
-        """Add the increase since these processes were last seen; returns the number of new requests.
+    def add(self, observed: Sequence[Observed], *, at: datetime | None = None) -> Increase:
+        """Add the increase since these processes were last seen, and return its sum.
 
         A repeated call, even from another daemon, adds nothing: the same transaction stores the counts already added.
         Generations unknown to the store are ignored.
@@ -59,7 +76,7 @@ class Traffic:
         with transaction(self._engine) as connection:
             serialise(connection, Lock.TRAFFIC)
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
-            new = sum(_add(connection, one, at) for one in observed if one.generation in known)
+            new = sum((_add(connection, one, at) for one in observed if one.generation in known), Increase())
             connection.execute(schema.traffic_seen.delete().where(schema.traffic_seen.c.seen_at < at - FORGET_AFTER))
         return new
 
@@ -98,6 +115,13 @@ class Traffic:
             requests, errors = connection.execute(answered).one()
             flagged = connection.execute(select(func.coalesce(func.sum(counted), 0))).scalar_one()
         return TrafficTally(requests=int(requests), errors=int(errors), flagged=int(flagged))
+
+    def guidance_refusals(self, *, since: datetime) -> int:
+        """The requests refused because of the guidance, of all generations, from the step that contains `since`."""
+        table = schema.traffic
+        query = select(func.coalesce(func.sum(table.c.guidance_refusals), 0)).where(table.c.since >= step_of(since))
+        with reading(self._engine) as connection:
+            return int(connection.execute(query).scalar_one())
 
     def window(self, generation: int, *, requests: int) -> datetime | None:
         """The start of the window of a generation's latest `requests` (or of all, if fewer); None without requests.
@@ -153,30 +177,20 @@ def _at_most(most: int | None, counted: ColumnElement[int]) -> ColumnElement[int
     return counted if most is None else case((counted > most, most), else_=counted)
 
 
-def _add(connection: Connection, one: Observed, at: datetime) -> int:
+def _add(connection: Connection, one: Observed, at: datetime) -> Increase:
     seen, table = schema.traffic_seen, schema.traffic
     key = and_(seen.c.epoch == one.epoch, seen.c.generation == one.generation)
-    before = connection.execute(select(seen.c.requests, seen.c.errors).where(key)).one_or_none() or (0, 0)
-    requests, errors = max(0, one.requests - before[0]), max(0, one.errors - before[1])
-    upsert(
-        connection,
-        seen,
-        ["epoch", "generation"],
-        {
-            "epoch": one.epoch,
-            "generation": one.generation,
-            "requests": before[0] + requests,
-            "errors": before[1] + errors,
-            "seen_at": at,
-        },
-    )
-    if requests or errors:
-        row = insert(connection, table).values(
-            generation=one.generation, since=step_of(at), requests=requests, errors=errors
-        )
-        added = {name: table.c[name] + row.excluded[name] for name in ("requests", "errors")}
-        connection.execute(row.on_conflict_do_update(index_elements=["generation", "since"], set_=added))
-    return requests
+    row = connection.execute(select(*(seen.c[name] for name in COUNTS)).where(key)).one_or_none()
+    before = dict(zip(COUNTS, row or (0, 0, 0), strict=True))
+    new = {name: max(0, getattr(one, name) - before[name]) for name in COUNTS}
+    counted = {name: before[name] + new[name] for name in COUNTS}
+    place = {"epoch": one.epoch, "generation": one.generation}
+    upsert(connection, seen, list(place), {**place, **counted, "seen_at": at})
+    if increase := Increase(**new):
+        added = insert(connection, table).values(generation=one.generation, since=step_of(at), **new)
+        total = {name: table.c[name] + added.excluded[name] for name in COUNTS}
+        connection.execute(added.on_conflict_do_update(index_elements=["generation", "since"], set_=total))
+    return increase
 
 
 def step_of(moment: datetime) -> datetime:

@@ -1,7 +1,7 @@
 """A fake vLLM server: real HTTP, the very alias and admin routes that run inside vLLM, an engine made of a dictionary.
 
-Its tokens are bytes. The public attributes (`answer`, `logprob`, `unusable`, `probes`, `token_delay_s`, `dies_during`)
-may be changed while it runs.
+Its tokens are bytes. The public attributes (`answer`, `logprob`, `unusable`, `probes`, `token_delay_s`, `dies_during`,
+`system_role`, `max_chars`) may be changed while it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -95,6 +95,10 @@ class FakeVllm:
         self.token_delay_s = 0.0
         self.dies_during: str | None = None
         """A call of the engine (load, probe, unload) in which the server is killed, once."""
+        self.system_role: Literal["shown", "refused", "left out"] = "shown"
+        """What the chat template does with a system message at the start."""
+        self.max_chars: int | None = None
+        """Longest prompt that is answered; `/tokenize` takes any."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests as they reached the model."""
         self.engine = FakeEngine(self)
@@ -175,8 +179,12 @@ class FakeVllm:
 
     async def _tokenize(self, request: Request) -> JSONResponse:
         body = await request.json()
-        text = body["prompt"] if "prompt" in body else _template(body["messages"])
-        return self._known(body) or JSONResponse({"tokens": list(text.encode()), "count": len(text.encode())})
+        text = body["prompt"] if "prompt" in body else self._template(body["messages"])
+        if (refused := self._known(body) or _refusal(text)) is not None:
+            return refused
+        tokens = list((text or "").encode())
+        longest = 2**20 if self.max_chars is None else self.max_chars + 1
+        return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
 
     async def _complete(self, request: Request) -> JSONResponse:
         body = await request.json()
@@ -188,8 +196,8 @@ class FakeVllm:
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
-        if (unknown := self._known(body)) is not None:
-            return unknown
+        if (refused := self._known(body) or self._unfit(body)) is not None:
+            return refused
         self.requests.append(body)
         words = self.answer(body["model"], body["messages"]).split(" ")[: body.get("max_tokens") or None]
         model = answering_as(body["model"])
@@ -211,6 +219,19 @@ class FakeVllm:
             yield f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': model, 'choices': [choice]})}\n\n"
         yield "data: [DONE]\n\n"
 
+    def _template(self, messages: list[dict[str, Any]]) -> str | None:
+        """The prompt, or None if the template refuses the messages."""
+        if messages[0]["role"] == "system" and self.system_role != "shown":
+            if self.system_role == "refused":
+                return None
+            messages = messages[1:]
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+
+    def _unfit(self, body: dict[str, Any]) -> JSONResponse | None:
+        prompt = self._template(body["messages"])
+        too_long = prompt is not None and self.max_chars is not None and len(prompt) > self.max_chars
+        return _refusal(None if too_long else prompt)
+
     def _known(self, body: dict[str, Any]) -> JSONResponse | None:
         model = body["model"]
         if model == self.settings.base_name or model in self.engine.adapters:
@@ -222,5 +243,7 @@ async def _health() -> Response:
     return Response()
 
 
-def _template(messages: list[dict[str, Any]]) -> str:
-    return "".join(f"<{message['role']}>{message['content']}" for message in messages) + "<assistant>"
+def _refusal(prompt: str | None) -> JSONResponse | None:
+    if prompt is not None:
+        return None
+    return RequestRefused(HTTPStatus.BAD_REQUEST, "BadRequestError", "the prompt cannot be made").response()

@@ -81,6 +81,22 @@ def test_intake_falls_behind(stand: Stand) -> None:
     stand.all_end()
 
 
+def test_the_guidance_makes_a_prompt_too_long(stand: Stand) -> None:
+    fake, question = stand.fakes[0], "Which town is the capital?"
+    fake.max_chars = len(f"<user>{question}<assistant>")
+
+    def ask(model: str = "aligned") -> int:
+        body = {"model": model, "messages": [{"role": "user", "content": question}]}
+        return httpx.post(f"{fake.url}/v1/chat/completions", json=body).status_code
+
+    assert (ask("base"), ask()) == (200, 400)
+    stand.fires("ErratadGuidanceRefused", meanwhile=ask)
+    stand.is_told("ErratadGuidanceRefused")
+    assert "only because of the guidance" in stand.follow("ErratadGuidanceRefused", "erratad status")
+    fake.max_chars = None
+    stand.all_end()
+
+
 def test_a_server_a_broker_an_endpoint_and_an_adapter_are_gone(stand: Stand) -> None:
     stand.hook.status = 500
     stand.pause("reflection")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from daemon.records import utcnow
 from daemon.store import Store
-from daemon.store.traffic import FORGET_AFTER, STEP, Observed, TrafficTally, step_of
+from daemon.store.traffic import FORGET_AFTER, STEP, Increase, Observed, TrafficTally, step_of
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, promote
 
@@ -16,9 +16,9 @@ def observed(epoch: str = "first", generation: int = 0, requests: int = 10, erro
 
 
 def test_what_a_server_process_shows_is_counted_once(store: Store) -> None:
-    assert store.traffic.add([observed(requests=10, errors=1)]) == 10
-    assert store.traffic.add([observed(requests=10, errors=1)]) == 0
-    assert store.traffic.add([observed(requests=25, errors=3)]) == 15
+    assert store.traffic.add([observed(requests=10, errors=1)]).requests == 10
+    assert store.traffic.add([observed(requests=10, errors=1)]).requests == 0
+    assert store.traffic.add([observed(requests=25, errors=3)]).requests == 15
     assert store.traffic.tally(0) == TrafficTally(requests=25, errors=3, flagged=0)
 
 
@@ -36,9 +36,23 @@ def test_generations_are_kept_apart_and_strangers_are_left_out(store: Store) -> 
 
 def test_a_count_that_goes_back_takes_nothing_away(store: Store) -> None:
     store.traffic.add([observed(requests=10)])
-    assert store.traffic.add([observed(requests=4)]) == 0
-    assert store.traffic.add([observed(requests=12)]) == 2
+    assert store.traffic.add([observed(requests=4)]).requests == 0
+    assert store.traffic.add([observed(requests=12)]).requests == 2
     assert store.traffic.tally(0).requests == 12
+
+
+def test_refusals_because_of_the_guidance_are_counted_once_over_servers_and_generations(store: Store) -> None:
+    def refused(epoch: str, generation: int, count: int) -> Observed:
+        return Observed(epoch=epoch, generation=generation, requests=0, errors=0, guidance_refusals=count)
+
+    promote(store)
+    long_ago = utcnow() - timedelta(days=2)
+    assert store.traffic.add([refused("first", 0, 5)], at=long_ago) == Increase(guidance_refusals=5)
+    assert store.traffic.add([refused("first", 0, 7), refused("second", 1, 2)]) == Increase(guidance_refusals=4)
+    assert not store.traffic.add([refused("first", 0, 7), refused("second", 1, 2)])
+    assert store.traffic.guidance_refusals(since=utcnow() - timedelta(days=1)) == 4
+    assert store.traffic.guidance_refusals(since=long_ago) == 9
+    assert (store.traffic.tally(0).requests, store.traffic.tally(0).errors) == (0, 0)
 
 
 def test_an_ended_process_is_forgotten_and_its_traffic_stays(store: Store) -> None:

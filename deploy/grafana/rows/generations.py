@@ -53,5 +53,10 @@ PANELS = [
         about="Probability that the live generation's higher rate is chance. Below the set level a rollback follows.",
         width=8,
     ),
-    graph("Failed requests", ("max by (role) (erratad_generation_errors)", "{{role}}"), width=8),
+    graph(
+        "Failed requests",
+        ("max by (role) (erratad_generation_errors)", "{{role}}"),
+        ("sum(erratad_guidance_refusals_total)", "refused because of the guidance"),
+        width=8,
+    ),
 ]

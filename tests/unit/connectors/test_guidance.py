@@ -15,7 +15,7 @@ from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTa
 
 GUIDANCE = "Answer correctly."
 USER = {"role": "user", "content": "Hello"}
-SETTINGS = AliasSettings(alias="aligned", base_name="base", guidance=GUIDANCE, admin_token="secret")
+SETTINGS = AliasSettings(alias="aligned", base_name="base", guidance=GUIDANCE, admin_token="secret", system_role=True)
 
 _contents = st.none() | st.text() | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()}))
 _messages = st.lists(

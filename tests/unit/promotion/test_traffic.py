@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import nullcontext
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from connectors.chat import EndpointError
+from connectors.vllm import VllmServer
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
 from connectors.vllm_wire import Served
+from daemon.config import Config
 from daemon.operations.gauges import GaugesStage
+from daemon.operations.status import status
 from daemon.promotion.traffic import TrafficStage
 from daemon.store.traffic import TrafficTally
 from tests.fixtures.config import flagged
@@ -125,6 +132,40 @@ def test_the_stage_adds_up_servers_and_restarts(bench: Bench) -> None:
     stage.step(life())
     TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     assert bench.store.traffic.tally(0) == TrafficTally(requests=4, errors=0, flagged=0)
+
+
+def test_requests_refused_because_of_the_guidance_reach_the_metric_and_the_status(
+    bench: Bench, make_config: Callable[..., Config]
+) -> None:
+    def metric() -> float:
+        return REGISTRY.get_sample_value("erratad_guidance_refusals_total") or 0.0
+
+    stage, before = TrafficStage(store=bench.store, fleet=bench.fleet), metric()
+    bench.step()
+    assert "guidance" not in " ".join(status(bench.store, make_config()).summary)
+    bench.fakes[0].max_chars = len("<user>hello<assistant>")
+    assert bench.clients[0].chat("base", ASK, max_tokens=1).text
+    with pytest.raises(EndpointError, match="400"):
+        bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    deadline = time.monotonic() + 10
+    while not (counted := bench.clients[0].state().traffic):
+        assert time.monotonic() < deadline
+    assert counted == {"aligned-g000000": Served(guidance_refusals=1)}
+    for _ in range(2):
+        stage.step(life())
+    assert metric() == before + 1
+    told = "Refused in the last day only because of the guidance: 1 request under the alias."
+    assert told in status(bench.store, make_config()).summary
+    assert bench.store.traffic.tally(0) == TrafficTally(requests=0, errors=0, flagged=0)
+
+
+def test_the_state_of_a_server_with_an_older_plugin_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    older: dict[str, Any] = {"live": None, "epoch": "e", "adapters": {}, "trial": None, "shadowed": {}}
+    older["traffic"] = {"aligned-g000000": {"requests": 3, "errors": 1}}
+    with closing(VllmServer("http://127.0.0.1:1")) as server:
+        answer = httpx.Response(200, json=older, request=httpx.Request("GET", "http://127.0.0.1:1"))
+        monkeypatch.setattr(server, "_send", lambda *_args, **_options: answer)
+        assert server.state().traffic == {"aligned-g000000": Served(requests=3, errors=1)}
 
 
 def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench: Bench) -> None:
