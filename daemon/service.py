@@ -146,6 +146,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
 
 def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     """The stages that find mistakes, start runs, and bring a run to its verdict."""
+    reader = partial(Reader, model_path=config.model.path, chat=config.chat)
     return [
         InductionStage(store=store, fleet=fleet, config=config),
         ScheduleStage(
@@ -161,7 +162,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             config=config.dataset,
             serving=config.serving,
             training=config.training,
-            reader=partial(Reader, model_path=config.model.path, chat=config.chat),
+            reader=reader,
             model_path=config.model.path,
             data_dir=config.data_dir,
         ),
@@ -178,6 +179,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             config=config.evaluation,
             gate=config.gate,
             serving=config.serving,
+            reader=reader,
             similarity=config.dataset.same_by_words,
         ),
     ]

@@ -78,8 +78,9 @@ def items_left(comparison: Comparison, policy: GatePolicy, configured: Mapping[S
         holds=not few,
         sentence=f"{f'too few items were answered ({named})' if few else 'enough items were answered'}, "
         f"at least {percent(policy.min_measured_share)} of each suite needed",
-        advice="the daemon's log names the items that servers refused (too long for serving.max_model_len, or refused "
-        "by the chat template); items similar to training prompts are left out too, so give others",
+        advice="the verdict's figure left_out counts by reason what was not measured (too long for "
+        "serving.max_model_len, refused by the chat template or by servers); items similar to training prompts are "
+        "left out too, so give others",
     )
 
 

@@ -66,6 +66,8 @@ class Meter:
         self._evaluation = evaluation
         self._serving = serving
         self._judge = judge
+        self.refusals: dict[tuple[str, str], str] = {}
+        """Words of servers that refused an item, by suite and item."""
 
     def measure(self, run_id: int, request: EvalRequest) -> Answer | None:
         """The answer with its figures; None if servers refuse the request permanently.
@@ -79,6 +81,7 @@ class Meter:
             if exc.status not in UNANSWERABLE:
                 raise
             log.warning("item left out", run=run_id, item=request.item.id, suite=request.item.suite, reason=str(exc))
+            self.refusals[request.item.suite, request.item.id] = str(exc)
             return None
 
     def _measure(self, run_id: int, request: EvalRequest) -> Answer:
@@ -120,11 +123,17 @@ def bits_per_token(server: VllmServer, model: str, messages: Sequence[Mapping[st
 def _margin(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], item: Item) -> float | None:
     """Log-likelihood of the good answer minus that of the flagged one, in nats per token.
 
-    Measured with guidance only, because only that may decide the verdict, and scores are the slowest requests.
+    None without both answers, or if a server refuses one of them as too long. Measured with guidance only, because
+    only that may decide the verdict, and scores are the slowest requests.
     """
     if item.good is None or item.bad is None:
         return None
-    good, bad = (server.score(model, messages, text).per_token for text in (item.good, item.bad))
+    try:
+        good, bad = (server.score(model, messages, text).per_token for text in (item.good, item.bad))
+    except EndpointError as exc:
+        if exc.status not in UNANSWERABLE:
+            raise
+        return None
     return _keepable(good - bad)
 
 

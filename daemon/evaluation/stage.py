@@ -10,20 +10,31 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from http import HTTPStatus
 
 import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
+from daemon.chat.readings import OpensReader, Readings, served_limit
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
 from daemon.config.serving import ServingConfig
-from daemon.errors import AdapterInvalidError, DatasetError, IllegalTransitionError, ServingError
+from daemon.errors import (
+    AdapterInvalidError,
+    ChatReaderError,
+    ConfigError,
+    DatasetError,
+    IllegalTransitionError,
+    ServingError,
+    StoppedError,
+)
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, arm_scores, mean
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
+from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
-from daemon.evaluation.suites import build_items, configured_counts, golden_items, probe_items, without_trained
+from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
@@ -54,6 +65,7 @@ class EvaluationStage:
         config: EvaluationConfig,
         gate: GatePolicy,
         serving: ServingConfig,
+        reader: OpensReader,
         similarity: float,
     ) -> None:
         """Items with a cosine similarity of at least `similarity` to a training prompt of the run are not asked.
@@ -69,6 +81,9 @@ class EvaluationStage:
         self._fixed = [*golden_items(config.golden), *probe_items(config)]
         self._judge = open_judge(config)
         self._meter = Meter(fleet, config, serving, judge=self._judge)
+        self._readings = Readings(reader)
+        self._limit = served_limit(serving)
+        self._guidance = serving.guidance
         self._outage: tuple[int, float] | None = None
         """The waiting run and the start of its wait (monotonic)."""
 
@@ -91,7 +106,9 @@ class EvaluationStage:
             return self._evaluate(run, life)
         except (EndpointError, ServingError) as exc:
             return self._postpone(run, exc) if _is_temporary(exc) else self._fail(run, str(exc))
-        except (AdapterInvalidError, DatasetError) as exc:
+        except StoppedError as exc:
+            return Step(sentence=f"run {run.id}: {exc}")
+        except (AdapterInvalidError, DatasetError, ConfigError, ChatReaderError) as exc:
             return self._fail(run, str(exc))
 
     def _evaluate(self, run: Run, life: Life) -> Step:
@@ -99,27 +116,47 @@ class EvaluationStage:
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
-        items = build_items(self._store, run, fixed=fixed, limits=self._config, preparation=self._fleet.preparation)
+        found, items, left_out = self._items(run, fixed, life)
         requests = eval_requests(items, (candidate, live))
-        self._measure(run, requests, life)
+        self._measure(run, requests, life, left_out=counts(left_out))
         if life.stopping:
             return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
         # a rollback during the measurement changes the live generation: the verdict must compare with the current one
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
-        configured = configured_counts(items, self._fixed, self._config)
-        return self._decide(run, candidate, live, requests, trained=trained, configured=configured)
+        configured = configured_counts(found, self._fixed, self._config)
+        return self._decide(run, candidate, live, requests, trained=trained, configured=configured, left_out=left_out)
 
-    def _measure(self, run: Run, requests: Sequence[EvalRequest], life: Life) -> None:
-        """Send the requests that have no stored answer.
+    def _items(self, run: Run, fixed: Sequence[Item], life: Life) -> tuple[list[Item], list[Item], list[LeftOutItem]]:
+        """All items; those that can be asked; and the others with their reasons."""
+        with self._readings.of_run(run.id, life) as session:
+            read = partial(readable, session=session, limit=self._limit, guidance=self._guidance)
+            usable, left_out = read(fixed)
+            found = build_items(
+                self._store, run, fixed=usable, limits=self._config, preparation=self._fleet.preparation
+            )
+            items, more = read(found)
+        return found, items, [*left_out, *more]
+
+    def _measure(
+        self,
+        run: Run,
+        requests: Sequence[EvalRequest],
+        life: Life,
+        *,
+        left_out: Mapping[str, Mapping[str, int]],
+    ) -> None:
+        """Send the requests that have no stored answer. `left_out`: counts for the progress.
 
         Raises:
             EndpointError, ServingError: the first error of a request, raised after the answers in flight were stored.
         """
         known = {key_of(answer) for answer in self._store.runs.answers(run.id)}
         missing = [request for request in requests if request.key not in known]
-        progress = _Progress(self._store.runs, run, done=len(requests) - len(missing), total=len(requests))
+        progress = _Progress(
+            self._store.runs, run, done=len(requests) - len(missing), total=len(requests), left_out=left_out
+        )
         outage: _Outage | None = None
         with ThreadPoolExecutor(self._config.concurrency, thread_name_prefix=self.name) as pool:
             pending = {pool.submit(self._meter.measure, run.id, request) for request in missing}
@@ -153,11 +190,14 @@ class EvaluationStage:
         *,
         trained: Sequence[str],
         configured: Mapping[Suite, int],
+        left_out: Sequence[LeftOutItem],
     ) -> Step:
         wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
         decision = decide(*scores, self._gate, configured=configured)
+        left_out = [*left_out, *unanswered(requests, answers, self._meter.refusals)]
+        self._store.left_out.add(account(run.id, left_out))
         self._store.runs.decided(
             Verdict(
                 run_id=run.id,
@@ -168,6 +208,7 @@ class EvaluationStage:
                     **decision.figures,
                     "unanswered": len(wanted) - len(answers),
                     "items_like_trained_ones": list(trained),
+                    "left_out": counts(left_out),
                 },
                 decided_at=utcnow(),
             )
@@ -197,11 +238,14 @@ class EvaluationStage:
 class _Progress:
     """Progress of an evaluation, as shown by `erratad status`. `seconds` is the sum over restarts."""
 
-    def __init__(self, runs: Runs, run: Run, *, done: int, total: int) -> None:
+    def __init__(
+        self, runs: Runs, run: Run, *, done: int, total: int, left_out: Mapping[str, Mapping[str, int]]
+    ) -> None:
         self._runs = runs
         self._run_id = run.id
         self._done = done
         self._total = total
+        self._left_out = left_out
         self._before_s = _seconds(run)
         self._started = time.monotonic()
         self.advance(0)
@@ -209,9 +253,8 @@ class _Progress:
     def advance(self, count: int) -> None:
         self._done += count
         seconds = self._before_s + time.monotonic() - self._started
-        self._runs.progress(
-            self._run_id, {"evaluation": {"done": self._done, "total": self._total, "seconds": round(seconds, 3)}}
-        )
+        figures = {"done": self._done, "total": self._total, "seconds": round(seconds, 3), "left_out": self._left_out}
+        self._runs.progress(self._run_id, {"evaluation": figures})
 
 
 def _seconds(run: Run) -> float:

@@ -242,9 +242,7 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
             # earlier versions stored the texts as keys
             counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(kind, kind)}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"
-    for kind, counts in progress.get("left_out_texts", {}).items():
-        counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(reason, reason)}" for reason, count in counts.items())
-        yield f"left out of {kind}: {counted}"
+    yield from _left_out(progress.get("left_out_texts", {}))
     if progress.get("steps"):
         loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))
         yield ", ".join(
@@ -261,6 +259,13 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
         yield f"failed attempts: {failed}"
     if evaluation := progress.get("evaluation"):
         yield f"measured: {evaluation['done']} of {evaluation['total']} answers"
+        yield from _left_out(evaluation.get("left_out", {}))
+
+
+def _left_out(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """One part per kind or suite."""
+    for kind, reasons in counts.items():
+        yield f"left out of {kind}: {', '.join(f'{count} {LEFT_OUT_TEXT[one]}' for one, count in reasons.items())}"
 
 
 def _in_pipeline_order(stage: StageView) -> tuple[int, str, str]:
