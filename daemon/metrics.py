@@ -145,6 +145,10 @@ DATASET_LEFT_OUT = _closed(
     Gauge("erratad_dataset_left_out", "Lessons left out of the latest dataset, by reason.", ["reason"]),
     reason=LeftOut,
 )
+DATASET_LEFT_OUT_RATIO = Gauge(
+    "erratad_dataset_left_out_ratio",
+    "Share of the latest run's lessons left out for a reason in their conversation: refused, too long, or empty.",
+)
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")

@@ -44,7 +44,7 @@ from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import Run, RunState, conversation, utcnow
+from daemon.records import Run, RunState, Split, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -233,7 +233,8 @@ class DatasetStage:
 
     def _keep_account(self, run: Run, selection: Selection) -> None:
         """Of a run that fails: its reports say why, too."""
-        self._runs.progress(run.id, {"left_out": dict(selection.left_out)})
+        lessons = {Split.TRAIN: len(selection.train), Split.HOLDOUT: len(selection.holdout)}
+        self._runs.progress(run.id, {"lessons": lessons, "left_out": dict(selection.left_out)})
         self._left_out.add(account_of(run.id, selection.unusable))
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from daemon import metrics
-from daemon.labels import BLIND_CRITERIA
+from daemon.labels import BLIND_CRITERIA, UNUSABLE
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
@@ -57,6 +57,7 @@ class GaugesStage:
             metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))
         self._show_ends(runs)
         self._show_gate(runs)
+        self._show_left_out(runs)
 
     def _show_induction(self) -> None:
         last = self._store.inductions.last()
@@ -78,6 +79,13 @@ class GaugesStage:
         criteria = {} if verdict is None else verdict.figures.get("criteria", {})
         for criterion in BLIND_CRITERIA:
             metrics.GATE_BLIND.labels(criterion=criterion).set(int(not criteria.get(criterion, {}).get("holds", True)))
+
+    def _show_left_out(self, latest: list[Run]) -> None:
+        """Show the share of unusable lessons of the latest run that has counted its lessons."""
+        progress = next((run.progress for run in latest if "lessons" in run.progress), {})
+        unusable = sum(progress.get("left_out", {}).get(reason, 0) for reason in UNUSABLE)
+        lessons = unusable + sum(progress.get("lessons", {}).values())
+        metrics.DATASET_LEFT_OUT_RATIO.set(unusable / lessons if lessons else 0.0)
 
     def _show_generations(self, active: Run | None) -> None:
         """Show the traffic of each generation with a role. A role without a generation has no series."""

@@ -96,6 +96,25 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
     school.all_end()
 
 
+def test_many_reports_are_too_long_for_the_trainer(school: Stand) -> None:
+    school.reconfigure("training", max_sequence_tokens=200)
+    _teach(school, 8)
+    long = []
+    for number in range(24):  # each in a cluster of its own
+        long += _teach(school, 1, messages=[{"role": "user", "content": f"town{number} " * 80}])
+    assert _run(school).state == RunState.PROMOTED
+    school.fires("ErratadReportsLeftOut")
+    school.is_told("ErratadReportsLeftOut")
+    run = school.follow("ErratadReportsLeftOut", "erratad runs ID", ID=str(_ended(school).id))
+    assert "longer than training.max_sequence_tokens" in " ".join(run.split())
+    report = school.follow("ErratadReportsLeftOut", "erratad reports ID", ID=long[-1])
+    assert "could not use it: longer than training.max_sequence_tokens" in " ".join(report.split())
+    school.reconfigure("training", max_sequence_tokens=1000)
+    school.follow("ErratadReportsLeftOut", "erratad train")
+    _ended(school)
+    school.all_end()
+
+
 def test_the_gate_sees_nothing(school: Stand) -> None:
     # the fake servers do no ordinary task at all
     school.reconfigure("gate", min_live_golden_share=0.2)
@@ -125,10 +144,10 @@ def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     school.all_end()
 
 
-def _teach(school: Stand, count: int, *, model: str = EARLIER) -> list[str]:
+def _teach(school: Stand, count: int, *, model: str = EARLIER, **changes: Any) -> list[str]:
     """New lessons; returns their reports' ids."""
     rules = {"must_contain": ["Utopia"]}
-    reports = school.send_reports(count, model=model, checks=rules, correction=CORRECTION)
+    reports = school.send_reports(count, model=model, checks=rules, correction=CORRECTION, **changes)
     school.until(lambda: {school.state(one) for one in reports} == {ReportState.LESSON}, "not all become lessons")
     return reports
 

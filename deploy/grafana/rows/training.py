@@ -29,4 +29,11 @@ PANELS = [
     ),
     bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}")),
     bars("Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")),
+    graph(
+        "Unusable lessons",
+        ("max(erratad_dataset_left_out_ratio)", "left out"),
+        about="Share of the latest run's lessons that the chat template refuses, that are too long, or that are empty.",
+        unit="percentunit",
+        width=8,
+    ),
 ]

@@ -107,6 +107,7 @@ def test_a_run_with_nothing_left_fails_with_the_counts_and_keeps_the_account(
         LeftOut.TEMPLATE_REFUSES,
     }
     assert run.progress["left_out"] == {"template_refuses": 2, "empty": 1}
+    assert run.progress["lessons"] == {"train": 0, "holdout": 0}
 
 
 def test_a_crash_before_the_hand_over_loses_no_account(

@@ -80,6 +80,19 @@ def test_a_blind_gate_is_shown_until_a_verdict_saw_enough(sqlite_store: Store, g
     assert value("gate_blind", criterion="live_golden") == 0
 
 
+def test_the_share_of_unusable_lessons_is_that_of_the_latest_run_with_a_dataset(
+    sqlite_store: Store, gauges: GaugesStage
+) -> None:
+    show(gauges)
+    assert value("dataset_left_out_ratio") == 0
+    run = run_to_verdict(sqlite_store, accepted=False)
+    left_out = {"too_long": 1, "template_refuses": 2, "max_reports": 40, "not_trainable": 9}
+    sqlite_store.runs.progress(run.id, {"lessons": {"train": 5, "holdout": 2}, "left_out": left_out})
+    start_run(sqlite_store)
+    show(gauges)
+    assert value("dataset_left_out_ratio") == 0.3
+
+
 def test_the_active_run_and_pauses(sqlite_store: Store, gauges: GaugesStage) -> None:
     start_run(sqlite_store)
     sqlite_store.control.pause("promotion", actor="tester", reason="a test")
