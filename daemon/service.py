@@ -146,7 +146,12 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
 
 def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     """The stages that find mistakes, start runs, and bring a run to its verdict."""
-    reader = partial(Reader, model_path=config.model.path, chat=config.chat)
+    reader = partial(
+        Reader,
+        model_path=config.model.path,
+        chat=config.chat,
+        trust_remote_code=config.model.trust_remote_code,
+    )
     return [
         InductionStage(store=store, fleet=fleet, config=config),
         ScheduleStage(
@@ -170,7 +175,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             store=store,
             config=config.training,
             chat=config.chat,
-            model_path=config.model.path,
+            model=config.model,
             adapters_dir=config.adapters_dir,
         ),
         EvaluationStage(

@@ -256,6 +256,7 @@ TESTED_THROUGH = {
     "connectors/webhook.py": "tests/unit/delivery/test_webhook.py",
     "daemon/__main__.py": "tests/unit/cli/test_app.py",
     "daemon/artifacts/base_model.py": "tests/unit/artifacts/test_adapter.py",
+    "daemon/artifacts/without_lora.py": "tests/services/test_families.py",
     "daemon/artifacts/examples.py": "tests/unit/dataset/test_recipes.py",
     "daemon/chat/ids.py": "tests/unit/chat/test_template.py",
     "daemon/chat/preparation.py": "tests/unit/chat/test_template.py",

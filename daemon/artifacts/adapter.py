@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from daemon.artifacts.base_model import matrix_shapes
+from daemon.artifacts.base_layers import Shape, layer_shapes
 from daemon.artifacts.files import sha256_file
 from daemon.errors import AdapterInvalidError
 
@@ -93,7 +93,7 @@ def verify(
         )
     _check_files(folder, manifest)
     _check_config(folder / CONFIG_FILE, manifest, max_rank=max_rank, allowed=target_modules)
-    _check_weights(folder / WEIGHTS_FILE, manifest, {} if model_path is None else matrix_shapes(model_path))
+    _check_weights(folder / WEIGHTS_FILE, manifest, {} if model_path is None else layer_shapes(model_path))
     return manifest
 
 
@@ -161,7 +161,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_weights(path: Path, manifest: Manifest, base_shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_weights(path: Path, manifest: Manifest, base_shapes: Mapping[str, Shape]) -> None:
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     changes = False
     for key, tensor in _tensors(path):
@@ -205,11 +205,9 @@ def _check_shapes(path: Path, layer: str, shapes: Mapping[str, tuple[int, ...]],
         _refuse(path, f"holds {layer} with shapes {shapes['A']} and {shapes['B']}, which are not of rank {rank}")
 
 
-def _check_fit(
-    path: Path, layer: str, shapes: Mapping[str, tuple[int, ...]], base_shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    base = base_shapes.get(f"{layer}.weight")
-    if base is None:
+def _check_fit(path: Path, layer: str, shapes: Mapping[str, tuple[int, ...]], base_shapes: Mapping[str, Shape]) -> None:
+    if layer not in base_shapes:
         _refuse(path, f"holds {layer}, which the base model does not have")
-    if (shapes["B"][0], shapes["A"][1]) != base:
+    base = base_shapes[layer]
+    if base is not None and (shapes["B"][0], shapes["A"][1]) != base:
         _refuse(path, f"holds {layer} for a matrix of {shapes['B'][0]} x {shapes['A'][1]}, the base model's is {base}")

@@ -1,12 +1,10 @@
-"""The fingerprint and the tensor shapes of a base model on disk."""
+"""The fingerprint of a base model on disk."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-
-from safetensors import safe_open
 
 from daemon.artifacts.files import sha256_file
 from daemon.errors import ConfigError
@@ -34,18 +32,8 @@ def _content_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
     return sha256_file(path)
 
 
-def _weight_files(model_path: Path, key: str = "model.path") -> list[Path]:
+def _weight_files(model_path: Path, key: str) -> list[Path]:
     files = sorted(model_path.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{key}: {model_path} holds no *.safetensors; give the folder of a converted model")
     return files
-
-
-def matrix_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the base model's matrices by name, read from the headers of the files."""
-    shapes = {}
-    for path in _weight_files(model_path):
-        with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                shapes[key] = tuple(file.get_slice(key).get_shape())
-    return shapes

@@ -30,7 +30,7 @@ def main() -> int:
     lines = iter(sys.stdin.buffer.readline, b"")
     job = ReaderJob.model_validate_json(next(lines))
     try:
-        template = ChatTemplate(load_tokenizer(job.model_path), job.chat)
+        template = ChatTemplate(load_tokenizer(job.model_path, trust_remote_code=job.trust_remote_code), job.chat)
     except ConfigError as exc:
         _answer(answers, {"refused": str(exc)})
         return 0

@@ -47,7 +47,7 @@ class ChatFacts(BaseModel):
     probes: tuple[Prompt, ...]
 
 
-def chat_facts(model_path: Path, chat: ChatConfig, *, cache_dir: Path) -> ChatFacts:
+def chat_facts(model_path: Path, chat: ChatConfig, *, cache_dir: Path, trust_remote_code: bool = False) -> ChatFacts:
     """The facts of one model under one section `chat`. They are kept in `cache_dir`, because a child takes seconds.
 
     Raises:
@@ -61,7 +61,7 @@ def chat_facts(model_path: Path, chat: ChatConfig, *, cache_dir: Path) -> ChatFa
         return ChatFacts.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         pass
-    with Reader(model_path=model_path, chat=chat) as reader:
+    with Reader(model_path=model_path, chat=chat, trust_remote_code=trust_remote_code) as reader:
         facts = ChatFacts.model_validate(reader.facts)
     cache_dir.mkdir(parents=True, exist_ok=True)
     for outdated in cache_dir.glob("*.json"):

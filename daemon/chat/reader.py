@@ -61,6 +61,7 @@ class ReaderJob(BaseModel):
 
     model_path: Path
     chat: ChatConfig
+    trust_remote_code: bool = False
 
 
 class Reader:
@@ -74,8 +75,12 @@ class Reader:
 
     facts: Any
 
-    def __init__(self, *, model_path: Path, chat: ChatConfig, life: Life | None = None) -> None:
-        self._job = ReaderJob(model_path=model_path.absolute(), chat=chat.absolute())
+    def __init__(
+        self, *, model_path: Path, chat: ChatConfig, trust_remote_code: bool = False, life: Life | None = None
+    ) -> None:
+        self._job = ReaderJob(
+            model_path=model_path.absolute(), chat=chat.absolute(), trust_remote_code=trust_remote_code
+        )
         self._life = life
 
     def __enter__(self) -> Self:

@@ -33,25 +33,26 @@ def check_config(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """Check the configuration.
+    """Check the configuration and the model.
 
-    Prints the values with masked secrets, and every problem that would prevent the daemon from working. Exits with 2
-    if there is a problem.
+    Prints the values with masked secrets, and every problem that would prevent the daemon from working. A child process
+    loads the model without its weights and renders conversations, which takes about ten seconds. Exits with 2 if there
+    is a problem.
     """
     import yaml
 
     from daemon.config.masking import masked
-    from daemon.operations.preflight import problems
+    from daemon.operations.preflight import check
 
     config = settings(config_path, overrides)
-    found = problems(config)
+    found = check(config)
     if as_json:
-        print_json({"config": masked(config), "problems": found})
+        print_json({"config": masked(config), "problems": found.problems, "notes": found.notes})
     else:
         say(yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True, width=120).rstrip())
-        for problem in found:
-            warn(problem)
-    if found:
+        for line in (*found.notes, *found.problems):
+            warn(line)
+    if found.problems:
         raise typer.Exit(2)
     if not as_json:
         warn("the configuration is valid")

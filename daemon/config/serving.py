@@ -14,6 +14,8 @@ class ModelConfig(Section):
     path: Path
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: str | None = None
+    trust_remote_code: bool = False
+    """Run the Python files in the model's folder, in trainer and server. They can do all that the daemon's user can."""
 
 
 class ServingConfig(Section):

@@ -21,9 +21,8 @@ class TrainingConfig(Section):
     rank: Positive = 16
     alpha: Positive = 32
     dropout: Fraction = 0.05
-    target_modules: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
-    )
+    target_modules: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
+    """Layers that get an adapter; auto: those of attention and MLP that both the trainer and vLLM can hold."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
     max_tokens: Positive | None = None
     """Maximum number of tokens (prompt and completion); training then ends before the last epoch. None: no limit."""

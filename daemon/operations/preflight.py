@@ -15,16 +15,24 @@ from daemon.config import Config
 from daemon.config.intake import KafkaConfig
 from daemon.config.masking import _masked
 from daemon.errors import ConfigError
+from daemon.operations.model_folder import examine, folder_problems
 from daemon.serving.discovery import source_problem
+from daemon.training.examination import Findings
 
 
 def problems(config: Config) -> list[str]:
     """All problems, each as `key: problem; remedy`. Empty if the daemon can start."""
     checks = (
-        _variables, _model, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule, _induction,
-        _store_url, _http_urls, _brokers,
+        _variables, folder_problems, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule,
+        _induction, _store_url, _http_urls, _brokers,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
+
+
+def check(config: Config) -> Findings:
+    """All problems, and what loading the model shows. The model is not loaded if its folder has a problem."""
+    found = Findings(problems=tuple(problems(config)))
+    return found if any(folder_problems(config)) else found + examine(config)
 
 
 def store_url_problem(url: str) -> str | None:
@@ -68,16 +76,6 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _leaves({str(index): item for index, item in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _model(config: Config) -> Iterator[str]:
-    path = config.model.path
-    if not path.is_dir():
-        yield f"model.path: {path} is not a folder; give the folder of a Hugging Face model (config.json, safetensors)"
-    elif not (path / "config.json").is_file():
-        yield f"model.path: {path} holds no config.json, so it is not a Hugging Face model folder"
-    elif unread := [one.name for one in sorted(path.iterdir()) if not os.access(one, os.R_OK)]:
-        yield f"model.path: the user who runs this cannot read {', '.join(unread)} of {path}; change owner or mode"
 
 
 def _folders(config: Config) -> Iterator[str]:

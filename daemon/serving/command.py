@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from daemon import __version__
+from daemon.artifacts.base_layers import target_modules
 from daemon.chat.source import server_arguments
 from daemon.config import Config
 from daemon.config.chat import ChatConfig
@@ -78,7 +79,8 @@ def command(
     """The server's command line and environment. Secrets go into the environment only.
 
     Raises:
-        ConfigError: when `serving.max_lora_rank` exceeds vLLM's maximum, or the chat template cannot be read.
+        ConfigError: when `serving.max_lora_rank` exceeds vLLM's maximum, the chat template cannot be read, or the model
+            takes no adapters.
     """
     argv = [
         *serving.launcher,
@@ -90,10 +92,12 @@ def command(
         *("--enable-lora", "--max-loras", str(serving.max_loras)),
         *("--max-cpu-loras", str(CPU_LORAS_PER_SLOT * serving.max_loras)),
         *("--max-lora-rank", str(_rank(serving.max_lora_rank))),
-        *("--lora-target-modules", *training.target_modules),
+        *("--lora-target-modules", *target_modules(model.path, training.target_modules)),
         "--disable-uvicorn-access-log",
         *([] if chat is None else server_arguments(model.path, chat)),
     ]
+    if model.trust_remote_code:
+        argv.append("--trust-remote-code")
     if model.quantization is not None:
         argv += ["--quantization", model.quantization]
     if serving.gpu_memory_utilization is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from connectors.vllm import VllmServer
 from daemon.artifacts import adapter as artifact
+from daemon.artifacts.base_layers import target_modules
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.chat.facts import ChatFacts, chat_facts
 from daemon.config import Config
@@ -29,7 +30,7 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
             name=adapter.name,
             base_fingerprint=base_fingerprint(model.path),
             max_rank=serving.max_lora_rank,
-            target_modules=training.target_modules,
+            target_modules=target_modules(model.path, training.target_modules),
             model_path=None if model.quantization else model.path,
         )
         if manifest.weights_sha256 != adapter.sha256:
@@ -43,7 +44,12 @@ def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfi
 
 def facts_of(config: Config) -> ChatFacts:
     """The facts of the served model's chat template; see `daemon.chat.facts.chat_facts`."""
-    return chat_facts(config.model.path, config.chat, cache_dir=config.data_dir / "chat")
+    return chat_facts(
+        config.model.path,
+        config.chat,
+        cache_dir=config.data_dir / "chat",
+        trust_remote_code=config.model.trust_remote_code,
+    )
 
 
 def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from daemon.artifacts.base_layers import BaseLayers
 from daemon.artifacts.files import write_atomically
 from daemon.config.chat import ChatConfig
 from daemon.config.training import TrainingConfig
@@ -52,6 +54,17 @@ class TrainingJob(BaseModel):
     training: TrainingConfig
     chat: ChatConfig = ChatConfig()
     """Jobs of earlier versions have none."""
+    trust_remote_code: bool = False
+
+    @cached_property
+    def layers(self) -> BaseLayers:
+        """The layers of the base model. Raises ConfigError."""
+        return BaseLayers.read(self.model_path)
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """The modules that the adapter trains. Raises ConfigError if this model cannot hold them."""
+        return self.layers.choose(self.training.target_modules)
 
     @property
     def adapter_folder(self) -> Path:

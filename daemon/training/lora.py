@@ -1,34 +1,25 @@
-"""LoRA training with peft and the Trainer of transformers. Only this module of the room imports them and torch."""
+"""LoRA training with peft and the Trainer of transformers."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.runtime.child import StopSignal
-from daemon.runtime.machine import cpu_has_bfloat16
+from daemon.training.base_model import load_base, on_cpu
 from daemon.training.batches import IGNORED, Share, TrainingSet, pad
 from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
 
@@ -43,7 +34,7 @@ class TrainingRun:
         config = job.training
         set_threads_and_seed(job)
         self._job = job
-        self._model = with_adapter(load_base(job), config)
+        self._model = with_adapter(load_base(job), job)
         self.steps = len(training_set.plan)
         self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
         arguments = _arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints)
@@ -248,60 +239,21 @@ def save_adapter(model: Any, job: TrainingJob, folder: Path) -> None:
     config.save_pretrained(str(folder))
 
 
-def _on_cpu(config: TrainingConfig) -> bool:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("training.device is cuda, but torch finds no GPU; use 'auto' or 'cpu'")
-    return config.device == "cpu" or not torch.cuda.is_available()
-
-
-def load_base(job: TrainingJob) -> Any:
-    """The base model, ready for an adapter.
+def with_adapter(model: Any, job: TrainingJob) -> Any:
+    """The model with a new adapter. Adapter weights are float32, independent of the base model's dtype.
 
     Raises:
-        TrainingError: if the model cannot be loaded, or the device and dtype do not fit this machine.
+        ConfigError: if the modules cannot be trained and served in this model.
     """
-    config = job.training
-    options: dict[str, Any] = {"dtype": config.dtype, "local_files_only": True}
-    if _on_cpu(config) and config.dtype == "float16":
-        raise TrainingError("training.dtype float16 needs a GPU; use bfloat16 or float32")
-    if config.quantization != "none":
-        options["quantization_config"] = _quantization(config)
-        options["device_map"] = {"": "cpu" if _on_cpu(config) else int(os.environ.get("LOCAL_RANK", "0"))}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(str(job.model_path), **options)
-    except (OSError, ValueError, ImportError) as exc:
-        raise TrainingError(f"the base model {job.model_path} cannot be loaded for training: {exc}") from exc
-    model.config.use_cache = False
-    if _on_cpu(config) and model.dtype == torch.bfloat16 and not cpu_has_bfloat16():
-        print("this CPU has no bfloat16 instructions (about 15 times slower than float32): training in float32")  # noqa: T201 - the log
-        model = model.float()
-    if config.quantization != "none":
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
-    return model
-
-
-def _quantization(config: TrainingConfig) -> Any:
-    if config.quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
-
-
-def with_adapter(model: Any, config: TrainingConfig) -> Any:
-    """The model with a new adapter. Adapter weights are float32, independent of the base model's dtype."""
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    absent = sorted(set(config.target_modules) - present)
-    if absent:
-        raise TrainingError(f"training.target_modules: the base model has no {', '.join(absent)}")
+    config, layers = job.training, job.layers
     return get_peft_model(
         model,
         LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=list(config.target_modules),
+            target_modules=list(job.target_modules),
+            exclude_modules=layers.excluded,
             task_type="CAUSAL_LM",
         ),
     )
@@ -331,5 +283,5 @@ def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, che
         report_to=[],
         disable_tqdm=True,
         seed=seed,
-        use_cpu=_on_cpu(config),
+        use_cpu=on_cpu(config),
     )

@@ -14,6 +14,7 @@ from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE
 from daemon.config.chat import ChatConfig
+from daemon.config.serving import ModelConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
 from daemon.labels import LeftOut
@@ -76,14 +77,14 @@ class FinetuneStage:
         store: Store,
         config: TrainingConfig,
         chat: ChatConfig,
-        model_path: Path,
+        model: ModelConfig,
         adapters_dir: Path,
     ) -> None:
         self._runs = store.runs
         self._adapters = store.adapters
         self._config = config
         self._chat = chat
-        self._model_path = model_path
+        self._model = model
         self._adapters_dir = adapters_dir
 
     def step(self, life: Life) -> Step:
@@ -125,10 +126,11 @@ class FinetuneStage:
                 seed=run.seed,
                 run_folder=Path(run.folder).absolute(),
                 adapters_dir=self._adapters_dir.absolute(),
-                model_path=self._model_path.absolute(),
-                base_fingerprint=base_fingerprint(self._model_path),
+                model_path=self._model.path.absolute(),
+                base_fingerprint=base_fingerprint(self._model.path),
                 training=self._config,
                 chat=self._chat.absolute(),
+                trust_remote_code=self._model.trust_remote_code,
             )
             write_atomically(path, job.model_dump_json(indent=2).encode())
         return TrainingJob.load(path)
@@ -139,7 +141,7 @@ class FinetuneStage:
             name=job.name,
             base_fingerprint=job.base_fingerprint,
             max_rank=job.training.rank,
-            target_modules=job.training.target_modules,
+            target_modules=job.target_modules,
         )
         if manifest.lineage.dataset_sha256 != sha256_file(job.run_folder / MANIFEST_FILE):
             raise TrainingError(

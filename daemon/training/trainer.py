@@ -43,7 +43,7 @@ def main() -> int:
             print(f"another process is training run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
             return EXIT_BUSY
         try:
-            _train(job)
+            train(job)
         except (TrainingError, DatasetError, ConfigError, AdapterInvalidError) as exc:
             progress = TrainingProgress.load(job.run_folder)
             progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
@@ -56,11 +56,17 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by torchrun
 
 
-def _train(job: TrainingJob) -> None:
+def train(job: TrainingJob) -> None:
+    """Train the adapter of the job and publish it, or stop early on SIGTERM.
+
+    Raises:
+        ErratadError: if the job cannot be trained.
+    """
     manifest = load_manifest(job.run_folder)
     if manifest.base_fingerprint != job.base_fingerprint:
         raise TrainingError("the base model changed after the dataset was written; start a new run")
     examples = [*read_examples(job.run_folder / TRAIN_FILE), *read_examples(job.run_folder / REPLAY_FILE)]
+    print(f"modules: {', '.join(job.target_modules)} of {job.layers.architecture}")  # noqa: T201 - the log
     checkpoints = job.run_folder / CHECKPOINTS
     resume = last_checkpoint(checkpoints)
 
@@ -68,7 +74,7 @@ def _train(job: TrainingJob) -> None:
     from daemon.chat.tokenizer import load_tokenizer  # noqa: PLC0415
     from daemon.training import lora  # noqa: PLC0415
 
-    tokenizer = load_tokenizer(job.model_path)
+    tokenizer = load_tokenizer(job.model_path, trust_remote_code=job.trust_remote_code)
     training_set = TrainingSet.build(
         ChatTemplate(tokenizer, job.chat),
         examples,
@@ -119,7 +125,7 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining, report_ids: tu
         run_id=job.run_id,
         base_fingerprint=job.base_fingerprint,
         rank=job.training.rank,
-        target_modules=tuple(sorted(job.training.target_modules)),
+        target_modules=tuple(sorted(job.target_modules)),
         files={path.name: files.sha256_file(path) for path in sorted(folder.iterdir())},
         lineage=artifact.Lineage(
             report_ids=report_ids,
@@ -136,7 +142,8 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining, report_ids: tu
         name=job.name,
         base_fingerprint=job.base_fingerprint,
         max_rank=job.training.rank,
-        target_modules=job.training.target_modules,
+        target_modules=job.target_modules,
+        model_path=job.model_path,
     )
     files.publish(folder, job.adapter_folder)
 

@@ -41,7 +41,7 @@ DAEMON = textwrap.dedent(
     stage = ManagedServer(
         model=ModelConfig(path=Path(sys.argv[1])),
         serving=ServingConfig.model_validate_json(sys.argv[2]),
-        training=TrainingConfig(),
+        training=TrainingConfig(target_modules=["q_proj"]),
         data_dir=Path(sys.argv[3]),
         publish=lambda servers: None,
     )
@@ -79,7 +79,7 @@ class Desk:
         stage = ManagedServer(
             model=ModelConfig(path=self.model),
             serving=self.serving(**changes),
-            training=TrainingConfig(),
+            training=TrainingConfig(target_modules=["q_proj"]),
             data_dir=self.data_dir,
             publish=self.published.extend,
         )

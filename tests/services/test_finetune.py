@@ -175,7 +175,7 @@ def test_an_adapter_left_by_an_earlier_database_is_not_taken_for_this_runs(
     [
         ({"learning_rate": 1e30, "max_grad_norm": 1e30}, "lower training.learning_rate"),
         ({"learning_rate": 1e-300}, "changes nothing: every lora_B is zero"),
-        ({"target_modules": ["q_proj", "w_pack"]}, "the base model has no w_pack"),
+        ({"target_modules": ["q_proj", "w_pack"]}, "cannot both hold w_pack of LlamaForCausalLM"),
         ({"max_sequence_tokens": 5}, "longer than training.max_sequence_tokens (5)"),
     ],
     ids=["diverges", "changes nothing", "no such module", "all too long"],

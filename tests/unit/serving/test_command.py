@@ -13,6 +13,7 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
 from daemon.serving.command import Command, command, fingerprint, installed_vllm, runs_on_cpu
+from tests.fixtures.families import hollow_model
 
 
 def test_the_command_carries_every_setting_of_the_server(tmp_path: Path) -> None:
@@ -47,6 +48,19 @@ def test_the_command_carries_every_setting_of_the_server(tmp_path: Path) -> None
         "--gpu-memory-utilization 0.8",
     ):
         assert part in line
+
+
+def test_the_models_own_code_runs_only_where_it_is_trusted() -> None:
+    trusted = ModelConfig(path=Path("/models/chat"), trust_remote_code=True)
+    assert "--trust-remote-code" in _command(model=trusted).argv
+    assert "--trust-remote-code" not in _command().argv
+
+
+def test_auto_becomes_the_modules_of_the_model(tmp_path: Path) -> None:
+    shapes = {"model.layers.0.self_attn.qkv_proj.weight": (8, 8), "model.layers.0.mlp.down_proj.weight": (8, 8)}
+    hollow_model(tmp_path, config={"architectures": ["Phi3ForCausalLM"]}, shapes=shapes)
+    line = " ".join(_command(model=ModelConfig(path=tmp_path), training=TrainingConfig()).argv)
+    assert "--lora-target-modules qkv_proj down_proj --" in line
 
 
 def test_the_section_chat_reaches_the_server_as_text(tmp_path: Path) -> None:
@@ -169,7 +183,7 @@ def _command(
     return command(
         model or ModelConfig(path=Path("/models/chat")),
         serving or ServingConfig(),
-        training or TrainingConfig(),
+        training or TrainingConfig(target_modules=["q_proj"]),
         port=port,
         admin_token=admin_token,
         api_key=api_key,
@@ -193,5 +207,5 @@ def test_a_cpu_without_bfloat16_serves_in_float32(
 ) -> None:
     monkeypatch.setattr("daemon.serving.command.cpu_has_bfloat16", lambda: has_bfloat16)
     model = ModelConfig(path=tmp_path, dtype=dtype)
-    argv = command(model, ServingConfig(), TrainingConfig(), port=1, admin_token="t", api_key=None, cpu=cpu).argv
+    argv = _command(model=model, cpu=cpu).argv
     assert argv[argv.index("--dtype") + 1] == served

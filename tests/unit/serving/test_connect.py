@@ -41,7 +41,7 @@ def test_weights_other_than_the_measured_ones_are_refused(
 
     monkeypatch.setattr(connect, "base_fingerprint", lambda path: "f" * 64)
     monkeypatch.setattr(connect.artifact, "verify", lambda folder, **options: Manifest)
-    config = make_config()
+    config = make_config(training={"target_modules": ["q_proj"]})
     verify = connect.verifier(config.model, config.serving, config.training)
     with pytest.raises(AdapterInvalidError, match="other weights"):
         verify(an_adapter(tmp_path))
