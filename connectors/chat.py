@@ -26,7 +26,13 @@ class EndpointError(Exception):
 
 
 class Dialect(Protocol):
-    """How the conversations of a model are written, and its answers are read."""
+    """How the conversations of a model are written, and its answers are read.
+
+    `anchor`: a text to put before an answer, to get the token ids that it has after a prompt.
+    """
+
+    @property
+    def anchor(self) -> str: ...
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The messages to send."""
@@ -43,6 +49,8 @@ class Dialect(Protocol):
 
 class _Plain:
     """The dialect that changes nothing."""
+
+    anchor = ""
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [dict(message) for message in messages]

@@ -56,8 +56,7 @@ class VllmServer(ChatEndpoint):
         Prompt and completion are tokenised separately, as in generation: no token spans both.
         """
         prompt = self.prompt_ids(model, messages)
-        text = self._dialect.written(completion)
-        answer = self._tokens({"model": model, "prompt": text, "add_special_tokens": False})
+        answer = self._answer_ids(model, self._dialect.written(completion))
         if not answer:
             return Score(logprob=0.0, tokens=0)
         body = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
@@ -74,6 +73,46 @@ class VllmServer(ChatEndpoint):
         """Token ids of the prompt that the server makes of the messages."""
         sent = self._dialect.messages(messages)
         return self._tokens({"model": model, "messages": sent, "add_generation_prompt": True})
+
+    def answered_ids(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        """Token ids of the prompt that an answer is made from; None if the server does not tell them.
+
+        They differ from `prompt_ids` for gpt-oss.
+        """
+        body = {"model": model, "messages": self._dialect.messages(messages), "max_tokens": 1, "return_token_ids": True}
+        response = self._send("POST", "/v1/chat/completions", body)
+        try:
+            ids = self._parse(response).get("prompt_token_ids")
+            return None if ids is None else [int(token) for token in ids]
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def text(self, model: str, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        response = self._send("POST", "/detokenize", {"model": model, "tokens": list(ids)})
+        try:
+            return str(self._parse(response)["prompt"])
+        except (KeyError, TypeError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def ends_at(self, model: str, messages: Sequence[Mapping[str, Any]], token: int) -> bool:
+        """Whether the answer to the messages ends when the model writes this token."""
+        sent = self._dialect.messages(messages)
+        body = {"model": model, "messages": sent, "max_tokens": 2, "temperature": 0.0, "allowed_token_ids": [token]}
+        response = self._send("POST", "/v1/chat/completions", body)
+        try:
+            return bool(self._parse(response)["choices"][0]["finish_reason"] == "stop")
+        except (KeyError, IndexError, TypeError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def _answer_ids(self, model: str, text: str) -> list[int]:
+        """Ids of an answer after a prompt."""
+        anchor = self._dialect.anchor
+        start, whole = (self._text_ids(model, one) if one else [] for one in (anchor, anchor + text))
+        return whole[len(start) :] if whole[: len(start)] == start else self._text_ids(model, text)
+
+    def _text_ids(self, model: str, text: str) -> list[int]:
+        return self._tokens({"model": model, "prompt": text, "add_special_tokens": False})
 
     def _tokens(self, body: Mapping[str, Any]) -> list[int]:
         response = self._send("POST", "/tokenize", body)

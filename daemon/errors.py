@@ -47,6 +47,10 @@ class ChatTemplateError(ConfigError):
     """The model's chat template is missing or unusable; the text names the next step."""
 
 
+class ChatDifferenceError(ConfigError):
+    """A server reads conversations otherwise than the trainer; the text names the difference and its likely cause."""
+
+
 class ChatReaderError(DatasetError):
     """The child process that reads conversations failed."""
 

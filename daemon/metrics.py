@@ -199,6 +199,14 @@ SERVERS = _closed(
     ),
     state=("serving", "behind", "not_ready"),
 )
+CHAT_SERVERS = _closed(
+    Gauge(
+        "erratad_chat_servers",
+        "Ready vLLM servers by the self-test: reading conversations as the trainer does, differently, or untested.",
+        ["state"],
+    ),
+    state=("same", "different", "untested"),
+)
 SERVER_RESTARTS = Counter("erratad_vllm_restarts_total", "Restarts of the managed vLLM server.")
 RECONCILE_REPAIRS = Counter("erratad_reconcile_repairs_total", "Servers brought back to the live generation.")
 

@@ -46,9 +46,10 @@ from daemon.runtime.leader import Leader, LeaderOnly
 from daemon.runtime.stage import Closable, LastSteps, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
-from daemon.serving.connect import open_serving
+from daemon.serving.connect import facts_of, open_serving
 from daemon.serving.fleet import Fleet
 from daemon.serving.process import end_left_over
+from daemon.serving.selftest import SelfTestStage
 from daemon.store import Store, open_store
 from daemon.store.outbox import KAFKA
 from daemon.training.stage import FinetuneStage
@@ -103,6 +104,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         ingest = _ingest(config, store)
         configured = [
             server,
+            SelfTestStage(fleet=fleet, base_name=config.serving.base_name, facts=partial(facts_of, config)),
             *_stages(config, store, fleet, owner=owner, leader=leader),
             _events(config, store),
             ingest,
@@ -170,6 +172,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             reader=reader,
             model_path=config.model.path,
             data_dir=config.data_dir,
+            check_chat=fleet.check_chat,
         ),
         FinetuneStage(
             store=store,
@@ -177,6 +180,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             chat=config.chat,
             model=config.model,
             adapters_dir=config.adapters_dir,
+            check_chat=fleet.check_chat,
         ),
         EvaluationStage(
             store=store,

@@ -57,7 +57,13 @@ def facts_of(template: ChatTemplate) -> ChatFacts:
         except UnrenderableError:
             continue
         probes.append(Prompt(name=name, messages=tuple(template.preparation.messages(messages)), ids=ids))
-    return ChatFacts(preparation=template.preparation, probes=tuple(probes))
+    return ChatFacts(
+        preparation=template.preparation,
+        probes=tuple(probes),
+        end=template.end,
+        end_text=template.end_text,
+        dated=template.dated,
+    )
 
 
 def reading(template: ChatTemplate, question: Question, *, max_tokens: int) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,10 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
 )
+_CALL_OF_TODAY = b"strftime_now"
 
 
 class Prompt(BaseModel):
@@ -39,12 +43,18 @@ class Prompt(BaseModel):
 
 
 class ChatFacts(BaseModel):
-    """`probes`: prompts that a server must make of the same token ids."""
+    """`probes`: prompts that a server must make of the same token ids. `end`: the token that ends an answer.
+
+    `dated`: the prompts show the day on which they are made.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preparation: Preparation
     probes: tuple[Prompt, ...]
+    end: int
+    end_text: str
+    dated: bool
 
 
 def chat_facts(model_path: Path, chat: ChatConfig, *, cache_dir: Path, trust_remote_code: bool = False) -> ChatFacts:
@@ -76,5 +86,8 @@ def _key(model_path: Path, chat: ChatConfig) -> str:
         digest.update(part.encode() + b"\0")
     files = [model_path / name for name in _TOKENIZER_FILES]
     for file in files if chat.template is None else [*files, chat.template]:
-        digest.update(file.name.encode() + (file.read_bytes() if file.is_file() else b"") + b"\0")
+        content = file.read_bytes() if file.is_file() else b""
+        digest.update(file.name.encode() + content + b"\0")
+        if _CALL_OF_TODAY in content:
+            digest.update(time.strftime("%Y-%m-%d").encode())
     return digest.hexdigest()[:32]

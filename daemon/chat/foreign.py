@@ -24,6 +24,8 @@ _SHAPE = r"<[|\uff5c][^|\uff5c<>\s]{1,40}[|\uff5c]>"
 class _Foreign:
     """Breaks the control tokens of today's families, and separates thoughts by the tags of any family."""
 
+    anchor = ""
+
     def __init__(self) -> None:
         self._control = ControlTokens(CONTROL_TOKENS, shape=_SHAPE)
 

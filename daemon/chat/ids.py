@@ -64,6 +64,14 @@ class IdWriter:
             prompt += text
         return written
 
+    def anchor(self, text: str, ids: Ids) -> str:
+        """The text after which the tokenizer makes these ids of `text`; "" if it makes them of the text alone."""
+        for anchor in ("", *_ANCHORS):
+            start, whole = self.ids(anchor), self.ids(anchor + text)
+            if whole == start + ids:
+                return anchor
+        return ""
+
     def _continue(self, context: str, context_ids: Ids, text: str, *, plain: bool) -> Ids:
         tail = context_ids[-1:]
         before = len(self._decode(tail))

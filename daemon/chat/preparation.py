@@ -30,6 +30,9 @@ class Preparation(BaseModel):
     """The text between the generation prompt and an answer without thoughts, e.g. an empty block of thoughts."""
     block: tuple[str, str] = ("", "")
     """The texts between the generation prompt and thoughts, and between thoughts and answer."""
+    anchor: str = ""
+    """A text to put before an answer, to get the token ids that it has after a prompt: SentencePiece begins a text that
+    stands alone with a space."""
 
     @cached_property
     def control(self) -> ControlTokens:

@@ -21,13 +21,47 @@ def template_source(tokenizer: Any, config: ChatConfig) -> str:
         ChatTemplateError: if the file cannot be read, or the model has no template.
     """
     if config.template is not None:
-        text = read_template(config.template)
-    else:
+        return amended(read_template(config.template), config)
+    folder = Path(tokenizer.name_or_path)
+    text = _of_processor(folder) if _has_processor(folder) else None
+    if text is None:
         try:
             text = tokenizer.get_chat_template()
         except ValueError as exc:
-            raise ChatTemplateError(f"the model has no chat template; {_NEXT_STEP}") from exc
+            text = _of_processor(folder)
+            if text is None:
+                raise ChatTemplateError(f"the model has no chat template; {_NEXT_STEP}") from exc
     return amended(text, config)
+
+
+def _has_processor(folder: Path) -> bool:
+    """Whether the model takes more than text. vLLM then reads the processor's template before the tokenizer's."""
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+
+
+def _of_processor(folder: Path) -> str | None:
+    """The template in the files of a processor."""
+    for name in ("processor_config.json", "chat_template.json"):
+        if (folder / name).is_file() and isinstance(found := _read_json(folder / name).get("chat_template"), str):
+            return found
+    return None
+
+
+def _of_tokenizer(folder: Path) -> str | None:
+    if (file := folder / "chat_template.jinja").is_file():
+        return read_template(file)
+    found = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):  # named templates
+        found = {one["name"]: one["template"] for one in found}.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ChatTemplateError(f"{path.parent}: cannot read {path.name}: {exc}") from exc
+    return found if isinstance(found, dict) else {}
 
 
 def read_template(path: Path) -> str:
@@ -55,18 +89,11 @@ def server_arguments(model_path: Path, config: ChatConfig) -> list[str]:
 
 def own_template(model_path: Path) -> str:
     """The template in a model's folder. Raises ChatTemplateError if there is none."""
-    file = model_path / "chat_template.jinja"
-    if file.is_file():
-        return read_template(file)
-    try:
-        found = json.loads((model_path / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError) as exc:
-        raise ChatTemplateError(f"{model_path}: cannot read tokenizer_config.json: {exc}") from exc
-    if isinstance(found, list):  # named templates
-        found = {one["name"]: one["template"] for one in found}.get("default")
-    if not isinstance(found, str):
-        raise ChatTemplateError(f"{model_path} has no chat template; {_NEXT_STEP}")
-    return found
+    sources = (_of_processor, _of_tokenizer) if _has_processor(model_path) else (_of_tokenizer, _of_processor)
+    for source in sources:
+        if (found := source(model_path)) is not None:
+            return found
+    raise ChatTemplateError(f"{model_path} has no chat template; {_NEXT_STEP}")
 
 
 def amended(text: str, config: ChatConfig) -> str:

@@ -28,6 +28,7 @@ class ChatTemplate:
 
     `end` is the token that ends an answer, by the template. `opening` is the text between the generation prompt and an
     answer without thoughts, e.g. an empty thought block. `preparation` is what other processes need to send messages.
+    `dated`: the prompts show the day on which they are made.
 
     Raises:
         ChatTemplateError: if there is no template, or it renders no plain question and answer.
@@ -37,6 +38,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._config = config
         self.source = template_source(tokenizer, config)
+        self.dated = "strftime_now" in self.source
         self._tags = find_tags(self.source, config.reasoning)
         self._control_ids = control_tokens(tokenizer, self.source)
         self._control = ControlTokens(self._control_ids)
@@ -49,6 +51,7 @@ class ChatTemplate:
         self._block = self._thought_block(asked)
         self.opening = self._opening(asked, header)
         self.end = self._end_token(rest)
+        self.end_text = next((text for text, number in self._control_ids.items() if number == self.end), "")
         self.preparation = self.preparation.model_copy(
             update={
                 "opens_thoughts": self._opened(asked),
@@ -57,6 +60,7 @@ class ChatTemplate:
                 "block": self._block,
             }
         )
+        self.preparation = self.preparation.model_copy(update={"anchor": self._anchor()})
 
     def render(self, messages: Messages) -> str:
         """The prompt, up to the start of the answer.
@@ -89,6 +93,13 @@ class ChatTemplate:
         prompt_ids = self._writer.ids(prompt)
         target = self._writer.continuation(prompt, prompt_ids, [*self._start(thoughts), Piece(answer, plain=True)])
         return prompt_ids, (*target, self.end) if ends else target
+
+    def _anchor(self) -> str:
+        try:
+            _, target = self.encode([{"role": "user", "content": _QUESTION}], _ANSWER, ends=False)
+        except UnrenderableError:
+            return ""
+        return self._writer.anchor(f"{self.opening}{_ANSWER}", target)
 
     def _shows_system(self) -> bool:
         system = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _QUESTION}]

@@ -44,7 +44,7 @@ from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import Lesson, Report, Run, RunState, Split, conversation, utcnow
+from daemon.records import Run, RunState, Split, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -77,7 +77,9 @@ class DatasetStage:
         reader: OpensReader,
         model_path: Path,
         data_dir: Path,
+        check_chat: Callable[[], None],
     ) -> None:
+        """`check_chat` raises if the servers do not read conversations as the trainer does."""
         self._reports = store.reports
         self._clusters = store.clusters
         self._runs = store.runs
@@ -85,13 +87,12 @@ class DatasetStage:
         self._config = config
         self._model_path = model_path
         self._epochs = training.epochs
+        self._check_chat = check_chat
         self._guidance = serving.guidance
         self._readings = Readings(reader)
         self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
         self._embeddings_dir = data_dir / "embeddings"
         self._vectors: dict[str, Matrix] = {}
-        self._selected: tuple[int, list[tuple[Report, Lesson]], Selection] | None = None
-        """Run, candidates and selection of the last step: to select takes seconds, and a run asks in many steps."""
         self._replay = ReplaySource(
             fleet=fleet,
             base_name=serving.base_name,
@@ -107,6 +108,7 @@ class DatasetStage:
         if run is None or run.state is not RunState.PREPARING:
             return Step(sentence="no run to prepare")
         try:
+            self._check_chat()
             return self._prepare(run, life)
         except (ServingError, EndpointError) as exc:
             if isinstance(exc, ServingError) or exc.transient:
@@ -162,7 +164,6 @@ class DatasetStage:
         folder = Path(run.folder)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
         vectorizer.forget_unused()
-        self._selected = None
         return self._hand_over(run, load_manifest(folder))
 
     def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer, usable: Usable) -> GoldenPairs:
@@ -181,8 +182,6 @@ class DatasetStage:
 
     def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
-        if self._selected is not None and self._selected[:2] == (run.id, candidates):
-            return self._selected[2]  # nothing changed since the last step
         assigned = clusters.assign(
             self._clusters,
             [report for report, _ in candidates],
@@ -212,7 +211,6 @@ class DatasetStage:
                 f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
                 f"left out: {', '.join(reasons) or 'none'}); collect more reports and start a new run"
             )
-        self._selected = run.id, candidates, selection
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:

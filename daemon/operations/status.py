@@ -23,12 +23,12 @@ from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
 from daemon.store.outbox import KAFKA
 
 STAGES = (
-    "serving", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset", "finetune",
-    "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
+    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset",
+    "finetune", "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
 )  # fmt: skip
 """All stages, in pipeline order."""
-PAUSABLE = tuple(stage for stage in STAGES if stage != "serving")
-"""All stages except the supervisor of vLLM."""
+PAUSABLE = tuple(stage for stage in STAGES if stage not in {"serving", "selftest"})
+"""All stages except the supervisor of vLLM and the comparison of its servers with the trainer."""
 
 
 class StageView(View):

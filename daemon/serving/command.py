@@ -105,6 +105,8 @@ def command(
     environment = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # vLLM renders gpt-oss without the chat template, with this day
+        **({} if chat is None or chat.date is None else {"VLLM_SYSTEM_START_DATE": chat.date.isoformat()}),
         **(_cpu_environment(serving) if cpu else {}),
         **serving.environment,
         **_plugin_environment(serving, admin_token),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from connectors.vllm import VllmServer
 from daemon.chat.preparation import Preparation
-from daemon.errors import AdapterInvalidError, ServingError
+from daemon.errors import AdapterInvalidError, ChatDifferenceError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
 
 READY_MEMO_S = 1.0
@@ -35,6 +35,7 @@ class Fleet:
         self._verify = verify
         self._turn = itertools.count()
         self._seen: dict[VllmServer, tuple[float, bool]] = {}
+        self._differences: Mapping[VllmServer, str | None] = {}
 
     @property
     def servers(self) -> tuple[VllmServer, ...]:
@@ -62,6 +63,23 @@ class Fleet:
             if self._ready(server):
                 return server
         raise ServingError(f"none of {len(servers)} vLLM servers is ready; `erratad status` shows why")
+
+    def compared(self, differences: Mapping[VllmServer, str | None]) -> None:
+        """Store the self-test's result of each ready server: the difference from the trainer, or None."""
+        self._differences = differences
+
+    def check_chat(self) -> None:
+        """Check that the ready servers read conversations as the trainer does. Called before anything is trained.
+
+        Raises:
+            ChatDifferenceError: a server reads them otherwise.
+            ServingError: no ready server has been compared since the daemon started.
+        """
+        if not self._differences:
+            raise ServingError("no ready vLLM server has been compared with the trainer yet")
+        for difference in self._differences.values():
+            if difference is not None:
+                raise ChatDifferenceError(difference)
 
     def verify(self, adapter: Adapter) -> None:
         """Check that an adapter's folder may be loaded. The base model is always valid.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,7 @@ from daemon.artifacts.run_folder import MANIFEST_FILE
 from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig
 from daemon.config.training import TrainingConfig
-from daemon.errors import AdapterInvalidError, ConfigError, StoreUnavailableError, TrainingError
+from daemon.errors import AdapterInvalidError, ConfigError, ServingError, StoreUnavailableError, TrainingError
 from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
@@ -79,13 +80,16 @@ class FinetuneStage:
         chat: ChatConfig,
         model: ModelConfig,
         adapters_dir: Path,
+        check_chat: Callable[[], None],
     ) -> None:
+        """`check_chat` raises if the servers do not read conversations as the trainer does."""
         self._runs = store.runs
         self._adapters = store.adapters
         self._config = config
         self._chat = chat
         self._model = model
         self._adapters_dir = adapters_dir
+        self._check_chat = check_chat
 
     def step(self, life: Life) -> Step:
         run = self._runs.active()
@@ -93,6 +97,8 @@ class FinetuneStage:
             return Step(sentence="no run to train")
         try:
             return self._advance(run, life)
+        except ServingError as exc:
+            return Step(sentence=f"run {run.id} waits for a model server: {exc}")
         except (TrainingError, AdapterInvalidError, ConfigError) as exc:
             reason = str(exc)
         except OSError as exc:
@@ -109,9 +115,12 @@ class FinetuneStage:
             if not free:
                 return Step(sentence=f"run {run.id}: a trainer started by an earlier daemon is still running; waiting")
             job = self._job(run)
+        if job.chat != self._chat.absolute():
+            raise TrainingError("the section `chat` was changed after the run had begun; start a new run")
         # the lock is free again here: the child takes it for itself
         if job.adapter_folder.exists():
             return self._hand_over(run, job)
+        self._check_chat()
         return self._attempt(run, job, life)
 
     def _job(self, run: Run) -> TrainingJob:

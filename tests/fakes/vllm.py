@@ -1,7 +1,8 @@
 """A fake vLLM server: real HTTP, the very alias and admin routes that run inside vLLM, an engine made of a dictionary.
 
-Its tokens are bytes. The public attributes (`answer`, `logprob`, `unusable`, `probes`, `token_delay_s`, `dies_during`,
-`system_role`, `max_chars`) may be changed while it runs.
+Its tokens are bytes. The public attributes (`answer`, `logprob`, `unusable`, `probes`, `facts_dir`, `stops_at_end`,
+`closed`, `refuses`, `rendered`, `adds_space`, `token_delay_s`, `dies_during`, `system_role`, `max_chars`) may be
+changed while it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -92,6 +93,17 @@ class FakeVllm:
         self.unusable: dict[str, str] = {}
         """Adapter name -> reason for refusing to load it."""
         self.probes: dict[str, ProbeResult] = {}
+        self.facts_dir: Path | None = None
+        """Where a daemon keeps the facts of the chat template: its probes get the ids that stand there."""
+        self.stops_at_end = True
+        self.closed: set[str] = set()
+        """Paths that answer 404."""
+        self.refuses = ""
+        """The reason why conversations are refused."""
+        self.adds_space = False
+        """Whether a text begins with a space that the caller did not write, as with SentencePiece."""
+        self.rendered: list[int] | None = None
+        """Ids of every prompt of chat completions; None: the server does not tell them."""
         self.token_delay_s = 0.0
         self.dies_during: str | None = None
         """A call of the engine (load, probe, unload) in which the server is killed, once."""
@@ -154,12 +166,14 @@ class FakeVllm:
         self.engine = FakeEngine(self)
         table = AliasTable(self.settings)
         app = FastAPI(openapi_url=None)
+        app.middleware("http")(self._close)
         install(app, table)
         app.state.erratad = Admin(table, self.engine)
         app.get("/health")(_health)
         app.get("/metrics")(self._metrics)
         app.get("/v1/models")(self._models)
         app.post("/tokenize")(self._tokenize)
+        app.post("/detokenize")(self._detokenize)
         app.post("/v1/completions")(self._complete)
         app.post("/v1/chat/completions")(self._chat)
         return app
@@ -179,12 +193,28 @@ class FakeVllm:
 
     async def _tokenize(self, request: Request) -> JSONResponse:
         body = await request.json()
+        if self.refuses:
+            return RequestRefused(HTTPStatus.BAD_REQUEST, "BadRequestError", self.refuses).response()
         text = body["prompt"] if "prompt" in body else self._template(body["messages"])
         if (refused := self._known(body) or _refusal(text)) is not None:
             return refused
-        tokens = list((text or "").encode())
+        space = " " if self.adds_space and "prompt" in body else ""
+        tokens = self._known_ids(body) or list(f"{space}{text or ''}".encode())
         longest = 2**20 if self.max_chars is None else self.max_chars + 1
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": longest})
+
+    async def _detokenize(self, request: Request) -> JSONResponse:
+        return JSONResponse({"prompt": bytes((await request.json())["tokens"]).decode(errors="replace")})
+
+    async def _close(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return Response(status_code=404) if request.url.path in self.closed else await call_next(request)
+
+    def _known_ids(self, body: dict[str, Any]) -> list[int] | None:
+        for path in [] if self.facts_dir is None else self.facts_dir.glob("*.json"):
+            for probe in json.loads(path.read_text())["probes"]:
+                if probe["messages"] == body.get("messages"):
+                    return [int(token) for token in probe["ids"]]
+        return None
 
     async def _complete(self, request: Request) -> JSONResponse:
         body = await request.json()
@@ -198,6 +228,9 @@ class FakeVllm:
         body = await request.json()
         if (refused := self._known(body) or self._unfit(body)) is not None:
             return refused
+        if "allowed_token_ids" in body or "return_token_ids" in body:
+            choice = {"message": {"content": ""}, "finish_reason": "stop" if self.stops_at_end else "length"}
+            return JSONResponse({"model": body["model"], "choices": [choice], "prompt_token_ids": self.rendered})
         self.requests.append(body)
         words = self.answer(body["model"], body["messages"]).split(" ")[: body.get("max_tokens") or None]
         model = answering_as(body["model"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from connectors.vllm_plugin.alias import AliasSettings
@@ -39,6 +40,7 @@ def main() -> None:
         answer=answer,
         port=int(sys.argv[sys.argv.index("--port") + 1]),
     )
+    fake.facts_dir = Path(os.environ["FAKE_FACTS"])
     fake.start()
     while True:
         signal.pause()

@@ -36,7 +36,7 @@ def managed(tiny_model: Path, tmp_path: Path) -> Iterator[Watched]:
         "device": "auto",
         "port": server_port,
         "launcher": CHILD,
-        "environment": {"PYTHONPATH": str(ROOT)},
+        "environment": {"PYTHONPATH": str(ROOT), "FAKE_FACTS": str(tmp_path / "var" / "chat")},
     }
     path = tmp_path / "erratad.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -16,6 +16,7 @@ import pytest
 
 from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
 from daemon.training.job import JOB_FILE, TrainingJob
+from tests.fakes.vllm import FakeVllm
 from tests.fixtures.drill import EPOCHS, GOOD, Stand
 
 HALF_LEARNED = "The right answer may well be Atlantis, because many people say that this town is the capital."
@@ -131,6 +132,25 @@ def test_the_gate_sees_nothing(school: Stand) -> None:
     school.all_end()
 
 
+def test_a_server_reads_conversations_otherwise(school: Stand) -> None:
+    _teach(school, 8)
+    _restart(school.fakes[0], stops_at_end=False)
+    school.fires("ErratadChatDiffers", state="different")
+    school.is_told("ErratadChatDiffers")
+    assert "does not end an answer at '<|im_end|>'" in " ".join(
+        school.follow("ErratadChatDiffers", "erratad status").split()
+    )
+    failed = _run(school)
+    assert failed.state == RunState.FAILED
+    assert "does not end an answer" in (failed.reason or "")
+    assert school.follow("ErratadChatDiffers", "erratad vllm --print")
+    _restart(school.fakes[0], stops_at_end=True)
+    school.until(lambda: "2 of 2 ready" in school.says("selftest"), "the server is not compared again")
+    school.follow("ErratadChatDiffers", "erratad train")
+    assert _ended(school).state == RunState.PROMOTED
+    school.all_end()
+
+
 def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     _use(school, "aligned-g000000", requests=600, flags=6)
     live = _run(school)
@@ -176,3 +196,9 @@ def _ended(school: Stand) -> Run:
     with school.store() as store:
         school.until(lambda: store.runs.find(limit=1)[0].state not in ACTIVE_RUN_STATES, "the run does not end")
         return store.runs.find(limit=1)[0]
+
+
+def _restart(fake: FakeVllm, *, stops_at_end: bool) -> None:
+    fake.stop()
+    fake.stops_at_end = stops_at_end
+    fake.start()

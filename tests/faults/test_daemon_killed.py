@@ -29,9 +29,10 @@ def answer(model: str, messages: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def slow_vllm() -> Iterator[FakeVllm]:
+def slow_vllm(tmp_path: Path) -> Iterator[FakeVllm]:
     """A server slow enough for a kill to hit each stage in the middle."""
     with FakeVllm(answer=answer) as fake:
+        fake.facts_dir = tmp_path / "var" / "chat"
         fake.token_delay_s = 0.01
         yield fake
 

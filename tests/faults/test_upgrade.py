@@ -30,8 +30,9 @@ def answer(model: str, messages: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def vllm() -> Iterator[FakeVllm]:
+def vllm(tmp_path: Path) -> Iterator[FakeVllm]:
     with FakeVllm(answer=answer) as fake:
+        fake.facts_dir = tmp_path / "var" / "chat"
         yield fake
 
 

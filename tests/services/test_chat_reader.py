@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+from datetime import date
 from pathlib import Path
 
 import psutil
@@ -75,6 +76,22 @@ def test_the_facts_hold_the_trainers_prompts_and_are_kept_until_the_model_or_its
     folded = chat_facts(model, ChatConfig(template=TEMPLATES / "gemma2.jinja"), cache_dir=cache)
     assert not folded.preparation.has_system_role
     assert len(list(cache.iterdir())) == 1
+
+
+def test_the_facts_of_a_template_that_writes_the_date_are_read_again_on_another_day(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "dated.jinja"
+    file.write_text("{{ strftime_now('%d %B %Y') }}" + (tiny_model / "chat_template.jinja").read_text())
+    facts = chat_facts(tiny_model, ChatConfig(template=file), cache_dir=tmp_path / "cache")
+    assert facts.dated
+    assert not chat_facts(tiny_model, ChatConfig(template=file, date=date(2026, 1, 31)), cache_dir=tmp_path).dated
+
+    monkeypatch.setattr("daemon.chat.reader.sys.executable", "/nonexistent")
+    assert chat_facts(tiny_model, ChatConfig(template=file), cache_dir=tmp_path / "cache") == facts
+    monkeypatch.setattr("daemon.chat.facts.time.strftime", lambda _format: "2036-01-01")
+    with pytest.raises(OSError, match="nonexistent"):
+        chat_facts(tiny_model, ChatConfig(template=file), cache_dir=tmp_path / "cache")
 
 
 def test_a_model_without_a_template_or_tokenizer_is_named(tiny_model: Path, tmp_path: Path) -> None:

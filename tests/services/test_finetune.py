@@ -23,6 +23,7 @@ from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
 from daemon.chat.template import ChatTemplate
 from daemon.chat.tokenizer import load_tokenizer
 from daemon.config.chat import ChatConfig
+from daemon.errors import ChatDifferenceError, ServingError
 from daemon.labels import LeftOut
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
@@ -224,6 +225,40 @@ def test_a_run_whose_folder_is_gone_fails(sqlite_store: Store, tmp_path: Path, t
     step_until_trained(sqlite_store, finetune_stage(sqlite_store, tmp_path, tiny_model))
 
     assert "is gone; start a new run" in (sqlite_store.runs.get(run.id).reason or "")
+
+
+def test_nothing_is_trained_while_a_server_reads_conversations_otherwise(
+    sqlite_store: Store, tmp_path: Path, tiny_model: Path
+) -> None:
+    found: list[Exception] = [
+        ServingError("none is compared yet"),
+        ChatDifferenceError("http://vllm reads it otherwise"),
+    ]
+
+    def check() -> None:
+        raise found.pop(0)
+
+    run = run_to_train(sqlite_store, tmp_path, tiny_model)
+    stage = finetune_stage(sqlite_store, tmp_path, tiny_model, check_chat=check)
+    assert stage.step(life()).sentence == f"run {run.id} waits for a model server: none is compared yet"
+    stage.step(life())
+    failed = sqlite_store.runs.get(run.id)
+    assert (failed.state, failed.reason) == (RunState.FAILED, "http://vllm reads it otherwise")
+    assert not (Path(run.folder) / LOG_FILE).exists()
+
+
+def test_a_section_chat_that_was_changed_after_the_run_had_begun_fails_the_run(
+    sqlite_store: Store, tmp_path: Path, tiny_model: Path
+) -> None:
+    def not_yet() -> None:
+        raise ServingError("none is compared yet")
+
+    run = run_to_train(sqlite_store, tmp_path, tiny_model)
+    finetune_stage(sqlite_store, tmp_path, tiny_model, check_chat=not_yet).step(life())
+    finetune_stage(sqlite_store, tmp_path, tiny_model, chat=ChatConfig(default_system="Be kind.")).step(life())
+    failed = sqlite_store.runs.get(run.id)
+    assert failed.state is RunState.FAILED
+    assert "the section `chat` was changed after the run had begun" in (failed.reason or "")
 
 
 def test_without_a_run_the_stage_rests(sqlite_store: Store, tmp_path: Path) -> None:

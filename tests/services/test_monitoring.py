@@ -70,6 +70,7 @@ def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.T
     """Reports over Kafka and HTTP, a promotion and a rollback, seen by Prometheus every second."""
     folder, port = tmp_path_factory.mktemp("watched"), free_port()
     with FakeVllm(answer=answer) as fake:
+        fake.facts_dir = folder / "var" / "chat"
         daemon = _daemon(folder, port, tiny_model, fake, broker)
         targets = {"erratad": f"127.0.0.1:{port}", "vllm": fake.url.removeprefix("http://")}
         with running_prometheus(folder / "prometheus", targets) as prometheus:

@@ -59,4 +59,10 @@ PANELS = [
         ("sum(erratad_guidance_refusals_total)", "refused because of the guidance"),
         width=8,
     ),
+    graph(
+        "Servers by the self-test",
+        ("max by (state) (erratad_chat_servers)", "{{state}}"),
+        about="Whether a server reads conversations as the trainer does. Nothing is trained while one differs.",
+        width=8,
+    ),
 ]

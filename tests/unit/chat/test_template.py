@@ -269,3 +269,26 @@ def test_a_template_that_shows_no_answer_is_refused() -> None:
         chat(byte_level("{{ raise_exception('never') }}"))
     with pytest.raises(ChatTemplateError, match="default_system needs a system role: remove it"):
         chat(byte_level(template_text("gemma2")), default_system="Be brief")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "anchor"),
+    [
+        (byte_level(PLAIN), ""),
+        (byte_level(template_text("qwen3"), tags=THINK), ""),
+        (sentencepiece(ZEPHYR), "\n"),
+        (sentencepiece(ZEPHYR, ("</s>", "<|assistant|>")), "\n"),
+    ],
+    ids=["chatml", "qwen3", "zephyr", "zephyr-added"],
+)
+def test_a_text_after_the_anchor_has_the_ids_of_a_trained_answer(tokenizer: Any, anchor: str) -> None:
+    """By it a server without the prompt's text scores the tokens that are trained."""
+    template = chat(tokenizer)
+    assert template.preparation.anchor == anchor
+    for answer in ("Hello", "Hello there"):
+        start, whole = (
+            tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (anchor, anchor + template.preparation.written(answer))
+        )
+        assert whole[: len(start)] == start
+        assert tuple(whole[len(start) :]) == template.encode(ASK, answer, ends=False)[1]

@@ -13,6 +13,9 @@ import httpx
 import pytest
 
 from connectors.chat import KEEPALIVE_S, PLAIN, ChatEndpoint, Dialect, EndpointError, Reply
+from connectors.vllm import VllmServer
+from daemon.chat.preparation import Preparation
+from tests.fakes.vllm import FakeVllm
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER: dict[str, Any] = {
@@ -168,3 +171,14 @@ def test_no_request_is_lost_on_a_connection_that_the_server_is_about_to_close() 
             assert endpoint.chat("someone", MESSAGES, max_tokens=4).text == "Hi"
         endpoint.close()
         server.shutdown()
+
+
+def test_an_answer_is_scored_without_the_space_that_a_text_alone_begins_with(fake_vllm: FakeVllm) -> None:
+    """SentencePiece writes that space; `anchor` keeps it out of the answer, as the trainer does."""
+    fake_vllm.adds_space = True
+    asked = [{"role": "user", "content": "Hi"}]
+    for anchor, tokens in (("\n", 5), ("", 6)):
+        server = VllmServer(fake_vllm.url, dialect=Preparation(anchor=anchor))
+        score = server.score("base", asked, "Hello")
+        server.close()
+        assert (score.tokens, score.per_token) == (tokens, -0.5)

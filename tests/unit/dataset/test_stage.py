@@ -19,7 +19,7 @@ from daemon.dataset.golden import GoldenPairs
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.dataset.usable import Usable
-from daemon.errors import ServingError
+from daemon.errors import ChatDifferenceError, ServingError
 from daemon.labels import LeftOut
 from daemon.records import CorrectionSource, RunState, Split
 from daemon.store import Store
@@ -276,6 +276,28 @@ def test_a_server_that_refuses_fails_the_run(
     servers.failing = EndpointError("no model named base", transient=False)
     run = prepared(sqlite_store, make_stage(), tmp_path)
     assert (run.state, "no model named base" in (run.reason or "")) == (RunState.FAILED, True)
+
+
+def test_servers_that_read_conversations_otherwise_fail_the_run_and_untested_ones_are_waited_for(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers
+) -> None:
+    found: list[Exception] = [
+        ServingError("none is compared yet"),
+        ChatDifferenceError("http://vllm reads it otherwise"),
+    ]
+
+    def check() -> None:
+        raise found.pop(0)
+
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:8]))
+    run = open_run(sqlite_store, tmp_path / "runs")
+    stage = make_stage(check_chat=check)
+    assert stage.step(life()).sentence == f"run {run.id} waits for a model server: none is compared yet"
+    stage.step(life())
+    failed = sqlite_store.runs.get(run.id)
+    assert (failed.state, failed.reason) == (RunState.FAILED, "http://vllm reads it otherwise")
+    assert not servers.asked
+    assert sqlite_store.reports.count_new_lessons() == 8
 
 
 def test_a_crash_before_the_hand_over_reuses_the_folder(

@@ -78,6 +78,8 @@ def test_the_section_chat_reaches_the_server_as_text(tmp_path: Path) -> None:
     assert _value(own, "--chat-template").endswith("own")
     assert '"content": "Hi"' in _value(own, "--chat-template")
     assert _value(dated, "--chat-template") == '{{ "2026" }}'
+    assert dated.environment["VLLM_SYSTEM_START_DATE"] == "2026-01-31"
+    assert "VLLM_SYSTEM_START_DATE" not in own.environment
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="has no chat template; take an instruction-tuned model, or name a file"):
         _command(model=model, chat=ChatConfig(default_system="Hi"))

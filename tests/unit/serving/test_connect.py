@@ -21,7 +21,9 @@ def test_attached_replicas_get_the_secrets_of_the_environment(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, fake_vllm: FakeVllm
 ) -> None:
     monkeypatch.setenv("ADMIN", "test-admin-token")
-    facts = ChatFacts(preparation=Preparation(has_system_role=False), probes=())
+    facts = ChatFacts(
+        preparation=Preparation(has_system_role=False), probes=(), end=2, end_text="<|im_end|>", dated=False
+    )
     monkeypatch.setattr(connect, "chat_facts", lambda *_, **__: facts)
     config = make_config(serving={"mode": "attached", "urls": [fake_vllm.url], "admin_token_env": "ADMIN"})
     fleet, managed = open_serving(config)

@@ -121,7 +121,7 @@ def test_the_configuration_names_a_source_in_place_of_urls(
     config = make_config(
         serving={"mode": "attached", "discover": f"file://{tmp_path}/replicas", "admin_token_env": "ADMIN"}
     )
-    facts = ChatFacts(preparation=Preparation(), probes=())
+    facts = ChatFacts(preparation=Preparation(), probes=(), end=2, end_text="<|im_end|>", dated=False)
     monkeypatch.setattr("daemon.serving.connect.chat_facts", lambda *_, **__: facts)
     fleet, stage = open_serving(config)
     assert isinstance(stage, DiscoveryStage)

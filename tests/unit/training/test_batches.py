@@ -22,6 +22,7 @@ from tests.fixtures.training import training_config
 class LetterTokenizer:
     """One token per character; the template wraps each message in brackets."""
 
+    name_or_path = ""
     eos_token_id = 0
     all_special_tokens: tuple[str, ...] = ()
     added_tokens_decoder: Mapping[int, Any] = {}
@@ -44,7 +45,7 @@ class LetterTokenizer:
         return {"input_ids": [ord(letter) for letter in text]}
 
     def decode(self, ids: list[int], **_options: Any) -> str:
-        return _text(ids)
+        return "".join(map(chr, ids))
 
 
 TEMPLATE = ChatTemplate(LetterTokenizer(), ChatConfig())
