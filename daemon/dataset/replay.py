@@ -144,9 +144,10 @@ class ReplaySource:
         self._wanted = {self._entry(base_fingerprint, prompt) for prompt in (*prompts, *pool)}
 
         def known(prompt: Prompt) -> _CachedAnswer | None:
-            reply = self._cached(base_fingerprint, prompt)
-            checks = forbidden.get(_key(prompt))
-            return replace(reply, forbidden=True) if reply and checks and failures(checks, reply.text) else reply
+            reply, checks = self._cached(base_fingerprint, prompt), forbidden.get(_key(prompt))
+            if reply is None or checks is None or is_blank(reply.text):
+                return reply
+            return replace(reply, forbidden=bool(failures(checks, reply.text)))
 
         replayed = _Collector(ExampleKind.REPLAY, known, usable).collect(pool, count)
         drifted = _Collector(ExampleKind.DRIFT, known, usable).collect(drift, MAX_DRIFT_PAIRS)

@@ -243,6 +243,28 @@ def test_a_long_system_message_costs_only_the_pairs_under_it(
     assert run.progress["left_out_texts"]["replay"]["too_long_to_serve"] >= 1
 
 
+def test_an_attached_server_that_refuses_a_long_system_message_fails_no_run(
+    sqlite_store: Store, tmp_path: Path, make_stage: MakeStage, servers: Refusing
+) -> None:
+    servers.refused, servers.empty = ("word word",), ()
+    teach(sqlite_store, *(mistake(subject, id=subject) for subject in SUBJECTS[:8]))
+    long = mistake("harbours", id="long").model_dump()
+    messages = [{"role": "system", "content": "word " * 2800}, {"role": "user", "content": "Is it open today?"}]
+    teach(sqlite_store, type(mistake("x")).model_validate({**long, "messages": messages}))
+
+    stage = make_stage(
+        training=TrainingConfig(epochs=1, max_sequence_tokens=4096),
+        serving={"mode": "attached", "urls": ["http://vllm"], "admin_token_env": "TOKEN"},
+        holdout_fraction=0.0,
+        replay_in_context=1.0,
+    )
+    run = prepared(sqlite_store, stage, tmp_path)
+
+    assert run.state is RunState.TRAINING, run.reason
+    assert len(read_examples(Path(run.folder) / REPLAY_FILE)) == MIN_REPLAY_PAIRS
+    assert run.progress["left_out_texts"]["replay"]["server_refuses"] >= 1
+
+
 def test_golden_pairs_that_cannot_be_used_are_counted_and_others_are_taken(
     sqlite_store: Store, tmp_path: Path, make_stage: MakeStage
 ) -> None:
