@@ -44,7 +44,7 @@ from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import Run, RunState, Split, conversation, utcnow
+from daemon.records import Lesson, Report, Run, RunState, Split, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -93,6 +93,8 @@ class DatasetStage:
         self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
         self._embeddings_dir = data_dir / "embeddings"
         self._vectors: dict[str, Matrix] = {}
+        self._selected: tuple[int, list[tuple[Report, Lesson]], Selection] | None = None
+        """Run, candidates and selection of the last step: to select takes seconds, and a run asks in many steps."""
         self._replay = ReplaySource(
             fleet=fleet,
             base_name=serving.base_name,
@@ -164,6 +166,7 @@ class DatasetStage:
         folder = Path(run.folder)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
         vectorizer.forget_unused()
+        self._selected = None
         return self._hand_over(run, load_manifest(folder))
 
     def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer, usable: Usable) -> GoldenPairs:
@@ -182,6 +185,8 @@ class DatasetStage:
 
     def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Selection:
         candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
+        if self._selected is not None and self._selected[:2] == (run.id, candidates):
+            return self._selected[2]  # nothing changed since the last step
         assigned = clusters.assign(
             self._clusters,
             [report for report, _ in candidates],
@@ -211,6 +216,7 @@ class DatasetStage:
                 f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
                 f"left out: {', '.join(reasons) or 'none'}); collect more reports and start a new run"
             )
+        self._selected = run.id, candidates, selection
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:

@@ -16,6 +16,8 @@ from daemon.config.intake import KafkaConfig
 from daemon.config.masking import _masked
 from daemon.errors import ConfigError
 from daemon.operations.model_folder import examine, folder_problems
+from daemon.operations.schedule_times import schedule_notes
+from daemon.records import utcnow
 from daemon.serving.discovery import source_problem
 from daemon.training.examination import Findings
 
@@ -30,8 +32,13 @@ def problems(config: Config) -> list[str]:
 
 
 def check(config: Config) -> Findings:
-    """All problems, and what loading the model shows. The model is not loaded if its folder has a problem."""
+    """All problems, what the configured times mean, and what loading the model shows.
+
+    The model is not loaded if its folder has a problem.
+    """
     found = Findings(problems=tuple(problems(config)))
+    if not any(_schedule(config)):
+        found += Findings(notes=tuple(schedule_notes(config, utcnow())))
     return found if any(folder_problems(config)) else found + examine(config)
 
 

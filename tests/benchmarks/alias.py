@@ -86,7 +86,9 @@ def middleware_cost(plain_cpu_s_per_token: float) -> dict[str, Any]:
     Processor seconds of a request with it less the median of those without, for an answer in one piece and for one in
     `STREAMED_TOKENS` chunks; `share`: the latter's median of what plain vLLM spends on as many tokens.
     """
-    settings = AliasSettings(alias="aligned", base_name="base", guidance="Answer well.", admin_token="t")
+    settings = AliasSettings(
+        alias="aligned", base_name="base", guidance="Answer well.", admin_token="t", system_role=True
+    )
     table = AliasTable(settings)
     table.set_live("aligned-g000000", expected=None)
     found: dict[str, Any] = {}

@@ -34,7 +34,7 @@ def test_check_config_as_json_is_one_document(erratad: Command) -> None:
     assert done.exit_code == 2
 
 
-def test_a_good_configuration_exits_with_0_and_shows_what_the_model_showed(
+def test_a_good_configuration_exits_with_0_and_shows_what_the_model_and_the_times_showed(
     erratad: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8)}
@@ -45,6 +45,7 @@ def test_a_good_configuration_exits_with_0_and_shows_what_the_model_showed(
     assert done.exit_code == 0, done.stderr
     assert "valid" in done.stderr
     assert "chat.template: fine" in done.stderr
+    assert "schedule.cron: the next times are " in done.stderr
 
 
 def test_a_problem_of_the_model_exits_with_2(erratad: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,17 @@ from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.store import Store
 from tests.fixtures.life import life
-from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, ReaderByWords, mistake, prepared, reports_of, teach
+from tests.fixtures.training import (
+    SUBJECTS,
+    OrdinaryAnswers,
+    ReaderByWords,
+    mistake,
+    open_run,
+    prepare,
+    prepared,
+    reports_of,
+    teach,
+)
 
 MakeStage = Callable[..., DatasetStage]
 
@@ -129,6 +139,19 @@ def test_a_crash_before_the_hand_over_loses_no_account(
     assert run is not None
     assert run.state is RunState.TRAINING
     assert _account(sqlite_store, run).keys() == {"rivers"}
+
+
+def test_a_report_erased_between_two_steps_is_not_used(
+    sqlite_store: Store, tmp_path: Path, make_stage: MakeStage
+) -> None:
+    teach(sqlite_store, *(mistake(subject, id=subject) for subject in SUBJECTS[:4]))
+    open_run(sqlite_store, tmp_path / "runs")
+    stage = make_stage(holdout_fraction=0.0)
+    for _ in range(2):
+        assert "ordinary prompts wait" in stage.step(life()).sentence
+    sqlite_store.reports.erase(SUBJECTS[0], actor="op", reason="asked")
+
+    assert reports_of(prepare(sqlite_store, stage), TRAIN_FILE) == set(SUBJECTS[1:4])
 
 
 def test_a_child_that_fails_fails_the_run_with_its_words(
