@@ -218,7 +218,7 @@ def _number(count: int, noun: str) -> str:
 
 def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:
     from daemon.intake.submit import send_http, send_kafka
-    from daemon.web.access import tokens_of
+    from daemon.web.tokens import tokens_of
 
     limit = config.intake.max_message_bytes
     with file.open("rb") as lines, progress("sending reports") as advance:

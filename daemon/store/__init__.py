@@ -24,6 +24,7 @@ from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
+from daemon.store.sign_outs import SignOuts
 from daemon.store.traffic import Traffic
 from daemon.store.trials import Trials
 
@@ -40,6 +41,7 @@ __all__ = [
     "Reports",
     "Reviews",
     "Runs",
+    "SignOuts",
     "Store",
     "Traffic",
     "Trials",
@@ -67,6 +69,7 @@ class Store:
     left_out: LeftOutReports
     outbox: Outbox
     audit: Audit
+    sign_outs: SignOuts
 
     def close(self) -> None:
         self.engine.dispose()
@@ -104,6 +107,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         left_out=LeftOutReports(engine),
         outbox=Outbox(engine),
         audit=Audit(engine),
+        sign_outs=SignOuts(engine),
     )
     try:
         migrate(engine)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Protocol
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from daemon.config.secret import secret
-from daemon.config.web import HttpConfig, ProxyConfig, Role, TokenConfig
-from daemon.errors import ConfigError
+from daemon.config.web import HttpConfig, Role
+from daemon.records import utcnow
+from daemon.web.rate_limit import RateLimit, refuse_for
+from daemon.web.tokens import Token, Tokens
 
 SESSION_COOKIE = "erratad_session"
 SECONDS_PER_HOUR = 3600
+WRONG_TOKENS_PER_MINUTE = 10
+"""Above it, a wrong token from the same address is answered with 429. A right one is still taken."""
+GUESSES_PER_MINUTE = 600
+"""Above it, no token from the same address is compared. At this rate, 16 random letters and digits take 10^19 years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,69 +39,52 @@ LOCAL_ADMIN = Identity(name="local", role=Role.ADMIN)
 """Every caller of a loopback port without configured credentials, that is, every local user."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    name: str
-    role: Role
-    value: str
+class Ended(Protocol):
+    """The sessions that ended by a sign-out, `Store.sign_outs` for example."""
 
+    def add(self, session: str, *, until: datetime) -> None: ...
 
-def tokens_of(config: HttpConfig) -> list[Token]:
-    """Read all tokens. Raises ConfigError if one cannot be read, or if two names hold the same token."""
-    tokens = [Token(name=one.name, role=one.role, value=_value(one)) for one in config.all_tokens]
-    for index, token in enumerate(tokens):
-        for other in tokens[:index]:
-            if hmac.compare_digest(token.value, other.value):
-                raise ConfigError(f"http.tokens: {other.name!r} and {token.name!r} hold the same token; make a new one")
-    return tokens
-
-
-def _value(config: TokenConfig) -> str:
-    if config.token_file is None:
-        value, source = secret(config.token_env) or "", f"environment variable {config.token_env}"
-    else:
-        source = str(config.token_file)
-        try:
-            value = config.token_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"http.tokens {config.name!r}: {source} cannot be read: {exc}") from exc
-    if not value or not value.isascii() or not value.isprintable():
-        raise ConfigError(
-            f"http.tokens {config.name!r}: {source} must hold printable ASCII text to fit into an HTTP header"
-        )
-    return value
+    def __contains__(self, session: str) -> bool: ...
 
 
 class Access:
     """Authenticates callers. Without configured tokens and proxy, every caller is `LOCAL_ADMIN`."""
 
-    def __init__(self, tokens: Sequence[Token], *, proxy: ProxyConfig | None, key: str, session_hours: float) -> None:
-        self._tokens = tuple(tokens)
-        self._proxy = proxy
-        self._key = key.encode()
-        self.session_s = int(session_hours * SECONDS_PER_HOUR)
-        self._sessions = URLSafeTimedSerializer(key, salt="erratad.session")
-        self._forms = URLSafeTimedSerializer(key, salt="erratad.form")
-
-    @classmethod
-    def of(cls, config: HttpConfig) -> Access:
+    def __init__(self, config: HttpConfig, *, ended: Ended) -> None:
         """Raises ConfigError for a secret that cannot be read."""
         key = secret(config.session_key_env) or secrets.token_urlsafe(32)
-        return cls(tokens_of(config), proxy=config.proxy, key=key, session_hours=config.session_hours)
+        self._tokens = Tokens(config)
+        self._proxy = config.proxy
+        self._ended = ended
+        self._key = key.encode()
+        self.open = not config.all_tokens and config.proxy is None
+        self.has_tokens = bool(config.all_tokens)
+        self.session_s = int(config.session_hours * SECONDS_PER_HOUR)
+        self._sessions = URLSafeTimedSerializer(key, salt="erratad.session")
+        self._forms = URLSafeTimedSerializer(key, salt="erratad.form")
+        self._wrong = RateLimit(WRONG_TOKENS_PER_MINUTE)
+        self._guesses = RateLimit(GUESSES_PER_MINUTE)
 
-    @property
-    def open(self) -> bool:
-        return not self._tokens and self._proxy is None
+    # --- tokens ---
 
-    @property
-    def has_tokens(self) -> bool:
-        return bool(self._tokens)
+    def by_token(self, given: str, *, address: str | None) -> Identity | None:
+        """The identity of a token, or None. Wrong tokens are counted per address of the caller.
 
-    def by_token(self, given: str) -> Identity | None:
+        Many callers may share the address of a proxy. A right token is therefore taken while the wrong ones of its
+        address are refused, up to a number of guesses that finds no token of a fair length.
+
+        Raises:
+            HTTPException: 429, the address has sent too many wrong tokens.
+        """
+        network = _network(address)
+        refuse_for(self._guesses.wait_s(network, count=False))
         found = None
-        for token in self._tokens:  # no early exit: the time taken must not reveal a match
+        for token in self._tokens.now():  # no early exit: the time taken must not reveal a match
             if hmac.compare_digest(token.value.encode(), given.encode()):
                 found = Identity(name=token.name, role=token.role)
+        if found is None:
+            self._guesses.wait_s(network)
+            refuse_for(self._wrong.wait_s(network))
         return found
 
     # --- a proxy that signed the user in ---
@@ -122,19 +113,29 @@ class Access:
 
     def open_session(self, identity: Identity) -> str:
         """The cookie value for an identity that signed in with a token."""
-        token = next(token for token in self._tokens if token.name == identity.name)
+        token = next(token for token in self._tokens.now() if token.name == identity.name)
         return str(self._sessions.dumps([token.name, self._mark(token), secrets.token_urlsafe(12)]))
 
     def by_session(self, cookie: str) -> Identity | None:
-        """The identity of a session cookie. None if it is expired or forged, or if its token has changed."""
+        """The identity of a session cookie. None if it is expired, forged or signed out, or if its token has changed.
+
+        Raises:
+            StoreUnavailableError: The database with the ended sessions cannot be reached.
+        """
         try:
             name, mark, session = self._sessions.loads(cookie, max_age=self.session_s)
         except (BadSignature, ValueError, TypeError):
             return None
-        for token in self._tokens:
+        for token in self._tokens.now():
             if token.name == name and hmac.compare_digest(self._mark(token), mark):
-                return Identity(name=name, role=token.role, session=session)
+                return None if session in self._ended else Identity(name=name, role=token.role, session=session)
         return None
+
+    def close_session(self, cookie: str) -> None:
+        """End a session for all daemons. A cookie that opens no session changes nothing."""
+        identity = self.by_session(cookie)
+        if identity is not None:
+            self._ended.add(identity.session, until=utcnow() + timedelta(seconds=self.session_s))
 
     def _mark(self, token: Token) -> str:
         """A fingerprint of the token: a changed token ends its sessions, and the cookie does not hold the token."""
@@ -155,3 +156,14 @@ class Access:
 
 def _subject(identity: Identity | None) -> str:
     return "" if identity is None else f"{identity.name} {identity.session}"
+
+
+def _network(address: str | None) -> str:
+    """The address, or its /64 network for IPv6: one host can use all addresses of that network."""
+    try:
+        peer = ip_address(address or "")
+    except ValueError:
+        return address or ""
+    if isinstance(peer, IPv4Address):
+        return str(peer)
+    return str(peer.ipv4_mapped or ip_network((peer.packed, 64), strict=False))

@@ -44,7 +44,7 @@ _REASONS = {
 
 def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: Health) -> FastAPI:
     """Build the application. Raises ConfigError for a token or key of `http` that cannot be read."""
-    access = Access.of(config.http)
+    access = Access(config.http, ended=store.sign_outs)
     app = FastAPI(
         title="erratad",
         version=__version__,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlencode
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from daemon.config.web import Role
 from daemon.web.access import LOCAL_ADMIN, SESSION_COOKIE, Access, Identity
-from daemon.web.rate_limit import RateLimit
+from daemon.web.rate_limit import RateLimit, refuse_for
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of `http.tokens`. Its role limits the allowed operations.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
@@ -26,7 +25,6 @@ ActorHeader = Annotated[
         description="The person on whose behalf the caller acts. The audit log records both names.",
     ),
 ]
-LOGIN_ATTEMPTS_PER_MINUTE = 10
 
 
 def address_of(request: Request) -> str | None:
@@ -96,24 +94,17 @@ def rate_limited(limit: RateLimit, access: Access) -> Callable[..., None]:
     def check(request: Request, bearer: Bearer) -> None:
         identity = _by_header(access, request, bearer)
         known = identity is not None and identity is not LOCAL_ADMIN
-        refuse_above(limit, identity.name if identity is not None and known else f"address {address_of(request)}")
+        caller = identity.name if identity is not None and known else f"address {address_of(request)}"
+        refuse_for(limit.wait_s(caller))
 
     return check
-
-
-def refuse_above(limit: RateLimit, caller: str) -> None:
-    """Raises HTTPException 429, with the seconds to wait, above the limit."""
-    wait_s = limit.wait_s(caller)
-    if wait_s > 0:
-        after = {"Retry-After": str(math.ceil(wait_s))}
-        raise HTTPException(429, f"too many requests; retry in {math.ceil(wait_s)} s", after)
 
 
 def _by_header(access: Access, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Identity | None:
     if access.open:
         return LOCAL_ADMIN
     if bearer is not None:  # a wrong token must not fall back to the proxy headers
-        return access.by_token(bearer.credentials)
+        return access.by_token(bearer.credentials, address=address_of(request))
     return access.by_proxy(address_of(request), request.headers)
 
 

@@ -136,3 +136,14 @@ def test_an_event_of_a_change_that_did_not_happen_is_never_sent(store: Store) ->
         connection.execute(update(schema.adapters).values(name=None))
     assert len(waiting_events(store)) == 0
     assert store.adapters.live().reason is None
+
+
+def test_ended_sessions_stay_ended_until_their_cookies_are_too_old(store: Store) -> None:
+    now = utcnow()
+    store.sign_outs.add("old", until=now - timedelta(seconds=1))
+    assert "old" in store.sign_outs
+    for _ in range(2):
+        store.sign_outs.add("new", until=now + timedelta(hours=1))
+    assert "new" in store.sign_outs
+    assert "old" not in store.sign_outs
+    assert "other" not in store.sign_outs

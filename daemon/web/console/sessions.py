@@ -11,13 +11,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from daemon.config.web import Role
 from daemon.web.access import SESSION_COOKIE, Access
 from daemon.web.console.layout import PageRoute, Shell, render
-from daemon.web.dependencies import LOGIN_ATTEMPTS_PER_MINUTE, address_of, refuse_above, require_form
-from daemon.web.rate_limit import RateLimit
+from daemon.web.dependencies import address_of, require_form
 
 
 def sessions_router(shell: Shell) -> APIRouter:
     router, access = APIRouter(route_class=PageRoute), shell.access
-    attempts = RateLimit(LOGIN_ATTEMPTS_PER_MINUTE)
     signed_in = Depends(require_form(access, Role.REVIEWER))
 
     def sign_in_page(to: str, *, status: int = 200, problem: str | None = None) -> HTMLResponse:
@@ -34,17 +32,17 @@ def sessions_router(shell: Shell) -> APIRouter:
         csrf: Annotated[str, Form(max_length=2000)],
         to: Annotated[str, Form(alias="next", max_length=2000)] = "/",
     ) -> Response:
-        # first, so that every guess counts, whatever the form holds
-        refuse_above(attempts, address_of(request) or "")
+        # first: another site must not make a browser use up the wrong tokens of its address
         if not access.is_form_of(None, csrf):
             return sign_in_page(to, status=403, problem="The page has expired. Try again.")
-        identity = access.by_token(token.strip())
+        identity = access.by_token(token.strip(), address=address_of(request))
         if identity is None:
             return sign_in_page(to, status=401, problem="Unknown token; see http.tokens in the configuration.")
         if not identity.role.covers(Role.REVIEWER):
             return sign_in_page(
                 to, status=403, problem="This token has role reporter: it can send reports, but not open the console."
             )
+        access.close_session(request.cookies.get(SESSION_COOKIE, ""))
         answer = RedirectResponse(local(to), 303)
         answer.set_cookie(
             SESSION_COOKIE,
@@ -57,7 +55,8 @@ def sessions_router(shell: Shell) -> APIRouter:
         return answer
 
     @router.post("/logout", dependencies=[signed_in])
-    def sign_out() -> Response:
+    def sign_out(request: Request) -> Response:
+        access.close_session(request.cookies.get(SESSION_COOKIE, ""))
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
         return answer

@@ -40,6 +40,7 @@ def make_client(
     """Clients of an app that listens on the network. `peer` is the source address of their requests."""
     for role, token in TOKENS.items():
         monkeypatch.setenv(f"TEST_{role.upper()}", token)
+    monkeypatch.setenv("TEST_KEY", "a-session-key")
     opened: list[TestClient] = []
 
     def make(*, peer: str = "192.0.2.7", url: str = HOST, **http: Any) -> TestClient:

@@ -15,8 +15,8 @@ from daemon.config.web import HttpConfig, Role
 from daemon.errors import ConfigError
 from daemon.operations.preflight import problems
 from daemon.store import Store
-from daemon.web.access import Access, Identity
-from tests.fixtures.web import bearer
+from daemon.web.access import Identity
+from tests.fixtures.web import access_of, bearer
 
 PROXY = {
     "addresses": ["10.0.0.0/24"],
@@ -79,15 +79,15 @@ def http(**values: Any) -> HttpConfig:
 def test_a_token_can_lie_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("from-a-file\n")
-    access = Access.of(http(tokens=[{"name": "ci", "role": "operator", "token_file": file}]))
-    assert access.by_token("from-a-file") == Identity(name="ci", role=Role.OPERATOR)
-    assert access.by_token("from-a-file\n") is None
-    assert access.by_token("") is None
+    access = access_of(http(tokens=[{"name": "ci", "role": "operator", "token_file": file}]))
+    assert access.by_token("from-a-file", address=None) == Identity(name="ci", role=Role.OPERATOR)
+    assert access.by_token("from-a-file\n", address=None) is None
+    assert access.by_token("", address=None) is None
 
 
 def test_the_short_form_is_an_admin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_ONE", "the-token")
-    identity = Access.of(http(token_env="TEST_ONE")).by_token("the-token")
+    identity = access_of(http(token_env="TEST_ONE")).by_token("the-token", address=None)
     assert identity == Identity(name="admin", role=Role.ADMIN)
 
 
@@ -96,14 +96,14 @@ def test_a_token_that_no_header_can_carry_ends_the_start(tmp_path: Path, content
     file = tmp_path / "token"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"'ci'.*ASCII"):
-        Access.of(http(tokens=[{"name": "ci", "role": "operator", "token_file": file}]))
+        access_of(http(tokens=[{"name": "ci", "role": "operator", "token_file": file}]))
 
 
 def test_two_names_for_one_token_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_ONE", "the-token")
     tokens = [{"name": name, "role": "operator", "token_env": "TEST_ONE"} for name in ("ann", "bob")]
     with pytest.raises(ConfigError, match="'ann' and 'bob'"):
-        Access.of(http(tokens=tokens))
+        access_of(http(tokens=tokens))
 
 
 @pytest.mark.parametrize(
