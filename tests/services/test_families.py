@@ -97,6 +97,7 @@ def test_the_adapter_holds_every_chosen_layer_under_the_name_that_vllm_expects(
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(600)  # a server starts, and transformers in a child
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.served], ids=lambda family: family.name)
 def test_vllm_serves_the_adapter_as_it_was_trained(trained: Path, family: Family, tmp_path: Path) -> None:
     folder, name = trained / family.name, "aligned-g000001"
