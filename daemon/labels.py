@@ -17,6 +17,29 @@ class Check(StrEnum):
     NO_PARROTING = "no_parroting"
     NO_APPROVAL = "no_approval"
     NAMES_REASON = "names_reason"
+    OWN_WORDS = "own_words"
+    CONTENT = "content"
+
+
+class Fault(StrEnum):
+    """Why a proposed text is not trained on, or a report's checks do not count: label of `erratad_set_aside_total`."""
+
+    BLANK = "blank"
+    FLAGGED_ANSWER = "flagged_answer"
+    """It is the flagged answer, or differs from it in nothing that matters."""
+    FAILS_CHECKS = "fails_checks"
+    CONTROL_TOKENS = "control_tokens"
+    """Control tokens, role names at the start of a line, characters that hide text."""
+    NEW_CONTACT = "new_contact"
+    """A link, address, phone number or account that is not in the conversation."""
+    SECRET = "secret"  # noqa: S105 - a kind of fault
+    INSTRUCTIONS = "instructions"
+    """Instructions for a model."""
+    LENGTH = "length"
+    NO_ANSWER = "no_answer"
+    """An analyst's proposal that is cut off, loops, declines, or talks about answers."""
+    CHECKS_MET = "checks_met"
+    """Checks that the flagged answer meets: they say nothing about the mistake."""
 
 
 class Criterion(StrEnum):

@@ -1,0 +1,212 @@
+"""Finds the links, addresses, phone numbers, accounts and secrets in a text that its source does not have.
+
+Whoever may write a training target could make the model send people to a page, a phone or an account of their own. So
+the comparison is strict: a link counts as known only if the source has it whole, or has a link that starts with it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+import regex
+
+if TYPE_CHECKING:
+    from detect_secrets.plugins.base import RegexBasedDetector
+    from tldextract import TLDExtract
+
+PHONE_REGIONS = ("US", "GB", "DE", "FR", "IN")
+"""Regions whose national phone numbers are found; numbers with a country code are found everywhere."""
+MIN_PHONE_DIGITS = 7
+MAX_TRIES = 500
+"""Groups of digits that are tried per region."""
+MIN_OPAQUE_CHARACTERS = 32
+MIN_OPAQUE_DIGITS = 3
+MAX_ALIAS = 2
+"""Length of a short name in a program, such as `d` or `l1`."""
+
+HIDDEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}]+")
+_IDEOGRAPHIC_DOT = regex.compile(r"(?<=[A-Za-z0-9])。(?=[A-Za-z])")
+_SPELLED_DOT = regex.compile(
+    r"\s{0,3}[\[({]\s{0,3}(?:\.|dot|punkt|punto|point|ponto)\s{0,3}[\])}]\s{0,3}|(?<=[\w-])\s{1,3}dot\s{1,3}(?=[a-z]{2,24}\b)",
+    regex.IGNORECASE,
+)
+_SPELLED_AT = regex.compile(
+    r"\s{0,3}[\[({]\s{0,3}(?:@|at|arroba)\s{0,3}[\])}]\s{0,3}|(?<=\w)\s{1,3}at\s{1,3}(?=[\w-]+\.[a-z]{2,24}\b)",
+    regex.IGNORECASE,
+)
+_LOOSE_DOT = regex.compile(r"(?<=[\w-])(?:\s{1,3}\.\s{0,3}|\.\s{1,3})(?=(?:com|net|org|info|biz|xyz|ru|cn|top|io)\b)")
+_SCHEME = regex.compile(
+    r"\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.)[^\s<>\"']+"
+    r"|\b(?:mailto|tel|sms|javascript|vbscript|whatsapp|skype|bitcoin|magnet):[^\s<>\"']+"
+    r"|\bdata:\w+/[\w.+-]+[;,][^\s<>\"']+",
+    regex.IGNORECASE,
+)
+_TAIL = r"(?::\d{1,5})?(?:[/?#][^\s<>\"']*)?"
+_DOMAINS = (
+    regex.compile(
+        rf"(?<![\p{{L}}\p{{N}}@.-])(?:[\p{{L}}\p{{N}}][\p{{L}}\p{{N}}\p{{M}}-]*\.)+\p{{L}}[\p{{L}}\p{{N}}\p{{M}}-]+{_TAIL}"
+    ),
+    # beside letters of scripts without spaces
+    regex.compile(rf"(?<![A-Za-z0-9@.-])(?:[A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z][A-Za-z0-9-]+{_TAIL}"),
+)
+_IP = regex.compile(rf"(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\w.]*\w){_TAIL}")
+_CALL_NAMES = frozenset(
+    {"now", "show", "name", "id", "info", "int", "date", "call", "run", "sh", "py", "read", "save", "next"}
+)
+"""Top-level domains that are also names in programs: `datetime.now()` and `d.name` are no links."""
+_EMAIL = regex.compile(r"[^\s@<>()\[\],;:\"'`|]{1,64}@[^\s@<>()\[\],;:\"'`|]{1,200}\.[^\s@<>()\[\],;:\"'`|.]{2,60}")
+_GROUPING = regex.compile(r"[\s().\-/]+")
+_TRAILING = ".,;:!?)]}>*_'\"`"
+
+_IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}", regex.IGNORECASE)
+_COIN = regex.compile(r"\b(?:bc1[a-z0-9]{25,62}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})\b")
+_OPAQUE = regex.compile(rf"[A-Za-z0-9_+]{{{MIN_OPAQUE_CHARACTERS},}}=*")
+_SUBTRACTION = regex.compile(r"\d+ - \d+")
+_KEYS = regex.compile(
+    r"\b(?:(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}|ya29\.[\w-]{20,}|gh[opsur]_\w{20,})"
+)
+_PLUGINS = (
+    *("aws.AWSKeyDetector", "azure_storage_key.AzureStorageKeyDetector", "basic_auth.BasicAuthDetector"),
+    *("discord.DiscordBotTokenDetector", "github_token.GitHubTokenDetector", "gitlab_token.GitLabTokenDetector"),
+    *("jwt.JwtTokenDetector", "mailchimp.MailchimpDetector", "npm.NpmDetector", "openai.OpenAIDetector"),
+    *("private_key.PrivateKeyDetector", "pypi_token.PypiTokenDetector", "sendgrid.SendGridDetector"),
+    *("slack.SlackDetector", "square_oauth.SquareOAuthDetector", "stripe.StripeDetector"),
+    *("telegram_token.TelegramBotTokenDetector", "twilio.TwilioKeyDetector"),
+)
+
+
+def visible(text: str) -> str:
+    """The text as a person sees it: without characters that show nothing, in Unicode's compatibility form."""
+    return unicodedata.normalize("NFKC", HIDDEN.sub("", text))
+
+
+def new_contact(text: str, source: str) -> str | None:
+    """The first link, e-mail address, phone number or account of `text` that `source` does not have."""
+    text = _plain(text)
+    known = _Known(source)
+    for link in _links(text):
+        if not known.has(_bare(link)):
+            return link
+    for found in _EMAIL.findall(text):
+        if not known.has(found.strip(_TRAILING).casefold()):
+            return str(found)
+    number = next((raw for raw, national in _phones(text) if national not in known.joined), None)
+    if number is not None:
+        return number
+    return next((account for account in _accounts(text) if account.casefold() not in known.joined), None)
+
+
+def new_secret(text: str, source: str) -> str | None:
+    """The start of the first key, token or long random text of `text` that `source` does not have."""
+    text, source = visible(text), visible(source)
+    found = next((secret for secret in _secrets(text) if secret not in source), None)
+    return None if found is None else f"{found[:6]}..."
+
+
+class _Known:
+    """The source. It may be far longer than the text, so it is only read when the text has something to look up."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @cached_property
+    def _text(self) -> str:
+        return _plain(self._source).casefold().replace("www.", "")
+
+    @cached_property
+    def joined(self) -> str:
+        """Without the signs that group digits."""
+        return _GROUPING.sub("", self._text)
+
+    def has(self, value: str) -> bool:
+        """Whether the source has it as a whole: `ample.com` is not in `example.com`, nor is `example.co`."""
+        return regex.search(rf"(?<![\w.@-]){regex.escape(value)}(?![\w-]|\.\w)", self._text) is not None
+
+
+def _plain(text: str) -> str:
+    """The text with the common disguises of links and addresses taken off: `evil[.]com`, `name at evil dot com`."""
+    plain = _IDEOGRAPHIC_DOT.sub(".", visible(text))
+    plain = _LOOSE_DOT.sub(".", _SPELLED_DOT.sub(".", plain))
+    return _SPELLED_AT.sub("@", plain)
+
+
+def _links(text: str) -> Iterator[str]:
+    for found in _SCHEME.finditer(text):
+        yield found[0].rstrip(_TRAILING)
+    for found in _IP.finditer(text):
+        if all(int(part) < 256 for part in regex.split(r"[:/?#]", found[0])[0].split(".")):
+            yield found[0].rstrip(_TRAILING)
+    for pattern in _DOMAINS:
+        for found in pattern.finditer(text):
+            host = regex.split(r"[:/?#]", found[0])[0]
+            first, _, last = host.rpartition(".")
+            is_code = last in _CALL_NAMES and (len(first) <= MAX_ALIAS or text[found.end() : found.end() + 1] == "(")
+            if not is_code and _is_domain(host):
+                yield found[0].rstrip(_TRAILING)
+
+
+def _is_domain(host: str) -> bool:
+    last = host.rpartition(".")[2]
+    if last[0].isupper() and not last.isupper():  # "the end.It is": a missing space
+        return False
+    parts = _suffixes()(host)
+    return bool(parts.suffix and parts.domain)
+
+
+def _bare(link: str) -> str:
+    return regex.sub(r"^(?:[a-z][a-z0-9+.-]*://)?(?:www\.)?", "", link.casefold()).rstrip("/")
+
+
+def _phones(text: str) -> Iterator[tuple[str, str]]:
+    """The number as written, and its digits without the country code."""
+    if sum(character.isdigit() for character in text) < MIN_PHONE_DIGITS:
+        return
+    from phonenumbers import Leniency, PhoneNumberMatcher  # noqa: PLC0415
+
+    kinds = [("ZZ", Leniency.POSSIBLE), *((region, Leniency.STRICT_GROUPING) for region in PHONE_REGIONS)]
+    for region, leniency in kinds:
+        for match in PhoneNumberMatcher(text, region, leniency=leniency, max_tries=MAX_TRIES):
+            if not _SUBTRACTION.fullmatch(match.raw_string):
+                yield match.raw_string, str(match.number.national_number)
+
+
+def _accounts(text: str) -> Iterator[str]:
+    from stdnum import bitcoin, iban  # noqa: PLC0415
+
+    for found in _IBAN.findall(text):
+        compact = regex.sub(r"[ -]", "", found).upper()
+        # the pattern may run on into the next words
+        yield from (compact[:size] for size in range(15, len(compact) + 1) if iban.is_valid(compact[:size]))
+    for found in _COIN.findall(text):
+        if found.startswith("0x") or bitcoin.is_valid(found):
+            yield found
+
+
+def _secrets(text: str) -> Iterator[str]:
+    yield from _KEYS.findall(text)
+    yield from (secret for detector in _detectors() for secret in detector.analyze_string(text))
+    yield from (run for run in _OPAQUE.findall(text) if _is_random(run))
+
+
+def _is_random(run: str) -> bool:
+    """Letters of both cases and several digits: a name in a program has fewer."""
+    digits = sum(character.isdigit() for character in run)
+    return digits >= MIN_OPAQUE_DIGITS and run != run.lower() and run != run.upper()
+
+
+@cache
+def _suffixes() -> TLDExtract:
+    from tldextract import TLDExtract  # noqa: PLC0415 - takes half a second
+
+    return TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=False)
+
+
+@cache
+def _detectors() -> Sequence[RegexBasedDetector]:
+    from importlib import import_module  # noqa: PLC0415
+
+    found = (name.split(".") for name in _PLUGINS)
+    return [getattr(import_module(f"detect_secrets.plugins.{module}"), name)() for module, name in found]
