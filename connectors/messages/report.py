@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from connectors.checker import bounds, client
 from connectors.messages import shapes
 from connectors.messages.body import TooLargeError, plain_text
 from connectors.messages.fields import FreeJson, Identifier, Name, Text, Wire, storable_json
@@ -149,26 +150,32 @@ class Checks(Wire):
     @field_validator("regex")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        import regex  # noqa: PLC0415 - keeps `daemon.config` fast to import
-
-        if value is not None:
-            try:
-                regex.compile(value)
-            except (regex.error, RecursionError, OverflowError) as exc:
-                raise ValueError(f"is not a regular expression: {exc}") from exc
+        if value is not None and bounds.pattern_excess(value) is None:
+            _refuse(client.pattern_fault(value))
         return value
 
     @field_validator("json_schema")
     @classmethod
     def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:  # noqa: FBT001
-        from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
-
-        if value is not None:
-            try:
-                Draft202012Validator.check_schema(value)
-            except SchemaError as exc:
-                raise ValueError(f"is not a JSON Schema: {exc.message}") from exc
+        if isinstance(value, dict) and bounds.schema_excess(value) is None:
+            _refuse(client.schema_fault(value))
         return value
+
+    @property
+    def excess(self) -> str | None:
+        """The first rule that is beyond the limits of `connectors.checker.bounds`; None: none is.
+
+        `decode` refuses such a rule. In what was stored before, and in an operator's file, no answer meets it.
+        """
+        texts = bounds.texts_excess([*self.must_contain, *self.must_not_contain])
+        schema = bounds.schema_excess(self.json_schema)
+        found = (("must_contain and must_not_contain", texts), ("json_schema", schema))
+        return next((f"checks.{field}: {fault}" for field, fault in found if fault), None)
+
+
+def _refuse(fault: str | None) -> None:
+    if fault is not None:
+        raise ValueError(fault)
 
 
 def _a_time(value: Any) -> Any:
@@ -323,9 +330,12 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
             Rejection.WRONG_VERSION, f"version is {value.get('version')!r:.40}; this erratad takes {WIRE_VERSION}"
         )
     try:
-        return FlaggedResponse.model_validate(value)
+        flagged = FlaggedResponse.model_validate(value)
     except (ValidationError, RecursionError) as exc:
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, _explain(exc)) from exc
+    if flagged.checks is not None and (excess := flagged.checks.excess) is not None:
+        raise MessageRejected(Rejection.SCHEMA_VIOLATION, excess)
+    return flagged
 
 
 def _text(raw: bytes, max_bytes: int) -> str:

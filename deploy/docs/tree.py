@@ -10,7 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = [
-    *("connectors", "connectors/messages", "connectors/kafka", "connectors/vllm_plugin", "daemon"),
+    *(
+        "connectors",
+        "connectors/messages",
+        "connectors/checker",
+        "connectors/kafka",
+        "connectors/vllm_plugin",
+        "daemon",
+    ),
     *("daemon/intake", "daemon/intake/formats", "daemon/induction", "daemon/reflection", "daemon/reflection/prompts"),
     *("daemon/dataset", "daemon/training", "daemon/evaluation", "daemon/promotion", "daemon/delivery"),
     *("daemon/serving", "daemon/operations", "daemon/web", "daemon/web/console", "daemon/cli", "daemon/demo"),

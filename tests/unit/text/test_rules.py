@@ -175,6 +175,32 @@ def test_a_malformed_part_that_only_a_reference_reaches_fails_the_answer(part: A
     assert any("the JSON Schema is malformed" in sentence for sentences in found for sentence in sentences)
 
 
+def test_the_rules_of_several_reports_share_the_time_of_one_answer() -> None:
+    patterns = ("^.(a|aa)+$", "x|^.(a|aa)+$")
+    rules_of_many = (*(Checks(regex=pattern) for pattern in patterns), Checks(json_schema=_doubling(20)))
+    found = failures(rules_of_many, json.dumps(EVIL_TEXT), timeout_s=0.2)
+    assert [fault.endswith("was not decided within 0.2 s") for fault in found] == [True, True, True]
+
+
+def test_a_pattern_that_takes_too_much_memory_fails() -> None:
+    [fault] = failures(Checks(regex="(?i)paris|(?R)x+|" + "a" * 200), "hello world")
+    assert fault.endswith("was not decided: memory")
+
+
+@pytest.mark.parametrize(
+    ("checks", "why"),
+    [
+        ({"json_schema": {"allOf": [{}] * 1000}}, "the JSON Schema has more than 500 objects and lists"),
+        ({"must_contain": ["a"] * 150, "must_not_contain": ["b"] * 150}, "has 300 texts; at most 200 are taken"),
+        ({"must_contain": ["a" * 30_000]}, "has 30000 characters; at most 20000 are taken"),
+    ],
+)
+def test_a_stored_rule_beyond_the_limits_fails_every_answer(checks: dict[str, Any], why: str) -> None:
+    [fault] = failures(Checks(**checks), "[]")
+    assert fault.startswith("the rule cannot be checked: ")
+    assert why in fault
+
+
 def test_unique_items_of_a_long_answer_are_decided() -> None:
     """Comparing each pair of these would take about an hour."""
     checks = Checks(json_schema={"type": "array", "uniqueItems": True})

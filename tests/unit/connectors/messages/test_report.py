@@ -209,6 +209,21 @@ def test_any_conversation_with_any_answer_is_decoded_or_rejected(messages, respo
         (raw(messages=[{"role": "user", "content": [{}] * 1001}]), Rejection.SCHEMA_VIOLATION, "1001 content parts"),
         (raw(checks={"regex": "("}), Rejection.SCHEMA_VIOLATION, "checks.regex: .*not a regular expression"),
         (raw(checks={"json_schema": {"type": 1}}), Rejection.SCHEMA_VIOLATION, "checks.json_schema: "),
+        (
+            raw(checks={"json_schema": {"allOf": [{}] * 1000}}),
+            Rejection.SCHEMA_VIOLATION,
+            "checks.json_schema: has more than 500 objects and lists; simplify it",
+        ),
+        (
+            raw(checks={"must_contain": ["x"] * 201}),
+            Rejection.SCHEMA_VIOLATION,
+            "checks.must_contain and must_not_contain: has 201 texts; at most 200 are taken",
+        ),
+        (
+            raw(checks={"regex": "(?:a{1000}){1000}"}),
+            Rejection.SCHEMA_VIOLATION,
+            "checks.regex: .*cannot be prepared within the limits",
+        ),
         (raw(checks={"max_words": 0}), Rejection.SCHEMA_VIOLATION, "checks.max_words: "),
         (raw(category="!?"), Rejection.SCHEMA_VIOLATION, "category: .*a letter or a digit"),
         (raw(severity="extreme"), Rejection.SCHEMA_VIOLATION, "severity: "),
