@@ -18,6 +18,8 @@ class Preparation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    template: str = ""
+    """SHA-256 of the template and its variables: answers made under another one are other answers."""
     control_tokens: tuple[str, ...] = ()
     tags: tuple[str, str] | None = None
     """Opening and closing tag of thoughts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +46,12 @@ class ChatTemplate:
         self._control = ControlTokens(self._control_ids)
         self._writer = IdWriter(tokenizer, self._control_ids)
         self.preparation = Preparation(
-            control_tokens=tuple(self._control_ids), tags=self._tags, has_system_role=self._shows_system()
+            template=hashlib.sha256(
+                json.dumps([self.source, config.kwargs], sort_keys=True, default=str).encode()
+            ).hexdigest(),
+            control_tokens=tuple(self._control_ids),
+            tags=self._tags,
+            has_system_role=self._shows_system(),
         )
         asked, header, rest = self._probe()
         self._keeps_thoughts = self._tags is not None and self._tags[1] not in asked

@@ -209,7 +209,8 @@ class ReplaySource:
         return _CachedAnswer(text=entry["text"].strip(), ends=entry["ends"])
 
     def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
-        key = hashlib.sha256(f"{TEMPERATURE:g} {self._max_tokens}\n{_key(prompt)}".encode()).hexdigest()
+        asked = f"{TEMPERATURE:g} {self._max_tokens} {self._fleet.preparation.template}\n{_key(prompt)}"
+        key = hashlib.sha256(asked.encode()).hexdigest()
         return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
 
 

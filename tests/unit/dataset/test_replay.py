@@ -11,6 +11,8 @@ import pytest
 from connectors.messages import FlaggedResponse
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import HOLDOUT_FILE, REPLAY_FILE, load_manifest
+from daemon.chat.preparation import Preparation
+from daemon.chat.thoughts import split_thoughts
 from daemon.config.training import TrainingConfig
 from daemon.dataset.replay import MAX_DRIFT_PAIRS, Context, Pairs, ReplaySource, is_drift, read_prompts
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage, replay_size
@@ -50,6 +52,19 @@ def test_the_base_model_is_asked_once_per_prompt(
     prepared(sqlite_store, make_stage(), tmp_path)
 
     assert len(servers.asked) == MAX_DRIFT_PAIRS + MIN_REPLAY_PAIRS
+
+
+def test_another_chat_template_is_asked_anew_and_thoughts_are_kept(servers: OrdinaryAnswers, tmp_path: Path) -> None:
+    tags = ("<think>", "</think>")
+    first = _answered(_replay(servers, tmp_path), 8, [])
+    asked = len(servers.asked)
+    servers.preparation = Preparation(template="another", tags=tags)
+    servers.thoughts = "hm"
+    second = _answered(_replay(servers, tmp_path), 8, [])
+
+    assert len(servers.asked) == 2 * asked
+    for before, after in zip(first.replay, second.replay, strict=True):
+        assert split_thoughts(after.completion, tags, opened=False) == ("hm", before.completion)
 
 
 def test_another_base_model_is_asked_anew(
