@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -163,12 +163,17 @@ def test_check_config_takes_under_20_s_for_a_model_of_8_billion_parameters(train
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (tokenizer / name).exists():
             (model / name).write_bytes((tokenizer / name).read_bytes())
-    start = time.monotonic()
+    start = _cpu_s()
     found = check(Config.model_validate({"data_dir": tmp_path / "var", "model": {"path": model}}))
-    seconds = time.monotonic() - start
+    seconds = _cpu_s() - start
     assert found.problems == ()
     assert "down_proj of LlamaForCausalLM" in found.notes[-1]
     assert seconds < CHECK_LIMIT_S
+
+
+def _cpu_s() -> float:
+    """Of this process and its ended children: the time on the wall depends on the other tests."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 @pytest.fixture(scope="module")
