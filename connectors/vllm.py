@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
-from connectors.vllm_wire import ProbeResult, Served, ServerState, ShadowFigures, Trial
+from connectors.vllm_wire import ADMIN_HEADER, ProbeResult, Served, ServerState, ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 
@@ -48,6 +48,8 @@ class VllmServer(ChatEndpoint):
         dialect: Dialect = PLAIN,
     ) -> None:
         super().__init__(url, api_key=api_key, timeout_s=timeout_s, dialect=dialect)
+        if admin_token:
+            self._client.headers[ADMIN_HEADER] = admin_token
         self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
@@ -141,6 +143,7 @@ class VllmServer(ChatEndpoint):
             return ServerState(
                 live=state["live"],
                 epoch=state["epoch"],
+                interface=state.get("interface", 1),
                 adapters=dict(state["adapters"]),
                 traffic=_traffic(state),
                 trial=None if state["trial"] is None else Trial(**state["trial"]),

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+ADMIN_HEADER = "x-erratad-admin-token"
+"""Header with the admin token of a server. `Authorization` holds vLLM's API key."""
+INTERFACE = 2
+"""Version of what daemon and plugin expect of each other. 2: routes that are not listed are closed. Before: none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
@@ -56,7 +61,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
-    """State of one server. `epoch` changes with each start of the server; `adapters`: name -> requests in flight."""
+    """State of one server. `epoch` changes with each start of the server; `adapters`: name -> requests in flight.
+
+    `interface`: the plugin's `INTERFACE`; 1 for a plugin from before there was one.
+    """
 
     live: str | None
     epoch: str
@@ -64,6 +72,7 @@ class ServerState:
     traffic: Mapping[str, Served] = field(default_factory=dict, compare=False)
     trial: Trial | None = None
     shadowed: Mapping[str, ShadowFigures] = field(default_factory=dict, compare=False)
+    interface: int = INTERFACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, RequestRefused
-from connectors.vllm_wire import ProbeResult, Trial
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
+from connectors.vllm_plugin.errors import RequestRefused
+from connectors.vllm_plugin.routes import ADMIN_PREFIX, RouteGate, has_token
+from connectors.vllm_wire import INTERFACE, ProbeResult, Trial
 
 
 class Engine(Protocol):
@@ -123,7 +124,7 @@ class Flip(BaseModel):
 
 
 def install(app: FastAPI, table: AliasTable) -> None:
-    """Add middleware and routes to the app. `app.state.erratad` must be an `Admin` before the first request."""
+    """Add the alias and the admin routes. `app.state.erratad` must be an `Admin` before the first request."""
     app.state.erratad_token = table.settings.admin_token
     app.add_middleware(AliasMiddleware, table=table)
     app.add_exception_handler(RequestRefused, _refused)
@@ -131,14 +132,27 @@ def install(app: FastAPI, table: AliasTable) -> None:
     app.include_router(open_router)
 
 
+def guard(app: FastAPI, table: AliasTable) -> None:
+    """Close all routes that are not listed, outside of all other middleware.
+
+    Call it last: vLLM 0.32 has built the middleware before it calls a plugin's `init_state`.
+    """
+    settings = table.settings
+    app.middleware_stack = RouteGate(
+        app.middleware_stack or app.build_middleware_stack(),
+        token=settings.admin_token,
+        also_open=settings.open_routes,
+        raw_names=settings.raw_names,
+    )
+
+
 async def _refused(_request: Request, refusal: Exception) -> JSONResponse:
     assert isinstance(refusal, RequestRefused)  # noqa: S101 - registered for that class only
     return refusal.response()
 
 
-def _authorized(request: Request, authorization: Annotated[str, Header()] = "") -> None:
-    expected = f"Bearer {request.app.state.erratad_token}"
-    if not hmac.compare_digest(authorization.encode(), expected.encode()):
+def _authorized(request: Request) -> None:
+    if not has_token(request.scope, request.app.state.erratad_token):
         raise RequestRefused(
             HTTPStatus.UNAUTHORIZED, "unauthorized", "give the admin token: Authorization: Bearer TOKEN"
         )
@@ -150,10 +164,10 @@ def _admin(request: Request) -> Admin:
 
 
 Admins = Annotated[Admin, Depends(_admin)]
-router = APIRouter(prefix="/erratad/v1", dependencies=[Depends(_authorized)], include_in_schema=False)
+router = APIRouter(prefix=ADMIN_PREFIX.rstrip("/"), dependencies=[Depends(_authorized)], include_in_schema=False)
 
 
-open_router = APIRouter(prefix="/erratad/v1", include_in_schema=False)
+open_router = APIRouter(prefix=ADMIN_PREFIX.rstrip("/"), include_in_schema=False)
 
 
 @open_router.get("/ready")
@@ -172,6 +186,7 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "alias": table.settings.alias,
         "live": table.live,
         "epoch": table.epoch,
+        "interface": INTERFACE,
         "adapters": table.adapters(),
         "traffic": table.traffic.shown(),
         "guidance_refusals": table.traffic.refusals(),

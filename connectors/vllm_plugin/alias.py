@@ -16,23 +16,19 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
+from connectors.vllm_plugin.errors import RETRY_AFTER_S, RequestRefused
 from connectors.vllm_plugin.guide import guided
 from connectors.vllm_plugin.inside import REFUSED
 from connectors.vllm_plugin.refusals import RefusalChecks
+from connectors.vllm_plugin.routes import ADMIN_PREFIX, has_token, open_routes, route_path
 from connectors.vllm_plugin.system_role import SystemRole
 from connectors.vllm_plugin.traffic import ANSWER_PATHS, ObservedRequest, RequestCounts
 from connectors.vllm_plugin.trial import SHADOW_PATHS, AnswerRecorder, Shadows, conversation_key
 from connectors.vllm_wire import ShadowFigures, Trial
 
-RETRY_AFTER_S = 2
-ADMIN_PREFIX = "/erratad/"
-CLOSED_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/invocations"})
-"""Routes of vLLM that would change adapters without updating the table, or bypass `--api-key` (vLLM #58144)."""
-CLOSED_PREFIX = "/adapters"
 SYSTEM_ROLE_VALUES = {"auto": None, "yes": True, "no": False}
 
 _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
@@ -41,20 +37,6 @@ _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
 def answering_as(default: str) -> str:
     """The generation name for the answer to the current request; `default` outside the alias."""
     return _answering_as.get() or default
-
-
-class RequestRefused(Exception):  # noqa: N818 - an answer to the client, not a fault
-    """A request is refused; the client gets an OpenAI-style error body."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-    def response(self) -> JSONResponse:
-        error = {"message": str(self), "type": self.code, "param": None, "code": self.status.value}
-        retry = {"Retry-After": str(RETRY_AFTER_S)} if self.status is HTTPStatus.SERVICE_UNAVAILABLE else None
-        return JSONResponse({"error": error}, status_code=self.status.value, headers=retry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +49,10 @@ class AliasSettings:
     admin_token: str
     system_role: bool | None = None
     """Whether the chat template has a system role; None: the plugin asks the server."""
+    open_routes: tuple[str, ...] = ()
+    """Open routes besides `connectors.vllm_plugin.routes.OPEN_ROUTES`."""
+    raw_names: bool = True
+    """Whether clients without the admin token may ask for models other than the alias."""
 
     def __post_init__(self) -> None:
         if self.base_name == self.alias or self.generation(self.base_name) is not None:
@@ -80,16 +66,28 @@ class AliasSettings:
         if missing:
             raise ValueError(f"set {', '.join(missing)}: the erratad plugin of vLLM cannot start without them")
         alias, base_name, token = (environ[name] for name in names)
-        guidance, role = environ.get("ERRATAD_GUIDANCE", ""), environ.get("ERRATAD_SYSTEM_ROLE") or "auto"
-        if role not in SYSTEM_ROLE_VALUES:
-            raise ValueError(f"ERRATAD_SYSTEM_ROLE is {role!r}; set one of {', '.join(SYSTEM_ROLE_VALUES)}")
-        system_role = SYSTEM_ROLE_VALUES[role]
-        return cls(alias=alias, base_name=base_name, guidance=guidance, admin_token=token, system_role=system_role)
+        return cls(
+            alias=alias,
+            base_name=base_name,
+            guidance=environ.get("ERRATAD_GUIDANCE", ""),
+            admin_token=token,
+            system_role=SYSTEM_ROLE_VALUES[_choice(environ, "ERRATAD_SYSTEM_ROLE", *SYSTEM_ROLE_VALUES)],
+            open_routes=open_routes(environ.get("ERRATAD_OPEN_ROUTES", "")),
+            raw_names=_choice(environ, "ERRATAD_RAW_NAMES", "open", "closed") == "open",
+        )
 
     def generation(self, name: str) -> int | None:
         """17 for ``aligned-g000017``; None if the name is not a generation of this alias."""
         match = re.fullmatch(rf"{re.escape(self.alias)}-g([0-9]{{6,9}})", name)
         return int(match[1]) if match else None
+
+
+def _choice(environ: Mapping[str, str], name: str, *values: str) -> str:
+    """A variable that may have one of the values; without it, the first of them."""
+    given = environ.get(name) or values[0]
+    if given not in values:
+        raise ValueError(f"{name} is {given!r}; set one of {', '.join(values)}")
+    return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +232,7 @@ class AliasMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in CLOSED_PATHS or path.startswith(CLOSED_PREFIX):
-            refusal = RequestRefused(
-                HTTPStatus.FORBIDDEN, "closed", f"{path} is closed; adapters change at {ADMIN_PREFIX} only"
-            )
-            return await refusal.response()(scope, receive, send)
+        path = route_path(scope)
         if scope["method"] != "POST" or path.startswith(ADMIN_PREFIX):
             return await self._app(scope, receive, send)
         return await self._answer(path, scope, receive, send)
@@ -253,6 +246,7 @@ class AliasMiddleware:
         trial = self._table.trial
         conversation = b"" if body is None or trial is None else conversation_key(scope["headers"], body)
         try:
+            self._check_name(raw, scope)
             route = None if body is None else self._table.resolve(body["model"], conversation)
         except RequestRefused as refusal:
             await refusal.response()(scope, _BufferedReceive(raw, receive), send)
@@ -292,6 +286,22 @@ class AliasMiddleware:
         task = self._shadows.start(_with_length(scope, content), content, live=live, figures=figures)
         task.add_done_callback(lambda _: self._table.leave(route))
 
+    def _check_name(self, raw: bytes, scope: Scope) -> None:
+        """Where raw names are closed, refuse a body with another model than the alias, or with none.
+
+        vLLM answers a request without a model with the base model.
+        """
+        settings = self._table.settings
+        if settings.raw_names or not raw or has_token(scope, settings.admin_token):
+            return
+        body = _parsed(raw)
+        if not isinstance(body, dict) or body.get("model") != settings.alias:
+            raise RequestRefused(
+                HTTPStatus.NOT_FOUND,
+                "NotFoundError",
+                f"set model to {settings.alias!r} in a JSON body: no other model is open to clients of this server",
+            )
+
     def _ours(self, raw: bytes) -> dict[str, Any] | None:
         """The parsed body if its model may belong to erratad, else None.
 
@@ -299,10 +309,7 @@ class AliasMiddleware:
         """
         if self._table.settings.alias.encode() not in raw:
             return None
-        try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError):
-            return None
+        body = _parsed(raw)
         return body if isinstance(body, dict) and isinstance(body.get("model"), str) else None
 
     async def _forward(
@@ -328,6 +335,14 @@ class AliasMiddleware:
             if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
                 self._table.traffic.count(route.name, failed=observed.failed)
         return observed.status
+
+
+def _parsed(raw: bytes) -> Any:
+    """The value of a JSON body, None of another one."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _with_length(scope: Scope, raw: bytes) -> Scope:

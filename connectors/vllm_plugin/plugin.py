@@ -9,7 +9,9 @@ Environment (if a variable is missing, the server does not start and the error n
     ERRATAD_BASE_NAME=base                  # equal to --served-model-name
     ERRATAD_GUIDANCE="Answer correctly ..." # may be empty
     ERRATAD_SYSTEM_ROLE=auto                # or yes, no: whether the chat template has a system role
-    ERRATAD_ADMIN_TOKEN=...                 # bearer token of /erratad/*
+    ERRATAD_ADMIN_TOKEN=...                 # token of /erratad/*, /tokenize and /metrics
+    ERRATAD_OPEN_ROUTES=/metrics            # further open routes; all that are not listed answer 404 (`routes`)
+    ERRATAD_RAW_NAMES=open                  # closed: clients may ask for the alias only
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
     VLLM_CPU_OMP_THREADS_BIND=nobind        # otherwise vLLM overwrites OMP_NUM_THREADS
@@ -22,9 +24,9 @@ Command line:
       --lora-target-modules q_proj k_proj v_proj o_proj gate_proj up_proj down_proj   # without lm_head (vLLM #16668)
       --max-model-len L --dtype bfloat16 [--api-key KEY]
 
-No `--middleware` (the plugin adds its own, inside vLLM's authentication), one `--served-model-name`, one API server
-process, and neither VLLM_ALLOW_RUNTIME_LORA_UPDATING nor VLLM_SKIP_MODEL_NAME_VALIDATION: adapters reach the engine
-through `PUT /erratad/v1/adapters/{name}` only.
+No `--middleware` (the plugin adds its own: the alias inside vLLM's authentication, the gate around everything), one
+`--served-model-name`, one API server process, and neither VLLM_ALLOW_RUNTIME_LORA_UPDATING nor
+VLLM_SKIP_MODEL_NAME_VALIDATION: adapters reach the engine through `PUT /erratad/v1/adapters/{name}` only.
 """
 
 from __future__ import annotations
@@ -44,8 +46,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import State
 
-from connectors.vllm_plugin.admin import Admin, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, RequestRefused, answering_as
+from connectors.vllm_plugin.admin import Admin, guard, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.errors import RequestRefused
+from connectors.vllm_plugin.routes import has_token
 from connectors.vllm_wire import ProbeResult
 
 PROBE = (
@@ -71,12 +75,12 @@ class AliasPlugin:
         refused = [name for name in FORBIDDEN_ENVIRONMENT if os.environ.get(name, "0") not in {"", "0"}]
         if refused:
             raise ValueError(f"unset {', '.join(refused)}: erratad changes adapters through its own routes only")
-        self._table = AliasTable(AliasSettings.from_environment(os.environ))
+        self._app, self._table = app, AliasTable(AliasSettings.from_environment(os.environ))
         install(app, self._table)
         app.get("/v1/models")(_list_models)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Bind the routes to the engine.
+        """Bind the routes to the engine. vLLM has added its middleware before, so the gate added here is the outermost.
 
         Raises:
             ValueError: when the server was started with options that the alias cannot work with.
@@ -90,6 +94,7 @@ class AliasPlugin:
         if not args.enable_lora:
             raise ValueError("--enable-lora is missing: no adapter could be loaded")
         _name_generations(models)
+        guard(self._app, self._table)
         state.erratad = Admin(self._table, VllmEngine(engine_client, models))
 
 
@@ -104,14 +109,16 @@ def _name_generations(models: Any) -> None:
 
 
 async def _list_models(request: Request) -> JSONResponse:
-    """vLLM's list of models, plus the alias while a generation is live."""
+    """vLLM's list of models, plus the alias while a generation is live; only the alias where raw names are closed."""
     listed = await request.app.state.openai_serving_models.show_available_models()
     content = listed.model_dump()
     table: AliasTable = request.app.state.erratad.table
+    raw, shown = content["data"], []
     if table.live is not None:
-        first = content["data"][0]
-        content["data"].append({**first, "id": table.settings.alias, "root": table.live, "parent": first["id"]})
-    return JSONResponse(content)
+        shown.append({**raw[0], "id": table.settings.alias, "root": table.live, "parent": raw[0]["id"]})
+    if table.settings.raw_names or has_token(request.scope, table.settings.admin_token):
+        shown = [*raw, *shown]
+    return JSONResponse({**content, "data": shown})
 
 
 class VllmEngine:

@@ -48,9 +48,13 @@ class ServingConfig(Section):
     cpu_threads: Positive | None = None
     extra_args: list[str] = []
     environment: dict[str, str] = {}
+    open_routes: list[Annotated[str, Field(pattern=r"^(/([A-Za-z0-9._-]+|\{[A-Za-z0-9_]+\}))+$")]] | None = None
+    """Open routes of the servers besides the plugin's list; None: `/metrics` where the server listens on loopback."""
+    raw_names: Literal["open", "closed"] = "open"
+    """closed: clients without the admin token may ask for the alias only."""
     api_key_env: str | None = None
     admin_token_env: str | None = None
-    """Variable with the token of the adapter and alias calls; None (managed only): a random token per start."""
+    """Variable with the servers' admin token; None (managed only): a random token per start."""
     start_timeout_s: Seconds = 600.0
     restart_backoff_s: Seconds = 2.0
     reconcile_interval_s: Seconds = 2.0

@@ -314,7 +314,7 @@ class PromotionStage:
 
 def _live_on(live: Adapter, fleet_state: FleetState) -> str:
     total = len(fleet_state.serving) + len(fleet_state.behind)
-    behind = f"; {'; '.join(fleet_state.behind)}" if fleet_state.behind else ""
+    behind = "".join(f"; {sentence}" for sentence in (*fleet_state.behind, *fleet_state.older))
     return f"{live.name} is live on {len(fleet_state.serving)} of {total} servers{behind}"
 
 

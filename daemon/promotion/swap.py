@@ -16,7 +16,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
-from connectors.vllm_wire import ServerState, Trial
+from connectors.vllm_wire import INTERFACE, ServerState, Trial
 from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.errors import AdapterInvalidError, PromotionError, ServingError
@@ -28,6 +28,10 @@ log = structlog.get_logger(__name__)
 
 MEASURED_STATES = frozenset({RunState.EVALUATING, RunState.PROMOTING})
 """Run states in which the candidate is loaded and must stay loaded."""
+OLDER_PLUGIN = (
+    "runs the plugin of an older erratad, which leaves routes such as /tokenize open without a key; install this "
+    "version there and restart the server"
+)
 
 
 def load_and_probe(fleet: Fleet, adapter: Adapter, server: VllmServer) -> None:
@@ -81,10 +85,14 @@ def _undo_flip(server: VllmServer, *, target: Adapter, live: Adapter) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetState:
-    """The servers by the live generation. `behind`: one sentence per server that does not serve it."""
+    """The servers by the live generation. `behind`: one sentence per server that does not serve it.
+
+    `older`: one sentence per server whose plugin is of an older erratad.
+    """
 
     serving: tuple[VllmServer, ...]
     behind: tuple[str, ...]
+    older: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -110,6 +118,7 @@ class Reconciler:
         """Load and flip on each ready server that does not serve the live generation; then clean up."""
         serving: list[VllmServer] = []
         behind: list[str] = []
+        older: list[str] = []
         not_ready = 0
         for server in self._fleet.servers:
             try:
@@ -118,6 +127,7 @@ class Reconciler:
                     not_ready += 1
                     continue
                 state = server.state()
+                older += [f"{server.url} {OLDER_PLUGIN}"] if state.interface < INTERFACE else []
                 if not _serves(state, live):
                     self._bring_back(server, state, live)
                 self._align_trial(server, state)
@@ -129,7 +139,7 @@ class Reconciler:
         metrics.SERVERS.labels(state="serving").set(len(serving))
         metrics.SERVERS.labels(state="behind").set(len(behind) - not_ready)
         metrics.SERVERS.labels(state="not_ready").set(not_ready)
-        return FleetState(serving=tuple(serving), behind=tuple(behind))
+        return FleetState(serving=tuple(serving), behind=tuple(behind), older=tuple(older))
 
     def _bring_back(self, server: VllmServer, state: ServerState, live: Adapter) -> None:
         if live.name not in state.adapters:

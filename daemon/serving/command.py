@@ -18,6 +18,7 @@ from daemon.config.chat import ChatConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
+from daemon.config.web import LOOPBACK
 from daemon.errors import ConfigError
 from daemon.runtime.machine import cpu_has_bfloat16
 
@@ -145,7 +146,15 @@ def _plugin_environment(serving: ServingConfig, admin_token: str) -> dict[str, s
         "ERRATAD_BASE_NAME": serving.base_name,
         "ERRATAD_GUIDANCE": serving.guidance,
         "ERRATAD_ADMIN_TOKEN": admin_token,
+        "ERRATAD_OPEN_ROUTES": ",".join(_open_routes(serving)),
+        "ERRATAD_RAW_NAMES": serving.raw_names,
     }
+
+
+def _open_routes(serving: ServingConfig) -> list[str]:
+    if serving.open_routes is not None:
+        return serving.open_routes
+    return ["/metrics"] if serving.host in LOOPBACK else []
 
 
 def fingerprint(command: Command, *, model_path: Path, installed: str | None) -> str:

@@ -137,6 +137,38 @@ def test_probes_and_services_let_traffic_to_servers_that_answer_under_the_alias(
         assert spec.get("publishNotReadyAddresses", False) is not_ready_too
 
 
+PEERS = (
+    "networkPolicy.clients[0].podSelector.matchLabels.app=backend",
+    "networkPolicy.operators[0].podSelector.matchLabels.app=desk",
+    "networkPolicy.prometheus[0].podSelector.matchLabels.app=prometheus",
+    "networkPolicy.prometheus[0].namespaceSelector.matchLabels.name=monitoring",
+)
+
+
+def _admitted(manifests: list[dict[str, Any]], name: str) -> set[str]:
+    """The pods that a policy admits, by their label `app` or, of the chart itself, their component."""
+    [rule] = one(manifests, "NetworkPolicy", name)["spec"]["ingress"]
+    selected = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
+    assert all(selected), "an empty selector admits every pod"
+    return {labels.get("app") or labels["app.kubernetes.io/component"] for labels in selected}
+
+
+def test_the_network_policies_admit_named_pods_only() -> None:
+    alone, named = rendered(), rendered(*PEERS)
+    assert _admitted(alone, "errata") == {"test"}
+    assert _admitted(alone, "errata-vllm") == {"daemon", "test"}
+    assert _admitted(named, "errata") == {"test", "desk", "prometheus"}
+    assert _admitted(named, "errata-vllm") == {"daemon", "test", "backend", "prometheus"}
+    scraping = one(named, "NetworkPolicy", "errata-vllm")["spec"]["ingress"][0]["from"]
+    assert {"matchLabels": {"name": "monitoring"}} in [peer.get("namespaceSelector") for peer in scraping]
+    assert one(named, "NetworkPolicy", "errata-vllm")["spec"]["egress"] == []
+    assert one(named, "Pod", "errata-test")["metadata"]["labels"]["app.kubernetes.io/component"] == "test"
+
+
+def test_prometheus_may_read_the_metrics_of_the_servers_and_nothing_else_is_opened() -> None:
+    assert config_of(rendered()).serving.open_routes == ["/metrics"]
+
+
 def test_another_number_of_replicas_restarts_neither_servers_nor_daemon() -> None:
     def checksum(count: int, name: str) -> str:
         template = one(rendered(f"vllm.replicas={count}"), "StatefulSet", name)["spec"]["template"]
@@ -179,6 +211,10 @@ def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
         ("config.store.url=postgresql://erratad:secret@db/erratad", "/config/store/url"),
         ("adapters.size=much", "/adapters/size"),
         ("secrets.keys.adminToken=", "/secrets/keys/adminToken"),
+        ("networkPolicy.clients[0].podSelector=null", "/networkPolicy/clients/0"),
+        ("networkPolicy.clients[0].namespaceSelector.matchLabels.name=chat", "podSelector"),
+        ("networkPolicy.prometheus[0].ipBlock.cidr=0.0.0.0/0", "/networkPolicy/prometheus/0"),
+        ("networkPolicy.operators[0].podSelector.matchLabels=null", "/networkPolicy/operators/0"),
     ],
 )
 def test_wrong_values_are_refused_with_their_name(value: str, said: str) -> None:

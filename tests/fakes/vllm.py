@@ -22,8 +22,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from connectors.vllm_plugin.admin import Admin, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, RequestRefused, answering_as
+from connectors.vllm_plugin.admin import Admin, guard, install
+from connectors.vllm_plugin.alias import AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_wire import ProbeResult
 from tests.fixtures.ports import free_port
 
@@ -84,10 +85,19 @@ class FakeVllm:
         base_name: str = "base",
         guidance: str = GUIDANCE,
         admin_token: str = ADMIN_TOKEN,
+        open_routes: tuple[str, ...] = (),
+        raw_names: bool = True,
         answer: Answer = echo,
         port: int = 0,
     ) -> None:
-        self.settings = AliasSettings(alias=alias, base_name=base_name, guidance=guidance, admin_token=admin_token)
+        self.settings = AliasSettings(
+            alias=alias,
+            base_name=base_name,
+            guidance=guidance,
+            admin_token=admin_token,
+            open_routes=open_routes,
+            raw_names=raw_names,
+        )
         self.answer = answer
         self.logprob: Callable[[str, int], float] = flat
         self.unusable: dict[str, str] = {}
@@ -176,6 +186,7 @@ class FakeVllm:
         app.post("/detokenize")(self._detokenize)
         app.post("/v1/completions")(self._complete)
         app.post("/v1/chat/completions")(self._chat)
+        guard(app, table)
         return app
 
     async def _metrics(self) -> Response:

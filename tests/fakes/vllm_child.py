@@ -32,7 +32,15 @@ class Handler(BaseHTTPRequestHandler):
         elif self.headers["Authorization"] != TOKEN:
             self._send(401, {})
         else:
-            state = {"live": None, "epoch": EPOCH, "adapters": {}, "traffic": {}, "trial": None, "shadowed": {}}
+            state = {
+                "live": None,
+                "epoch": EPOCH,
+                "interface": 2,
+                "adapters": {},
+                "traffic": {},
+                "trial": None,
+                "shadowed": {},
+            }
             self._send(200, state)
 
     def do_POST(self) -> None:

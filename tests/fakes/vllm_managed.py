@@ -37,6 +37,8 @@ def main() -> None:
         base_name=settings.base_name,
         guidance=settings.guidance,
         admin_token=settings.admin_token,
+        open_routes=settings.open_routes,
+        raw_names=settings.raw_names,
         answer=answer,
         port=int(sys.argv[sys.argv.index("--port") + 1]),
     )

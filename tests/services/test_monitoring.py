@@ -69,7 +69,7 @@ def answer(model: str, _messages: list[dict[str, Any]]) -> str:
 def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Reports over Kafka and HTTP, a promotion and a rollback, seen by Prometheus every second."""
     folder, port = tmp_path_factory.mktemp("watched"), free_port()
-    with FakeVllm(answer=answer) as fake:
+    with FakeVllm(answer=answer, open_routes=("/metrics",)) as fake:
         fake.facts_dir = folder / "var" / "chat"
         daemon = _daemon(folder, port, tiny_model, fake, broker)
         targets = {"erratad": f"127.0.0.1:{port}", "vllm": fake.url.removeprefix("http://")}

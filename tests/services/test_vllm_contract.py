@@ -17,6 +17,7 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict, VllmServer
+from connectors.vllm_wire import ADMIN_HEADER
 from tests.fakes.vllm import ADMIN_TOKEN, GUIDANCE, FakeVllm
 from tests.fixtures.servers import API_KEY
 
@@ -196,11 +197,49 @@ def test_a_wrong_admin_token_changes_nothing(server: Server, make_client: Callab
     assert server.client.state() == before
 
 
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/invocations"])
-def test_the_stock_ways_around_the_alias_are_closed(server: Server, path: str) -> None:
+CLOSED = [
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/x", "/invocations"),
+    *("/tokenize", "/detokenize", "/metrics", "/load", "/generative_scoring", "/scale_elastic_ep"),
+    *(
+        "/is_scaling_elastic_ep",
+        "/openapi.json",
+        "/docs",
+        "/redoc",
+        "/server_info",
+        "/pause",
+        "/sleep",
+        "/collective_rpc",
+    ),
+    *("/reset_prefix_cache", "/v1/responses/render", "/v1/chat/completions/render", "/inference/v1/generate", "/v1/x"),
+    *("//tokenize", "/tokenize/", "/%74okenize", "/v1/%2e%2e/tokenize", "/metrics/x", "/v1/models/", "//v1/models"),
+]
+
+
+@pytest.mark.parametrize("path", CLOSED)
+def test_a_route_that_is_not_listed_is_not_found_with_and_without_a_key(server: Server, path: str) -> None:
     body = {"lora_name": "x", "lora_path": "/tmp", "name": "x", "src": "/tmp", "model": ALIAS, "messages": MESSAGES}
     with server.http() as http:
-        assert http.post(path, json=body).status_code == 403
+        answers = [http.post(path, json=body), http.get(path), http.options(path)]
+        answers.append(http.post(path, json=body, headers={"Authorization": "none"}))
+    assert [answer.status_code for answer in answers] == [404] * 4
+    assert answers[0].json()["error"]["type"] == "NotFoundError"
+
+
+def test_the_admin_token_opens_the_routes_that_the_daemon_needs(server: Server) -> None:
+    ask = {"model": BASE, "prompt": "Red"}
+    own, bearer = {ADMIN_HEADER: ADMIN_TOKEN}, {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    for headers in (own, bearer):
+        counted = httpx.post(f"{server.url}/tokenize", json=ask, headers=headers)
+        assert (counted.status_code, counted.json()["count"] > 0) == (200, True)
+        assert "vllm:num_requests_running" in httpx.get(f"{server.url}/metrics", headers=headers).text
+        assert httpx.get(f"{server.url}/load", headers=headers).status_code == 404
+
+
+def test_the_open_routes_answer_probes_and_clients(server: Server) -> None:
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert httpx.get(f"{server.url}/erratad/v1/state").status_code == 401
+    with server.http() as http:
+        assert http.get("/v1/models").status_code == 200
 
 
 def test_a_probe_tells_a_real_adapter_from_one_that_changes_nothing(server: Server) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from connectors.vllm import VllmServer
+from connectors.vllm_wire import ADMIN_HEADER
 from tests.fakes.vllm import ADMIN_TOKEN, GUIDANCE
 from tests.fixtures.servers import API_KEY, running_vllm
 
@@ -44,7 +45,8 @@ def http(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def tokens(http: httpx.Client, messages: list[dict[str, Any]], model: str = "base") -> list[int]:
-    answer = http.post("/tokenize", json={"model": model, "messages": messages})
+    token = {ADMIN_HEADER: ADMIN_TOKEN}
+    answer = http.post("/tokenize", json={"model": model, "messages": messages}, headers=token)
     assert answer.status_code == 200, answer.text
     found: list[int] = answer.json()["tokens"]
     return found

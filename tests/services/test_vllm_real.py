@@ -16,6 +16,8 @@ import pytest
 
 from connectors.chat import EndpointError
 from connectors.vllm import Score, VllmServer
+from connectors.vllm_wire import ADMIN_HEADER
+from tests.fakes.vllm import ADMIN_TOKEN
 from tests.fixtures.servers import MAX_LORAS, SERVED_DTYPE, RealServer
 
 pytestmark = pytest.mark.vllm
@@ -132,4 +134,4 @@ def test_a_real_server_exports_what_the_recording_has(real_vllm: RealServer) -> 
         return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE vllm:")}
 
     recorded = (ROOT / "tests" / "fakes" / "vllm_metrics.txt").read_text()
-    assert names(recorded) <= names(httpx.get(f"{real_vllm.url}/metrics").text)
+    assert names(recorded) <= names(httpx.get(f"{real_vllm.url}/metrics", headers={ADMIN_HEADER: ADMIN_TOKEN}).text)

@@ -15,7 +15,7 @@ import pytest
 from connectors.chat import KEEPALIVE_S, PLAIN, ChatEndpoint, Dialect, EndpointError, Reply
 from connectors.vllm import VllmServer
 from daemon.chat.preparation import Preparation
-from tests.fakes.vllm import FakeVllm
+from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER: dict[str, Any] = {
@@ -178,7 +178,7 @@ def test_an_answer_is_scored_without_the_space_that_a_text_alone_begins_with(fak
     fake_vllm.adds_space = True
     asked = [{"role": "user", "content": "Hi"}]
     for anchor, tokens in (("\n", 5), ("", 6)):
-        server = VllmServer(fake_vllm.url, dialect=Preparation(anchor=anchor))
+        server = VllmServer(fake_vllm.url, admin_token=ADMIN_TOKEN, dialect=Preparation(anchor=anchor))
         score = server.score("base", asked, "Hello")
         server.close()
         assert (score.tokens, score.per_token) == (tokens, -0.5)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.guidance import fold_system, with_guidance
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, RequestRefused, answering_as
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.errors import RequestRefused
 
 GUIDANCE = "Answer correctly."
 USER = {"role": "user", "content": "Hello"}

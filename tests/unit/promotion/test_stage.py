@@ -335,6 +335,22 @@ def test_a_generation_that_was_rolled_back_never_goes_live_again(bench: Bench) -
     assert "rolled-back" in str(done.outcome)
 
 
+def test_a_server_with_the_plugin_of_an_older_erratad_serves_and_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.promoted()
+    parse = bench.clients[1]._parse
+    monkeypatch.setattr(
+        bench.clients[1],
+        "_parse",
+        lambda response: {key: value for key, value in parse(response).items() if key != "interface"},
+    )
+    assert bench.step().sentence == (
+        f"{FIRST} is live on 3 of 3 servers; {bench.clients[1].url} runs the plugin of an older erratad, which leaves "
+        "routes such as /tokenize open without a key; install this version there and restart the server"
+    )
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_rollback_is_taken_up_at_the_next_look_without_waiting_for_a_reconcile(bench: Bench, *, paused: bool) -> None:
     bench.stage = bench.new_stage(reconcile_interval_s=3600)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from connectors.vllm_plugin.alias import AliasSettings
 from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
@@ -108,6 +109,33 @@ def test_the_plugin_learns_alias_and_guidance_and_no_configured_variable_overrid
     assert built.environment["ERRATAD_GUIDANCE"] == "Be good."
     assert built.environment["VLLM_PLUGINS"] == "erratad,erratad_cpu_lora"
     assert built.environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
+
+
+@pytest.mark.parametrize(
+    ("host", "open_routes", "expected"),
+    [
+        ("127.0.0.1", None, "/metrics"),
+        ("localhost", None, "/metrics"),
+        ("0.0.0.0", None, ""),
+        ("127.0.0.1", [], ""),
+        ("0.0.0.0", ["/metrics", "/v1/embeddings"], "/metrics,/v1/embeddings"),
+    ],
+)
+def test_a_server_on_loopback_opens_its_metrics_and_others_what_is_configured(
+    host: str, open_routes: list[str] | None, expected: str
+) -> None:
+    environment = _command(serving=ServingConfig(host=host, open_routes=open_routes)).environment
+    assert environment["ERRATAD_OPEN_ROUTES"] == expected
+    assert environment["ERRATAD_RAW_NAMES"] == "open"
+
+
+def test_the_plugin_takes_every_open_route_that_the_configuration_takes() -> None:
+    serving = ServingConfig(open_routes=["/metrics", "/v1/items/{id}/x", "/a.b-c_d"], raw_names="closed")
+    settings = AliasSettings.from_environment(_command(serving=serving).environment)
+    assert (list(settings.open_routes), settings.raw_names) == (serving.open_routes, False)
+    for wrong in ("metrics", "/a/", "//a", "/*", "/a b", "/a,/b", "/a\n"):
+        with pytest.raises(ValueError, match="open_routes"):
+            ServingConfig(open_routes=[wrong])
 
 
 def test_only_a_server_on_the_cpu_gets_the_settings_for_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from connectors.vllm_plugin.alias import RequestRefused
+from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
 
 
@@ -67,6 +69,35 @@ def test_a_command_line_that_breaks_the_alias_stops_the_start(
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         _start(names, **args)
+
+
+@pytest.mark.parametrize("raw_names", ["open", "closed"])
+def test_the_list_of_models_shows_raw_names_where_they_are_open_and_to_the_daemon(
+    environment: pytest.MonkeyPatch, raw_names: str
+) -> None:
+    environment.setenv("ERRATAD_RAW_NAMES", raw_names)
+    plugin, app = AliasPlugin(), FastAPI()
+    plugin.attach_router(app)
+    listed = {"object": "list", "data": [{"id": "base"}, {"id": "aligned-g000001"}]}
+
+    async def stock() -> Any:
+        return SimpleNamespace(model_dump=lambda: json.loads(json.dumps(listed)))
+
+    models = SimpleNamespace(base_model_paths=[SimpleNamespace(name="base")], model_name=None)
+    models.show_available_models = stock
+    app.state.openai_serving_models = models
+    asyncio.run(plugin.init_state(object(), app.state, Namespace(enable_lora=True)))
+    http = TestClient(app)
+
+    def names(**headers: str) -> list[str]:
+        return [model["id"] for model in http.get("/v1/models", headers=headers).json()["data"]]
+
+    everything, closed = ["base", "aligned-g000001"], raw_names == "closed"
+    assert names() == ([] if closed else everything)
+    app.state.erratad.table.set_live("aligned-g000000", None)
+    assert names() == (["aligned"] if closed else [*everything, "aligned"])
+    assert names(**{"x-erratad-admin-token": "secret"}) == [*everything, "aligned"]
+    assert http.get("/openapi.json").status_code == 404
 
 
 def test_a_sound_adapter_folder_passes(make_adapter: Callable[..., Path]) -> None:
