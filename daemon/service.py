@@ -32,6 +32,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
+from daemon.operations.dangers import dangers
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
 from daemon.operations.retention import RetentionStage
@@ -66,6 +67,8 @@ EXIT_OK, EXIT_FAILED, EXIT_UNREACHABLE = 0, 1, 3
 def serve(config: Config) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code: 0 after an orderly stop, not 0 if a part failed."""
     log.configure(config.log)
+    for danger in dangers(config):
+        logger.warning("dangerous setting", found=danger)
     metrics.BUILD.info({"version": __version__})
     stop = threading.Event()
     with sole_owner(config.data_dir), stop_signals(stop, partial(end_left_over, config.data_dir, grace_s=0.0)):

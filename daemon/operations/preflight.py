@@ -15,6 +15,7 @@ from daemon.config import Config
 from daemon.config.intake import KafkaConfig
 from daemon.config.masking import _masked
 from daemon.errors import ConfigError
+from daemon.operations.dangers import dangers
 from daemon.operations.model_folder import examine, folder_problems
 from daemon.operations.schedule_times import schedule_notes
 from daemon.records import utcnow
@@ -32,11 +33,11 @@ def problems(config: Config) -> list[str]:
 
 
 def check(config: Config) -> Findings:
-    """All problems, what the configured times mean, and what loading the model shows.
+    """All problems, dangerous settings, what the configured times mean, and what loading the model shows.
 
     The model is not loaded if its folder has a problem.
     """
-    found = Findings(problems=tuple(problems(config)))
+    found = Findings(problems=tuple(problems(config)), notes=tuple(dangers(config)))
     if not any(_schedule(config)):
         found += Findings(notes=tuple(schedule_notes(config, utcnow())))
     return found if any(folder_problems(config)) else found + examine(config)

@@ -87,7 +87,7 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
         ConfigError: when another daemon holds it, or it is not writable.
     """
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = try_lock(data_dir / "erratad.lock")
     except OSError as exc:
         raise ConfigError(f"data_dir: {data_dir} cannot be written: {exc.strerror}") from exc

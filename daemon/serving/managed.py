@@ -160,7 +160,7 @@ class ManagedServer:
 
     def step(self, _life: Life) -> Step:
         if self._lock is None:
-            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = try_lock(lock_path(self._data_dir))
             if self._lock is None:
                 return Step(sentence=f"waiting: another erratad runs the vLLM server of {self._data_dir}")

@@ -104,7 +104,7 @@ def _sqlite(url: URL) -> Engine:
         raise ConfigError("store.url: an in-memory database loses everything; name a file, sqlite:////path/to/file")
     folder = Path(url.database).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise StoreUnavailableError(f"cannot make the database's folder {folder}: {exc.strerror}") from exc
     engine = create_engine(
