@@ -91,6 +91,8 @@ class AliasPlugin:
             raise ValueError(f"--served-model-name is {names}; ERRATAD_BASE_NAME asks for {settings.base_name!r} alone")
         if (getattr(args, "api_server_count", None) or 1) > 1:
             raise ValueError("--api-server-count must be 1: the processes would not share the alias")
+        if settings.admin_token in (getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]):
+            raise ValueError("the API key is the admin token: every client could change adapters; set another one")
         if not args.enable_lora:
             raise ValueError("--enable-lora is missing: no adapter could be loaded")
         _name_generations(models)

@@ -132,6 +132,16 @@ def _vllm(config: Config) -> Iterator[str]:
             f"serving.host: vLLM answers everyone who reaches {serving.host}:{serving.port}; set serving.api_key_env, "
             "or write 127.0.0.1"
         )
+    for route in serving.open_routes or []:
+        if route != "/metrics" and not route.startswith(_KEYED):
+            yield (
+                f"serving.open_routes: vLLM asks for no API key at {route}; remove it, or let only its clients reach "
+                "the port"
+            )
+
+
+_KEYED = ("/v1/", "/v2/", "/inference/", "/cohere/")
+"""Routes at which vLLM 0.32 asks for its API key."""
 
 
 def _kafka(config: Config) -> Iterator[str]:

@@ -19,6 +19,7 @@ import pytest
 
 from connectors.messages import decode
 from connectors.vllm import VllmServer
+from connectors.vllm_wire import ADMIN_HEADER
 from daemon.chat.child import facts_of
 from daemon.chat.facts import ChatFacts
 from daemon.chat.probes import PROBES
@@ -54,10 +55,16 @@ BF16_NATS_PER_TOKEN = 0.1
 
 @pytest.fixture(scope="module")
 def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the section `chat`; an earlier test may have loaded nothing into it."""
+    """A server with the section `chat`, whose raw names are closed; an earlier test may have loaded nothing into it."""
     port = free_port()
     serving = ServingConfig.model_validate(
-        {"max_model_len": 1024, "guidance": GUIDANCE, "cpu_threads": 1, "extra_args": ["--trust-request-chat-template"]}
+        {
+            "max_model_len": 1024,
+            "guidance": GUIDANCE,
+            "cpu_threads": 1,
+            "raw_names": "closed",
+            "extra_args": ["--trust-request-chat-template"],
+        }
     )
     started = command(
         ModelConfig(path=tiny_model),
@@ -92,11 +99,30 @@ def reported() -> list[Sequence[Mapping[str, Any]]]:
 
 def served_ids(url: str, path: str, template: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     body = {"model": "base", "messages": messages, "max_tokens": 1, "chat_template": template, "return_token_ids": True}
-    headers = {"Authorization": f"Bearer {API_KEY}"}
+    headers = {"Authorization": f"Bearer {API_KEY}", ADMIN_HEADER: ADMIN_TOKEN}
     answer = httpx.post(f"{url}{path}", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     found: list[int] = answer.json()["tokens" if path == "/tokenize" else "prompt_token_ids"]
     return found
+
+
+def test_clients_of_the_server_reach_the_alias_and_no_raw_name(url: str, server: VllmServer) -> None:
+    server.set_live("aligned-g000000", expected=None)
+    ask = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60) as client:
+        assert client.post("/v1/chat/completions", json={"model": "aligned", **ask}).status_code == 200
+        for named in ({"model": "base"}, {"model": "aligned-g000000"}, {"model": None}, {}):
+            for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages"):
+                assert client.post(path, json={**named, **ask, "input": "Hello"}).status_code == 404
+        for body in (
+            b'{"model": "\\u0062ase", "prompt": "aligned"}',
+            '{"model": "base", "prompt": "x"}'.encode("utf-16"),
+        ):
+            answer = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+            assert "no other model is open" in answer.text
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["aligned"]
+        assert client.get("/metrics").status_code == 200, "a server on loopback opens it"
+        assert client.post("/tokenize", json={"model": "base", "prompt": "x"}).status_code == 404
 
 
 def test_the_server_that_the_daemon_starts_passes_its_self_test(

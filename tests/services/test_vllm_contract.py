@@ -225,6 +225,14 @@ def test_a_route_that_is_not_listed_is_not_found_with_and_without_a_key(server: 
     assert answers[0].json()["error"]["type"] == "NotFoundError"
 
 
+def test_a_websocket_gets_no_connection(server: Server) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    with server.http() as http:
+        for path in ("/v1/realtime", "/tokenize"):
+            assert http.get(path, headers={**upgrade, **key}).status_code in {403, 404}
+
+
 def test_the_admin_token_opens_the_routes_that_the_daemon_needs(server: Server) -> None:
     ask = {"model": BASE, "prompt": "Red"}
     own, bearer = {ADMIN_HEADER: ADMIN_TOKEN}, {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -233,6 +241,18 @@ def test_the_admin_token_opens_the_routes_that_the_daemon_needs(server: Server) 
         assert (counted.status_code, counted.json()["count"] > 0) == (200, True)
         assert "vllm:num_requests_running" in httpx.get(f"{server.url}/metrics", headers=headers).text
         assert httpx.get(f"{server.url}/load", headers=headers).status_code == 404
+
+
+def test_a_daemon_of_before_the_list_is_told_what_it_lacks(
+    server: Server, make_client: Callable[..., VllmServer]
+) -> None:
+    older = make_client(server.url)
+    del older._client.headers[ADMIN_HEADER]
+    assert older.ready()
+    assert older.chat(BASE, MESSAGES, max_tokens=2).model == BASE
+    with pytest.raises(EndpointError, match=r"/tokenize needs the admin token \(x-erratad-admin-token\)") as caught:
+        older.score(BASE, MESSAGES, "Red")
+    assert (caught.value.status, caught.value.transient) == (404, False)
 
 
 def test_the_open_routes_answer_probes_and_clients(server: Server) -> None:

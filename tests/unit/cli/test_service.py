@@ -86,6 +86,7 @@ def test_vllm_becomes_the_server_that_the_configuration_asks_for(
         assert argv[argv.index(option) + 1] == value
     assert environment["ERRATAD_ALIAS"] == "tutor"
     assert environment["ERRATAD_ADMIN_TOKEN"] == "an-admin-token"
+    assert environment["ERRATAD_OPEN_ROUTES"] == "", "not on loopback: nothing more is open"
     assert "an-admin-token" not in argv
     shown = erratad("vllm", "--print", *settings)
     assert "--served-model-name base" in shown.stdout

@@ -62,6 +62,7 @@ def test_settings_that_would_let_a_request_miss_its_adapter_stop_the_start(
         (["base", "aligned"], {}, "--served-model-name"),
         (["base"], {"api_server_count": 2}, "--api-server-count"),
         (["base"], {"enable_lora": False}, "--enable-lora"),
+        (["base"], {"api_key": ["another", "secret"]}, "the API key is the admin token"),
     ],
 )
 def test_a_command_line_that_breaks_the_alias_stops_the_start(
@@ -98,6 +99,13 @@ def test_the_list_of_models_shows_raw_names_where_they_are_open_and_to_the_daemo
     assert names() == (["aligned"] if closed else [*everything, "aligned"])
     assert names(**{"x-erratad-admin-token": "secret"}) == [*everything, "aligned"]
     assert http.get("/openapi.json").status_code == 404
+
+
+def test_an_api_key_in_the_environment_may_not_be_the_admin_token(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("VLLM_API_KEY", "secret")
+    with pytest.raises(ValueError, match="the API key is the admin token"):
+        _start(["base"])
+    assert _start(["base"], api_key=["another"]).table.live is None
 
 
 def test_a_sound_adapter_folder_passes(make_adapter: Callable[..., Path]) -> None:
