@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from daemon.cli import listings, review, send, service, steer, top
+from daemon.cli.output import warn
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -28,7 +29,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ErratadError as exc:
-            typer.echo(f"erratad: {exc}", err=True)
+            warn(str(exc))
             raise typer.Exit(exit_code(exc)) from exc
 
 

@@ -1,4 +1,4 @@
-"""Output of the commands: tables for people, JSON for programs. Control characters of report texts are replaced."""
+"""Output of the commands: tables for people, JSON for programs. Unseen characters of texts are shown as codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from daemon.text.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +30,6 @@ _STATE_STYLE = {
     **dict.fromkeys(("quarantined", "recurring", "rejected"), "yellow"),
     **dict.fromkeys(("buried", "failed", "rolled-back"), "red"),
 }
-_CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
 
 def print_json(value: object) -> None:
@@ -138,5 +139,5 @@ def cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with terminal control characters (all but tab and line feed) replaced."""
-    return text.replace("\r\n", "\n").translate(_CONTROL)
+    """The text with control characters (all but tab and line feed) and other unseen ones as codes: ⟨U+001B⟩."""
+    return visible(text.replace("\r\n", "\n"))

@@ -14,6 +14,7 @@ import typer
 from daemon.cli.options import AsJson, ConfigPath, Limit, Overrides, Reason, for_each, opened, operator, settings
 from daemon.cli.output import print_json, say, table
 from daemon.errors import ConfigError, IllegalTransitionError
+from daemon.text.visible import hidden_again, visible
 
 if TYPE_CHECKING:
     from daemon.operations.views import ReviewQueueView
@@ -135,7 +136,7 @@ def _lesson(store: Store, report_id: str) -> Lesson:
 def _edited(analysis: str, correction: str) -> tuple[str, str]:
     """Edit both texts in the editor. Raises ConfigError if it fails, or if nothing was changed."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    given = f"{analysis}\n\n{MARK}\n{correction}\n"
+    given = f"{visible(analysis)}\n\n{MARK}\n{visible(correction)}\n"
     with tempfile.TemporaryDirectory() as folder:  # readable by this user only: a report is private
         file = Path(folder) / "review.txt"
         file.write_text(given, encoding="utf-8")
@@ -147,7 +148,7 @@ def _edited(analysis: str, correction: str) -> tuple[str, str]:
     if text == given:
         raise ConfigError("nothing was changed in the editor")
     words, _, better = text.partition(MARK)
-    return words, better
+    return hidden_again(words), hidden_again(better)
 
 
 def _show_queue(queue: ReviewQueueView) -> None:

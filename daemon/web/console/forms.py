@@ -15,6 +15,7 @@ from daemon.operations import commands
 from daemon.records import MAX_NUMBER
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
+from daemon.text.visible import hidden_again
 from daemon.web.access import Identity
 from daemon.web.console.layout import PageRoute, Shell
 from daemon.web.console.sessions import local
@@ -47,7 +48,12 @@ def forms_router(shell: Shell) -> APIRouter:
     ) -> RedirectResponse:
         if decision == "correct":
             commands.correct_analysis(
-                store, report_id, analysis=analysis or "", correction=correction, actor=who.name, reason=reason
+                store,
+                report_id,
+                analysis=hidden_again(analysis or ""),
+                correction=None if correction is None else hidden_again(correction),
+                actor=who.name,
+                reason=reason,
             )
         else:
             act = {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}

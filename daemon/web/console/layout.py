@@ -24,6 +24,7 @@ from daemon.operations.status import progress_text, span
 from daemon.operations.views import suite_scores
 from daemon.records import utcnow
 from daemon.store import Store
+from daemon.text.visible import visible
 from daemon.web.access import Access, Identity
 
 _HERE = Path(__file__).parent
@@ -143,6 +144,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     environment.globals.update(who=None, here="", notice=None, to_review=0, csrf="", can_sign_out=False)
     environment.filters.update(
@@ -157,6 +159,11 @@ def _environment() -> Environment:
     return environment
 
 
+def _seen(value: object) -> object:
+    """What a page shows of a value: every unseen character of a text as its code. Markup was made from such texts."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _when(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
@@ -168,7 +175,7 @@ def _ago(at: datetime) -> str:
 
 def _code(text: str) -> Markup:
     """The escaped text, with `name` in backticks as a code element."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))  # noqa: S704 - escaped before
 
 
 def _figures(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -68,8 +68,18 @@ def test_control_characters_of_a_report_never_reach_the_terminal(erratad: Comman
     add(sqlite_store, flagged(id="hostile", reason=hostile, response=hostile))
     shown = erratad("reports").stdout + erratad("reports", "hostile").stdout
     assert not {"\x1b", "\x9b", "\x07"} & set(shown)
-    assert shown.count("[bold]x[/bold]") == 3
+    assert shown.count("⟨U+001B⟩[2J⟨U+009B⟩31m[bold]x[/bold]⟨U+0007⟩") == 3
     assert json.loads(erratad("reports", "hostile", "--json").stdout)["response"] == hostile
+
+
+def test_unseen_characters_of_a_report_are_shown_as_codes(erratad: Command, sqlite_store: Store) -> None:
+    turned = "pay \u202eeve\u2069\u200b"
+    add(sqlite_store, flagged(id="turned", reason=turned, response=turned, correction=turned), reporter_cap=0)
+    for command in (("reports",), ("reports", "turned"), ("review", "list"), ("review", "show", "turned")):
+        shown = erratad(*command).stdout
+        assert "pay ⟨U+202E⟩eve⟨U+2069⟩⟨U+200B⟩" in shown
+        assert not {"\u202e", "\u2069", "\u200b"} & set(shown)
+    assert json.loads(erratad("reports", "turned", "--json").stdout)["response"] == turned
 
 
 def test_reports_can_be_filtered(erratad: Command, sqlite_store: Store) -> None:

@@ -318,3 +318,22 @@ def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store
             assert said in page.text, path
     assert "On trial" not in client.get("/adapters/0").text
     assert "End the trial" in client.get("/adapters").text
+
+
+def test_unseen_characters_are_shown_as_codes_and_saved_as_they_were(client: TestClient, sqlite_store: Store) -> None:
+    turned = "Pay \u202eeve\u2069 by \u200b⟨U+202E⟩."
+    learn(sqlite_store, flagged(id="turned", reason=turned))
+    sqlite_store.reviews.accept("turned", actor="ann", reason=turned)
+    shown = "Pay ⟨U+202E⟩eve⟨U+2069⟩ by ⟨U+200B⟩⟨U+27E8⟩U+202E⟩."
+    for path in ("/reports", "/reports/turned", "/audit"):
+        text = Page(client.get(path).text).text
+        assert shown in text
+        assert not {"\u202e", "\u2069", "\u200b"} & set(text)
+    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/reports/turned").text)
+    assert csrf is not None
+    form = {"report_id": "turned", "decision": "correct", "analysis": shown, "correction": shown, "csrf": csrf[1]}
+    answer = client.post("/review", data=form)
+    assert answer.status_code == 200, answer.text
+    saved = sqlite_store.reports.lesson("turned")
+    assert saved is not None
+    assert (saved.analysis, saved.correction) == (turned, turned)
