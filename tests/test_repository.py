@@ -279,7 +279,6 @@ TESTED_THROUGH = {
     "daemon/runtime/cron.py": "tests/unit/test_schedule.py",
     "daemon/artifacts/jsonl.py": "tests/unit/evaluation/test_suites.py",
     "daemon/runtime/lock.py": "tests/unit/runtime/test_supervise.py",
-    "daemon/runtime/log.py": "tests/faults/test_alert_drill_training.py",
     "daemon/text/": "tests/unit/text/test_rules.py",
     "daemon/web/console/": "tests/unit/web/console/test_pages.py",
     "daemon/web/dependencies.py": "tests/unit/web/test_access.py",

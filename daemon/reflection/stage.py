@@ -239,7 +239,7 @@ class ReflectionStage:
         truncated = reply.truncated
         fault = correction_fault(text, said.flagged, rules=said.rules, truncated=truncated, guidance=self._guidance)
         if fault is not None:
-            log.info("proposed correction refused", report_id=report.id, reason=fault)
+            log.info("proposed correction refused", report_id=report.id, reason=fault.partition(":")[0])
             return None
         return _Correction(text=text, source=analyst.correction_source)
 

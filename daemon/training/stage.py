@@ -220,5 +220,5 @@ class FinetuneStage:
                 f"{what}, in attempt {attempt} of {self._config.max_attempts}; the end of its log:\n{tail}"
             )
         self._runs.progress(run.id, {"failed_attempts": attempt})
-        log.warning("training attempt failed", run=run.id, what=what, log=tail)
+        log.warning("training attempt failed", run=run.id, what=what, folder=str(job.run_folder))
         return Step(sentence=f"run {run.id}: {what}; attempt {attempt + 1} resumes from the last checkpoint")
