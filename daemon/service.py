@@ -233,7 +233,11 @@ def _events(config: Config, store: Store) -> DeliveryStage | None:
 def _ingest(config: Config, store: Store) -> IngestStage | None:
     """Kafka's intake, or None if it is not configured. HTTP intake works in both cases."""
     kafka = config.intake.kafka
-    return None if kafka is None else IngestStage.connect(store=store, config=config.intake, kafka=kafka)
+    return (
+        None
+        if kafka is None
+        else IngestStage.connect(store=store, config=config.intake, kafka=kafka, memory=config.data_dir / "intake.json")
+    )
 
 
 def _http(

@@ -283,6 +283,7 @@ TESTED_THROUGH = {
     "daemon/web/console/": "tests/unit/web/console/test_pages.py",
     "daemon/web/dependencies.py": "tests/unit/web/test_access.py",
     "connectors/checker/process.py": "tests/unit/connectors/checker/test_client.py",
+    "connectors/messages/checks.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/event.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/fields.py": "tests/unit/connectors/messages/test_report.py",
     # closed sets

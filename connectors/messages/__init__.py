@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from connectors.messages.checks import Checks
 from connectors.messages.event import Event, EventType
 from connectors.messages.fields import MAX_DEPTH, FreeJson, Identifier, Name, Text, Wire, storable
 from connectors.messages.report import (
     MAX_MESSAGE_BYTES,
     WIRE_VERSION,
     ChatMessage,
-    Checks,
     FlaggedResponse,
     MessageRejected,
     Rejection,

@@ -13,6 +13,22 @@ MAX_DEPTH = 32
 """Maximum nesting of free JSON (metadata, tool calls, schemas). Deeper values could not be stored or encoded again."""
 
 
+MAX_VALUES = 100_000
+"""Maximum number of JSON values in one message: each costs far more memory and time than its bytes."""
+
+
+def values_in(value: Any, most: int = MAX_VALUES) -> int:
+    """The number of JSON values, at any depth; counting ends soon after `most`."""
+    count, parts = 1, [value]
+    while parts and count <= most:
+        part = parts.pop()
+        inner = list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else []
+        count += len(inner)
+        if count <= most:
+            parts += [one for one in inner if isinstance(one, dict | list)]
+    return count
+
+
 def storable(text: str) -> str:
     """The text with U+FFFD for NUL and "?" for lone surrogates: PostgreSQL stores neither."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -16,6 +16,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     JsonValue,
     ValidationError,
@@ -24,10 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from connectors.checker import bounds, client
 from connectors.messages import shapes
 from connectors.messages.body import TooLargeError, plain_text
-from connectors.messages.fields import FreeJson, Identifier, Name, Text, Wire, storable_json
+from connectors.messages.checks import Checks
+from connectors.messages.fields import MAX_VALUES, FreeJson, Identifier, Name, Text, Wire, storable_json, values_in
 
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 1_048_576
@@ -43,6 +44,7 @@ class Rejection(StrEnum):
     WRONG_VERSION = "wrong_version"
     SCHEMA_VIOLATION = "schema_violation"
     CONFLICT = "conflict"
+    FAILED = "processing_failed"
 
 
 class MessageRejected(ValueError):  # noqa: N818 - names the outcome
@@ -83,7 +85,7 @@ class ChatMessage(Wire):
         BeforeValidator(shapes.content, json_schema_input_type=str | list[str | dict[str, JsonValue]] | None),
     ] = Field(default="", description="A text, or parts. A part that is no text is kept as a placeholder.")
     name: Text | None = None
-    tool_calls: list[dict[Text, FreeJson]] | None = None
+    tool_calls: Annotated[list[dict[Text, FreeJson]] | None, FailFast()] = None
     tool_call_id: Text | None = None
     function_call: dict[Text, FreeJson] | None = None
     reasoning: Text | None = Field(
@@ -136,48 +138,6 @@ class ChatMessage(Wire):
         }
 
 
-class Checks(Wire):
-    """Rules for a good answer to the same conversation. An answer passes if it meets all given rules."""
-
-    must_contain: list[Text] = Field(default=[], description="Each text occurs in the answer (case-insensitive).")
-    must_not_contain: list[Text] = Field(default=[], description="None of the texts occurs (case-insensitive).")
-    regex: Text | None = Field(default=None, max_length=1000, description="The pattern is found in the answer.")
-    json_schema: dict[Text, FreeJson] | bool | None = Field(
-        default=None, description="The answer is JSON that is valid under this schema."
-    )
-    max_words: int | None = Field(default=None, ge=1, description="The answer has at most this many words.")
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None and bounds.pattern_excess(value) is None:
-            _refuse(client.pattern_fault(value))
-        return value
-
-    @field_validator("json_schema")
-    @classmethod
-    def _is_a_schema(cls, value: dict[str, JsonValue] | bool | None) -> dict[str, JsonValue] | bool | None:  # noqa: FBT001
-        if isinstance(value, dict) and bounds.schema_excess(value) is None:
-            _refuse(client.schema_fault(value))
-        return value
-
-    @property
-    def excess(self) -> str | None:
-        """The first rule that is beyond the limits of `connectors.checker.bounds`; None: none is.
-
-        `decode` refuses such a rule. In what was stored before, and in an operator's file, no answer meets it.
-        """
-        texts = bounds.texts_excess([*self.must_contain, *self.must_not_contain])
-        schema = bounds.schema_excess(self.json_schema)
-        found = (("must_contain and must_not_contain", texts), ("json_schema", schema))
-        return next((f"checks.{field}: {fault}" for field, fault in found if fault), None)
-
-
-def _refuse(fault: str | None) -> None:
-    if fault is not None:
-        raise ValueError(fault)
-
-
 def _a_time(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | datetime | int | float):
         raise ValueError("must be a text such as 2026-01-31T12:00:00Z, or Unix time")  # noqa: TRY004 - pydantic
@@ -201,12 +161,14 @@ class FlaggedResponse(Wire):
         description="When the response was flagged: RFC 3339 with a time zone, or Unix time in s or ms."
     )
     model: Text = Field(max_length=200, description="The `model` field of the flagged answer: names the generation.")
-    messages: list[ChatMessage] = Field(min_length=1, description="The conversation up to the flagged answer.")
+    messages: Annotated[list[ChatMessage], FailFast()] = Field(
+        min_length=1, description="The conversation up to the flagged answer."
+    )
     response: Annotated[
         Text,
         BeforeValidator(shapes.joined, json_schema_input_type=str | list[str | dict[str, JsonValue]] | ChatMessage),
     ] = Field(description="The flagged answer, verbatim: a text, text parts, or the whole message. Empty: no answer.")
-    tool_calls: list[dict[Text, FreeJson]] | None = Field(
+    tool_calls: Annotated[list[dict[Text, FreeJson]] | None, FailFast()] = Field(
         default=None, description="The tool calls of the flagged answer, in OpenAI's format."
     )
     reason: Annotated[
@@ -323,6 +285,10 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as exc:
         raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
+    if values_in(value) > MAX_VALUES:
+        raise MessageRejected(
+            Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
+        )
     if not isinstance(value, dict):
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, "the message must be a JSON object")
     if value.get("version") != WIRE_VERSION or isinstance(value.get("version"), bool):
@@ -367,7 +333,8 @@ def _explain(exc: Exception) -> str:
     if not isinstance(exc, ValidationError):
         return str(exc)
     return "; ".join(
-        f"{'.'.join(str(part) for part in error['loc']) or 'message'}: {error['msg']}" for error in exc.errors()[:5]
+        f"{'.'.join(str(part) for part in error['loc']) or 'message'}: {error['msg']}"
+        for error in exc.errors(include_url=False, include_context=False, include_input=False)[:5]
     )
 
 

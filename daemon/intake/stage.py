@@ -1,7 +1,8 @@
 """Stage "ingest": stores flagged responses from the topic. `FeedbackIntake` does the same for HTTP.
 
 No message is lost: an offset is committed only after the report is stored or its dead letter is acknowledged.
-No message blocks the others: an invalid one becomes a dead letter; during an outage, messages are read again later.
+No message blocks the others: an invalid one becomes a dead letter, and so does one that fails or kills the process
+again and again; during an outage, messages are read again later.
 A partition whose position is lost is read again from its start: the store knows the ids of what it has already.
 """
 
@@ -11,7 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import structlog
 
 from connectors.kafka.consumer import (
     Commit,
@@ -26,13 +30,20 @@ from connectors.messages import FlaggedResponse, MessageRejected, Rejection, dec
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.errors import StoreUnavailableError
+from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.records import Source, utcnow
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
 from daemon.store import Added, Reports, Store
 
+log = structlog.get_logger(__name__)
+
 POLL_S = 1.0
+MAX_TRIES = 3
+"""A message that raises an unexpected error this often becomes a dead letter."""
+PART_BYTES = 4 * 1_048_576
+"""Messages of up to this size are stored together, so that a batch of large ones gives heartbeats between them."""
 OBSERVE_INTERVAL_S = 5.0
 LOSS_SHOWN_S = 3600.0
 """For this long, the stage's sentence names the latest lost positions."""
@@ -84,8 +95,16 @@ class IngestStage:
     idle_s = 0.5
 
     def __init__(
-        self, *, store: Store, config: IntakeConfig, consumer: Consumer, dead_letters: DeadLetters, topic: str
+        self,
+        *,
+        store: Store,
+        config: IntakeConfig,
+        consumer: Consumer,
+        dead_letters: DeadLetters,
+        topic: str,
+        attempts: Attempts | None = None,
     ) -> None:
+        self._attempts = attempts or Attempts(None)
         self._consumer = consumer
         self._dead_letters = dead_letters
         self._reports = store.reports
@@ -98,8 +117,13 @@ class IngestStage:
         self._loss_at = 0.0
 
     @classmethod
-    def connect(cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig) -> IngestStage:
-        """Create the stage for the configured topic. It connects at its first step and after every outage."""
+    def connect(
+        cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig, memory: Path | None = None
+    ) -> IngestStage:
+        """Create the stage for the configured topic. It connects at its first step and after every outage.
+
+        `memory`: the file of `Attempts`.
+        """
         options = kafka_options(kafka)
         consumer = Consumer(
             options,
@@ -111,20 +135,27 @@ class IngestStage:
             isolation_level=kafka.isolation_level,
         )
         dead_letters = DeadLetters(producer=Producer(options), topic=kafka.dead_letter_topic)
-        return cls(store=store, config=config, consumer=consumer, dead_letters=dead_letters, topic=kafka.topic)
+        return cls(
+            store=store,
+            config=config,
+            consumer=consumer,
+            dead_letters=dead_letters,
+            topic=kafka.topic,
+            attempts=Attempts(memory),
+        )
 
     @property
     def connected(self) -> bool:
         """Whether the last request to the broker succeeded. Thread-safe."""
         return self._connected
 
-    def step(self, _life: Life) -> Step:
+    def step(self, life: Life) -> Step:
         try:
             self._note_losses()
             records = self._consumer.poll(POLL_S)
             if not records:
                 return self._wait()
-            self._handle(records)
+            self._handle(records, life)
             return self._commit(records)
         except KafkaUnavailableError as exc:
             self._note(connected=False)
@@ -146,33 +177,92 @@ class IngestStage:
         self._consumer.close()
         self._dead_letters.close()
 
-    def _handle(self, records: Sequence[RawRecord]) -> None:
+    def _handle(self, records: Sequence[RawRecord], life: Life) -> None:
         """Store or dead-letter all records. If store or broker is unreachable, all are read again."""
         try:
-            letters = self._store(records)
-            self._dead_letters.send(letters)
+            for part in self._attempts.parts(records, most_bytes=PART_BYTES):
+                with self._attempts.in_work(part):
+                    letters = self._store(part, life)
+                self._dead_letters.send(letters)
+                self._attempts.forget(part)
+                _count(Counter(letter.reason for letter in letters))
+                life.heartbeat()
         except (StoreUnavailableError, KafkaUnavailableError):
             self._consumer.rewind(records)
             raise
-        _count(Counter(letter.reason for letter in letters))
 
-    def _store(self, records: Sequence[RawRecord]) -> list[DeadLetter]:
+    def _store(self, records: Sequence[RawRecord], life: Life) -> list[DeadLetter]:
         accepted: list[tuple[RawRecord, FlaggedResponse]] = []
         letters: list[DeadLetter] = []
         for record in records:
             try:
-                accepted.append((record, decode(record.value, max_bytes=self._config.max_message_bytes)))
+                accepted.append((record, self._decoded(record)))
             except MessageRejected as exc:
                 letters.append(DeadLetter(record=record, reason=exc.reason, detail=exc.detail))
-        added = self._reports.add(
-            [(flagged, _source(record)) for record, flagged in accepted],
-            reporter_cap=self._config.max_reports_per_reporter_per_day,
-        )
-        for (record, flagged), outcome in zip(accepted, added, strict=True):
-            if outcome == Added.CONFLICT:
-                letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
+            life.heartbeat()
+        try:
+            return letters + self._added(accepted)
+        except (StoreUnavailableError, KafkaUnavailableError):
+            raise
+        except Exception as exc:  # noqa: BLE001 - the messages at fault are found one by one
+            if len(accepted) == 1:
+                return [*letters, _failed(accepted[0][0], exc)]
+            log.warning("batch_failed", messages=len(accepted), error=type(exc).__name__)
+        return letters + self._added_one_by_one(accepted, life)
+
+    def _decoded(self, record: RawRecord) -> FlaggedResponse:
+        if (deaths := self._attempts.deaths(record)) >= MAX_DEATHS:
+            raise MessageRejected(Rejection.FAILED, f"erratad died {deaths} times with this message in work")
+        for _ in range(MAX_TRIES):
+            try:
+                return decode(record.value, max_bytes=self._config.max_message_bytes)
+            except MessageRejected:
+                raise
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the messages behind this one are read
+                error = exc
+        raise MessageRejected(Rejection.FAILED, _FAILED.format(error=type(error).__name__, tries=MAX_TRIES))
+
+    def _added_one_by_one(self, accepted: Sequence[tuple[RawRecord, FlaggedResponse]], life: Life) -> list[DeadLetter]:
+        """After a batch failed: find the messages at fault.
+
+        Raises:
+            Exception: each of several messages fails, so the fault is not theirs.
+        """
+        letters: list[DeadLetter] = []
+        failed: list[DeadLetter] = []
+        for one in accepted:
+            try:
+                letters += self._added([one])
+            except (StoreUnavailableError, KafkaUnavailableError):
+                raise
+            except Exception as exc:
+                failed.append(_failed(one[0], exc))
+                if len(failed) == len(accepted):
+                    raise
+            life.heartbeat()
+        return letters + failed
+
+    def _added(self, accepted: Sequence[tuple[RawRecord, FlaggedResponse]]) -> list[DeadLetter]:
+        """Store the messages together; returns the letters of those in conflict with stored ones."""
+        tries = MAX_TRIES if len(accepted) == 1 else 1
+        added = self._tried([(flagged, _source(record)) for record, flagged in accepted], tries)
         _count(Counter(outcome for outcome in added if outcome != Added.CONFLICT))
-        return letters
+        return [
+            DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged))
+            for (record, flagged), outcome in zip(accepted, added, strict=True)
+            if outcome == Added.CONFLICT
+        ]
+
+    def _tried(self, batch: Sequence[tuple[FlaggedResponse, Source]], tries: int) -> list[Added]:
+        cap = self._config.max_reports_per_reporter_per_day
+        for _ in range(tries - 1):
+            try:
+                return self._reports.add(batch, reporter_cap=cap)
+            except StoreUnavailableError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - the last attempt raises it
+                log.warning("message_failed", error=type(exc).__name__)
+        return self._reports.add(batch, reporter_cap=cap)
 
     def _commit(self, records: Sequence[RawRecord]) -> Step:
         commit = self._consumer.commit(records)
@@ -261,6 +351,14 @@ def _tell(loss: PositionLoss) -> str:
 
 def _source(record: RawRecord) -> Source:
     return Source(channel=record.topic, partition=record.partition, offset=record.offset)
+
+
+_FAILED = "{error} in each of {tries} attempts to take it in; please report this as a fault of erratad"
+
+
+def _failed(record: RawRecord, error: Exception) -> DeadLetter:
+    detail = _FAILED.format(error=type(error).__name__, tries=MAX_TRIES)
+    return DeadLetter(record=record, reason=Rejection.FAILED, detail=detail)
 
 
 def _conflict(flagged: FlaggedResponse) -> str:
