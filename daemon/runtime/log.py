@@ -22,6 +22,7 @@ CUT = "[cut; log.level debug shows it]"
 _QUOTES = re.compile(
     r"(HTTP \d{3}|sent an unexpected response|\d+ validation errors? for \w+|analysis rejected by check '[^']*'"
     r"|it fails a check of the report|the end of its log|the chat template refuses it"
+    r"|is not an example|the process that reads conversations [^:]*|no vectors from [^:]*: the child [^:]*"
     r"|refuses the conversation '[^']*', which the trainer reads):?\s.*",
     re.DOTALL,
 )

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from connectors.messages import json_schema
 from daemon.config import Config
+from daemon.errors import ConfigError
+from daemon.runtime import log
+from daemon.service import serve
 from daemon.training.examination import Findings
 from tests.fixtures.cli import Command
 from tests.fixtures.families import hollow_model
@@ -46,6 +51,16 @@ def test_a_good_configuration_exits_with_0_and_shows_what_the_model_and_the_time
     assert "valid" in done.stderr
     assert "chat.template: fine" in done.stderr
     assert "schedule.cron: the next times are " in done.stderr
+
+
+def test_the_daemons_start_logs_dangerous_settings(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "configure", lambda _config: None)
+    with capture_logs() as logged, pytest.raises(ConfigError):
+        serve(make_config(data_dir="/dev/null/x", gate={"max_attack_loss": 1}))
+    [danger] = [one["found"] for one in logged if one["event"] == "dangerous setting"]
+    assert danger.startswith("gate.max_attack_loss: with 1 ")
 
 
 def test_a_problem_of_the_model_exits_with_2(erratad: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

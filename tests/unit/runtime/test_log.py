@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -13,10 +14,14 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, ValidationError
 
 from connectors.chat import EndpointError
+from connectors.kafka.consumer import Commit, RawRecord
 from daemon.config import Config, LogConfig
+from daemon.config.intake import IntakeConfig
 from daemon.errors import AnalysisRejectedError, TrainingError
-from daemon.intake.stage import FeedbackIntake
+from daemon.intake.dead_letters import DeadLetters
+from daemon.intake.stage import FeedbackIntake, IngestStage
 from daemon.runtime import log
+from daemon.runtime.stage import LastSteps, run_stage
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fixtures.config import flagged
@@ -63,6 +68,9 @@ QUOTING = [
     f"attempt 1 of 3: {AnalysisRejectedError('on_topic', MARK)}",
     f"it fails a check of the report: must_contain {MARK}",
     f"the chat template refuses it: {MARK}",
+    f"/runs/3/train.jsonl, line 2 is not an example: KeyError('{MARK}'); start a new run",
+    f"run 3 failed: the process that reads conversations ended with code 1: ValueError: {MARK}",
+    f"dataset.embedding_model: no vectors from /model on cpu: the child ended with 1: ValueError: {MARK}",
     f"the manifest cannot be read: {_wrong_value()}",
 ]
 
@@ -115,6 +123,58 @@ def test_a_traceback_has_its_frames_but_no_values(error: Exception, written: Cal
 
 
 # --- a report on its way ---
+
+
+class _Consumer:
+    """Gives the records once, and asks for the stop of the stage."""
+
+    settled = True
+    partitions = frozenset({0})
+
+    def __init__(self, stop: threading.Event, *values: bytes) -> None:
+        self._stop = stop
+        self._values = values
+
+    def take_losses(self) -> list[Any]:
+        return []
+
+    def poll(self, _timeout_s: float) -> list[RawRecord]:
+        self._stop.set()
+        return [
+            RawRecord(topic="flagged", partition=0, offset=at, key=None, headers=(), value=value, timestamp_ms=0)
+            for at, value in enumerate(self._values)
+        ]
+
+    def commit(self, _records: Any) -> Commit:
+        return Commit.DONE
+
+    def lag(self) -> dict[int, int]:
+        return {}
+
+
+class _Producer:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send_and_wait(self, batch: list[Any]) -> None:
+        self.sent += batch
+
+
+def test_kafka_intake_and_dead_letters_log_no_text(sqlite_store: Store, written: Callable[..., str]) -> None:
+    stop, producer = threading.Event(), _Producer()
+    good = flagged(id="marked", reason=MARK)
+    wrong: list[Any] = [{**json.loads(good.encode()), "reason": "another"}, {"response": MARK}, MARK]
+    consumer: Any = _Consumer(stop, good.encode(), *(json.dumps(one).encode() for one in wrong), MARK.encode())
+    letters: Any = DeadLetters(producer=producer, topic="dead")  # type: ignore[arg-type]
+    stage = IngestStage(
+        store=sqlite_store, config=IntakeConfig(), consumer=consumer, dead_letters=letters, topic="flagged"
+    )
+    found = written(
+        lambda: run_stage(stage, control=sqlite_store.control, last_steps=LastSteps(), owner="test", stop=stop)
+    )
+    assert "took in 5 messages" in found
+    assert MARK not in found
+    assert len(producer.sent) == 4
 
 
 def test_intake_logs_no_text_of_a_report(
