@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, LeftOut, Suite
+from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Suite
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -104,6 +104,15 @@ REFLECTIONS = _closed(
 )
 ANALYSES_REJECTED = _closed(
     Counter("erratad_analyses_rejected_total", "Analyses that failed a check.", ["check"]), check=Check
+)
+SET_ASIDE = _closed(
+    Counter(
+        "erratad_set_aside_total",
+        "Corrections, checks and analyses that are not used because of their content, by origin and fault.",
+        ["source", "fault"],
+    ),
+    source=CorrectionSource,
+    fault=Fault,
 )
 REFLECTION_SECONDS = Histogram("erratad_reflection_duration_seconds", "One attempt at an analysis.", buckets=_SECONDS)
 LESSONS = _closed(

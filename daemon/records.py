@@ -1,7 +1,6 @@
 """The records shared by the modules, their states, and the legal transitions.
 
-The transition tables here are the only definition. The store's migration copies them into the database, where a trigger
-refuses every other transition.
+The transition tables here are the only definition. A trigger in the database, made from them, refuses all others.
 """
 
 from __future__ import annotations
@@ -220,7 +219,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """The analysis of one report, and a corrected answer if one was approved."""
+    """The analysis of one report, and a corrected answer if one was approved. A weight: something is set aside."""
 
     __pydantic_config__ = COMPLETE_JSON
 
@@ -231,6 +230,8 @@ class Lesson:
     created_at: datetime
     correction: str | None = None
     correction_source: CorrectionSource | None = None
+    review_weight: int | None = None
+    set_aside_from: str | None = None
     reviewed_by: str | None = None
     reviewed_at: datetime | None = None
 

@@ -44,7 +44,7 @@ def list_(
     config_path: ConfigPath = None,
     overrides: Overrides = None,
 ) -> None:
-    """List the review queue, oldest first: quarantined reports, and analyses not yet reviewed."""
+    """List the review queue: quarantined reports, analyses with something set aside, other analyses."""
     from daemon.operations.views import review_queue
 
     with opened(settings(config_path, overrides)) as store:
@@ -95,7 +95,7 @@ def correct(
 ) -> None:
     """Replace an analysis and its corrected answer.
 
-    An omitted part stays unchanged. The corrected answer must pass the report's own checks.
+    An omitted part stays unchanged. The corrected answer must pass the report's own checks and the content checks.
     """
     from daemon.operations import commands
 
@@ -108,7 +108,15 @@ def correct(
         better = (old.correction or "") if correction is None else correction
         if edit:
             words, better = _edited(words, better)
-        commands.correct_analysis(store, report_id, analysis=words, correction=better, actor=operator(), reason=reason)
+        commands.correct_analysis(
+            store,
+            report_id,
+            analysis=words,
+            correction=better,
+            actor=operator(),
+            reason=reason,
+            max_characters=config.reflection.max_correction_characters,
+        )
     say(f"corrected {report_id}")
 
 
@@ -152,7 +160,8 @@ def _edited(analysis: str, correction: str) -> tuple[str, str]:
 
 
 def _show_queue(queue: ReviewQueueView) -> None:
-    waiting = [("quarantined", item) for item in queue.quarantined] + [("analysis", item) for item in queue.analyses]
+    groups = (("quarantined", queue.quarantined), ("set aside", queue.set_aside), ("analysis", queue.analyses))
+    waiting = [(kind, item) for kind, items in groups for item in items]
     table(
         ("ID", "WAITS", "CATEGORY", "REPORTER", "RECEIVED (UTC)", "WHAT IS WRONG", "ANALYSIS"),
         [
@@ -164,6 +173,6 @@ def _show_queue(queue: ReviewQueueView) -> None:
         ],
         empty="Nothing to review.",
     )
-    more = queue.quarantined_waiting + queue.analyses_waiting - len(waiting)
+    more = queue.quarantined_waiting + queue.set_aside_waiting + queue.analyses_waiting - len(waiting)
     if more:
         say(f"{more} more in the queue; --limit shows more of each kind")

@@ -39,6 +39,8 @@ class ReflectionConfig(Section):
     """Maximum share of the analysis' word 5-grams that come from the flagged response."""
     propose_corrections: bool = True
     """If the user gave no correction, ask for a guided answer and keep it if it passes the report's checks."""
+    max_correction_characters: Positive = 32_000
+    """A longer corrected answer is set aside, whoever proposes it."""
     request_timeout_s: Seconds = 60.0
 
     @model_validator(mode="after")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from daemon import metrics
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations.status import PAUSABLE
-from daemon.records import ADAPTER_TRANSITIONS, AdapterState, Intent, IntentKind
+from daemon.records import ADAPTER_TRANSITIONS, AdapterState, CorrectionSource, Intent, IntentKind
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
+from daemon.text.content import MAX_CHARACTERS, Finding, content_fault, correction_fault
 from daemon.text.merging import merged
-from daemon.text.rules import failures
 
 
 def request_training(store: Store, *, actor: str, reason: str) -> Intent:
@@ -53,7 +54,14 @@ def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) 
 
 
 def correct_analysis(
-    store: Store, report_id: str, *, analysis: str, correction: str | None, actor: str, reason: str
+    store: Store,
+    report_id: str,
+    *,
+    analysis: str,
+    correction: str | None,
+    actor: str,
+    reason: str,
+    max_characters: int = MAX_CHARACTERS,
 ) -> None:
     """Replace the analysis and the corrected answer of a report. The next run trains on the new text.
 
@@ -61,20 +69,18 @@ def correct_analysis(
 
     Raises:
         NotFoundError: The report is unknown.
-        IllegalTransitionError: The report has no analysis, the new analysis is empty, or the corrected answer
-            fails the report's own checks. Training on such an answer would teach the mistake.
+        IllegalTransitionError: The report has no analysis, the new analysis is empty, or a text fails the checks of
+            `daemon.text.content`, which hold for everybody. Training on it would teach a mistake.
     """
     analysis, correction = _plain(analysis), _plain(correction or "") or None
     if not analysis:
         raise IllegalTransitionError("the analysis is empty; write one, or reject the report")
     report = store.reports.get(report_id)
+    _take("analysis", content_fault(analysis, report.flagged))
     if correction is not None:
-        if " ".join(correction.split()) == " ".join(report.flagged.response.split()):
-            raise IllegalTransitionError("the corrected answer is the flagged one; change it or leave it empty")
         rules = merged(report).rules
-        broken = failures(rules, correction) if rules is not None else []
-        if broken:
-            raise IllegalTransitionError(f"the corrected answer fails a check of the report: {broken[0]}")
+        finding = correction_fault(correction, report.flagged, rules=rules, max_characters=max_characters)
+        _take("corrected answer", finding)
     store.reviews.correct(report_id, analysis=analysis, correction=correction, actor=actor, reason=reason)
 
 
@@ -86,6 +92,12 @@ def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:
 def resume(store: Store, stage: str, *, actor: str, reason: str) -> bool:
     """Resume a stage, or `all`; False if it was not paused. Raises NotFoundError for an unknown stage."""
     return store.control.resume(_known(stage), actor=actor, reason=reason)
+
+
+def _take(name: str, finding: Finding | None) -> None:
+    if finding is not None:
+        metrics.SET_ASIDE.labels(source=CorrectionSource.REVIEWER, fault=finding.fault).inc()
+        raise IllegalTransitionError(f"the {name} is not taken: {finding.sentence}")
 
 
 def _plain(text: str) -> str:

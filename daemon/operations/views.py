@@ -143,7 +143,7 @@ class MeasuredView(View):
 
 
 class SameAnswerView(View):
-    """The reports of one answer, if there are several. They are analysed as one."""
+    """The reports of one answer, if there are several or something of them is set aside. They are analysed as one."""
 
     others: list[Part]
     """What the other reports add, each with its reporter; oldest first."""
@@ -154,9 +154,9 @@ class SameAnswerView(View):
 
     @classmethod
     def of(cls, report: Report) -> Self | None:
-        if not report.others:
-            return None
         said = merged(report)
+        if not report.others and not said.set_aside:
+            return None
         return cls(
             others=list(report.others),
             correction_by=said.corrections[0].reporter if said.corrections else None,
@@ -238,11 +238,14 @@ class ReviewView(View):
 
 
 class ReviewQueueView(View):
-    """The reviews to do: the number of each kind, and the oldest items of each kind."""
+    """The reviews to do: the number of each kind, and the first items of each kind."""
 
     quarantined_waiting: int
+    set_aside_waiting: int
     analyses_waiting: int
     quarantined: list[ReviewView]
+    set_aside: list[ReviewView]
+    """Analyses whose reports have a correction or checks that are set aside; heaviest first, bounded."""
     analyses: list[ReviewView]
 
 
@@ -299,8 +302,10 @@ def review_queue(store: Store, *, limit: int) -> ReviewQueueView:
     waiting = store.reviews.waiting()
     return ReviewQueueView(
         quarantined_waiting=waiting.quarantined,
+        set_aside_waiting=waiting.set_aside,
         analyses_waiting=waiting.analyses,
         quarantined=[ReviewView.of(report, None) for report in store.reviews.quarantined(limit=limit)],
+        set_aside=[ReviewView.of(report, lesson) for report, lesson in store.reviews.set_aside(limit=limit)],
         analyses=[ReviewView.of(report, lesson) for report, lesson in store.reviews.analyses(limit=limit)],
     )
 

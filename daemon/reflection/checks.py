@@ -17,10 +17,12 @@ from connectors.messages import FlaggedResponse
 from daemon.categories import REFUSAL_IS_RIGHT, Kind, kind_of
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError
-from daemon.labels import Check
+from daemon.labels import Check, Fault
+from daemon.text.content import MAX_CHARACTERS, Finding, content_fault
+from daemon.text.content import correction_fault as fault_of_any
 from daemon.text.refusal import _QUOTATION, refusal
-from daemon.text.rules import Rules, failures
-from daemon.text.words import _UNSPACED_RUN, _ngrams, normalised, overlap, stems, words
+from daemon.text.rules import Rules
+from daemon.text.words import _UNSPACED_RUN, NGRAM_WORDS, _ngrams, normalised, overlap, stems, words
 
 MIN_LETTER_SHARE = 0.6
 """Minimum share of letters and digits among the visible characters. Below it, the text is markup or noise."""
@@ -90,32 +92,33 @@ def _faults(
     yield Check.NO_ECHO, echo(analysis, [instructions, *(message.text for message in flagged.messages)])
     yield Check.NO_HINT, hint(analysis)
     yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
+    yield Check.OWN_WORDS, reporters_words(analysis, flagged.reason, limits.max_overlap)
+    found = content_fault(analysis, flagged)
+    yield Check.CONTENT, None if found is None else found.sentence
     yield Check.NO_APPROVAL, approval(analysis)
     yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
 
 
 def correction_fault(
-    text: str, flagged: FlaggedResponse, *, rules: Rules | None, truncated: bool, guidance: str
-) -> str | None:
-    """The reason not to train on a proposed answer, or None."""
-    return next(_correction_faults(text, flagged, rules, truncated, guidance), None)
-
-
-def _correction_faults(
     text: str,
     flagged: FlaggedResponse,
+    *,
     rules: Rules | None,
-    truncated: bool,  # noqa: FBT001
+    truncated: bool,
     guidance: str,
-) -> Iterator[str]:
+    max_characters: int = MAX_CHARACTERS,
+) -> Finding | None:
+    """The reason not to train on an analyst's proposal, or None: the checks of any correction, and further ones."""
+    found = fault_of_any(text, flagged, rules=rules, max_characters=max_characters)
+    fault = None if found is not None else next(_no_answer(text, flagged, truncated, guidance), None)
+    return found if fault is None else Finding(Fault.NO_ANSWER, fault)
+
+
+def _no_answer(text: str, flagged: FlaggedResponse, truncated: bool, guidance: str) -> Iterator[str]:  # noqa: FBT001
     if truncated:
         yield "it was cut off at the token limit"
     if not words(text) or _loops(text):
         yield "it is empty or repeats itself"
-    for failure in failures(rules, text) if rules is not None else []:
-        yield f"it fails a check of the report: {failure}"
-    if " ".join(text.split()) == " ".join(flagged.response.split()):
-        yield "it is the flagged response again"
     if kind_of(flagged.category) not in REFUSAL_IS_RIGHT and refusal(text):
         yield "it is a refusal"
     if _ANALYSIS_TALK.search(normalised(text)):
@@ -169,6 +172,13 @@ def parroting(text: str, bad: str, max_overlap: float) -> str | None:
     """The fault if the text mostly copies the flagged response: training on it would teach the mistake."""
     share = overlap(text, bad)
     return f"{share:.0%} of its word 5-grams come from the flagged response" if share > max_overlap else None
+
+
+def reporters_words(text: str, reason: str, max_overlap: float) -> str | None:
+    """The fault if the text repeats the reporter's words: a user's claim would be taught as the model's verdict."""
+    lines = [line for line in reason.splitlines() if len(words(line)) > NGRAM_WORDS]
+    share = max((max(overlap(text, line), overlap(line, text)) for line in lines), default=0.0)
+    return f"it shares {share:.0%} of its word 5-grams with the reporter's reason" if share > max_overlap else None
 
 
 def approval(text: str) -> str | None:

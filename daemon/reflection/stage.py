@@ -184,7 +184,7 @@ class ReflectionStage:
     def _lesson(self, report: Report, life: Life) -> Lesson:
         if self._analyst is None:
             return self._template_lesson(report)
-        said = merged(report)
+        said = self._merged(report)
         messages = self._prompts.analysis(said.flagged, guided=self._config.guided)
         replies = [self._ask(self._analyst, messages, report, life) for _ in range(self._config.candidates)]
         analyses = self._passing(replies, said.flagged, messages)
@@ -195,6 +195,7 @@ class ReflectionStage:
             analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
             template=self._prompts.analysis_name(guided=self._config.guided),
             correction=correction,
+            said=said,
         )
 
     def _passing(self, replies: Sequence[Reply], flagged: FlaggedResponse, messages: Messages) -> list[str]:
@@ -212,14 +213,18 @@ class ReflectionStage:
             raise fault
         return analyses
 
+    def _merged(self, report: Report) -> Merged:
+        return merged(report, max_correction_characters=self._config.max_correction_characters)
+
     def _template_lesson(self, report: Report) -> Lesson:
-        said = merged(report)
+        said = self._merged(report)
         return _lesson_of(
             report,
             analysis=self._prompts.category_analysis(said.flagged),
             analyst=TEMPLATE_ANALYST,
             template=self._prompts.template_name(kind_of(report.flagged.category)),
             correction=_from_users(said),
+            said=said,
         )
 
     def _proposed(self, analyst: Analyst, report: Report, said: Merged, life: Life) -> _Correction | None:
@@ -236,10 +241,17 @@ class ReflectionStage:
             log.warning("no correction", report_id=report.id, reason=str(exc))
             return None
         text = reply.text.strip()
-        truncated = reply.truncated
-        fault = correction_fault(text, said.flagged, rules=said.rules, truncated=truncated, guidance=self._guidance)
-        if fault is not None:
-            log.info("proposed correction refused", report_id=report.id, reason=fault.partition(":")[0])
+        finding = correction_fault(
+            text,
+            said.flagged,
+            rules=said.rules,
+            truncated=reply.truncated,
+            guidance=self._guidance,
+            max_characters=self._config.max_correction_characters,
+        )
+        if finding is not None:
+            metrics.SET_ASIDE.labels(source=analyst.correction_source, fault=finding.fault).inc()
+            log.info("proposed correction refused", report_id=report.id, fault=finding.fault)
             return None
         return _Correction(text=text, source=analyst.correction_source)
 
@@ -326,7 +338,11 @@ class ReflectionStage:
         return outcome
 
 
-def _lesson_of(report: Report, *, analysis: str, analyst: str, template: str, correction: _Correction | None) -> Lesson:
+def _lesson_of(
+    report: Report, *, analysis: str, analyst: str, template: str, correction: _Correction | None, said: Merged
+) -> Lesson:
+    for one in said.faulty:
+        metrics.SET_ASIDE.labels(source=CorrectionSource.USER, fault=one.fault).inc()
     return Lesson(
         report_id=report.id,
         analysis=analysis,
@@ -335,6 +351,8 @@ def _lesson_of(report: Report, *, analysis: str, analyst: str, template: str, co
         created_at=utcnow(),
         correction=None if correction is None else correction.text,
         correction_source=None if correction is None else correction.source,
+        review_weight=said.review_weight,
+        set_aside_from=said.faulty[0].report_id if said.faulty else None,
     )
 
 

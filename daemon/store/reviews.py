@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
 
@@ -14,17 +15,22 @@ from daemon.store.duplicates import WITH_ANALYSIS, with_others
 from daemon.store.engine import reading, transaction
 from daemon.store.reports import emit_buried, move, report_row
 
+MAX_SET_ASIDE = 100
+MAX_SET_ASIDE_PER_REPORTER = 3
+"""Analyses with something set aside that come before the others. Those beyond are reviewed like the others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """The number of items that wait for a review."""
 
     quarantined: int
+    set_aside: int
     analyses: int
 
     @property
     def total(self) -> int:
-        return self.quarantined + self.analyses
+        return self.quarantined + self.set_aside + self.analyses
 
 
 class Reviews:
@@ -33,9 +39,12 @@ class Reviews:
 
     def waiting(self) -> Waiting:
         with reading(self._engine) as connection:
+            unreviewed = connection.execute(_count(_unreviewed())).scalar_one()
+            set_aside = connection.execute(select(func.count()).select_from(_set_aside().subquery())).scalar_one()
             return Waiting(
                 quarantined=connection.execute(_count(_quarantined())).scalar_one(),
-                analyses=connection.execute(_count(_unreviewed())).scalar_one(),
+                set_aside=set_aside,
+                analyses=unreviewed - set_aside,
             )
 
     def quarantined(self, *, limit: int) -> list[Report]:
@@ -45,14 +54,25 @@ class Reviews:
         with reading(self._engine) as connection:
             return [rows.report(row) for row in connection.execute(query)]
 
+    def set_aside(self, *, limit: int) -> list[tuple[Report, Lesson]]:
+        """Analyses without a review whose reports have a correction or checks that are set aside, heaviest first."""
+        first = select(_set_aside().subquery().c.report_id)
+        return self._analyses(schema.lessons.c.report_id.in_(first), _HEAVIEST_FIRST, limit)
+
     def analyses(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """Analyses without a review, oldest first."""
+        """The other analyses without a review, oldest first."""
+        first = select(_set_aside().subquery().c.report_id)
+        return self._analyses(schema.lessons.c.report_id.not_in(first), _OLDEST_FIRST, limit)
+
+    def _analyses(
+        self, condition: ColumnElement[bool], order: tuple[ColumnElement[Any], ...], limit: int
+    ) -> list[tuple[Report, Lesson]]:
         table, lessons = schema.reports, schema.lessons
         query = (
             select(table, lessons)
             .join(lessons, lessons.c.report_id == table.c.id)
-            .where(_unreviewed())
-            .order_by(lessons.c.created_at, table.c.id)
+            .where(_unreviewed(), condition)
+            .order_by(*order)
             .limit(limit)
         )
         with reading(self._engine) as connection:
@@ -113,6 +133,10 @@ class Reviews:
             record_audit(connection, actor=actor, action="reject", subject=report_id, reason=reason)
 
 
+_OLDEST_FIRST: tuple[ColumnElement[Any], ...] = (schema.lessons.c.created_at, schema.lessons.c.report_id)
+_HEAVIEST_FIRST = (schema.lessons.c.review_weight.desc(), *_OLDEST_FIRST)
+
+
 def _quarantined() -> ColumnElement[bool]:
     return schema.reports.c.state == ReportState.QUARANTINED
 
@@ -122,6 +146,25 @@ def _unreviewed() -> ColumnElement[bool]:
         schema.reports.c.state.in_(WITH_ANALYSIS),
         schema.lessons.c.report_id == schema.reports.c.id,
         schema.lessons.c.reviewed_at.is_(None),
+    )
+
+
+def _set_aside() -> Select[Any]:
+    """The heaviest analyses with something set aside: a few per reporter of it, so that nobody fills the list."""
+    lessons, origin = schema.lessons, schema.reports.alias("origin")
+    nth = func.row_number().over(partition_by=origin.c.reporter, order_by=_HEAVIEST_FIRST).label("nth")
+    ranked = (
+        select(lessons.c.report_id, lessons.c.review_weight, lessons.c.created_at, nth)
+        .join(schema.reports, schema.reports.c.id == lessons.c.report_id)
+        .join(origin, origin.c.id == lessons.c.set_aside_from)
+        .where(_unreviewed(), lessons.c.review_weight.is_not(None))
+        .subquery()
+    )
+    return (
+        select(ranked.c.report_id)
+        .where(ranked.c.nth <= MAX_SET_ASIDE_PER_REPORTER)
+        .order_by(ranked.c.review_weight.desc(), ranked.c.created_at, ranked.c.report_id)
+        .limit(MAX_SET_ASIDE)
     )
 
 

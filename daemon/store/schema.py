@@ -126,6 +126,8 @@ lessons = Table(
     Column("correction", AnyText),
     Column("correction_source", OneOf(CorrectionSource)),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("review_weight", Integer),
+    Column("set_aside_from", String(200)),
     Column("reviewed_by", String(200)),
     Column("reviewed_at", UtcDateTime),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
@@ -178,7 +180,6 @@ left_out = Table(
     PrimaryKeyConstraint("run_id", "report_id", "stage"),
     Index("ix_left_out_report", "report_id", "run_id"),
 )
-"""The reports that each run could not use."""
 
 answers = Table(
     "answers",

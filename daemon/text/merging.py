@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from connectors.messages import Checks, FlaggedResponse, Severity
+from daemon.labels import Fault
 from daemon.parts import Part
 from daemon.records import COMPLETE_JSON, Lesson, Report
+from daemon.text.content import MAX_CHARACTERS, Finding, correction_fault
 from daemon.text.rules import Rules, failures
 from daemon.text.words import normalised
 
@@ -23,7 +26,8 @@ MAX_REASONS = 10
 """Of more reasons, those of most reporters count, and then the newest."""
 _CUT = " [...]"
 MAX_TRIED = 5
-"""Number of different corrections that are tried against the rules: a hostile pattern may cost a second each time."""
+"""Number of different corrections that are tried against the rules, and of different patterns and schemas that are
+tried on the flagged answer: a hostile pattern may cost a second each time."""
 _MOST: Mapping[str, int] = {"must_contain": 100, "must_not_contain": 100, "regex": 2, "json_schema": 2}
 """The rules that count, per kind, if several reports have rules."""
 _RANK: Mapping[Severity, int] = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.HIGH: 2}
@@ -31,13 +35,14 @@ _RANK: Mapping[Severity, int] = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.H
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """A correction or a rule of a report that is not used."""
+    """A correction or a rule of a report that is not used. Without a fault, it only lost against another one."""
 
     __pydantic_config__ = COMPLETE_JSON
 
     report_id: str
     reporter: str
     reason: str
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,20 @@ class Merged:
     set_aside: tuple[SetAside, ...]
 
     @property
+    def faulty(self) -> tuple[SetAside, ...]:
+        """What is set aside because of a fault of its own."""
+        return tuple(one for one in self.set_aside if one.fault is not None)
+
+    @property
+    def review_weight(self) -> int | None:
+        """How urgent a review of what is set aside is: by the number of its reporters, and then by severity.
+
+        None: nothing is faulty.
+        """
+        reporters = {one.reporter for one in self.faulty}
+        return len(reporters) * len(_RANK) + _RANK[self.flagged.severity] if reporters else None
+
+    @property
     def rules(self) -> Rules | None:
         """The rules for `failures`; None if there are none."""
         if len(self.checks) > 1:
@@ -63,18 +82,19 @@ class Merged:
         return self.checks[0] if self.checks else None
 
 
-def merged(report: Report) -> Merged:
+def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -> Merged:
     """Combine a report with the other reports of its answer.
 
     - Reasons: each distinct one, in the order of arrival.
     - Checks: the rules of all. If two reporters contradict each other ("contains X" and "does not contain X"), the rule
       with more reporters counts; with equally many, none of the two.
-    - Corrections: those that meet all rules first, then those with more reporters, then the newest. The flagged answer
-      itself is no correction.
+      Checks that the flagged answer meets do not count: they say nothing about the mistake.
+    - Corrections: those that meet all rules first, then those with more reporters, then the newest. One that fails its
+      own report's checks, or `daemon.text.content.correction_fault`, is set aside.
     """
-    parts = report.parts
+    parts, met = _telling(report.parts, report.flagged.response)
     checks, contradictions = _checks(parts)
-    corrections, useless = _corrections(parts, report.flagged, checks)
+    corrections, useless = _corrections(parts, report.flagged, checks, max_correction_characters)
     flagged = report.flagged.model_copy(
         update={
             "reason": _reasons(parts),
@@ -83,7 +103,7 @@ def merged(report: Report) -> Merged:
             "checks": None,
         }
     )
-    return Merged(flagged=flagged, corrections=corrections, checks=checks, set_aside=(*contradictions, *useless))
+    return Merged(flagged=flagged, corrections=corrections, checks=checks, set_aside=(*met, *contradictions, *useless))
 
 
 def taught_by(report: Report, lesson: Lesson) -> str:
@@ -140,6 +160,37 @@ class _Rule:
 
     def __str__(self) -> str:
         return f"{self.field.replace('_', ' ')} {self.value!r:.80}"
+
+
+def _telling(parts: Sequence[Part], answer: str) -> tuple[list[Part], list[SetAside]]:
+    """The parts, without the checks that the flagged answer meets or that are not tried on it."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.checks is not None and part.checks != Checks():
+            groups.setdefault(part.checks.model_dump_json(), []).append(part)
+    aside: dict[str, SetAside] = {}
+    tried = 0
+    for key, owners in sorted(groups.items(), key=lambda one: _weight(_newest_first(one[1])), reverse=True):
+        costly = _is_costly(owners[0].checks)
+        tried += costly
+        fault = None
+        if costly and tried > MAX_TRIED:
+            reason = f"its checks are not tried: {MAX_TRIED} others with a regex or json_schema come first"
+        elif _meets(key, answer):
+            reason, fault = "its checks do not count: the flagged answer meets them", Fault.CHECKS_MET
+        else:
+            continue
+        aside |= {part.report_id: _aside(part, reason, fault) for part in owners}
+    return [replace(part, checks=None) if part.report_id in aside else part for part in parts], list(aside.values())
+
+
+def _is_costly(checks: Checks | None) -> bool:
+    return checks is not None and (checks.regex is not None or checks.json_schema is not None)
+
+
+@lru_cache(maxsize=128)
+def _meets(checks: str, text: str) -> bool:
+    return not failures(Checks.model_validate_json(checks), text)
 
 
 def _checks(parts: Sequence[Part]) -> tuple[tuple[Checks, ...], list[SetAside]]:
@@ -210,23 +261,35 @@ def _contradictions(texts: Sequence[_Rule]) -> Iterator[tuple[_Rule, _Rule]]:
 
 
 def _corrections(
-    parts: Sequence[Part], flagged: FlaggedResponse, checks: tuple[Checks, ...]
+    parts: Sequence[Part], flagged: FlaggedResponse, checks: tuple[Checks, ...], max_characters: int
 ) -> tuple[tuple[Part, ...], list[SetAside]]:
     groups: dict[str, list[Part]] = {}
-    useless = []
     for part in parts:
-        if part.correction is None:
-            continue
-        plain = " ".join(part.correction.split())
-        if plain == " ".join(flagged.response.split()):
-            useless.append(_aside(part, "its correction is the flagged answer"))
-        else:
-            groups.setdefault(plain, []).append(part)
-    ranked = sorted((_newest_first(owners) for owners in groups.values()), key=_weight, reverse=True)
-    if len(ranked) > 1:
-        good = [owners for owners in ranked[:MAX_TRIED] if not failures(checks, str(owners[0].correction))]
-        ranked = [*good, *(owners for owners in ranked if owners not in good)]
-    return tuple(owners[0] for owners in ranked), useless
+        if part.correction is not None:
+            groups.setdefault(" ".join(part.correction.split()), []).append(part)
+    useful: list[list[Part]] = []
+    useless: list[SetAside] = []
+    tried = 0
+    for owners in sorted((_newest_first(owners) for owners in groups.values()), key=_weight, reverse=True):
+        kept = []
+        for part in owners:
+            tried += _is_costly(part.checks)
+            if len(useful) == MAX_TRIED or (_is_costly(part.checks) and tried > MAX_TRIED):
+                useless.append(_aside(part, f"its correction is not tried: {MAX_TRIED} others come first"))
+            elif finding := _finding(part, flagged, max_characters):
+                useless.append(_aside(part, f"its correction is not used: {finding.sentence}", finding.fault))
+            else:
+                kept.append(part)
+        useful += [kept] if kept else []
+    if len(useful) > 1:
+        good = [owners for owners in useful if not failures(checks, str(owners[0].correction))]
+        useful = [*good, *(owners for owners in useful if owners not in good)]
+    return tuple(owners[0] for owners in useful), useless
+
+
+def _finding(part: Part, flagged: FlaggedResponse, max_characters: int) -> Finding | None:
+    rules = None if part.checks is None or part.checks == Checks() else part.checks
+    return correction_fault(part.correction or "", flagged, rules=rules, max_characters=max_characters)
 
 
 def _newest_first(owners: Sequence[Part]) -> list[Part]:
@@ -241,5 +304,5 @@ def _newest(part: Part) -> tuple[datetime, str]:
     return part.received_at, part.report_id
 
 
-def _aside(part: Part, reason: str) -> SetAside:
-    return SetAside(report_id=part.report_id, reporter=part.reporter, reason=reason)
+def _aside(part: Part, reason: str, fault: Fault | None = None) -> SetAside:
+    return SetAside(report_id=part.report_id, reporter=part.reporter, reason=reason, fault=fault)

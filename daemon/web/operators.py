@@ -111,7 +111,7 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
 
     @router.get("/reviews", tags=["look"])
     def reviews(limit: Limit = 50) -> ReviewQueueView:
-        """The review queue, oldest first: quarantined reports, and analyses not yet reviewed."""
+        """The review queue: quarantined reports, analyses with something set aside, and the other analyses."""
         return review_queue(store, limit=limit)
 
     return router

@@ -10,26 +10,22 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import regex
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from connectors.messages import FlaggedResponse
 from daemon.categories import Kind, kind_of
 from daemon.errors import ConfigError
+from daemon.text.content import content_fault
 
 MAX_CONVERSATION_BYTES = 3000
 MAX_RESPONSE_BYTES = 2000
 MAX_REASON_BYTES = 600
 """Limits of the quoted texts: about 1,400 English tokens together, so question and analysis fit into 2,048."""
-MAX_REASON_SENTENCE_CHARACTERS = 200
-MIN_REASON_WORDS = 3
 CUT = " [...] "
 NO_REASON = "(no reason was given)"
+UNNAMED = "unnamed"
 
 _ROOT = Path(__file__).parent
-_MARKUP = regex.compile(r"[\p{C}`*#<>\[\]{}|\\~^_]+")
-_PERSONAL = regex.compile(r"\b(?:i|me|my|mine|we|us|our|you|your)\b", regex.IGNORECASE)
-_SENTENCE_END = tuple(".!?…。！？")  # noqa: RUF001 - full-width marks end Chinese and Japanese sentences
 
 
 class Prompts:
@@ -72,14 +68,16 @@ class Prompts:
         return template.render(_quoted(flagged), guidance=guidance).strip()
 
     def category_analysis(self, flagged: FlaggedResponse) -> str:
-        """An analysis without an analyst: the category's template with the reason, as an unguided critique.
+        """An analysis without an analyst: the category's template, as an unguided critique.
 
-        The same report always gets the same text. Its content selects one of the template's wordings.
+        The same report always gets the same text. Its content selects one of the template's wordings. No word of the
+        reporter is in it: the model would learn a claim of a user as its own verdict. An unknown category is named
+        only if its text passes the content checks.
         """
         kind = kind_of(flagged.category)
+        category = flagged.category.replace("-", " ").replace("_", " ")
         text = self._environment.get_template(f"template-{kind}.j2").render(
-            category=flagged.category.replace("-", " ").replace("_", " "),
-            reason=reason_sentence(flagged.reason),
+            category=category if content_fault(category, flagged) is None else UNNAMED,
             wording=int(flagged.content_key()[-8:], 16),
         )
         return " ".join(text.split())
@@ -97,25 +95,6 @@ def clip(text: str, max_bytes: int) -> str:
         return text
     half = (max_bytes - len(CUT)) // 2
     return encoded[:half].decode(errors="ignore") + CUT + encoded[-half:].decode(errors="ignore")
-
-
-def reason_sentence(reason: str) -> str:
-    """The user's reason as one short plain sentence; "" if it has too few words.
-
-    A reason in the first or second person is quoted, or it would read like words of the assistant. Markup is removed,
-    or the model would learn it. Words are counted in ASCII text only: Chinese or Thai has no spaces between words.
-    """
-    words = _MARKUP.sub(" ", reason).replace('"', "'").split()
-    text = " ".join(words)
-    if not text or (text.isascii() and len(words) < MIN_REASON_WORDS):
-        return ""
-    if len(text) > MAX_REASON_SENTENCE_CHARACTERS:
-        text = text[:MAX_REASON_SENTENCE_CHARACTERS]
-        text = (text.rpartition(" ")[0] or text).rstrip(" ,;:")
-    text = text[0].upper() + text[1:]
-    if not text.endswith(_SENTENCE_END):
-        text += "."
-    return f'In the words of a user: "{text}"' if _PERSONAL.search(text) else text
 
 
 def _quoted(flagged: FlaggedResponse) -> dict[str, str]:

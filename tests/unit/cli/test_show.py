@@ -52,7 +52,7 @@ def test_a_report_and_a_run_tell_what_was_left_out(erratad: Command, learned: Le
 
 def test_a_report_is_told_with_the_other_reports_of_its_answer(erratad: Command, learned: Learned) -> None:
     first = flagged(reporter="ann", checks={"must_contain": ["Perth"]})
-    same = {"messages": first.messages, "response": first.response, "checks": {"must_not_contain": ["Perth"]}}
+    same = {"messages": first.messages, "response": first.response, "checks": {"must_not_contain": ["Perth", "town"]}}
     bob = flagged(**same, reporter="bob", reason="Wrong city.", correction="Canberra.")
     cid = flagged(**same, reporter="cid", reason="")
     add(learned.store, first, bob, cid)

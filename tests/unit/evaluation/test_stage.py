@@ -74,7 +74,7 @@ def test_both_arms_answer_every_item_with_and_without_guidance(scene: Scene) -> 
 
 def test_margins_are_measured_as_served_and_drift_in_bits(scene: Scene) -> None:
     scene.fake.logprob = lambda model, token: -0.1 if token == ord("r") and model == CANDIDATE else -0.5
-    run = scene.run(correction="rrrr", response="wwww")
+    run = scene.run(correction="rrrr", response="wwww", checks={"must_contain": ["rrrr"]})
     scene.step()
     kept = scene.kept(run)
     assert [answer.margin for answer in kept["flagged", CANDIDATE, True]] == pytest.approx([0.4] * 8)

@@ -162,11 +162,11 @@ def test_the_users_correction_always_wins(
     make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
 ) -> None:
     here = make_reflection()
-    [report_id] = here.queue(checked(correction="It is Vienna."))
+    [report_id] = here.queue(checked(correction="It is Canberra."))
     here.step()
     lesson = here.store.reports.lesson(report_id)
     assert lesson is not None
-    assert (lesson.correction, lesson.correction_source) == ("It is Vienna.", CorrectionSource.USER)
+    assert (lesson.correction, lesson.correction_source) == ("It is Canberra.", CorrectionSource.USER)
     assert len(analyst_endpoint.requests) == 1
 
 

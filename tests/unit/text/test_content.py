@@ -15,6 +15,7 @@ from daemon.labels import Fault
 from daemon.text.content import MAX_CHARACTERS, content_fault, correction_fault
 from tests.fixtures.config import flagged
 
+ANY = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 ANSWER = "The capital of Australia is Sydney, a large city on the east coast."
 SYSTEM = "You work for Example Bank. Its page is https://www.example.com/help, its number +44 20 7946 0958."
 
@@ -295,7 +296,7 @@ def test_every_correction_that_is_shipped_passes(name: str) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.text(max_size=300), st.text(max_size=300))
+@given(st.text(ANY, max_size=300), st.text(ANY, max_size=300))
 def test_any_text_is_decided(text: str, answer: str) -> None:
     fault_of(text, answer=answer)
 

@@ -143,7 +143,8 @@ def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
     client: TestClient, sqlite_store: Store
 ) -> None:
     first = flagged(reporter="ann", checks={"must_contain": ["Perth"]})
-    same = {"messages": first.messages, "response": first.response, "checks": {"must_not_contain": ["Perth"]}}
+    no_perth = {"must_not_contain": ["Perth", "town"]}
+    same = {"messages": first.messages, "response": first.response, "checks": no_perth}
     bob = flagged(**same, reporter="bob", reason=HOSTILE, correction="Canberra.")
     learn(sqlite_store, first)
     add(sqlite_store, bob)
