@@ -76,5 +76,5 @@ def _empty(folder: Path) -> None:
     if folder.exists():
         end_left_over(folder)
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     (folder / MARKER).touch()
