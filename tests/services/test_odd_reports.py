@@ -19,7 +19,7 @@ from daemon.artifacts.run_folder import DRIFT_FILE, REPLAY_FILE, TRAIN_FILE
 from daemon.chat.reader import Reader
 from daemon.config.chat import ChatConfig
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
-from daemon.config.serving import ServingConfig
+from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.evaluation.stage import EvaluationStage
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
@@ -179,7 +179,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     run = prepare(store, stage)
     assert run.state is RunState.TRAINING, run.reason
     finetune = FinetuneStage(
-        store=store, config=training, chat=CHAT, model_path=tiny_model, adapters_dir=folder / "adapters"
+        store=store,
+        config=training,
+        chat=CHAT,
+        model=ModelConfig(path=tiny_model),
+        adapters_dir=folder / "adapters",
+        check_chat=lambda: None,
     )
     ended = Ended(store=store, run=run, said=step_until_trained(store, finetune))
     with FakeVllm(answer=lambda _model, messages: f"about {messages[-1]['content'][:20]}") as fake:
