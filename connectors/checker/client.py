@@ -41,7 +41,7 @@ class Verdict:
 
     fault: str | None = None
     """What is wrong, as the end of a sentence; None: nothing."""
-    undecided: Literal["", "time", "memory", "crash"] = ""
+    undecided: Literal["", "time", "memory", "error", "crash"] = ""
     """Why there is no decision."""
     cpu_s: float = 0.0
 

@@ -76,6 +76,8 @@ def _answer_all() -> int:
             fault, undecided = None, "memory"
         except RecursionError:
             fault, undecided = None, "time"
+        except BaseException:  # noqa: BLE001 - a panic of the Rust package rpds, deep in a recursion, is no Exception
+            fault, undecided = None, "error"
         signal.setitimer(signal.ITIMER_PROF, 0)
         _reply(fault=fault, undecided=undecided, cpu_s=time.process_time() - started)
         if undecided:

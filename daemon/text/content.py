@@ -53,21 +53,26 @@ class Finding:
 
 
 def correction_fault(
-    text: str, flagged: FlaggedResponse, *, rules: Rules | None, max_characters: int = MAX_CHARACTERS
+    text: str,
+    flagged: FlaggedResponse,
+    *,
+    rules: Rules | None,
+    max_characters: int = MAX_CHARACTERS,
+    timeout_s: float | None = None,
 ) -> Finding | None:
     """The first reason not to train on a proposed answer to the conversation of `flagged`, or None.
 
-    `rules` are those of its reports.
+    `rules` are those of its reports; `timeout_s` as for `failures`.
     """
     if is_blank(visible(text)):
         return Finding(Fault.BLANK, "it is blank")
     if len(text) > max_characters:
         return Finding(Fault.LENGTH, f"it has {len(text)} characters, more than {max_characters}")
-    if (finding := _repeats(text, flagged.response, rules)) is not None:
+    if (finding := _repeats(text, flagged.response, rules, timeout_s)) is not None:
         return finding
     if (finding := content_fault(text, flagged)) is not None:
         return finding
-    broken = failures(rules, text) if rules is not None else []
+    broken = failures(rules, text, timeout_s=timeout_s) if rules is not None else []
     return Finding(Fault.FAILS_CHECKS, f"it fails a check of the report: {broken[0]}") if broken else None
 
 
@@ -100,7 +105,7 @@ def _content_faults(text: str, conversation: str) -> Iterator[Finding]:
         yield Finding(Fault.INSTRUCTIONS, f"it has an instruction for a model: {order[:_SHOWN]!r}")
 
 
-def _repeats(text: str, answer: str, rules: Rules | None) -> Finding | None:
+def _repeats(text: str, answer: str, rules: Rules | None, timeout_s: float | None) -> Finding | None:
     """The fault if the text is the flagged answer, or nearly.
 
     White space, punctuation, case, look-alike letters and polite phrases around it make no other answer. But they may
@@ -111,7 +116,11 @@ def _repeats(text: str, answer: str, rules: Rules | None) -> Finding | None:
     own, old = _significant(text), _significant(answer)
     if not old or not (own == old or _only_politer(own, old)):
         return None
-    told_apart = rules is not None and bool(failures(rules, answer)) and not failures(rules, text)
+    told_apart = (
+        rules is not None
+        and bool(failures(rules, answer, timeout_s=timeout_s))
+        and not failures(rules, text, timeout_s=timeout_s)
+    )
     return (
         None if told_apart else Finding(Fault.FLAGGED_ANSWER, "it differs from the flagged answer in nothing but form")
     )

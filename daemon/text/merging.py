@@ -12,12 +12,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from connectors.checker.bounds import MAX_TEXT_CHARS, schema_excess
 from connectors.messages import Checks, FlaggedResponse, Severity
 from daemon.labels import Fault
 from daemon.parts import Part
 from daemon.records import COMPLETE_JSON, Lesson, Report
 from daemon.text.content import MAX_CHARACTERS, Finding, correction_fault
-from daemon.text.rules import Rules, failures
+from daemon.text.rules import TIMEOUT_S, Rules, failures
 from daemon.text.words import normalised
 
 MAX_REASON_BYTES = 600
@@ -27,9 +28,12 @@ MAX_REASONS = 10
 _CUT = " [...]"
 MAX_TRIED = 5
 """Number of different corrections that are tried against the rules, and of different patterns and schemas that are
-tried on the flagged answer: a hostile pattern may cost a second each time."""
+tried on the flagged answer: they share the time of one answer."""
+_SHARE_S = TIMEOUT_S / MAX_TRIED / 2
 _MOST: Mapping[str, int] = {"must_contain": 100, "must_not_contain": 100, "regex": 2, "json_schema": 2}
 """The rules that count, per kind, if several reports have rules."""
+_MOST_CHARS = MAX_TEXT_CHARS // 2
+"""The characters of the texts that count, per kind: together they stay a rule that can be checked."""
 _RANK: Mapping[Severity, int] = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.HIGH: 2}
 
 
@@ -190,7 +194,7 @@ def _is_costly(checks: Checks | None) -> bool:
 
 @lru_cache(maxsize=128)
 def _meets(checks: str, text: str) -> bool:
-    return not failures(Checks.model_validate_json(checks), text)
+    return not failures(Checks.model_validate_json(checks), text, timeout_s=_SHARE_S)
 
 
 def _checks(parts: Sequence[Part]) -> tuple[tuple[Checks, ...], list[SetAside]]:
@@ -198,9 +202,7 @@ def _checks(parts: Sequence[Part]) -> tuple[tuple[Checks, ...], list[SetAside]]:
     if len(own) < 2:
         return tuple(own), []
     rules = {field: _rules(parts, field) for field in _MOST}
-    dropped = {
-        id(rule): f"{_MOST[field]} rules of this kind count" for field in rules for rule in _excess(rules[field], field)
-    }
+    dropped = {id(rule): reason for field in rules for rule, reason in _excess(rules[field], field)}
     texts = [rule for field in ("must_contain", "must_not_contain") for rule in rules[field] if id(rule) not in dropped]
     for rule, stronger in _contradictions(texts):
         dropped[id(rule)] = f"the rule {str(stronger)!r} contradicts it"
@@ -236,9 +238,20 @@ def _rules(parts: Sequence[Part], field: str) -> list[_Rule]:
     return [_Rule(field=field, value=value, parts=tuple(owners)) for value, owners in groups.values()]
 
 
-def _excess(rules: Sequence[_Rule], field: str) -> Sequence[_Rule]:
-    """The rules above the limit of their kind: those of the fewest reporters."""
-    return sorted(rules, key=lambda rule: rule.weight, reverse=True)[_MOST[field] :]
+def _excess(rules: Sequence[_Rule], field: str) -> Iterator[tuple[_Rule, str]]:
+    """The rules above the limits of their kind, those of the fewest reporters, each with the limit."""
+    count, chars = 0, 0
+    for rule in sorted(rules, key=lambda rule: rule.weight, reverse=True):
+        size = len(rule.value) if field in {"must_contain", "must_not_contain"} else 0
+        too_large = schema_excess(rule.value) if field == "json_schema" else None
+        if too_large is not None:
+            yield rule, f"it {too_large}"
+        elif count >= _MOST[field]:
+            yield rule, f"{_MOST[field]} rules of this kind count"
+        elif chars + size > _MOST_CHARS:
+            yield rule, f"{_MOST_CHARS} characters of this kind count"
+        else:
+            count, chars = count + 1, chars + size
 
 
 def _contradictions(texts: Sequence[_Rule]) -> Iterator[tuple[_Rule, _Rule]]:
@@ -282,14 +295,16 @@ def _corrections(
                 kept.append(part)
         useful += [kept] if kept else []
     if len(useful) > 1:
-        good = [owners for owners in useful if not failures(checks, str(owners[0].correction))]
+        good = [owners for owners in useful if not failures(checks, str(owners[0].correction), timeout_s=_SHARE_S)]
         useful = [*good, *(owners for owners in useful if owners not in good)]
     return tuple(owners[0] for owners in useful), useless
 
 
 def _finding(part: Part, flagged: FlaggedResponse, max_characters: int) -> Finding | None:
     rules = None if part.checks is None or part.checks == Checks() else part.checks
-    return correction_fault(part.correction or "", flagged, rules=rules, max_characters=max_characters)
+    return correction_fault(
+        part.correction or "", flagged, rules=rules, max_characters=max_characters, timeout_s=_SHARE_S
+    )
 
 
 def _newest_first(owners: Sequence[Part]) -> list[Part]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from connectors.checker import client
 from connectors.messages import Checks, Severity
 from daemon.labels import Fault
 from daemon.parts import Part
 from daemon.records import Report, ReportState, Source, utcnow
+from daemon.text import rules
 from daemon.text.merging import MAX_REASON_BYTES, Merged, merged, taught_by
 from daemon.text.rules import failures
 from tests.fixtures.config import flagged
@@ -165,6 +167,45 @@ def test_very_many_rules_are_bounded_and_the_rest_is_named() -> None:
 
 
 # --- the cap per reporter ---
+
+
+def test_long_texts_of_many_reports_are_bounded_and_stay_a_rule_that_can_be_checked() -> None:
+    texts = [f"{number} " + "x" * 4000 for number in range(1, 9)]
+    found = merge(*(part(number, checks={"must_contain": [text]}) for number, text in enumerate(texts, 1)))
+    assert failures(found.checks, " ".join(texts[-2:])) == []
+    assert [one.report_id for one in found.set_aside] == ["r1", "r2", "r3", "r4", "r5", "r6"]
+    assert "10000 characters of this kind count" in found.set_aside[0].reason
+
+
+def test_a_schema_beyond_the_limits_does_not_decide_over_the_rules_of_others() -> None:
+    huge = {"json_schema": {"allOf": [{}] * 1000}}
+    found = merge(part(1, checks=huge), part(2, checks={"must_contain": ["Canberra"]}))
+    assert failures(found.checks, "Canberra") == []
+    [aside] = found.set_aside
+    assert aside.report_id == "r1"
+    assert "more than 500 objects and lists" in aside.reason
+
+
+def test_endless_rules_of_many_reports_cost_the_time_of_one_answer() -> None:
+    endless = [f"^{letter}(a|aa)+$" for letter in "bcdefghi"]
+    answer = "".join("bcdefghi") + "a" * 60 + "!"
+    parts = [
+        part(number, checks={"regex": f"{pattern}|(a|aa)+$"}, correction=f"{answer} {number}")
+        for number, pattern in enumerate(endless, 1)
+    ]
+    asked: list[float] = []
+    real = client.ask
+
+    def ask(*args: Any, **more: Any) -> client.Verdict:
+        verdict = real(*args, **more)
+        asked.append(verdict.cpu_s)
+        return verdict
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "ask", ask)
+        merge(*parts)
+    assert asked
+    assert sum(asked) < 1
 
 
 def test_a_lesson_counts_for_the_reporter_whose_correction_it_teaches() -> None:
