@@ -229,6 +229,34 @@ def test_a_correction_that_cannot_be_had_costs_no_lesson(
     assert here.state(report_id) is ReportState.LESSON
 
 
+def test_a_bad_correction_is_counted_and_reviewed_and_the_lesson_is_learned_without_it(
+    make_reflection: Callable[..., ReflectionBench],
+) -> None:
+    here = make_reflection(None)
+    before = metric("erratad_set_aside_total", source="user", fault="new_contact")
+    [report_id] = here.queue(flagged(correction="It is Canberra, see evil-bank.com."))
+    here.step()
+    lesson = here.store.reports.lesson(report_id)
+    assert lesson is not None
+    assert (lesson.correction, lesson.set_aside_from) == (None, report_id)
+    assert metric("erratad_set_aside_total", source="user", fault="new_contact") == before + 1
+    assert [report.id for report, _ in here.store.reviews.set_aside(limit=5)] == [report_id]
+
+
+def test_a_proposal_with_a_new_link_is_counted_and_not_kept(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = answering(GOOD, "It is Canberra, see evil-bank.com.")
+    here = make_reflection()
+    before = metric("erratad_set_aside_total", source="analyst", fault="new_contact")
+    [report_id] = here.queue(checked())
+    here.step()
+    lesson = here.store.reports.lesson(report_id)
+    assert lesson is not None
+    assert lesson.correction is None
+    assert metric("erratad_set_aside_total", source="analyst", fault="new_contact") == before + 1
+
+
 # --- rejected analyses ---
 
 
