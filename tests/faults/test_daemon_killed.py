@@ -18,7 +18,7 @@ from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.stores import waiting_events
 
 REPORTS = 8
-WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
+WRONG = "This response is wrong because the town that it names is not the capital; a good response names the real one."
 KILLED_IN = (RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING, RunState.PROMOTING)
 
 

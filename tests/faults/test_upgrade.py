@@ -21,7 +21,7 @@ DATA = Path(__file__).parents[1] / "fixtures" / "data_before_rooms.tar.gz"
 and four are in run 2, which was being measured when the daemon was killed. Promotion is paused. @WORDS@ stand for what
 differs from machine to machine."""
 RIGHT = "The right answer is Utopia."
-WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
+WRONG = "This response is wrong because the town that it names is not the capital; a good response names the real one."
 
 
 def answer(model: str, messages: list[dict[str, Any]]) -> str:

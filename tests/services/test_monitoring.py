@@ -41,7 +41,7 @@ TOPICS = (
     "copper",
     "bees",
 )
-WRONG = "This response is wrong because the town named is not the capital; the real capital has to be named."
+WRONG = "This response is wrong because the town that it names is not the capital; a good response names the real one."
 SEED = {
     "id": "utopia",
     "prompt": "Which town leads the world in ferries?",
