@@ -101,7 +101,7 @@ def test_many_reports_are_too_long_for_the_trainer(school: Stand) -> None:
     school.reconfigure("training", max_sequence_tokens=200)
     _teach(school, 8)
     long = []
-    for number in range(24):  # each in a cluster of its own
+    for number in range(100, 124):  # each in a cluster of its own, and of 4 tokens a word
         long += _teach(school, 1, messages=[{"role": "user", "content": f"town{number} " * 80}])
     assert _run(school).state == RunState.PROMOTED
     school.fires("ErratadReportsLeftOut")
