@@ -88,11 +88,15 @@ class _Child:
         line = json.dumps(question).encode() + b"\n"
         with self._lock:
             for _ in range(2):  # the process may have been killed since the last question
-                with contextlib.suppress(OSError, EOFError):
-                    process = self._started()
-                    verdict = Verdict(**json.loads(_answer(process, line)))
+                try:
+                    verdict = Verdict(**json.loads(_answer(self._started(), line)))
+                except (OSError, EOFError):
+                    self.close()
+                except BaseException:  # an answer that is still to come must not be taken for the next one's
+                    self.close()
+                    raise
+                else:
                     return replace(verdict, cpu_s=question["timeout_s"]) if verdict.undecided else verdict
-                self.close()
         return Verdict(undecided="crash")
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import resource
@@ -42,31 +43,34 @@ def main() -> None:
         most = pages * resource.getpagesize() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    busy = mmap.mmap(-1, 1)  # shared with the worker
     while True:
+        busy[0] = 0
         worker = os.fork()
         if worker == 0:
-            _work()
+            _work(busy)
         _, status = os.waitpid(worker, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == 0:
             return
-        if code != _REPLACE_ME:
+        if code != _REPLACE_ME and busy[0]:  # an answer without a question would be taken for the next one's
             _reply(undecided="time" if code == -signal.SIGPROF else "crash")
 
 
-def _work() -> None:
+def _work(busy: mmap.mmap) -> None:
     code = 1
     try:
-        code = _answer_all()
+        code = _answer_all(busy)
     finally:
         os._exit(code)
 
 
-def _answer_all() -> int:
+def _answer_all(busy: mmap.mmap) -> int:
     for _ in range(MAX_QUESTIONS):
         line = _line()
         if not line:
             return 0
+        busy[0] = 1
         question = json.loads(line)
         started = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, question["timeout_s"])
@@ -79,6 +83,7 @@ def _answer_all() -> int:
         except BaseException:  # noqa: BLE001 - a panic of the Rust package rpds, deep in a recursion, is no Exception
             fault, undecided = None, "error"
         signal.setitimer(signal.ITIMER_PROF, 0)
+        busy[0] = 0
         _reply(fault=fault, undecided=undecided, cpu_s=time.process_time() - started)
         if undecided:
             break

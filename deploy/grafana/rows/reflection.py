@@ -25,15 +25,11 @@ PANELS = [
     ),
     graph("Duration of an attempt", *quantiles("erratad_reflection_duration_seconds"), unit="s", width=8),
     bars("Analyses refused", ("sum by (check) (erratad_analyses_rejected_total)", "{{check}}"), width=8),
-    bars(
-        "Set aside by origin and fault",
-        ("sum by (source, fault) (erratad_set_aside_total) > 0", "{{source}}, {{fault}}"),
-        width=24,
-    ),
     bars("Lessons by kind of mistake", ("sum by (kind) (erratad_lessons_by_kind_total)", "{{kind}}"), width=8),
     bars(
         "Lessons by analyst and source of the correction",
         ("sum by (analyst, correction) (erratad_lessons_total) > 0", "{{analyst}}, correction: {{correction}}"),
         width=24,
     ),
+    bars("Set aside by fault", ("sum by (fault) (erratad_set_aside_total)", "{{fault}}"), width=24),
 ]

@@ -322,14 +322,14 @@ def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store
 
 
 def test_unseen_characters_are_shown_as_codes_and_saved_as_they_were(client: TestClient, sqlite_store: Store) -> None:
-    turned = "Pay \u202eeve\u2069 by \u200b⟨U+202E⟩."
-    learn(sqlite_store, flagged(id="turned", reason=turned))
-    sqlite_store.reviews.accept("turned", actor="ann", reason=turned)
-    shown = "Pay ⟨U+202E⟩eve⟨U+2069⟩ by ⟨U+200B⟩⟨U+27E8⟩U+202E⟩."
+    turned = "Pay \u2067eve\u2069 by \u200b⟨U+202E⟩."
+    learn(sqlite_store, flagged(id="turned", reason=f"{turned}\u202e"))
+    sqlite_store.reviews.accept("turned", actor="ann", reason=f"{turned}\u202e")
+    shown = "Pay ⟨U+2067⟩eve⟨U+2069⟩ by ⟨U+200B⟩⟨U+27E8⟩U+202E⟩."
     for path in ("/reports", "/reports/turned", "/audit"):
         text = Page(client.get(path).text).text
-        assert shown in text
-        assert not {"\u202e", "\u2069", "\u200b"} & set(text)
+        assert f"{shown}⟨U+202E⟩" in text
+        assert not {"\u202e", "\u2067", "\u2069", "\u200b"} & set(text)
     csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/reports/turned").text)
     assert csrf is not None
     form = {"report_id": "turned", "decision": "correct", "analysis": shown, "correction": shown, "csrf": csrf[1]}
