@@ -38,7 +38,7 @@ def erratad(daemon: RunningDaemon, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_an_operator_induces_a_mistake_and_it_becomes_a_lesson(
-    make_daemon: Callable[..., RunningDaemon], fake_vllm: FakeVllm, tmp_path: Path
+    make_daemon: Callable[..., RunningDaemon], fake_vllm: FakeVllm, tiny_model: Path, tmp_path: Path
 ) -> None:
     fake_vllm.answer = misled
     hint = {"text": HINT, "category": "wrong-fact", "reason": "The answer states something that is not true."}
@@ -46,6 +46,7 @@ def test_an_operator_induces_a_mistake_and_it_becomes_a_lesson(
     (tmp_path / "seeds.jsonl").write_text(json.dumps(SEED))
     daemon = make_daemon(
         environment={"ERRATAD_ADMIN": ADMIN_TOKEN},
+        model={"path": str(tiny_model)},
         serving={"mode": "attached", "urls": [fake_vllm.url], "admin_token_env": "ERRATAD_ADMIN"},
         induction={
             "enabled": True,
