@@ -25,11 +25,7 @@ from daemon.training.examination import Findings
 
 def problems(config: Config) -> list[str]:
     """All problems, each as `key: problem; remedy`. Empty if the daemon can start."""
-    checks = (
-        _variables, folder_problems, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule,
-        _induction, _store_url, _http_urls, _brokers,
-    )  # fmt: skip
-    return [problem for check in checks for problem in check(config)]
+    return [problem for found in _found(config).values() for problem in found]
 
 
 def check(config: Config) -> Findings:
@@ -37,10 +33,21 @@ def check(config: Config) -> Findings:
 
     The model is not loaded if its folder has a problem.
     """
-    found = Findings(problems=tuple(problems(config)), notes=tuple(dangers(config)))
-    if not any(_schedule(config)):
-        found += Findings(notes=tuple(schedule_notes(config, utcnow())))
-    return found if any(folder_problems(config)) else found + examine(config)
+    by_check = _found(config)
+    listed = Findings(problems=tuple(problem for found in by_check.values() for problem in found))
+    listed += Findings(notes=tuple(dangers(config)))
+    if not by_check[_schedule]:
+        listed += Findings(notes=tuple(schedule_notes(config, utcnow())))
+    return listed if by_check[folder_problems] else listed + examine(config)
+
+
+def _found(config: Config) -> dict[Callable[[Config], Iterator[str]], list[str]]:
+    """The problems by check, in the order in which they are shown."""
+    checks = (
+        _variables, folder_problems, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule,
+        _induction, _store_url, _http_urls, _brokers,
+    )  # fmt: skip
+    return {one: list(one(config)) for one in checks}
 
 
 def store_url_problem(url: str) -> str | None:
