@@ -26,7 +26,7 @@ from daemon.operations.preflight import check
 from daemon.training.job import TrainingProgress
 from tests.fakes.vllm import ADMIN_TOKEN
 from tests.fixtures.families import FAMILIES, LAYERS, SIZES, Family, hollow_model, table
-from tests.fixtures.servers import API_KEY, SERVED_DTYPE, running_vllm
+from tests.fixtures.servers import API_KEY, base_and_adapted, running_vllm
 from tests.fixtures.vllm_source import VllmSource
 
 ROOT = Path(__file__).parents[2]
@@ -119,20 +119,12 @@ def test_vllm_serves_the_adapter_as_it_was_trained(trained: Path, family: Family
 
 def _expected(folder: Path) -> tuple[Score, Score]:
     """Base and adapted, by transformers and peft."""
-    case = {"model": str(folder / "model"), "adapter": str(folder / "adapters" / "aligned-kl"), "dtype": SERVED_DTYPE}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fixtures.hf_score"],
-        input=json.dumps({**case, "messages": MESSAGES, "completion": COMPLETION}),
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    return base_and_adapted(
+        model=str(folder / "model"),
+        adapter=str(folder / "adapters" / "aligned-kl"),
+        messages=MESSAGES,
+        completion=COMPLETION,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    base, adapted = (Score(logprob=found[key], tokens=found["tokens"]) for key in ("base", "adapted"))
-    return base, adapted
 
 
 def test_the_table_of_families_is_the_one_that_these_tests_show() -> None:

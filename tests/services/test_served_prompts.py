@@ -6,10 +6,6 @@ with each request, so that it stands for servers with these.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +35,7 @@ from tests.fixtures.chat import TEMPLATES, template_text
 from tests.fixtures.life import life
 from tests.fixtures.models import TARGET_MODULES
 from tests.fixtures.ports import free_port
-from tests.fixtures.servers import API_KEY, SERVED_DTYPE, running_command
+from tests.fixtures.servers import API_KEY, hf_scores, running_command
 from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, dataset_stage, mistake, open_run, prepare, teach
 
 pytestmark = pytest.mark.vllm
@@ -168,17 +164,9 @@ def test_an_answer_is_scored_on_the_tokens_that_are_trained(
     server = VllmServer(url, api_key=API_KEY, admin_token=ADMIN_TOKEN, dialect=template.preparation)
     score = server.score("base", asked, answer)
     server.close()
-    case = {"model": str(tiny_model), "dtype": SERVED_DTYPE, "prompt": prompt, "answer": target}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fixtures.hf_score"],
-        input=json.dumps(case),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=True,
-    )
+    found = hf_scores(model=str(tiny_model), prompt=prompt, answer=target)
     assert score.tokens == len(target)
-    assert score.logprob == pytest.approx(json.loads(done.stdout)["base"], abs=BF16_NATS_PER_TOKEN * len(target))
+    assert score.logprob == pytest.approx(found["base"], abs=BF16_NATS_PER_TOKEN * len(target))
 
 
 @pytest.mark.parametrize(

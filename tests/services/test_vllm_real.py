@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +14,7 @@ from connectors.chat import EndpointError
 from connectors.vllm import Score, VllmServer
 from connectors.vllm_wire import ADMIN_HEADER
 from tests.fakes.vllm import ADMIN_TOKEN
-from tests.fixtures.servers import MAX_LORAS, SERVED_DTYPE, RealServer
+from tests.fixtures.servers import MAX_LORAS, RealServer, base_and_adapted
 
 pytestmark = pytest.mark.vllm
 
@@ -49,20 +45,7 @@ def adapters(client: VllmServer, make_adapter: Callable[..., Path]) -> Iterator[
 
 def _hf_scores(model: Path, adapter: Path) -> tuple[Score, Score]:
     """Base and adapted."""
-    case = {"model": str(model), "adapter": str(adapter), "messages": MESSAGES, "completion": COMPLETION}
-    case["dtype"] = SERVED_DTYPE
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fixtures.hf_score"],
-        input=json.dumps(case),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    base, adapted = (Score(logprob=found[key], tokens=found["tokens"]) for key in ("base", "adapted"))
-    return base, adapted
+    return base_and_adapted(model=str(model), adapter=str(adapter), messages=MESSAGES, completion=COMPLETION)
 
 
 def test_before_the_first_flip_the_alias_is_unavailable(real_vllm: RealServer) -> None:
