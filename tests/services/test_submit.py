@@ -37,7 +37,7 @@ def daemon_url(
     health: Any = None  # no test here asks for it
     app = create_app(store=sqlite_store, intake=intake, config=config, health=health)
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
