@@ -5,11 +5,12 @@ from __future__ import annotations
 from daemon import metrics
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations.status import PAUSABLE
-from daemon.records import ADAPTER_TRANSITIONS, AdapterState, CorrectionSource, Intent, IntentKind
+from daemon.records import AdapterState, CorrectionSource, Intent, IntentKind
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
 from daemon.text.content import MAX_CHARACTERS, Finding, content_fault, correction_fault
 from daemon.text.merging import merged
+from daemon.transitions import ADAPTER_TRANSITIONS
 
 
 def request_training(store: Store, *, actor: str, reason: str) -> Intent:

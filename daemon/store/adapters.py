@@ -10,22 +10,14 @@ from sqlalchemy import ColumnElement, Connection, Engine, or_, select, update
 
 from connectors.messages import EventType
 from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.records import (
-    ADAPTER_TRANSITIONS,
-    BASE_GENERATION,
-    Adapter,
-    AdapterState,
-    ReportState,
-    RunState,
-    adapter_name,
-    utcnow,
-)
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, RunState, adapter_name, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
 from daemon.store.reports import mark_outcome
+from daemon.transitions import ADAPTER_TRANSITIONS
 
 REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)
 """States in which an adapter's folder may be removed."""

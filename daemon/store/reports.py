@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, and_, ca
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import REPORT_TRANSITIONS, Lesson, Report, ReportState, RunState, Source, utcnow
+from daemon.records import Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.duplicates import analyse_again, duplicates_of, hand_over, take_out, with_others
@@ -20,6 +20,7 @@ from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.left_out import erase_details
 from daemon.store.outbox import emit, emit_all
+from daemon.transitions import REPORT_TRANSITIONS
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 _NEVER = schema.reports.c.flagged["not_trainable"].as_string()

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, select
 
 from daemon.records import INDUCED, ReportState, utcnow
-from daemon.store import schema
+from daemon.store import schema, serving_tables
 from daemon.store.engine import Lock, insert, reading, serialise, transaction, upsert
 
 STEP = timedelta(minutes=5)
@@ -77,7 +77,9 @@ class Traffic:
             serialise(connection, Lock.TRAFFIC)
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
             new = sum((_add(connection, one, at) for one in observed if one.generation in known), Increase())
-            connection.execute(schema.traffic_seen.delete().where(schema.traffic_seen.c.seen_at < at - FORGET_AFTER))
+            connection.execute(
+                serving_tables.traffic_seen.delete().where(serving_tables.traffic_seen.c.seen_at < at - FORGET_AFTER)
+            )
         return new
 
     def tally(
@@ -95,7 +97,7 @@ class Traffic:
             errors_per_step: The maximum number of errors counted per step; None: no maximum.
         """
         since = None if since is None else step_of(since)
-        table, reports = schema.traffic, schema.reports
+        table, reports = serving_tables.traffic, schema.reports
         errors_counted = _at_most(errors_per_step, table.c.errors)
         answered = select(func.coalesce(func.sum(table.c.requests), 0), func.coalesce(func.sum(errors_counted), 0))
         answered = answered.where(table.c.generation == generation, *_from(table.c.since, since))
@@ -118,7 +120,7 @@ class Traffic:
 
     def guidance_refusals(self, *, since: datetime) -> int:
         """The requests refused because of the guidance, of all generations, from the step that contains `since`."""
-        table = schema.traffic
+        table = serving_tables.traffic
         query = select(func.coalesce(func.sum(table.c.guidance_refusals), 0)).where(table.c.since >= step_of(since))
         with reading(self._engine) as connection:
             return int(connection.execute(query).scalar_one())
@@ -129,7 +131,7 @@ class Traffic:
         Each reporter counts once per window, so only windows with equal traffic can be compared: over a longer window
         more reports come from the same people.
         """
-        table = schema.traffic
+        table = serving_tables.traffic
         query = select(table.c.since, table.c.requests).where(table.c.generation == generation)
         with reading(self._engine) as connection:
             begins: datetime | None = None
@@ -178,7 +180,7 @@ def _at_most(most: int | None, counted: ColumnElement[int]) -> ColumnElement[int
 
 
 def _add(connection: Connection, one: Observed, at: datetime) -> Increase:
-    seen, table = schema.traffic_seen, schema.traffic
+    seen, table = serving_tables.traffic_seen, serving_tables.traffic
     key = and_(seen.c.epoch == one.epoch, seen.c.generation == one.generation)
     row = connection.execute(select(*(seen.c[name] for name in COUNTS)).where(key)).one_or_none()
     before = dict(zip(COUNTS, row or (0, 0, 0), strict=True))

@@ -10,11 +10,12 @@ from sqlalchemy import Engine, func, select, update
 from connectors.messages import EventType
 from connectors.vllm_wire import ShadowFigures
 from daemon.errors import IllegalTransitionError
-from daemon.records import ADAPTER_TRANSITIONS, AdapterState, TrialRun, utcnow
-from daemon.store import rows, schema
+from daemon.records import AdapterState, TrialRun, utcnow
+from daemon.store import rows, schema, serving_tables
 from daemon.store.audit import record_audit
 from daemon.store.engine import reading, transaction, upsert
 from daemon.store.outbox import emit
+from daemon.transitions import ADAPTER_TRANSITIONS
 
 ON_TRIAL = (AdapterState.SHADOW, AdapterState.CANARY)
 FIGURES = ("pairs", "errors", "live_errors", "seconds", "live_seconds", "dropped")
@@ -50,7 +51,7 @@ class Trials:
             )
             values = {"share": share, "concurrency": concurrency, "started_at": now}
             connection.execute(
-                schema.trials.insert().values(generation=generation, run_id=row.run_id, accepted=True, **values)
+                serving_tables.trials.insert().values(generation=generation, run_id=row.run_id, accepted=True, **values)
             )
             emit(
                 connection,
@@ -63,7 +64,7 @@ class Trials:
 
     def current(self) -> TrialRun | None:
         """The current trial, or None."""
-        adapters, trials = schema.adapters, schema.trials
+        adapters, trials = schema.adapters, serving_tables.trials
         query = (
             select(adapters.c.name, adapters.c.state.label("mode"), trials)
             .join(trials, trials.c.generation == adapters.c.generation)
@@ -79,11 +80,11 @@ class Trials:
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
             for generation in known & figures.keys():
                 values = {"epoch": epoch, "generation": generation, **figures[generation].shown()}
-                upsert(connection, schema.shadowed, ["epoch", "generation"], values)
+                upsert(connection, serving_tables.shadowed, ["epoch", "generation"], values)
 
     def shadowed(self, generation: int) -> ShadowFigures:
         """A generation's shadow answers, summed over all servers and their restarts."""
-        table = schema.shadowed
+        table = serving_tables.shadowed
         sums = [func.coalesce(func.sum(table.c[name]), 0).label(name) for name in FIGURES]
         with reading(self._engine) as connection:
             row = connection.execute(select(*sums).where(table.c.generation == generation)).one()

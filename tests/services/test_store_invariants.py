@@ -16,23 +16,11 @@ from sqlalchemy import select
 
 from connectors.messages import FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError
-from daemon.records import (
-    ACTIVE_RUN_STATES,
-    ADAPTER_TRANSITIONS,
-    REPORT_TRANSITIONS,
-    RUN_TRANSITIONS,
-    AdapterState,
-    ReportState,
-    Run,
-    RunItem,
-    RunState,
-    Split,
-    Verdict,
-    utcnow,
-)
+from daemon.records import ACTIVE_RUN_STATES, AdapterState, ReportState, Run, RunItem, RunState, Split, Verdict, utcnow
 from daemon.store import Store, schema
 from daemon.store.engine import reading
 from daemon.store.reports import Claim
+from daemon.transitions import ADAPTER_TRANSITIONS, REPORT_TRANSITIONS, RUN_TRANSITIONS
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, lesson, mark, quarantine, start_run
 

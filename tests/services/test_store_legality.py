@@ -10,16 +10,10 @@ from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from daemon.errors import IllegalTransitionError
-from daemon.records import (
-    ADAPTER_TRANSITIONS,
-    INITIAL_STATES,
-    REPORT_TRANSITIONS,
-    RUN_TRANSITIONS,
-    ReportState,
-    utcnow,
-)
+from daemon.records import ReportState, utcnow
 from daemon.store import Store, schema
 from daemon.store.engine import transaction
+from daemon.transitions import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, force, learn, start_run
 

@@ -14,10 +14,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, select, text
 
 from daemon.errors import StoreVersionError
-from daemon.records import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS, utcnow
+from daemon.records import utcnow
 from daemon.store import schema
 from daemon.store.engine import connect
 from daemon.store.migrate import MIGRATIONS, migrate
+from daemon.transitions import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS
 
 POSTGRES_CATALOGUE = """
     SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint

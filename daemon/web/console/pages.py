@@ -25,9 +25,10 @@ from daemon.operations.views import (
     report_view,
     review_queue,
 )
-from daemon.records import ADAPTER_TRANSITIONS, MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
+from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store
 from daemon.store.duplicates import WITH_ANALYSIS
+from daemon.transitions import ADAPTER_TRANSITIONS
 from daemon.web.access import Identity
 from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
 from daemon.web.console.layout import PageRoute, Shell

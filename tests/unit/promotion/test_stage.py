@@ -16,7 +16,8 @@ from connectors.vllm_wire import ProbeResult
 from daemon.errors import IllegalTransitionError, PromotionError
 from daemon.operations.commands import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
-from daemon.records import ADAPTER_TRANSITIONS, AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
+from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
+from daemon.transitions import ADAPTER_TRANSITIONS
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench, answer
