@@ -110,13 +110,32 @@ class CorrectionSource(StrEnum):
     REVIEWER = "reviewer"
 
 
+class Evidence(StrEnum):
+    """What is known about whether the model gave the flagged answer; each value says more than the one before."""
+
+    CLAIMED = "claimed"
+    """The report says so."""
+    REPRODUCED = "reproduced"
+    """Asked again, the model made the mistake again."""
+    VERIFIED = "verified"
+    """The server's own record of the exchange holds this answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The origin of a report: a Kafka record's coordinates, or 'http', 'import', 'induced' without coordinates."""
+    """The origin of a report: a Kafka record's coordinates, or 'http', 'import', 'induced' without coordinates.
+
+    `principal` is who was authenticated: a token's name, a user named by a proxy, or a topic. Left out: the channel.
+    """
 
     channel: str
+    principal: str = ""
     partition: int | None = None
     offset: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.principal:
+            object.__setattr__(self, "principal", self.channel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +148,13 @@ class Report:
     source: Source
     received_at: datetime
     updated_at: datetime
+    sent_id: str = ""
+    """The id that its principal gave it. `id` is the same, unless another principal used it first."""
+    evidence: Evidence = Evidence.CLAIMED
+    evidence_detail: str | None = None
+    """How the evidence was found, or why none was."""
+    evidence_at: datetime | None = None
+    """When evidence was last looked for; None: not yet."""
     attempts: int = 0
     next_attempt_at: datetime | None = None
     state_reason: str | None = None

@@ -64,25 +64,25 @@ class FeedbackIntake:
         self._reports = reports
         self._config = config
 
-    def submit(self, raw: bytes) -> FeedbackResult:
-        """Decode and store one message. Idempotent.
+    def submit(self, raw: bytes, *, principal: str) -> FeedbackResult:
+        """Decode and store one message of this principal. Idempotent. The result has the id as sent.
 
         Raises:
             MessageRejected: when it cannot be decoded, or the id exists with other content.
             StoreUnavailableError: when the database is unreachable; the message is not stored.
         """
         try:
-            result = self._submit(raw)
+            result = self._submit(raw, principal)
         except MessageRejected as exc:
             metrics.INTAKE_MESSAGES.labels(channel="http", outcome=exc.reason).inc()
             raise
         metrics.INTAKE_MESSAGES.labels(channel="http", outcome=result.outcome).inc()
         return result
 
-    def _submit(self, raw: bytes) -> FeedbackResult:
+    def _submit(self, raw: bytes, principal: str) -> FeedbackResult:
         flagged = decode(raw, max_bytes=self._config.max_message_bytes)
         cap = self._config.max_reports_per_reporter_per_day
-        [outcome] = self._reports.add([(flagged, Source(channel="http"))], reporter_cap=cap)
+        [outcome] = self._reports.add([(flagged, Source(channel="http", principal=principal))], reporter_cap=cap)
         if outcome == Added.CONFLICT:
             raise MessageRejected(Rejection.CONFLICT, _conflict(flagged))
         return FeedbackResult(report_id=flagged.id, outcome=outcome)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, tuple_
 
 from connectors.messages import FlaggedResponse
 from daemon.records import ReportState, Source
@@ -16,9 +17,14 @@ from daemon.store import schema
 from daemon.store.duplicates import IN_PLAY, analyse_again
 from daemon.store.engine import Lock, database_time, serialise
 
+Key = tuple[str, str]
+"""A principal, and one of its ids or reporters."""
 CAP_WINDOW = timedelta(days=1)
 LOOKUP_SIZE = 1000
 """Messages per lookup statement; PostgreSQL allows at most 65,535 parameters."""
+MAX_SENT_CHARACTERS = 120
+MAX_PRINCIPAL_CHARACTERS = 60
+"""The parts of an id made from an id as sent and its principal."""
 
 
 class Added(StrEnum):
@@ -40,6 +46,14 @@ class Arrival:
     fingerprint: str
     content_key: str
     document: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        return self.source.principal, self.flagged.id
+
+    @property
+    def reporter(self) -> Key:
+        return self.source.principal, self.flagged.reporter
 
     @classmethod
     def of(cls, flagged: FlaggedResponse, source: Source) -> Arrival:
@@ -77,20 +91,23 @@ class _Intake:
     def __init__(self, connection: Connection, part: Sequence[Arrival], *, now: datetime, reporter_cap: int) -> None:
         self._now = now
         self._cap = reporter_cap
-        self._fingerprints = _fingerprints(connection, {arrival.flagged.id for arrival in part})
+        self._connection = connection
+        self._fingerprints = _fingerprints(connection, {arrival.key for arrival in part})
+        self._ids = _stored(connection, {arrival.flagged.id for arrival in part})
         self._originals = _originals(connection, {arrival.content_key for arrival in part})
-        self._recent = _recent(connection, {arrival.flagged.reporter for arrival in part}, since=now - CAP_WINDOW)
+        self._recent = _recent(connection, {arrival.reporter for arrival in part}, since=now - CAP_WINDOW)
         self.rows: list[dict[str, Any]] = []
         self.duplicates: dict[str, list[str]] = {}
         """The new reports of a stored answer, by the report that stands for the answer."""
 
     def take(self, arrival: Arrival) -> Added:
         flagged = arrival.flagged
-        known = self._fingerprints.get(flagged.id)
+        known = self._fingerprints.get(arrival.key)
         if known is not None:
             return Added.REDELIVERED if known == arrival.fingerprint else Added.CONFLICT
+        report_id = self._free_id(arrival)
         original = self._originals.get(arrival.content_key)
-        recent = self._recent.get(flagged.reporter, 0)
+        recent = self._recent.get(arrival.reporter, 0)
         outcome, state, reason = Added.STORED, ReportState.QUEUED, None
         if recent >= self._cap:
             outcome, state, original = Added.QUARANTINED, ReportState.QUARANTINED, None
@@ -98,19 +115,40 @@ class _Intake:
         elif original is not None:
             outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
             reason = f"the same answer is report {original}: reason, correction and checks count there"
-            self.duplicates.setdefault(original, []).append(flagged.id)
+            self.duplicates.setdefault(original, []).append(report_id)
         else:
-            self._originals[arrival.content_key] = flagged.id
-        self._fingerprints[flagged.id] = arrival.fingerprint
-        self._recent[flagged.reporter] = recent + 1
-        self.rows.append(_row(arrival, state=state, reason=reason, duplicate_of=original, now=self._now))
+            self._originals[arrival.content_key] = report_id
+        self._fingerprints[arrival.key] = arrival.fingerprint
+        self._recent[arrival.reporter] = recent + 1
+        row = _row(arrival, report_id, state=state, reason=reason, duplicate_of=original, now=self._now)
+        self.rows.append(row)
         return outcome
 
+    def _free_id(self, arrival: Arrival) -> str:
+        """The id as sent, or one made from it if another principal used it first: nobody can take another's id."""
+        found, number = arrival.flagged.id, 1
+        while found in self._ids:
+            principal = re.sub(r"[^A-Za-z0-9._-]", "-", arrival.source.principal)[:MAX_PRINCIPAL_CHARACTERS]
+            found = f"{arrival.flagged.id[:MAX_SENT_CHARACTERS]}@{principal}{'' if number == 1 else f':{number}'}"
+            number += 1
+            if found not in self._ids:
+                self._ids |= _stored(self._connection, {found})
+        self._ids.add(found)
+        return found
 
-def _fingerprints(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
+
+def _fingerprints(connection: Connection, keys: Iterable[Key]) -> dict[Key, str]:
     table = schema.reports
-    rows = connection.execute(select(table.c.id, table.c.fingerprint).where(table.c.id.in_(ids)))
-    return {row.id: row.fingerprint for row in rows}
+    sent = tuple_(table.c.principal, table.c.sent_id)
+    rows = connection.execute(
+        select(table.c.principal, table.c.sent_id, table.c.fingerprint).where(sent.in_(list(keys)))
+    )
+    return {(row.principal, row.sent_id): row.fingerprint for row in rows}
+
+
+def _stored(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of the ids that reports have."""
+    return set(connection.execute(select(schema.reports.c.id).where(schema.reports.c.id.in_(ids))).scalars())
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str, str]:
@@ -132,21 +170,23 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str,
     return {row.content_key: row.id for row in connection.execute(query)}
 
 
-def _recent(connection: Connection, reporters: Iterable[str], *, since: datetime) -> dict[str, int]:
+def _recent(connection: Connection, reporters: Iterable[Key], *, since: datetime) -> dict[Key, int]:
     table = schema.reports
     query = (
-        select(table.c.reporter, func.count())
-        .where(table.c.reporter.in_(reporters), table.c.received_at > since)
-        .group_by(table.c.reporter)
+        select(table.c.principal, table.c.reporter, func.count())
+        .where(tuple_(table.c.principal, table.c.reporter).in_(list(reporters)), table.c.received_at > since)
+        .group_by(table.c.principal, table.c.reporter)
     )
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return {(row[0], row[1]): row[2] for row in connection.execute(query)}
 
 
 def _row(
-    arrival: Arrival, *, state: ReportState, reason: str | None, duplicate_of: str | None, now: datetime
+    arrival: Arrival, report_id: str, *, state: ReportState, reason: str | None, duplicate_of: str | None, now: datetime
 ) -> dict[str, Any]:
     return {
-        "id": arrival.flagged.id,
+        "id": report_id,
+        "principal": arrival.source.principal,
+        "sent_id": arrival.flagged.id,
         "state": state,
         "fingerprint": arrival.fingerprint,
         "content_key": arrival.content_key,
@@ -154,7 +194,7 @@ def _row(
         "reporter": arrival.flagged.reporter,
         "tenant": arrival.flagged.tenant,
         "model": arrival.flagged.model,
-        "flagged": arrival.document,
+        "flagged": {**arrival.document, "id": report_id},
         "channel": arrival.source.channel,
         "kafka_partition": arrival.source.partition,
         "kafka_offset": arrival.source.offset,

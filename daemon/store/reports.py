@@ -57,6 +57,20 @@ class Reports:
         with reading(self._engine) as connection:
             return with_others(connection, [report_row(connection, report_id)])[0]
 
+    def sent(self, principal: str, sent_id: str) -> Report:
+        """The report that a principal sent under this id.
+
+        Raises:
+            NotFoundError: It sent none.
+        """
+        table = schema.reports
+        query = select(table).where(table.c.principal == principal, table.c.sent_id == sent_id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise NotFoundError(f"{principal} sent no report {sent_id!r}")
+            return with_others(connection, [row])[0]
+
     def find(
         self,
         *,

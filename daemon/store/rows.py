@@ -22,7 +22,9 @@ def record(kind: type[R], row: Any, **others: object) -> R:
 
 
 def report(row: Any, others: tuple[Part, ...] = ()) -> Report:
-    source = Source(channel=row.channel, partition=row.kafka_partition, offset=row.kafka_offset)
+    source = Source(
+        channel=row.channel, principal=row.principal, partition=row.kafka_partition, offset=row.kafka_offset
+    )
     return record(Report, row, flagged=FlaggedResponse.model_validate(row.flagged), source=source, others=others)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -10,14 +10,12 @@ from starlette.exceptions import HTTPException
 from connectors.messages import MessageRejected, Rejection
 from daemon import __version__
 from daemon.config import Config
-from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.store import Store
 from daemon.web.access import Access
 from daemon.web.console import console_router
-from daemon.web.dependencies import require_caller
 from daemon.web.feedback import feedback_router
 from daemon.web.guard import ErrorResponse, Guard, allowed_hosts, refuse
 from daemon.web.operators import operators_router
@@ -61,9 +59,7 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
     _add_error_handlers(app)
     app.include_router(probes_router(health))
     limit = RateLimit(config.http.feedback_per_minute)
-    app.include_router(
-        feedback_router(intake, store, access, limit), dependencies=[Depends(require_caller(access, Role.REPORTER))]
-    )
+    app.include_router(feedback_router(intake, store, access, limit))
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app

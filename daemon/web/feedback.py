@@ -9,14 +9,16 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 
 from connectors import messages
 from connectors.messages import Identifier
+from daemon.config.web import Role
+from daemon.errors import NotFoundError
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LEFT_OUT_TEXT
 from daemon.left_out import LeftOutReport
 from daemon.operations.views import View
 from daemon.records import Report, ReportState
 from daemon.store import Added, Store
-from daemon.web.access import Access
-from daemon.web.dependencies import rate_limited
+from daemon.web.access import Access, Identity
+from daemon.web.dependencies import rate_limited, require_caller
 from daemon.web.rate_limit import RateLimit
 
 TAKEN_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
@@ -42,32 +44,32 @@ class FeedbackState(View):
 
 def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
+    signed_in = Depends(require_caller(access, Role.REPORTER))
 
     @router.post(
         "", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(rate_limited(limit, access))]
     )
-    def submit(raw: Annotated[bytes, Depends(_raw_body)]) -> FeedbackAccepted:
+    def submit(raw: Annotated[bytes, Depends(_raw_body)], caller: Identity = signed_in) -> FeedbackAccepted:
         """Report one bad response. It is stored when this returns. Sending the same id again is safe."""
-        result = intake.submit(raw)
+        result = intake.submit(raw, principal=caller.name)
         return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
 
-    @router.get("/schema")
+    @router.get("/schema", dependencies=[signed_in])
     def schema() -> dict[str, Any]:
         """JSON Schema of the message."""
         return messages.json_schema()
 
     @router.get("/{report_id:path}")
-    def state(report_id: Identifier) -> FeedbackState:
-        """The state of a report."""
-        report = store.reports.get(report_id)
-        fixed = report
+    def state(report_id: Identifier, caller: Identity = signed_in) -> FeedbackState:
+        """The state of a report, by the id under which the caller sent it. Reviewers may ask for any report."""
+        report = fixed = _of_caller(store, caller, report_id)
         if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
             fixed = store.reports.get(report.duplicate_of)
         said = state_text(fixed, store.left_out.still(fixed.id))
         if fixed is not report:
             said = f"counted with another report of the same answer: {said}"
         return FeedbackState(
-            id=report.id,
+            id=report_id,
             state=report.state,
             said=said,
             fixed_in_generation=fixed.resolved_generation if fixed.state == ReportState.RESOLVED else None,
@@ -76,6 +78,15 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
         )
 
     return router
+
+
+def _of_caller(store: Store, caller: Identity, report_id: str) -> Report:
+    try:
+        return store.reports.sent(caller.name, report_id)
+    except NotFoundError:
+        if not caller.role.covers(Role.REVIEWER):
+            raise
+    return store.reports.get(report_id)
 
 
 async def _raw_body(request: Request) -> bytes:

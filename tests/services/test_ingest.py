@@ -356,17 +356,17 @@ def test_events_wait_in_the_outbox_while_the_broker_is_away(own_broker, own_kafk
 def test_the_door_stores_a_message_and_takes_it_again(store):
     intake = FeedbackIntake(reports=store.reports, config=INTAKE)
     message = flagged(id="by-http").encode()
-    assert intake.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.STORED)
-    assert intake.submit(message) == FeedbackResult(report_id="by-http", outcome=Added.REDELIVERED)
+    assert intake.submit(message, principal="backend") == FeedbackResult(report_id="by-http", outcome=Added.STORED)
+    assert intake.submit(message, principal="backend") == FeedbackResult(report_id="by-http", outcome=Added.REDELIVERED)
     assert store.reports.get("by-http").source.channel == "http"
 
 
 @pytest.mark.parametrize(("reason", "raw"), malformed())
 def test_the_door_refuses_what_the_topic_refuses(sqlite_store, reason, raw):
     intake = FeedbackIntake(reports=sqlite_store.reports, config=IntakeConfig(max_message_bytes=4000))
-    intake.submit(flagged(id="poison").encode())
+    intake.submit(flagged(id="poison").encode(), principal="backend")
     with pytest.raises(MessageRejected) as info:
-        intake.submit(raw)
+        intake.submit(raw, principal="backend")
     assert info.value.reason is reason
     assert stored(sqlite_store) == 1
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from connectors.messages import FlaggedResponse
+from daemon.errors import NotFoundError
 from daemon.records import ReportState, Source
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
@@ -144,3 +145,38 @@ def test_consumers_that_store_the_same_messages_at_once_store_each_once(
     reports = store.reports.find(limit=100)
     assert len(reports) == 80
     assert sum(report.state == ReportState.QUEUED for report in reports) == 40
+
+
+# --- principals ---
+
+
+def _sent(store: Store, principal: str, message: FlaggedResponse) -> list[Added]:
+    return store.reports.add([(message, Source(channel="http", principal=principal))], reporter_cap=2)
+
+
+def test_an_id_belongs_to_the_principal_that_sent_it(store: Store) -> None:
+    ours = flagged(id="ticket-1", response="Another answer.", reason="ours")
+    assert _sent(store, "squatter", flagged(id="ticket-1", reason="mine")) == [Added.STORED]
+    assert _sent(store, "backend", ours) == [Added.STORED]
+    assert _sent(store, "backend", ours) == [Added.REDELIVERED]
+    assert _sent(store, "backend", flagged(id="ticket-1", reason="changed")) == [Added.CONFLICT]
+    first, second = store.reports.sent("squatter", "ticket-1"), store.reports.sent("backend", "ticket-1")
+    assert (first.id, second.id) == ("ticket-1", "ticket-1@backend")
+    assert (second.sent_id, second.source.principal, second.flagged.reason) == ("ticket-1", "backend", "ours")
+    assert second.flagged.id == second.id
+    with pytest.raises(NotFoundError):
+        store.reports.sent("another", "ticket-1")
+
+
+def test_an_id_made_from_another_can_be_taken_too(store: Store) -> None:
+    for principal, report_id in (("a", "x"), ("a", "x@b"), ("b", "x"), ("c/c", "x"), ("c-c", "x")):
+        _sent(store, principal, flagged(id=report_id, response=f"{principal} {report_id}"))
+    made = [store.reports.sent(principal, "x").id for principal in ("a", "b", "c/c", "c-c")]
+    assert made == ["x", "x@b:2", "x@c-c", "x@c-c:2"]
+
+
+def test_a_reporters_cap_counts_within_its_principal(store: Store) -> None:
+    for number in range(2):
+        _sent(store, "hostile", flagged(id=f"h{number}", response=f"hostile {number}", reporter="kim"))
+    assert _sent(store, "hostile", flagged(id="h2", response="hostile 2", reporter="kim")) == [Added.QUARANTINED]
+    assert _sent(store, "backend", flagged(id="b0", response="honest", reporter="kim")) == [Added.STORED]

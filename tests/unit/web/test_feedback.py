@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
 
 from connectors.messages import json_schema
+from daemon.config.web import Role
 from daemon.errors import StoreUnavailableError
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
-from daemon.records import ReportState
+from daemon.records import ReportState, Source
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, learn, lesson, mark, start_run
-from tests.fixtures.web import error
+from tests.fixtures.web import bearer, error
 
 
 def test_a_report_is_stored_when_the_answer_comes(client: TestClient, sqlite_store: Store) -> None:
@@ -167,3 +169,23 @@ def test_a_report_of_a_known_answer_is_told_the_outcome_of_that_answer(client: T
     told = client.get(f"/v1/feedback/{second.id}").json()
     assert (told["said"], told["fixed_in_generation"]) == (same + "fixed in generation 3", 3)
     assert first.id not in str(told)
+
+
+def test_a_reporter_reads_only_what_it_sent_itself(make_client: Callable[..., TestClient], sqlite_store: Store) -> None:
+    client = make_client()
+    other = flagged(id="theirs")
+    sqlite_store.reports.add([(other, Source(channel="http", principal="another"))], reporter_cap=9)
+    client.post("/v1/feedback", content=flagged(id="mine").encode(), headers=bearer(Role.REPORTER))
+    client.post("/v1/feedback", content=flagged(id="theirs", response="New.").encode(), headers=bearer(Role.REVIEWER))
+    answers = {
+        (role, report_id): client.get(f"/v1/feedback/{report_id}", headers=bearer(role))
+        for role in (Role.REPORTER, Role.REVIEWER)
+        for report_id in ("mine", "theirs")
+    }
+    assert {key: answer.status_code for key, answer in answers.items()} == {
+        (Role.REPORTER, "mine"): 200,
+        (Role.REPORTER, "theirs"): 404,
+        (Role.REVIEWER, "mine"): 200,
+        (Role.REVIEWER, "theirs"): 200,
+    }
+    assert answers[Role.REVIEWER, "theirs"].json()["id"] == "theirs"
