@@ -22,6 +22,7 @@ from daemon.config.rollout import RolloutConfig
 from daemon.config.schedule import ScheduleConfig
 from daemon.config.section import Positive, Section
 from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.sources import Sources, problems
 from daemon.config.training import TrainingConfig
 from daemon.config.web import HttpConfig
 from daemon.errors import ConfigError
@@ -74,6 +75,16 @@ class Config(Section):
                 "vLLM would refuse the adapter"
             )
         return self
+
+    @model_validator(mode="after")
+    def _senders_are_told_apart(self) -> Self:
+        if found := "; ".join(problems(self.intake, self.http)):
+            raise ValueError(found)
+        return self
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(self.intake)
 
     @property
     def adapters_dir(self) -> Path:

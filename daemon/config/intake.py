@@ -11,6 +11,8 @@ from connectors.messages import MAX_MESSAGE_BYTES
 from daemon.config.section import Positive, Seconds, Section
 
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
+"""The name of a source or of a token."""
 
 
 class KafkaConfig(Section):
@@ -40,8 +42,38 @@ class KafkaConfig(Section):
         return self
 
 
+class SourceConfig(Section):
+    """A sender of reports that has a name, a trust and limits of its own: a topic, a token, or a user of the proxy."""
+
+    name: Name
+    """The principal of its reports."""
+    topic: TopicName | None = None
+    token: Name | None = None
+    """The name of a token in `http.tokens`."""
+    user: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """The name of a user, as the proxy of `http.proxy` passes it."""
+    trusted: bool = False
+    """Whether the operator vouches for its reports, so that they skip the checks of `trust`."""
+    max_reports_per_day: Positive | None = None
+    max_bytes_per_day: Positive | None = None
+    max_reports_per_reporter_per_day: Positive | None = None
+    """Limits of this source; None: those of `intake`."""
+
+    @model_validator(mode="after")
+    def _one_sender(self) -> Self:
+        if sum(sender is not None for sender in (self.topic, self.token, self.user)) != 1:
+            raise ValueError(f"give exactly one of topic, token and user for source {self.name!r}")
+        return self
+
+
 class IntakeConfig(Section):
     kafka: KafkaConfig | None = None
+    sources: list[SourceConfig] = []
+    """Read `daemon.config.sources`. A sender that is not listed is a source with the limits below, and not trusted."""
     max_message_bytes: Positive = MAX_MESSAGE_BYTES
+    max_reports_per_day: Positive = 20_000
+    """Further reports of one source are refused: HTTP 429, or a dead letter with the reason `quota`."""
+    max_bytes_per_day: Positive = 536_870_912
+    """The size of the stored messages of one source; further ones are refused in the same way."""
     max_reports_per_reporter_per_day: Positive = 200
     """Further reports are quarantined for review, so that one reporter cannot steer the model alone."""

@@ -9,11 +9,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, IPvAnyNetwork, model_validator
 
+from daemon.config.intake import Name
 from daemon.config.section import Positive, Seconds, Section
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
 
 
