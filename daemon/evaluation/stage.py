@@ -163,9 +163,9 @@ class EvaluationStage:
             try:
                 while pending:
                     finished, pending = wait(pending, timeout=FLUSH_S, return_when=FIRST_EXCEPTION)
-                    life.heartbeat()
                     outage = outage or _outage_of(finished)
                     self._keep(finished, progress)
+                    life.say(f"run {run.id}: {progress}")
                     if life.stopping or outage is not None:
                         pending = {future for future in pending if not future.cancel()}
             finally:
@@ -248,7 +248,14 @@ class _Progress:
         self._left_out = left_out
         self._before_s = _seconds(run)
         self._started = time.monotonic()
+        self._first = done
         self.advance(0)
+
+    def __str__(self) -> str:
+        asked = self._done - self._first
+        left_s = (time.monotonic() - self._started) / asked * (self._total - self._done) if asked else None
+        left = "" if left_s is None else f", about {left_s:.0f} s left"
+        return f"measures, {self._done} of {self._total} answers{left}"
 
     def advance(self, count: int) -> None:
         self._done += count

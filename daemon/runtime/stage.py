@@ -1,7 +1,7 @@
 """The interface of a stage, and the loop that runs each stage.
 
 A stage makes small, crash-safe steps. Each step returns one sentence about its work, or the reason why there was none.
-The sentence is logged when it changes, and shown by `erratad status`.
+The sentence is logged when it changes, and shown by `erratad status`. A long step says meanwhile where it is.
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ class Step:
 class Life:
     """Connects a step with the daemon: stop request, waiting, heartbeat. Thread-safe.
 
-    `heartbeat` is called on each progress of a long step; None: progress is not recorded.
+    `heartbeat` is called on each progress of a long step, `say` with a sentence about it; None: it is not recorded.
     """
 
-    def __init__(self, stop: threading.Event, *, heartbeat: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        stop: threading.Event,
+        *,
+        heartbeat: Callable[[], None] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self._stop = stop
         self._heartbeat = heartbeat
+        self._say = say
 
     @property
     def stopping(self) -> bool:
@@ -56,6 +63,12 @@ class Life:
         """Record progress of a long step."""
         if self._heartbeat is not None:
             self._heartbeat()
+
+    def say(self, sentence: str) -> None:
+        """Record progress of a long step, and where it is. Shown until the next sentence; some are left out."""
+        self.heartbeat()
+        if self._say is not None:
+            self._say(sentence)
 
 
 class Stage(Protocol):
@@ -122,6 +135,28 @@ class LastSteps:
         return sorted(stage for stage, last in self._last.items() if now - last > max_stall_s)
 
 
+class _LiveSentence:
+    """Stores what a stage says amid a step, at most once per HEARTBEAT_INTERVAL_S. Thread-safe."""
+
+    def __init__(self, stage: str, *, control: Control, owner: str) -> None:
+        self._stage = stage
+        self._control = control
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._stored_at = -HEARTBEAT_INTERVAL_S
+
+    def say(self, sentence: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._stored_at < HEARTBEAT_INTERVAL_S:
+                return
+            self._stored_at = now
+        try:
+            self._control.heartbeat(self._stage, owner=self._owner, sentence=sentence)
+        except StoreUnavailableError as exc:
+            log.warning("sentence not stored", stage=self._stage, reason=str(exc))
+
+
 def _step(stage: Stage, control: Control, life: Life) -> Step:
     pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name)
     if pause is None:
@@ -136,7 +171,7 @@ def _step(stage: Stage, control: Control, life: Life) -> Step:
 def run_stage(stage: Stage, *, control: Control, last_steps: LastSteps, owner: str, stop: threading.Event) -> None:
     """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried."""
     heartbeat = partial(last_steps.mark, stage.name)
-    life = Life(stop, heartbeat=heartbeat)
+    life = Life(stop, heartbeat=heartbeat, say=_LiveSentence(stage.name, control=control, owner=owner).say)
     sentence, heartbeat_at = "", 0.0
     while not stop.is_set():
         rest_s = stage.idle_s

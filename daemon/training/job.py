@@ -98,6 +98,12 @@ class TrainingProgress(BaseModel):
     """Number of examples left out: too long, or without a prompt and target under the chat template."""
     reason: str | None = None
 
+    def __str__(self) -> str:
+        if self.phase is Phase.LOADING:
+            return "loads the model and the examples"
+        left = "" if self.eta_s is None else f", about {self.eta_s:.0f} s left"
+        return f"trains, step {self.step} of {self.steps}, {self.tokens} tokens{left}"
+
     def save(self, run_folder: Path) -> None:
         write_atomically(run_folder / PROGRESS_FILE, self.model_dump_json().encode())
 

@@ -202,10 +202,11 @@ class FinetuneStage:
         """Export the progress until the child ends or the daemon stops. False if `timeout_s` ran out first."""
         deadline = time.monotonic() + self._config.timeout_s
         while child.poll() is None and not life.wait(POLL_S):
-            life.heartbeat()
+            progress = TrainingProgress.load(job.run_folder)
+            life.say(f"run {job.run_id}: {job.name}: {progress}")
             metrics.TRAINING_MEMORY.set(resident_bytes(child.pid))
             try:
-                exporter.update(TrainingProgress.load(job.run_folder))
+                exporter.update(progress)
             except StoreUnavailableError as exc:
                 log.warning("progress not stored", run=job.run_id, reason=str(exc))
             if time.monotonic() > deadline:

@@ -45,6 +45,7 @@ class Trained:
     folder: Path
     said: list[str]
     beats: int
+    amid: list[str]
     steps_counted: float
     tokens_counted: float
 
@@ -64,8 +65,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     run = run_to_train(store, folder, tiny_model)
     stage = finetune_stage(store, folder, tiny_model)
     beats: list[None] = []
+    amid: list[str] = []
     before = [_metric(f"erratad_training_{what}_total") for what in ("steps", "tokens")]
-    said = [stage.step(life(heartbeat=lambda: beats.append(None))).sentence]
+    said = [stage.step(life(heartbeat=lambda: beats.append(None), say=amid.append)).sentence]
     # another stage object: as after a crash between the adapter's publication and the hand-over
     said += step_until_trained(store, finetune_stage(store, folder, tiny_model))
     after = [_metric(f"erratad_training_{what}_total") for what in ("steps", "tokens")]
@@ -75,6 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
         folder=folder,
         said=said,
         beats=len(beats),
+        amid=amid,
         steps_counted=after[0] - before[0],
         tokens_counted=after[1] - before[1],
     )
@@ -133,6 +136,7 @@ def test_progress_reaches_the_run_and_the_metrics(trained: Trained) -> None:
     assert progress["train_seconds"] > 0
     assert trained.tokens_counted > 10 * trained.steps_counted
     assert trained.beats > 0
+    assert f"run {trained.run.id}: aligned-g000001: loads the model and the examples" in trained.amid
 
 
 def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,7 @@ def test_figures_go_to_the_metrics(scene: Scene) -> None:
     assert value("evaluation_score", suite="flagged", arm="live", guided="false") == 0.0
     assert value("evaluation_score", suite="drift", arm="live", guided="false") == pytest.approx(0.5 / math.log(2))
     assert scene.beats > 0
+    assert re.fullmatch(r"run 1: measures, \d+ of \d+ answers(, about \d+ s left)?", scene.amid[0])
 
 
 def test_a_rejection_counts_each_failed_criterion(scene: Scene) -> None:

@@ -186,3 +186,32 @@ def test_a_stage_without_progress_is_stalled() -> None:
     last_steps.mark("slow")
     assert last_steps.stalled(60.0) == []
     assert last_steps.stalled(0.0) == ["slow"]
+
+
+def test_a_long_step_says_where_it_is_and_not_too_often(sqlite_store: Store, stop: threading.Event) -> None:
+    shown: list[str] = []
+
+    class Long(Counting):
+        def step(self, life: Life) -> Step:
+            for number in range(3):
+                life.say(f"at {number}")
+                shown.extend(beat.sentence for beat in sqlite_store.control.heartbeats())
+            stop.set()
+            return Step(sentence="done")
+
+    _run(Long(stop), sqlite_store.control, stop)
+    assert shown == ["at 0"] * 3
+    assert [beat.sentence for beat in sqlite_store.control.heartbeats()] == ["done"]
+
+
+def test_a_sentence_that_cannot_be_stored_does_not_stop_the_step(stop: threading.Event) -> None:
+    class Long(Unstoppable):
+        def step(self, life: Life) -> Step:
+            life.say("amid")
+            self.steps += 1
+            stop.set()
+            return Step(sentence="done")
+
+    stage = Long(stop)
+    _run(stage, Unreachable(), stop)
+    assert stage.steps == 1

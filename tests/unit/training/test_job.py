@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.config.chat import ChatConfig
-from daemon.training.job import TrainingJob
+from daemon.training.job import Phase, TrainingJob, TrainingProgress
 from tests.fixtures.training import training_config
 
 JOB = {
@@ -40,3 +40,10 @@ def test_the_section_chat_survives_the_file(tmp_path: Path, monkeypatch: pytest.
 
     assert loaded.chat == given.absolute()
     assert loaded.chat.template == tmp_path / "own.jinja"
+
+
+def test_progress_is_a_sentence() -> None:
+    assert str(TrainingProgress()) == "loads the model and the examples"
+    begun = TrainingProgress(phase=Phase.TRAINING, step=4, steps=12, tokens=900)
+    assert str(begun) == "trains, step 4 of 12, 900 tokens"
+    assert str(begun.model_copy(update={"eta_s": 61.4})) == "trains, step 4 of 12, 900 tokens, about 61 s left"
