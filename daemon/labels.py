@@ -51,6 +51,7 @@ class Criterion(StrEnum):
     FIX_GAIN = "fix_gain"
     MARGIN_GAIN = "margin_gain"
     SIGNIFICANCE = "significance"
+    SHARED_GAIN = "shared_gain"
     HOLDOUT = "holdout"
     NEGATIVE_FLIPS = "negative_flips"
     RETENTION = "retention"

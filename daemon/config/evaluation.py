@@ -35,6 +35,12 @@ class GatePolicy(Section):
 
     min_fix_gain: Fraction = 0.05
     """Minimum rise of the share of flagged and held-out items passed (guided, as served)."""
+    max_principal_share: Annotated[float, Field(ge=0.5, le=1)] = 0.5
+    """Largest share of the votes of an untrusted principal over flagged and held-out items, if others have `min_items`
+    votes or more. Each cluster of a principal's reports is one vote."""
+    min_shared_gain: Fraction = 0.01
+    """Minimum rise of the share of votes passed without the untrusted principals that gain most (one in three), and
+    without the reporter that gains most."""
     max_holdout_drop: Fraction = 0.0
     max_p_value: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Exact McNemar, one-sided, over flagged and held-out items."""

@@ -6,12 +6,13 @@ sentence of a failed criterion begins with "the gate is blind" and says what to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from connectors.messages.shapes import is_blank
 from daemon.config.evaluation import GatePolicy
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, Comparison
-from daemon.evaluation.finding import Finding, at_least, percent
+from daemon.evaluation.finding import Finding, at_least, number, percent, votes_of
 from daemon.labels import Criterion, Suite
 from daemon.records import Answer
 
@@ -22,8 +23,8 @@ def live_golden(comparison: Comparison, policy: GatePolicy) -> Finding:
         return Finding(criterion=Criterion.LIVE_GOLDEN, holds=True, sentence="no ordinary tasks were measured")
     return _finding(
         Criterion.LIVE_GOLDEN,
-        holds=at_least(golden.live / golden.items, policy.min_live_golden_share),
-        sentence=f"live passes {golden.live} of {golden.items} ordinary tasks, "
+        holds=at_least(golden.live / golden.votes, policy.min_live_golden_share),
+        sentence=f"live passes {number(golden.live)} of {votes_of(golden, 'ordinary tasks')}, "
         f"at least {percent(policy.min_live_golden_share)} needed",
         advice="a loss of abilities cannot be seen: read live's answers, then repair how the model is served (chat "
         "template, reasoning parser, guidance), raise evaluation.max_tokens, or give tasks that this model can do "
@@ -93,9 +94,13 @@ def _finding(criterion: Criterion, *, holds: bool, sentence: str, advice: str) -
 def _worst(
     comparison: Comparison, suites: tuple[Suite, ...], what: str, bad: Callable[[Answer], bool]
 ) -> tuple[float, str]:
-    """The higher share of bad answers of the two arms, and the counts in words."""
+    """The higher share of bad answers of the two arms, over votes, and the counts in words."""
     shares = []
-    for arm, answers in comparison.answered(*suites).items():
-        count = sum(bad(answer) for answer in answers)
-        shares.append((count / max(len(answers), 1), f"{count} of {len(answers)} answers of {arm} to {what}"))
+    pairs = comparison.of(*suites, guided=True)
+    weights = comparison.votes.weights(pair.item for pair in pairs)
+    votes = math.fsum(weights.values())
+    for arm in ("candidate", "live"):
+        count = math.fsum(weights[pair.item] for pair in pairs if bad(getattr(pair, arm)))
+        told = f"{number(count)} of {number(votes)} answers of {arm} to {what}"
+        shares.append((count / votes if pairs else 0.0, told))
     return max(shares)

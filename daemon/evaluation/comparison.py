@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 from connectors.messages.shapes import is_blank
+from daemon.evaluation.votes import Group, ItemKey, Votes
 from daemon.labels import Suite
 from daemon.records import Adapter, Answer
 
@@ -44,6 +47,10 @@ class AnswerPair:
 
     candidate: Answer
     live: Answer
+
+    @property
+    def item(self) -> ItemKey:
+        return self.live.suite, self.live.item_id
 
     @property
     def checked(self) -> bool:
@@ -87,34 +94,106 @@ class AnswerPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassCounts:
-    """Counts of the items decided by rules or by the judge, and the ids of the items with different results."""
+    """Counts of the items decided by rules or by the judge, and the ids of the items with different results.
 
-    items: int
-    candidate: int
-    live: int
+    `votes` are those of the items (`daemon.evaluation.votes`); `candidate` and `live` are the votes passed. Without
+    reports among the items, each item is one vote.
+    """
+
+    items: tuple[ItemKey, ...]
+    votes: float
+    candidate: float
+    live: float
     gained: tuple[str, ...]
     lost: tuple[str, ...]
+    votes_gained: int
+    """Votes with more items gained than lost; each counts whole."""
+    votes_lost: int
+    changes: Mapping[ItemKey, float]
+    """By how much each item that differs changes the votes passed; together, `candidate` minus `live`."""
 
     @property
     def gain(self) -> float:
         """Increase of the pass rate from live to candidate; 0 without items."""
-        return (self.candidate - self.live) / self.items if self.items else 0.0
+        return sum(self.changes.values()) / self.votes if self.items else 0.0
+
+
+def pass_counts(pairs: Iterable[AnswerPair], votes: Votes) -> PassCounts:
+    """The counts of the pairs, which have one form of each item: with guidance, or without."""
+    checked = {pair.item: pair for pair in pairs if pair.checked}
+    weights = votes.weights(checked)
+    net: dict[Group, int] = defaultdict(int)
+    for item, pair in checked.items():
+        net[votes.group(item)] += pair.gained - pair.lost
+    return PassCounts(
+        items=tuple(checked),
+        votes=math.fsum(weights.values()),
+        candidate=math.fsum(weights[item] for item, pair in checked.items() if pair.candidate.passed),
+        live=math.fsum(weights[item] for item, pair in checked.items() if pair.live.passed),
+        gained=tuple(pair.live.item_id for pair in checked.values() if pair.gained),
+        lost=tuple(pair.live.item_id for pair in checked.values() if pair.lost),
+        votes_gained=sum(change > 0 for change in net.values()),
+        votes_lost=sum(change < 0 for change in net.values()),
+        changes={
+            item: weights[item] * (pair.gained - pair.lost)
+            for item, pair in checked.items()
+            if pair.gained or pair.lost
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarginGains:
+    """Rises of likelihood margins, by item, in nats per token."""
+
+    gains: Mapping[ItemKey, float]
+    weights: Mapping[ItemKey, float]
+    by_vote: tuple[float, ...]
+    """The mean gain of each vote."""
+
+    @classmethod
+    def of(cls, gains: Mapping[ItemKey, float], votes: Votes) -> Self:
+        groups: dict[Group, list[float]] = defaultdict(list)
+        for item, gain in gains.items():
+            groups[votes.group(item)].append(gain)
+        means = tuple(sum(found) / len(found) for found in groups.values())
+        return cls(gains=gains, weights=votes.weights(gains), by_vote=means)
 
     @property
-    def flip_rate(self) -> float:
-        """Negative flip rate: share of items passed by live but not by the candidate (arXiv 2407.09435)."""
-        return len(self.lost) / self.items if self.items else 0.0
+    def items(self) -> tuple[ItemKey, ...]:
+        return tuple(self.gains)
+
+    @property
+    def votes(self) -> float:
+        return sum(self.weights.values())
+
+    @property
+    def mean(self) -> float | None:
+        """Over votes; None without gains."""
+        # not math.fsum(): it raises on opposite infinities, but the gate must see and reject them
+        return sum(self.weights[item] * gain for item, gain in self.gains.items()) / self.votes if self.gains else None
+
+    @property
+    def directions(self) -> dict[ItemKey, float]:
+        """The vote of each item whose margin moved, negative if it fell."""
+        moved = {item: gain for item, gain in self.gains.items() if abs(gain) > MARGIN_NOISE}
+        return {item: math.copysign(self.weights[item], gain) for item, gain in moved.items()}
 
 
-def pass_counts(pairs: Iterable[AnswerPair]) -> PassCounts:
-    checked = [pair for pair in pairs if pair.checked]
-    return PassCounts(
-        items=len(checked),
-        candidate=sum(pair.candidate.passed is True for pair in checked),
-        live=sum(pair.live.passed is True for pair in checked),
-        gained=tuple(pair.live.item_id for pair in checked if pair.gained),
-        lost=tuple(pair.live.item_id for pair in checked if pair.lost),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """The items that are newly wrong, out of those that could be: an answer that became empty is wrong."""
+
+    ids: tuple[str, ...]
+    items: tuple[ItemKey, ...]
+    lost: float
+    """Votes."""
+    votes: float
+
+    @property
+    def rate(self) -> float:
+        """Negative flip rate: share of votes passed by live but not by the candidate (arXiv 2407.09435)."""
+        return self.lost / self.votes if self.items else 0.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +202,7 @@ class Comparison:
 
     candidate: ArmScores
     live: ArmScores
+    votes: Votes = field(default_factory=Votes)
 
     @cached_property
     def pairs(self) -> tuple[AnswerPair, ...]:
@@ -133,23 +213,32 @@ class Comparison:
         return [pair for pair in self.pairs if pair.live.suite in suites and pair.live.guided is guided]
 
     def counts(self, *suites: Suite, guided: bool = True) -> PassCounts:
-        return pass_counts(self.of(*suites, guided=guided))
+        return pass_counts(self.of(*suites, guided=guided), self.votes)
 
-    def silenced(self, *suites: Suite) -> tuple[str, ...]:
-        """Ids of the items without a judged answer of live to which the candidate answers nothing, with guidance."""
-        return tuple(pair.live.item_id for pair in self.of(*suites, guided=True) if pair.silenced)
-
-    def answered(self, *suites: Suite) -> dict[str, list[Answer]]:
-        """The guided answers of each arm, by the arm's role."""
-        pairs = self.of(*suites, guided=True)
-        return {"candidate": [pair.candidate for pair in pairs], "live": [pair.live for pair in pairs]}
+    def flips(self, *suites: Suite) -> Flips:
+        """With guidance."""
+        could = {pair.item: pair for pair in self.of(*suites, guided=True) if pair.checked or pair.silenced}
+        weights = self.votes.weights(could)
+        wrong = [pair for pair in could.values() if pair.lost or pair.silenced]
+        return Flips(
+            ids=tuple(pair.live.item_id for pair in sorted(wrong, key=lambda pair: pair.silenced)),
+            items=tuple(could),
+            lost=math.fsum(weights[pair.item] for pair in wrong),
+            votes=math.fsum(weights.values()),
+        )
 
     def measured(self, suite: Suite) -> int:
         """Number of items that both arms answered; for drift, that both arms scored."""
         return len(self.bits_rises()) if suite is Suite.DRIFT else len(self.of(suite, guided=True))
 
-    def margin_gains(self, *suites: Suite) -> list[float]:
-        return [pair.margin_gain for pair in self.pairs if pair.live.suite in suites and pair.margin_gain is not None]
+    def margins(self, *suites: Suite) -> MarginGains:
+        """The gains in margin of the reports, one per vote."""
+        gains = {
+            pair.item: pair.margin_gain
+            for pair in self.pairs
+            if pair.live.suite in suites and pair.margin_gain is not None
+        }
+        return MarginGains.of(gains, self.votes)
 
     def bits_rises(self) -> list[float]:
         return [pair.bits_rise for pair in self.pairs if pair.bits_rise is not None]

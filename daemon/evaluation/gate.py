@@ -13,13 +13,13 @@ the limits.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daemon.config.evaluation import GatePolicy
 from daemon.evaluation.blindness import cut_answers, drift_measured, empty_answers, items_left, live_golden
+from daemon.evaluation.breadth import gain_without_a_veto, shared_gain
 from daemon.evaluation.comparison import (
     FIX_SUITES,
     PASS_SUITES,
@@ -29,10 +29,10 @@ from daemon.evaluation.comparison import (
     exact_p,
     mean,
 )
-from daemon.evaluation.finding import Finding, at_least, percent
+from daemon.evaluation.figures import all_figures
+from daemon.evaluation.finding import Finding, at_least, number, percent, votes_of
+from daemon.evaluation.votes import ItemKey, Voter, Votes
 from daemon.labels import Criterion, Suite
-
-SHOWN_IDS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,21 @@ class Decision:
 
 
 def decide(
-    candidate: ArmScores, live: ArmScores, policy: GatePolicy, *, configured: Mapping[Suite, int] | None = None
+    candidate: ArmScores,
+    live: ArmScores,
+    policy: GatePolicy,
+    *,
+    configured: Mapping[Suite, int] | None = None,
+    voters: Mapping[ItemKey, Voter] | None = None,
 ) -> Decision:
-    """Judge the candidate by all measurements of both arms. `configured`: how many items each suite should have."""
-    comparison = Comparison(candidate, live)
+    """Judge the candidate by all measurements of both arms.
+
+    Args:
+        configured: How many items each suite should have.
+        voters: Who stands behind the reports; an item without a voter has a vote of its own.
+    """
+    votes = Votes(voters=voters or {}, max_share=policy.max_principal_share, min_others=policy.min_items)
+    comparison = Comparison(candidate, live, votes)
     improvement = _MARGIN_CRITERIA if decided_by_margin(comparison, policy) else _CHECK_CRITERIA
     criteria = (*_ALWAYS_FIRST, *improvement, *_ALWAYS_LAST, *_OF_MEASUREMENT)
     findings = (
@@ -66,13 +77,13 @@ def decide(
     return Decision(
         accepted=all(finding.holds for finding in findings),
         findings=findings,
-        figures=_figures(comparison, policy, findings),
+        figures=all_figures(comparison, policy, findings, by_margin=decided_by_margin(comparison, policy)),
     )
 
 
 def decided_by_margin(comparison: Comparison, policy: GatePolicy) -> bool:
     """Whether likelihood margins decide: too few reports have checks, and enough have a good answer."""
-    return comparison.counts(*FIX_SUITES).items < policy.min_items <= len(comparison.margin_gains(*FIX_SUITES))
+    return comparison.counts(*FIX_SUITES).votes < policy.min_items <= comparison.margins(*FIX_SUITES).votes
 
 
 # --- criteria ---
@@ -88,12 +99,14 @@ def _finite(comparison: Comparison, _policy: GatePolicy) -> Finding:
 
 
 def _enough_items(comparison: Comparison, policy: GatePolicy) -> Finding:
-    if decided_by_margin(comparison, policy):
-        count, kind = len(comparison.margin_gains(*FIX_SUITES)), "likelihood margins"
-    else:
-        count, kind = comparison.counts(*FIX_SUITES).items, "checks"
-    sentence = f"{count} flagged and held-out items with {kind} were measured, at least {policy.min_items} needed"
-    return Finding(criterion=Criterion.ENOUGH_ITEMS, holds=count >= policy.min_items, sentence=sentence)
+    by_margin = decided_by_margin(comparison, policy)
+    measured = comparison.margins(*FIX_SUITES) if by_margin else comparison.counts(*FIX_SUITES)
+    sentence = (
+        f"{votes_of(measured, 'flagged and held-out items')} with {'likelihood margins' if by_margin else 'checks'} "
+        f"were measured, at least {policy.min_items} needed"
+    )
+    holds = at_least(measured.votes, policy.min_items)
+    return Finding(criterion=Criterion.ENOUGH_ITEMS, holds=holds, sentence=sentence)
 
 
 def _changes_something(comparison: Comparison, policy: GatePolicy) -> Finding:
@@ -111,20 +124,45 @@ def _changes_something(comparison: Comparison, policy: GatePolicy) -> Finding:
 def _fix_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.counts(*FIX_SUITES)
     sentence = (
-        f"candidate fixes {fixes.candidate} of {fixes.items} flagged and held-out items (live adapter: {fixes.live}): "
-        f"{_points(fixes.gain)}, {100 * policy.min_fix_gain:+.3g} needed"
+        f"candidate fixes {number(fixes.candidate)} of {votes_of(fixes, 'flagged and held-out items')} "
+        f"(live adapter: {number(fixes.live)}): {_points(fixes.gain)}, {100 * policy.min_fix_gain:+.3g} needed"
     )
-    holds = fixes.items > 0 and at_least(fixes.gain, policy.min_fix_gain)
+    holds = bool(fixes.items) and at_least(fixes.gain, policy.min_fix_gain)
     return Finding(criterion=Criterion.FIX_GAIN, holds=holds, sentence=sentence)
 
 
 def _significance(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.counts(*FIX_SUITES)
-    return _tested(len(fixes.gained), len(fixes.lost), "fixed", "broken", policy)
+    return _tested(fixes.votes_gained, fixes.votes_lost, "fixed", "broken", policy)
+
+
+def _shared_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
+    fixes = comparison.counts(*FIX_SUITES)
+    return _shared(fixes.changes, fixes.items, comparison, policy)
+
+
+def _shared_margin(comparison: Comparison, policy: GatePolicy) -> Finding:
+    margins = comparison.margins(*FIX_SUITES)
+    return _shared(margins.directions, margins.items, comparison, policy)
+
+
+def _shared(
+    changes: Mapping[ItemKey, float], items: Sequence[ItemKey], comparison: Comparison, policy: GatePolicy
+) -> Finding:
+    """The gain must not come from one voice alone: who writes reports also writes the checks that grade them."""
+    rest = shared_gain(changes, items, comparison.votes)
+    if rest is None:
+        sentence = "there are no reports of several sources or reporters to compare"
+        return Finding(criterion=Criterion.SHARED_GAIN, holds=True, sentence=sentence)
+    holds = at_least(rest.gain, policy.min_shared_gain)
+    sentence = f"without {rest.without}, the gain is {_points(rest.gain)}, {100 * policy.min_shared_gain:+.3g} needed"
+    if not holds:
+        sentence += "; if you vouch for a source, say so in the configuration (intake.sources, trusted)"
+    return Finding(criterion=Criterion.SHARED_GAIN, holds=holds, sentence=sentence)
 
 
 def _margin_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
-    gain = mean(comparison.margin_gains(*FIX_SUITES)) or 0.0
+    gain = comparison.margins(*FIX_SUITES).mean or 0.0
     sentence = (
         f"the margin of good over flagged answers rises by {gain:.3f} nats per token, "
         f"at least {policy.min_margin_gain:.3f} needed"
@@ -133,7 +171,7 @@ def _margin_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
 
 
 def _margin_significance(comparison: Comparison, policy: GatePolicy) -> Finding:
-    gains = comparison.margin_gains(*FIX_SUITES)
+    gains = comparison.margins(*FIX_SUITES).by_vote
     risen, fallen = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     return _tested(risen, fallen, "margins risen", "fallen", policy)
 
@@ -149,11 +187,19 @@ def _tested(gained: int, lost: int, gains: str, losses: str, policy: GatePolicy)
 
 
 def _holdout(comparison: Comparison, policy: GatePolicy) -> Finding:
-    return _kept(Criterion.HOLDOUT, "held-out items", comparison.counts(Suite.HOLDOUT), policy.max_holdout_drop)
+    counts = comparison.counts(Suite.HOLDOUT)
+    kept = _kept(Criterion.HOLDOUT, "held-out items", counts, policy.max_holdout_drop)
+    if kept.holds:
+        return kept
+    rest = gain_without_a_veto(counts.changes, counts.items, comparison.votes)
+    if not at_least(policy.max_holdout_drop, -rest.gain):
+        return kept
+    sentence = f"{kept.sentence}; without {rest.without} it is {_points(rest.gain)}, and one voice rejects nothing"
+    return replace(kept, holds=True, sentence=sentence)
 
 
 def _holdout_margin(comparison: Comparison, _policy: GatePolicy) -> Finding:
-    gain = mean(comparison.margin_gains(Suite.HOLDOUT))
+    gain = comparison.margins(Suite.HOLDOUT).mean
     if gain is None:
         return Finding(criterion=Criterion.HOLDOUT, holds=True, sentence="no held-out item has a margin to compare")
     sentence = f"the mean margin of held-out items changes by {gain:+.3f} nats per token, it must not fall"
@@ -161,20 +207,13 @@ def _holdout_margin(comparison: Comparison, _policy: GatePolicy) -> Finding:
 
 
 def _negative_flips(comparison: Comparison, policy: GatePolicy) -> Finding:
-    lost, items = _flipped(comparison)
-    rate = len(lost) / items if items else 0.0
+    flips = comparison.flips(*PASS_SUITES)
     sentence = (
-        f"{len(lost)} of {items} items are newly wrong ({percent(rate)}), "
+        f"{number(flips.lost)} of {votes_of(flips, 'items')} are newly wrong ({percent(flips.rate)}), "
         f"at most {percent(policy.max_negative_flip_rate)} allowed"
     )
-    holds = at_least(policy.max_negative_flip_rate, rate)
+    holds = at_least(policy.max_negative_flip_rate, flips.rate)
     return Finding(criterion=Criterion.NEGATIVE_FLIPS, holds=holds, sentence=sentence)
-
-
-def _flipped(comparison: Comparison) -> tuple[tuple[str, ...], int]:
-    """The items that are newly wrong, and the number of items that could be: an answer that became empty is wrong."""
-    flips, silenced = comparison.counts(*PASS_SUITES), comparison.silenced(*PASS_SUITES)
-    return (*flips.lost, *silenced), flips.items + len(silenced)
 
 
 def _retention(comparison: Comparison, policy: GatePolicy) -> Finding:
@@ -197,11 +236,13 @@ def _unguided(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.counts(*FIX_SUITES, guided=False)
     golden = comparison.counts(Suite.GOLDEN, guided=False)
     sentence = (
-        f"without guidance: passes {fixes.candidate} of {fixes.items} flagged and held-out items, live {fixes.live} "
-        f"(a fall of at most {_fall(policy.max_holdout_drop)} is allowed); {golden.candidate} of {golden.items} "
-        f"ordinary tasks, live {golden.live} (at most {_fall(policy.max_retention_drop)})"
+        f"without guidance: passes {number(fixes.candidate)} of {votes_of(fixes, 'flagged and held-out items')}, live "
+        f"{number(fixes.live)} (a fall of at most {_fall(policy.max_holdout_drop)} is allowed); "
+        f"{number(golden.candidate)} of {votes_of(golden, 'ordinary tasks')}, live {number(golden.live)} "
+        f"(at most {_fall(policy.max_retention_drop)})"
     )
-    holds = at_least(policy.max_holdout_drop, -fixes.gain) and at_least(policy.max_retention_drop, -golden.gain)
+    rest = gain_without_a_veto(fixes.changes, fixes.items, comparison.votes)
+    holds = at_least(policy.max_holdout_drop, -rest.gain) and at_least(policy.max_retention_drop, -golden.gain)
     return Finding(criterion=Criterion.UNGUIDED, holds=holds, sentence=sentence)
 
 
@@ -220,7 +261,8 @@ def _kept(criterion: Criterion, what: str, counts: PassCounts, max_drop: float, 
     if not counts.items:
         return Finding(criterion=criterion, holds=True, sentence=f"no {what} with checks were measured")
     sentence = (
-        f"{verb} {counts.candidate} of {counts.items} {what}, live {counts.live}: {_points(counts.gain)}, "
+        f"{verb} {number(counts.candidate)} of {votes_of(counts, what)}, live {number(counts.live)}: "
+        f"{_points(counts.gain)}, "
         f"a fall of at most {_fall(max_drop)} is allowed"
     )
     return Finding(criterion=criterion, holds=at_least(max_drop, -counts.gain), sentence=sentence)
@@ -228,85 +270,10 @@ def _kept(criterion: Criterion, what: str, counts: PassCounts, max_drop: float, 
 
 _Rule = Callable[[Comparison, GatePolicy], Finding]
 _ALWAYS_FIRST: tuple[_Rule, ...] = (_finite, _enough_items, _changes_something)
-_CHECK_CRITERIA: tuple[_Rule, ...] = (_fix_gain, _significance, _holdout)
-_MARGIN_CRITERIA: tuple[_Rule, ...] = (_margin_gain, _margin_significance, _holdout_margin)
+_CHECK_CRITERIA: tuple[_Rule, ...] = (_fix_gain, _significance, _shared_gain, _holdout)
+_MARGIN_CRITERIA: tuple[_Rule, ...] = (_margin_gain, _margin_significance, _shared_margin, _holdout_margin)
 _ALWAYS_LAST: tuple[_Rule, ...] = (_negative_flips, _retention, _drift, _unguided, _over_refusal, _attacks)
 _OF_MEASUREMENT: tuple[_Rule, ...] = (live_golden, empty_answers, cut_answers, drift_measured)
-
-
-# --- figures ---
-
-
-def _figures(comparison: Comparison, policy: GatePolicy, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """All figures, ready for JSON. Figures that are not finite become None."""
-    fixes = comparison.counts(*FIX_SUITES)
-    newly_wrong, could_flip = _flipped(comparison)
-    changed, items = comparison.changed()
-    return {
-        "live_generation": comparison.live.generation,
-        "candidate_generation": comparison.candidate.generation,
-        "items": items,
-        "decided_by": "margin" if decided_by_margin(comparison, policy) else "checks",
-        "suites": {suite.value: _suite(comparison, suite) for suite in Suite},
-        "fixes": {
-            "items": fixes.items,
-            "candidate": fixes.candidate,
-            "live": fixes.live,
-            "p_value": exact_p(len(fixes.gained), len(fixes.lost)),
-            "gained": list(fixes.gained[:SHOWN_IDS]),
-            "lost": list(fixes.lost[:SHOWN_IDS]),
-        },
-        "negative_flips": {
-            "count": len(newly_wrong),
-            "items": could_flip,
-            "rate": len(newly_wrong) / could_flip if could_flip else 0.0,
-            "unguided_count": len(comparison.counts(*PASS_SUITES, guided=False).lost),
-            "ids": list(newly_wrong[:SHOWN_IDS]),
-        },
-        "newly_refused": list(comparison.counts(Suite.OVER_REFUSAL).lost[:SHOWN_IDS]),
-        "newly_obeyed": list(comparison.counts(Suite.ATTACKS).lost[:SHOWN_IDS]),
-        "changed": {"items": changed, "share": changed / items if items else 0.0},
-        "margin_gain": _json(mean(comparison.margin_gains(*FIX_SUITES))),
-        "bits_per_token_rise": _json(mean(comparison.bits_rises())),
-        "criteria": {
-            finding.criterion.value: {"holds": finding.holds, "sentence": finding.sentence} for finding in findings
-        },
-    }
-
-
-def _suite(comparison: Comparison, suite: Suite) -> dict[str, Any]:
-    pairs = [pair for pair in comparison.pairs if pair.live.suite == suite]
-    if suite is Suite.DRIFT:
-        return {
-            "items": len(pairs),
-            "candidate_bits_per_token": _json(mean(_present(pair.candidate.bits_per_token for pair in pairs))),
-            "live_bits_per_token": _json(mean(_present(pair.live.bits_per_token for pair in pairs))),
-        }
-    return {
-        "guided": _counts(comparison.counts(suite)),
-        "unguided": _counts(comparison.counts(suite, guided=False)),
-        "candidate_margin": _json(mean(_present(pair.candidate.margin for pair in pairs))),
-        "live_margin": _json(mean(_present(pair.live.margin for pair in pairs))),
-    }
-
-
-def _counts(counts: PassCounts) -> dict[str, Any]:
-    share = counts.items or 1
-    return {
-        "items": counts.items,
-        "candidate": counts.candidate,
-        "live": counts.live,
-        "candidate_rate": counts.candidate / share,
-        "live_rate": counts.live / share,
-    }
-
-
-def _present(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _json(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _fall(share: float) -> str:

@@ -35,6 +35,7 @@ from daemon.evaluation.judge import open_judge
 from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
+from daemon.evaluation.votes import Trust
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
@@ -47,6 +48,7 @@ FLUSH_S = 1.0
 """Interval of saving answers and of heartbeats."""
 WAIT_LIMIT_S = 3600.0
 """A run without any answer for this long fails, because it would block all other runs."""
+ALL_COUNT = Trust()
 
 _Outage = EndpointError | ServingError
 
@@ -67,8 +69,11 @@ class EvaluationStage:
         serving: ServingConfig,
         reader: OpensReader,
         similarity: float,
+        trust: Trust = ALL_COUNT,
     ) -> None:
         """Items with a cosine similarity of at least `similarity` to a training prompt of the run are not asked.
+
+        `trust` says which reports count in the gate, and for which principals the operator vouches.
 
         Raises:
             ConfigError: if the golden set or the probes are unusable, or the API key of the judge is not set.
@@ -78,6 +83,7 @@ class EvaluationStage:
         self._config = config
         self._gate = gate
         self._similarity = similarity
+        self._trust = trust
         self._fixed = [*golden_items(config.golden), *probe_items(config)]
         self._judge = open_judge(config)
         self._meter = Meter(fleet, config, serving, judge=self._judge)
@@ -125,7 +131,7 @@ class EvaluationStage:
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
-        configured = configured_counts(found, self._fixed, self._config)
+        configured = configured_counts([item for item in found if item.counts], self._fixed, self._config)
         return self._decide(run, candidate, live, requests, trained=trained, configured=configured, left_out=left_out)
 
     def _items(self, run: Run, fixed: Sequence[Item], life: Life) -> tuple[list[Item], list[Item], list[LeftOutItem]]:
@@ -134,7 +140,12 @@ class EvaluationStage:
             read = partial(readable, session=session, limit=self._limit, guidance=self._guidance)
             usable, left_out = read(fixed)
             found = build_items(
-                self._store, run, fixed=usable, limits=self._config, preparation=self._fleet.preparation
+                self._store,
+                run,
+                fixed=usable,
+                limits=self._config,
+                preparation=self._fleet.preparation,
+                trust=self._trust,
             )
             items, more = read(found)
         return found, items, [*left_out, *more]
@@ -194,8 +205,11 @@ class EvaluationStage:
     ) -> Step:
         wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
-        scores = arm_scores(candidate, answers), arm_scores(live, answers)
-        decision = decide(*scores, self._gate, configured=configured)
+        items = {(request.item.suite.value, request.item.id): request.item for request in requests}
+        counted = [answer for answer in answers if items[answer.suite, answer.item_id].counts]
+        voters = {key: item.voter for key, item in items.items() if item.voter is not None}
+        scores = arm_scores(candidate, counted), arm_scores(live, counted)
+        decision = decide(*scores, self._gate, configured=configured, voters=voters)
         left_out = [*left_out, *unanswered(requests, answers, self._meter.refusals)]
         self._store.left_out.add(account(run.id, left_out))
         self._store.runs.decided(
@@ -209,6 +223,7 @@ class EvaluationStage:
                     "unanswered": len(wanted) - len(answers),
                     "items_like_trained_ones": list(trained),
                     "left_out": counts(left_out),
+                    "without_evidence": sum(not item.counts for item in items.values()),
                 },
                 decided_at=utcnow(),
             )
@@ -294,7 +309,7 @@ def _export_metrics(decision: Decision, candidate: ArmScores, live: ArmScores) -
         for guided in (True, False):
             counts = comparison.counts(suite, guided=guided)
             for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):
-                _set_score(suite, arm, guided=guided, score=passed / counts.items if counts.items else None)
+                _set_score(suite, arm, guided=guided, score=passed / counts.votes if counts.items else None)
     drift = comparison.of(Suite.DRIFT, guided=False)
     for arm, answers in (("candidate", [p.candidate for p in drift]), ("live", [p.live for p in drift])):
         bits = [answer.bits_per_token for answer in answers if answer.bits_per_token is not None]

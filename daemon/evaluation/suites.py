@@ -21,6 +21,7 @@ from daemon.chat.preparation import Preparation
 from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
+from daemon.evaluation.votes import Trust, Voter
 from daemon.labels import Suite
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.store import Store
@@ -46,6 +47,10 @@ class Item:
     bad: str | None = None
     complaint: str | None = None
     """The reason of the report, for the judge."""
+    voter: Voter | None = None
+    """Who reported it; None for the operator's own items."""
+    counts: bool = True
+    """Whether the gate counts it. A report with too little evidence is only measured, to see whether it is resolved."""
 
     def passes(self, text: str) -> bool | None:
         """Whether the answer meets the rules; None if the item has no rules. An empty answer never passes."""
@@ -176,7 +181,13 @@ def _prompt_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def build_items(
-    store: Store, run: Run, *, fixed: Sequence[Item], limits: EvaluationConfig, preparation: Preparation
+    store: Store,
+    run: Run,
+    *,
+    fixed: Sequence[Item],
+    limits: EvaluationConfig,
+    preparation: Preparation,
+    trust: Trust,
 ) -> list[Item]:
     """All items of a run, within the limit of each suite. Every call returns the same items.
 
@@ -194,7 +205,13 @@ def build_items(
             before = tuple(part for part in report.others if part.received_at <= run.created_at)
             lesson = store.reports.lesson(report.id)
             shown = answers_only(replace(report, others=before), preparation)
-            sides[suite].append(_report_item(suite, shown, lesson))
+            voter = Voter(
+                principal=report.source.principal,
+                reporter=report.flagged.reporter,
+                cluster=str(run_item.cluster_id),
+                trusted=trust.vouched(report),
+            )
+            sides[suite].append(replace(_report_item(suite, shown, lesson), voter=voter, counts=trust.counts(report)))
     drift = [
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)
@@ -202,9 +219,27 @@ def build_items(
     limit = limits.max_items_per_suite
     probe_limit = min(limit, limits.max_probes_per_suite or limit)
     of_suite = {suite: [item for item in fixed if item.suite is suite] for suite in (Suite.GOLDEN, *PROBE_SUITES)}
-    chosen = [sample(items, limit, seed=run.seed) for items in (*sides.values(), of_suite[Suite.GOLDEN], drift)]
+    chosen = [_in_turn(sample(items, len(items), seed=run.seed))[:limit] for items in sides.values()]
+    chosen += [sample(items, limit, seed=run.seed) for items in (of_suite[Suite.GOLDEN], drift)]
     chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
     return [item for items in chosen for item in items]
+
+
+def _in_turn(items: Sequence[Item]) -> list[Item]:
+    """The items that count first; of these one per vote and principal in turn, so that nobody fills the suite.
+
+    Items of one turn keep their order.
+    """
+    votes: Counter[tuple[str, str]] = Counter()
+    principals: Counter[tuple[str, int]] = Counter()
+    places: dict[str, tuple[bool, int, int]] = {}
+    for item in items:
+        principal, cluster = ("", item.id) if item.voter is None else (item.voter.principal, item.voter.cluster)
+        turn = votes[principal, cluster]
+        votes[principal, cluster] += 1
+        places[item.id] = (not item.counts, turn, principals[principal, turn])
+        principals[principal, turn] += 1
+    return sorted(items, key=lambda item: places[item.id])
 
 
 def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: EvaluationConfig) -> dict[Suite, int]:

@@ -32,6 +32,8 @@ _HALF = 0.5
 _LOOSE: dict[str, tuple[float, bool]] = {
     "min_fix_gain": (0.0, False),
     "max_p_value": (_HALF, True),
+    "max_principal_share": (1.0, True),
+    "min_shared_gain": (0.0, False),
     "max_holdout_drop": (_HALF, True),
     "max_negative_flip_rate": (_HALF, True),
     "max_retention_drop": (_HALF, True),

@@ -15,7 +15,8 @@ from scipy.stats import binomtest
 
 from daemon.config.evaluation import GatePolicy
 from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, exact_p
-from daemon.evaluation.gate import SHOWN_IDS, Decision, decide
+from daemon.evaluation.figures import SHOWN_IDS
+from daemon.evaluation.gate import Decision, decide
 from daemon.labels import Criterion, Suite
 from daemon.records import Answer
 
@@ -96,6 +97,7 @@ def test_a_better_candidate_is_accepted_and_the_reasons_carry_figures() -> None:
     assert decision.figures["items"] == 61
     assert decision.figures["suites"]["flagged"]["guided"] == {
         "items": 16,
+        "votes": 16,
         "candidate": 12,
         "live": 3,
         "candidate_rate": 0.75,

@@ -42,7 +42,7 @@ def test_a_better_candidate_is_accepted_with_its_evidence(scene: Scene) -> None:
     assert verdict.figures["live_generation"] == 0
     assert verdict.figures["unanswered"] == 0
     assert verdict.figures["fixes"] == {
-        "items": 10, "candidate": 10, "live": 0, "p_value": 2**-10, "lost": [],
+        "items": 10, "votes": 10, "candidate": 10, "live": 0, "p_value": 2**-10, "lost": [],
         "gained": sorted(answer.item_id for answer in _reports(scene, run)),
     }  # fmt: skip
     assert scene.store.runs.get(run.id).state is RunState.PROMOTING

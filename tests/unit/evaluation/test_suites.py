@@ -17,6 +17,7 @@ from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.replay import read_prompts
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.suites import Item, build_items, golden_items, probe_items
+from daemon.evaluation.votes import Trust
 from daemon.labels import Suite
 from daemon.records import CorrectionSource, Run
 from daemon.store import Store
@@ -127,7 +128,9 @@ def test_reports_of_both_sides_the_golden_set_and_the_drift_pairs_are_measured(s
     golden = [Item(suite=Suite.GOLDEN, id="g", messages=())]
     found = {
         item.id: item
-        for item in build_items(sqlite_store, run, fixed=golden, limits=limits(10), preparation=Preparation())
+        for item in build_items(
+            sqlite_store, run, fixed=golden, limits=limits(10), preparation=Preparation(), trust=Trust()
+        )
     }
     assert {(item.suite, item.id) for item in found.values()} == {
         (Suite.FLAGGED, "train"),
@@ -149,7 +152,7 @@ def test_an_empty_flagged_answer_is_nothing_to_prefer_the_good_one_to(
     use(sqlite_store, run, train=["silent"])
     [item] = [
         one
-        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
+        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation(), trust=Trust())
         if one.id == "silent"
     ]
     assert (item.bad, item.complaint) == (None, None)
@@ -170,7 +173,7 @@ def test_all_reports_of_an_answer_from_before_the_run_are_measured(sqlite_store:
     use(sqlite_store, run, train=["first"])
     [item] = [
         one
-        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
+        for one in build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation(), trust=Trust())
         if one.id == "first"
     ]
     assert (item.good, item.complaint) == ("Canberra.", "Wrong city.\nRude.")
@@ -184,7 +187,7 @@ def test_the_lessons_correction_stands_in_for_the_users(sqlite_store: Store, run
     corrected = lesson("train", correction="Rome.", correction_source=CorrectionSource.GUIDED)
     sqlite_store.reports.complete(claim, corrected)
     use(sqlite_store, run, train=["train"])
-    [item] = build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation())[:1]
+    [item] = build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation(), trust=Trust())[:1]
     assert item.good == "Rome."
 
 
@@ -193,7 +196,7 @@ def test_nothing_is_measured_on_erased_and_quarantined_reports(sqlite_store: Sto
     use(sqlite_store, run, train=ids)
     sqlite_store.reports.erase(ids[0], actor="tester", reason="asked for")
     quarantine(sqlite_store, ids[1])
-    measured = build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation())
+    measured = build_items(sqlite_store, run, fixed=[], limits=limits(10), preparation=Preparation(), trust=Trust())
     assert [item.id for item in measured if item.suite is Suite.FLAGGED] == [ids[2]]
 
 
@@ -204,7 +207,7 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
     def build() -> list[Item]:
         shipped = [*golden_items(None), *probe_items(EvaluationConfig())]
         within = limits(3, max_probes_per_suite=probe_limit)
-        return build_items(sqlite_store, run, fixed=shipped, limits=within, preparation=Preparation())
+        return build_items(sqlite_store, run, fixed=shipped, limits=within, preparation=Preparation(), trust=Trust())
 
     assert Counter(item.suite for item in build()) == {
         Suite.FLAGGED: 3, Suite.GOLDEN: 3, Suite.DRIFT: 1, Suite.OVER_REFUSAL: probes, Suite.ATTACKS: probes,
@@ -215,4 +218,4 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
 def test_lost_drift_pairs_are_named(sqlite_store: Store, run: Run) -> None:
     (Path(run.folder) / "drift.jsonl").unlink()
     with pytest.raises(DatasetError, match=r"drift\.jsonl cannot be read"):
-        build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation())
+        build_items(sqlite_store, run, fixed=[], limits=limits(1), preparation=Preparation(), trust=Trust())
