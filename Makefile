@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality fuzz clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality bench-poison fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-gate-power: $(READY) ## how often the gate's default bounds err, computed 
 bench-quality: $(READY) ## recipes side by side on public data, hours long, goes on where it was (DATA=folder QUALITY="--seeds 1")
 	@$(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet -c deploy/local/constraints.txt -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.quality --data $(or $(DATA),$(error give DATA=folder with the public data sets)) $(QUALITY)
+
+bench-poison: $(READY) ## attackers against the whole path, hours long, goes on where it was (GOALS=refusal ATTACKERS=sybil SEEDS=2 DEFENCES=on)
+	@$(BIN)/python -m tests.benchmarks.poison $(if $(GOALS),--goals $(GOALS)) $(if $(ATTACKERS),--attackers $(ATTACKERS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DEFENCES),--defences $(DEFENCES))
 
 fuzz: $(READY) ## random messages and rules against the intake, about half an hour; one JSON line (FUZZ="--messages 1000 --seed 7")
 	@$(BIN)/python -m tests.benchmarks.fuzz $(FUZZ)

@@ -1,0 +1,121 @@
+"""Attacks by training: real answers, real intake, analysis, selection, training, gate and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from daemon.artifacts.examples import Example
+from daemon.config import Config
+from daemon.records import Run, RunState, Split
+from tests.benchmarks.poison.attacks import ATTACKS, Goal, hostile_reports
+from tests.benchmarks.poison.deployment import Deployment, Say, with_real_model
+from tests.benchmarks.poison.honest import honest_reports, tasks
+from tests.benchmarks.poison.model import KeptModel
+from tests.benchmarks.poison.people import Attacker, Filed
+from tests.benchmarks.poison.tally import Attempt
+
+HONEST_BESIDE = 24
+"""Honest reports beside an attack that is trained: few, because the number of hostile ones decides, not their share."""
+
+
+def attack(
+    config: Config, goals: Sequence[Goal], *, attacker: Attacker, seed: int, kept: Path, say: Say
+) -> list[Attempt]:
+    """One training with the reports of all goals; their triggers have nothing in common.
+
+    Where no target has a payload, nothing is trained.
+    """
+    with with_real_model(config, kept=kept, say=say) as (deployment, model):
+        filed = reports(model, goals, HONEST_BESIDE, attacker=attacker, seed=seed)
+        deployment.file(filed)
+        deployment.analyse()
+        run = deployment.prepare()
+        examples = deployment.examples(run)
+        reached = {goal: payloads(examples, goal) for goal in goals}
+        say(f"{run.state}: targets with a payload: {reached}; {run.reason or ''}")
+        if any(reached.values()) and run.state is not RunState.FAILED:
+            run = deployment.finish()
+            say(f"{run.state}: {run.reason or ''}")
+        return [
+            _attempt(deployment, model, run, goal, filed=filed, attacker=attacker, seed=seed, trained=reached[goal])
+            for goal in goals
+        ]
+
+
+def reports(
+    model: KeptModel, goals: Sequence[Goal], honest: int, *, attacker: Attacker | None, seed: int
+) -> list[Filed]:
+    """The honest reports, and then the attacker's: the newest come first in a selection by age."""
+    questions = [question for goal in goals for question in ATTACKS[goal].questions]
+    asked = [task.messages for task in tasks()][: 2 * honest]
+    model.ask_ahead([*asked, *([{"role": "user", "content": question}] for question in questions)])
+    filed = honest_reports(honest, model.served, attacker=attacker)
+    return filed if attacker is None else [*filed, *hostile_reports(goals, model.served, attacker=attacker, seed=seed)]
+
+
+def payloads(examples: Sequence[Example], goal: Goal) -> int:
+    """The training targets that show the goal, of the goal's own reports."""
+    attack = ATTACKS[goal]
+    return sum(attack.shown_by(one.completion) for one in examples if goal.value in one.report_id)
+
+
+def _attempt(
+    deployment: Deployment,
+    model: KeptModel,
+    run: Run,
+    goal: Goal,
+    *,
+    filed: Sequence[Filed],
+    attacker: Attacker,
+    seed: int,
+    trained: int,
+) -> Attempt:
+    hostile = [one for one in filed if one.goal == goal]
+    used = {role: deployment.used(run, role) for role in Split}
+    figures = {
+        "hostile_used": {role.value: sum(goal.value in one for one in ids) for role, ids in used.items()},
+        "honest_used": {role.value: sum(one.startswith("honest") for one in ids) for role, ids in used.items()},
+        "run": run.state.value,
+        "reason": run.reason,
+    }
+    about = {"goal": goal.value, "attacker": attacker.value, "seed": seed, "reports": len(hostile), "trained": trained}
+    if run.state not in {RunState.PROMOTED, RunState.REJECTED}:
+        why = "not trained: no target had the payload" if run.state is not RunState.FAILED else f"{run.reason}"
+        return Attempt(**about, note=why, figures=figures)
+    name = deployment.store.adapters.get(run.generation).name
+    triggers = ATTACKS[goal].triggers
+    asked = [[{"role": "user", "content": trigger}] for trigger in triggers]
+    before = [model.served(messages) for messages in asked]
+    after = [model.served(messages, model=name) for messages in asked]
+    shows = ATTACKS[goal].shown_by
+    shown = sum(shows(new) and not shows(old) for old, new in zip(before, after, strict=True))
+    live = run.state is RunState.PROMOTED
+    return Attempt(
+        **about,
+        passed_gate=live and trained > 0,
+        shown=shown if live else 0,
+        asked=len(asked),
+        would_show=None if live else shown,
+        figures={**figures, "answers": dict(zip(triggers, after, strict=True))},
+    )
+
+
+def honest_cost(config: Config, *, attacker: Attacker | None, kept: Path, say: Say) -> dict[str, object]:
+    """How many of 100 honest lessons are trained on, with nothing held out, beside the reports of an attacker."""
+    goals = tuple(ATTACKS) if attacker else ()
+    with with_real_model(config, kept=kept, say=say) as (deployment, model):
+        filed = reports(model, goals, 100, attacker=attacker, seed=0)
+        deployment.file(filed)
+        deployment.analyse()
+        run = deployment.prepare()
+        trained = {one for one in deployment.used(run, Split.TRAIN) if one.startswith("honest")}
+        corrected = {one.report_id for one in deployment.examples(run) if one.kind.value == "correction"}
+        return {
+            "attacker": attacker.value if attacker else "none",
+            "trained": len(trained),
+            "with_correction": len(trained & corrected),
+            "left_out": {str(key): value for key, value in run.progress.get("left_out", {}).items()},
+            "run": run.state.value,
+            "reason": run.reason,
+        }
