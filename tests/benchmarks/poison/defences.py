@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
-ON: tuple[str, ...] = ()
-OFF: tuple[str, ...] = ()
+import json
+
+from tests.benchmarks.poison.people import PRINCIPALS
+
+TOKENS = [{"name": name, "role": "reporter", "token_env": "ERRATAD_BENCH_TOKEN"} for name in PRINCIPALS]
+TRUSTED = [{"name": name, "token": name, "trusted": True} for name in PRINCIPALS]
+
+ON = (f"http.tokens={json.dumps(TOKENS)}",)
+OFF = (
+    *ON,
+    f"intake.sources={json.dumps(TRUSTED)}",
+    "gate.max_principal_share=1.0",
+    "gate.min_shared_gain=0.0",
+)
+"""The operator vouches for every backend, and nobody's weight in the gate is bounded."""
 SETTINGS = {"on": ON, "off": OFF}

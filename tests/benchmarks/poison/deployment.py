@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from connectors.messages import MessageRejected
 from daemon.artifacts.examples import Example, read_examples
 from daemon.artifacts.run_folder import TRAIN_FILE
 from daemon.config import Config, load_config
@@ -72,10 +74,16 @@ class Deployment:
                 stage.close()
 
     def file(self, filed: Sequence[Filed]) -> None:
-        """Send the reports through the same door as backends do."""
+        """Send the reports through the same door as backends do. What it refuses is lost, and said."""
+        refused: Counter[str] = Counter()
         for one in filed:
             flagged = one.flagged.model_copy(update={"reporter": one.sender.reporter})
-            self._intake.submit(flagged.encode())
+            try:
+                self._intake.submit(flagged.encode(), principal=one.sender.principal)
+            except MessageRejected as exc:
+                refused[str(exc.reason)] += 1
+        if refused:
+            self._say(f"refused: {dict(refused)}")
 
     def analyse(self) -> None:
         """Until no report waits for its analysis."""
