@@ -42,6 +42,53 @@ class Fault(StrEnum):
     """Checks that the flagged answer meets: they say nothing about the mistake."""
 
 
+class Grade(StrEnum):
+    """What supports a report, as shown; each grade counts for more than the one before."""
+
+    CLAIMED = "claimed"
+    """Its sender says so."""
+    REPRODUCED = "reproduced"
+    """Asked again, the model made the mistake again."""
+    VERIFIED = "verified"
+    """The server's own record holds the answer."""
+    CORROBORATED = "corroborated"
+    """Independent senders report the same."""
+    REVIEWED = "reviewed"
+    """A person approved the analysis and the correction."""
+
+    def reaches(self, needed: Grade) -> bool:
+        grades = list(Grade)
+        return grades.index(self) >= grades.index(needed)
+
+
+class Ground(StrEnum):
+    """Why the policy `trust` lets a report, or its correction, pass or not; label of `erratad_trust_decisions`."""
+
+    TRUSTED_SOURCE = "trusted_source"
+    REVIEWED = "reviewed"
+    EVIDENCE = "evidence"
+    CONFIRMED = "confirmed"
+    NEEDS_EVIDENCE = "needs_evidence"
+    NEEDS_CONFIRMATION = "needs_confirmation"
+    NEEDS_REVIEW = "needs_review"
+    UNCLEAN = "unclean"
+    NO_CORRECTION = "no_correction"
+
+
+GROUND_TEXT: Mapping[str, str] = {
+    Ground.TRUSTED_SOURCE: "its source is trusted",
+    Ground.REVIEWED: "a person approved it",
+    Ground.EVIDENCE: "its evidence is enough",
+    Ground.CONFIRMED: "it has evidence, and others confirm the correction",
+    Ground.NEEDS_EVIDENCE: "it waits for evidence that the model gave this answer",
+    Ground.NEEDS_CONFIRMATION: "its correction waits for another source, a judge or a reviewer to confirm it",
+    Ground.NEEDS_REVIEW: "it waits for a review",
+    Ground.UNCLEAN: "its content must not be trained on",
+    Ground.NO_CORRECTION: "it has no correction",
+}
+"""The grounds in words."""
+
+
 class Criterion(StrEnum):
     """Criteria of the gate: the closed label set of rejections."""
 

@@ -13,11 +13,15 @@ from connectors.messages import Checks, FlaggedResponse, Severity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """The view of one reporter on a flagged answer. Each report of the same answer adds one."""
+    """The view of one reporter on a flagged answer. Each report of the same answer adds one.
+
+    `reporter` is a claim of `principal`, who was authenticated.
+    """
 
     __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)
 
     report_id: str
+    principal: str
     reporter: str
     received_at: datetime
     reason: str
@@ -26,9 +30,10 @@ class Part:
     severity: Severity
 
     @classmethod
-    def of(cls, flagged: FlaggedResponse, *, received_at: datetime) -> Part:
+    def of(cls, flagged: FlaggedResponse, *, received_at: datetime, principal: str) -> Part:
         return cls(
             report_id=flagged.id,
+            principal=principal,
             reporter=flagged.reporter,
             received_at=received_at,
             reason=flagged.reason,

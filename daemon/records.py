@@ -21,6 +21,8 @@ BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
 """Channel and reporter of the reports that `daemon.induction.stage` files."""
+TRUSTED_IMPORT = "trusted-import"
+"""Principal of the reports of a file that an operator imported with `--trusted`."""
 COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)
 """For records that the HTTP API returns as they are: its schema says that a field with a default is always there."""
 
@@ -167,7 +169,7 @@ class Report:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (Part.of(self.flagged, received_at=self.received_at), *self.others)
+        return (Part.of(self.flagged, received_at=self.received_at, principal=self.source.principal), *self.others)
 
     @property
     def messages(self) -> list[ChatMessage]:
@@ -196,6 +198,8 @@ class Lesson:
     set_aside_from: str | None = None
     reviewed_by: str | None = None
     reviewed_at: datetime | None = None
+    judged_better: bool | None = None
+    """Whether a judge prefers the correction to the flagged answer; None: not asked, or without a clear answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

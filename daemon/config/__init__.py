@@ -24,6 +24,7 @@ from daemon.config.section import Positive, Section
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.sources import Sources, problems
 from daemon.config.training import TrainingConfig
+from daemon.config.trust import TrustConfig
 from daemon.config.web import HttpConfig
 from daemon.errors import ConfigError
 
@@ -52,6 +53,7 @@ class Config(Section):
     chat: ChatConfig = ChatConfig()
     store: StoreConfig = StoreConfig()
     intake: IntakeConfig = IntakeConfig()
+    trust: TrustConfig = TrustConfig()
     induction: InductionConfig = InductionConfig()
     reflection: ReflectionConfig = ReflectionConfig()
     dataset: DatasetConfig = DatasetConfig()

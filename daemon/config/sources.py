@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from daemon.config.intake import IntakeConfig, SourceConfig
 from daemon.config.web import HttpConfig
 
-RESERVED = frozenset({"http", "import", "induced", "unknown"})
+RESERVED = frozenset({"http", "import", "trusted-import", "induced", "unknown"})
 """Names of the daemon's own principals and channels. No token, topic or source may have one."""
 USER_PREFIX = "user:"
 """Keeps users of the proxy apart: no token, topic or source may have a colon in its name."""

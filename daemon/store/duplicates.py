@@ -41,6 +41,7 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
         report_ids,
         table.c.id,
         table.c.duplicate_of,
+        table.c.principal,
         table.c.reporter,
         table.c.received_at,
         *(table.c.flagged[name].as_string().label(name) for name in ("reason", "correction", "severity")),
@@ -53,6 +54,7 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
         found.setdefault(row.duplicate_of, []).append(
             Part(
                 report_id=row.id,
+                principal=row.principal,
                 reporter=row.reporter,
                 received_at=row.received_at,
                 reason=row.reason or "",

@@ -138,6 +138,7 @@ lessons = Table(
     Column("set_aside_from", String(200)),
     Column("reviewed_by", String(200)),
     Column("reviewed_at", UtcDateTime),
+    Column("judged_better", Boolean),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
 )
 

@@ -21,7 +21,8 @@ ROOMS = [
     *("daemon/intake", "daemon/intake/formats", "daemon/induction", "daemon/reflection", "daemon/reflection/prompts"),
     *("daemon/dataset", "daemon/training", "daemon/evaluation", "daemon/promotion", "daemon/delivery"),
     *("daemon/serving", "daemon/operations", "daemon/web", "daemon/web/console", "daemon/cli", "daemon/demo"),
-    *("daemon/store", "daemon/runtime", "daemon/artifacts", "daemon/chat", "daemon/text", "daemon/config"),
+    *("daemon/store", "daemon/runtime", "daemon/trust", "daemon/artifacts", "daemon/chat", "daemon/text"),
+    "daemon/config",
 ]
 """In reading order: connectors, the pipeline, and the rooms beside it. A folder that is not listed comes last."""
 _PRINTED = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)

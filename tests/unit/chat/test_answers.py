@@ -19,6 +19,7 @@ def _report(response: str, correction: str | None, *others: str) -> Report:
     parts = tuple(
         Part(
             report_id=f"other-{number}",
+            principal="http",
             reporter=f"user-{number}",
             received_at=NOW,
             reason="",

@@ -24,6 +24,7 @@ NOW = utcnow()
 def part(number: int, *, reporter: str | None = None, checks: dict[str, Any] | None = None, **said: Any) -> Part:
     return Part(
         report_id=f"r{number}",
+        principal="http",
         reporter=reporter or f"person-{number}",
         received_at=NOW + timedelta(minutes=number),
         reason=said.get("reason", ""),

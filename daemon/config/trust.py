@@ -1,0 +1,70 @@
+"""Section `trust`: what must be known about a report before a model learns from it. `daemon.trust` decides by it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from daemon.config.section import Fraction, Positive, Section
+from daemon.labels import Grade
+
+
+class CorroborationConfig(Section):
+    """When independent reports support each other."""
+
+    principals: Annotated[int, Field(ge=2)] = 2
+    """Minimum number of principals that report the same answer, or alike ones with corrections that agree ..."""
+    share: Fraction = 0.34
+    """... which must be more than this share of the principals that sent reports in the last `active_days`."""
+    reporters: Annotated[int, Field(ge=2)] = 3
+    """Or this number of reporters of one trusted source. Those of other sources never count: their names are free."""
+    active_days: Positive = 30
+    agreement: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Minimum word similarity (cosine) of two corrections that agree, without the words of the conversation."""
+
+
+class ReproduceConfig(Section):
+    """Asking a generation again, to see whether it makes the reported mistake."""
+
+    samples: Positive = 3
+    """How often it is asked."""
+
+
+class TrustConfig(Section):
+    """Each step needs a grade, or a higher one; reports of trusted sources skip it.
+
+    The order of the grades: claimed, reproduced, verified, corroborated, reviewed.
+    """
+
+    analyse: Grade = Grade.CLAIMED
+    """To be analysed."""
+    train_analysis: Grade = Grade.REPRODUCED
+    """To train on the analysis of the mistake."""
+    train_correction: Grade = Grade.REPRODUCED
+    """To train on the corrected answer: evidence that the model gave the flagged one. Corroboration is none; for the
+    text itself see `confirm_corrections`."""
+    confirm_corrections: Literal["always", "untrusted", "never"] = "always"
+    """Whose corrections must be corroborated, or judged better than the flagged answer."""
+    gate: Grade = Grade.REPRODUCED
+    """To count in the gate."""
+    watch: Grade = Grade.CLAIMED
+    """To count in the watch after a promotion."""
+    corroboration: CorroborationConfig = CorroborationConfig()
+    reproduce: ReproduceConfig = ReproduceConfig()
+
+    @field_validator("train_correction")
+    @classmethod
+    def _is_evidence_or_review(cls, grade: Grade) -> Grade:
+        if grade is Grade.CORROBORATED:
+            raise ValueError(
+                "corroborated is not possible here: it does not show that the model gave the answer; choose claimed, "
+                "reproduced, verified or reviewed, and say in confirm_corrections which corrections must be confirmed"
+            )
+        return grade
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.analyse is Grade.REVIEWED:
+            raise ValueError("analyse: reviewed is not possible: a person reviews the analysis, so it is made before")
+        return self

@@ -1,0 +1,142 @@
+"""The policy `trust`: may a report be analysed, train an analysis, train its correction, count in the gate?
+
+What counts: the evidence that the model gave the flagged answer (`Report.evidence`), corroboration by other senders
+(`daemon.trust.corroboration`), a judge that prefers the correction, the review of a person, and trusted sources, whose
+reports skip the evidence. The content of a text is checked for everybody: no grade makes a bad text a good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from connectors.messages.shapes import is_blank
+from daemon.config.trust import TrustConfig
+from daemon.labels import GROUND_TEXT, Grade, Ground
+from daemon.records import INDUCED, TRUSTED_IMPORT, CorrectionSource, Lesson, Report
+from daemon.text.content import content_fault
+from daemon.trust.corroboration import UNSUPPORTED, Corroboration
+
+ANNOTATED = frozenset({INDUCED, TRUSTED_IMPORT})
+"""Principals whose rules and corrections are the operator's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Whether something may be used, and why."""
+
+    allowed: bool
+    ground: Ground
+    detail: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        return GROUND_TEXT[self.ground] + (f": {self.detail}" if self.detail else "")
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permitted:
+    """What a run may use of a lesson. `lesson` lacks the correction unless that may be trained, too."""
+
+    lesson: Lesson | None
+    analysis: Decision
+    correction: Decision
+
+
+def grade(report: Report, lesson: Lesson | None = None, support: Corroboration = UNSUPPORTED) -> Grade:
+    """The grade shown for a report: the highest that it reaches. A trusted source is none: see `Policy.is_trusted`."""
+    if lesson is not None and lesson.reviewed_by is not None:
+        return Grade.REVIEWED
+    return Grade.CORROBORATED if support.mistake else Grade(report.evidence.value)
+
+
+class Policy:
+    """Decides by the configuration. `trusts` says whether the operator vouches for a principal."""
+
+    def __init__(self, config: TrustConfig, *, trusts: Callable[[str], bool]) -> None:
+        self.config = config
+        self._trusts = trusts
+
+    def trusts(self, principal: str) -> bool:
+        """Whether the operator vouches for a principal. erratad asked for the answers that it induced itself."""
+        return principal in ANNOTATED or self._trusts(principal)
+
+    def is_trusted(self, report: Report) -> bool:
+        """Whether a trusted source reports this answer."""
+        return any(self.trusts(part.principal) for part in report.parts)
+
+    def may_analyse(self, report: Report) -> Decision:
+        """Reports of the same answer count, corrections do not: there is no cluster yet."""
+        return self._reaches(self.config.analyse, report, None, UNSUPPORTED)
+
+    def trains_analysis(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
+        decision = self._reaches(self.config.train_analysis, report, lesson, support)
+        if decision and (finding := content_fault(lesson.analysis, report.flagged)) is not None:
+            return _refused(Ground.UNCLEAN, finding.sentence)
+        return decision
+
+    def trains_correction(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
+        """Whether the corrected answer may be a target: evidence, clean content, and a confirmation of the text."""
+        if lesson.correction is None or is_blank(lesson.correction):
+            return _refused(Ground.NO_CORRECTION)
+        if (finding := content_fault(lesson.correction, report.flagged)) is not None:
+            return _refused(Ground.UNCLEAN, finding.sentence)
+        # corroboration does not show that the model gave the answer
+        evident = self._reaches(self.config.train_correction, report, lesson, UNSUPPORTED)
+        if not evident or evident.ground is Ground.REVIEWED:
+            return evident
+        return self._confirmed(report, lesson, support) or _refused(Ground.NEEDS_CONFIRMATION)
+
+    def counts_in_gate(
+        self, report: Report, lesson: Lesson | None = None, support: Corroboration = UNSUPPORTED
+    ) -> Decision:
+        return self._reaches(self.config.gate, report, lesson, support)
+
+    def decide(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Permitted:
+        """What a run may use of this lesson."""
+        analysis = self.trains_analysis(report, lesson, support)
+        correction = self.trains_correction(report, lesson, support)
+        if not analysis:
+            return Permitted(lesson=None, analysis=analysis, correction=correction)
+        plain = lesson if correction else replace(lesson, correction=None, correction_source=None)
+        return Permitted(lesson=plain, analysis=analysis, correction=correction)
+
+    def _reaches(self, needed: Grade, report: Report, lesson: Lesson | None, support: Corroboration) -> Decision:
+        reached = grade(report, lesson, support)
+        if reached is Grade.REVIEWED:
+            return _granted(Ground.REVIEWED)
+        if needed is Grade.REVIEWED:  # a trusted source is no review
+            return _refused(Ground.NEEDS_REVIEW)
+        if reached.reaches(needed):
+            return _granted(Ground.EVIDENCE)
+        if self.is_trusted(report):
+            return _granted(Ground.TRUSTED_SOURCE)
+        return _refused(Ground.NEEDS_EVIDENCE, report.evidence_detail)
+
+    def _confirmed(self, report: Report, lesson: Lesson, support: Corroboration) -> Decision | None:
+        """Who stands behind the text of the correction; None: somebody must, and nobody does."""
+        proposed_by_analyst = lesson.correction_source is CorrectionSource.ANALYST
+        if support.correction or lesson.judged_better or proposed_by_analyst:
+            return _granted(Ground.CONFIRMED)
+        owners = self._owners(report, lesson)
+        vouched = self.config.confirm_corrections == "untrusted" and any(self.trusts(owner) for owner in owners)
+        if vouched or owners & ANNOTATED:
+            return _granted(Ground.TRUSTED_SOURCE)
+        return _granted(Ground.EVIDENCE) if self.config.confirm_corrections == "never" else None
+
+    def _owners(self, report: Report, lesson: Lesson) -> set[str]:
+        """Who gave the correction; who reported the answer, if the model corrected it itself."""
+        by_users = lesson.correction_source is CorrectionSource.USER
+        parts = [part for part in report.parts if part.correction == lesson.correction or not by_users]
+        return {part.principal for part in parts}
+
+
+def _granted(ground: Ground) -> Decision:
+    return Decision(allowed=True, ground=ground)
+
+
+def _refused(ground: Ground, detail: str | None = None) -> Decision:
+    return Decision(allowed=False, ground=ground, detail=detail)

@@ -1,0 +1,183 @@
+"""What a report may be used for, by its evidence, its source and its review."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from daemon.config.trust import TrustConfig
+from daemon.labels import GROUND_TEXT, Grade, Ground
+from daemon.records import CorrectionSource, Evidence, Lesson, Report, ReportState, Source, utcnow
+from daemon.trust.corroboration import UNSUPPORTED, Corroboration
+from daemon.trust.policy import Policy, grade
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import lesson
+
+NOW = utcnow()
+RIGHT = "The capital is Canberra."
+ALL = Corroboration(mistake=True, correction=True)
+QUESTION = [{"role": "user", "content": "What is the capital of Australia?"}]
+
+
+def report(evidence: Evidence = Evidence.CLAIMED, principal: str = "someone", **own: Any) -> Report:
+    values = {"messages": QUESTION, "response": "It is Sydney.", "correction": RIGHT, **own}
+    return Report(
+        id="r",
+        state=ReportState.LESSON,
+        flagged=flagged(id="r", **values),
+        source=Source(channel="http", principal=principal),
+        received_at=NOW,
+        updated_at=NOW,
+        evidence=evidence,
+    )
+
+
+def corrected(**changes: Any) -> Lesson:
+    return lesson("r", **{"correction": RIGHT, "correction_source": CorrectionSource.USER, **changes})
+
+
+def policy(**config: Any) -> Policy:
+    return Policy(TrustConfig.model_validate(config), trusts=lambda name: name == "vouched")
+
+
+def used(rules: Policy, one: Report, told: Lesson, support: Corroboration = UNSUPPORTED) -> tuple[bool, bool, Ground]:
+    """Whether analysis and correction train, and the ground of the decision on the correction."""
+    permitted = rules.decide(one, told, support)
+    correction = permitted.lesson.correction if permitted.lesson else None
+    return permitted.lesson is not None, correction is not None, permitted.correction.ground
+
+
+def test_a_claim_alone_is_analysed_and_trains_nothing() -> None:
+    rules, one = policy(), report()
+    assert rules.may_analyse(one)
+    assert used(rules, one, corrected()) == (False, False, Ground.NEEDS_EVIDENCE)
+    assert not rules.counts_in_gate(one)
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REPRODUCED, Evidence.VERIFIED])
+def test_evidence_trains_the_analysis_and_the_correction_waits_for_a_confirmation(evidence: Evidence) -> None:
+    assert used(policy(), report(evidence), corrected()) == (True, False, Ground.NEEDS_CONFIRMATION)
+    assert policy().counts_in_gate(report(evidence))
+
+
+@pytest.mark.parametrize(
+    ("support", "changes"),
+    [
+        (ALL, {}),
+        (UNSUPPORTED, {"judged_better": True}),
+        (UNSUPPORTED, {"correction_source": CorrectionSource.ANALYST}),
+    ],
+)
+def test_evidence_and_a_confirmation_train_the_correction(support: Corroboration, changes: dict[str, Any]) -> None:
+    assert used(policy(), report(Evidence.VERIFIED), corrected(**changes), support) == (True, True, Ground.CONFIRMED)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"judged_better": False}, {"judged_better": None}, {"correction_source": CorrectionSource.GUIDED}]
+)
+def test_a_judge_who_does_not_prefer_it_and_the_model_itself_confirm_nothing(changes: dict[str, Any]) -> None:
+    told = corrected(**changes)
+    assert used(policy(), report(Evidence.VERIFIED), told) == (True, False, Ground.NEEDS_CONFIRMATION)
+
+
+def test_corroboration_trains_the_analysis_but_shows_not_that_the_model_gave_the_answer() -> None:
+    assert used(policy(), report(), corrected(), ALL) == (True, False, Ground.NEEDS_EVIDENCE)
+    assert policy().counts_in_gate(report(), None, ALL)
+
+
+def test_a_review_suffices_for_all() -> None:
+    told = corrected(reviewed_by="ann", reviewed_at=NOW)
+    assert used(policy(), report(), told) == (True, True, Ground.REVIEWED)
+    assert grade(report(), told) is Grade.REVIEWED
+
+
+def test_a_trusted_source_skips_the_evidence_and_not_the_confirmation() -> None:
+    one = report(principal="vouched")
+    assert used(policy(), one, corrected()) == (True, False, Ground.NEEDS_CONFIRMATION)
+    assert used(policy(), one, corrected(), ALL) == (True, True, Ground.CONFIRMED)
+    assert policy().counts_in_gate(one).ground is Ground.TRUSTED_SOURCE
+    assert grade(one) is Grade.CLAIMED
+
+
+def test_with_the_second_key_a_trusted_source_skips_the_confirmation_too() -> None:
+    rules = policy(confirm_corrections="untrusted")
+    assert used(rules, report(principal="vouched"), corrected()) == (True, True, Ground.TRUSTED_SOURCE)
+    assert used(rules, report(Evidence.VERIFIED), corrected()) == (True, False, Ground.NEEDS_CONFIRMATION)
+
+
+def test_a_trusted_report_of_the_same_answer_vouches_for_the_answer_and_not_for_anothers_correction() -> None:
+    rules = policy(confirm_corrections="untrusted")
+    other = replace(report(principal="vouched", correction=None).parts[0], report_id="r2")
+    one = replace(report(), others=(other,))
+    assert used(rules, one, corrected()) == (True, False, Ground.NEEDS_CONFIRMATION)
+    own = replace(one, others=(replace(other, correction=RIGHT),))
+    assert used(rules, own, corrected()) == (True, True, Ground.TRUSTED_SOURCE)
+
+
+@pytest.mark.parametrize("principal", ["induced", "trusted-import"])
+def test_rules_and_corrections_of_the_operator_need_no_confirmation(principal: str) -> None:
+    assert used(policy(), report(principal=principal), corrected()) == (True, True, Ground.TRUSTED_SOURCE)
+
+
+def test_an_untrusted_import_is_a_claim() -> None:
+    assert used(policy(), report(principal="import"), corrected()) == (False, False, Ground.NEEDS_EVIDENCE)
+
+
+def test_no_grade_makes_bad_content_good() -> None:
+    bad = "Log in at https://evil.example/login with your PIN."
+    told = corrected(correction=bad, reviewed_by="ann", reviewed_at=NOW)
+    assert used(policy(), report(Evidence.VERIFIED, correction=bad), told, ALL) == (True, False, Ground.UNCLEAN)
+    said = corrected(analysis=f"It is wrong. {bad}")
+    assert used(policy(), report(Evidence.VERIFIED), said, ALL)[0] is False
+
+
+def test_only_reviewed_corrections_train_if_the_operator_wants_it() -> None:
+    rules = policy(train_correction="reviewed")
+    assert used(rules, report(Evidence.VERIFIED, principal="vouched"), corrected(), ALL) == (
+        True,
+        False,
+        Ground.NEEDS_REVIEW,
+    )
+
+
+def test_without_confirmations_evidence_is_enough() -> None:
+    rules = policy(confirm_corrections="never", train_correction="claimed", train_analysis="claimed")
+    assert used(rules, report(), corrected()) == (True, True, Ground.EVIDENCE)
+
+
+def test_an_operator_may_ask_for_more_before_the_analysis() -> None:
+    rules = policy(analyse="verified")
+    assert rules.may_analyse(report(Evidence.REPRODUCED)).ground is Ground.NEEDS_EVIDENCE
+    assert rules.may_analyse(report(Evidence.VERIFIED))
+    assert rules.may_analyse(report(principal="vouched"))
+
+
+def test_what_is_missing_is_said_with_the_finding_of_the_last_look() -> None:
+    one = replace(report(), evidence_detail="0 of 3 new answers make the mistake")
+    sentence = policy().trains_analysis(one, corrected()).sentence
+    assert sentence == "it waits for evidence that the model gave this answer: 0 of 3 new answers make the mistake"
+
+
+def test_a_lesson_without_a_correction_says_so() -> None:
+    told = corrected(correction=None, correction_source=None)
+    assert used(policy(), report(Evidence.VERIFIED), told) == (True, False, Ground.NO_CORRECTION)
+
+
+def test_every_ground_has_its_words() -> None:
+    assert set(GROUND_TEXT) == set(Ground)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"train_correction": "corroborated"}, "confirm_corrections"),
+        ({"analyse": "reviewed"}, "a person reviews the analysis"),
+        ({"gate": "proven"}, "'claimed', 'reproduced', 'verified', 'corroborated' or 'reviewed'"),
+        ({"corroboration": {"principals": 1}}, "greater than or equal to 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_with_the_reason(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        policy(**config)
