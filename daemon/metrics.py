@@ -55,7 +55,10 @@ DEAD_LETTERS = _closed(
     Counter("erratad_dead_letters_total", "Messages sent to the dead-letter topic.", ["reason"]), reason=Rejection
 )
 KAFKA_CONNECTED = Gauge("erratad_kafka_connected", "1 while the intake consumer reaches a broker.")
-KAFKA_LAG = Gauge("erratad_kafka_lag_messages", "Messages behind the end of each assigned partition.", ["partition"])
+KAFKA_LAG = Gauge(
+    "erratad_kafka_lag_messages", "Messages behind the end of each assigned partition.", ["topic", "partition"]
+)
+KAFKA_TOPICS_MISSING = Gauge("erratad_kafka_topics_missing", "Topics of reports that do not exist or cannot be read.")
 KAFKA_COMMITS = _closed(
     Counter("erratad_kafka_commits_total", "Offset commits, by outcome.", ["outcome"]), outcome=Commit
 )

@@ -41,7 +41,7 @@ ALERT_TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RUNBOOK = (DEPLOY.parent / "docs" / "runbook.md").read_text()
 PROCESS_METRICS = {family.name for family in REGISTRY.collect() if family.name.startswith(("process_", "python_"))}
-OPEN_LABELS = {"partition", "stage", "kind"}
+OPEN_LABELS = {"topic", "partition", "stage", "kind"}
 """Labels bounded by what is deployed: partitions of the topic, stages, kinds of examples."""
 
 
@@ -266,9 +266,9 @@ def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_st
             report = flagged(
                 reporter=name, category=f"category-{name}", model=f"aligned-g{generation:06d}", tenant=name
             )
-            intake.submit(report.model_dump_json(exclude_none=True).encode())
+            intake.submit(report.model_dump_json(exclude_none=True).encode(), principal=name)
         with pytest.raises(MessageRejected):
-            intake.submit(f"garbage {generation}".encode())
+            intake.submit(f"garbage {generation}".encode(), principal="garbage")
         bench.step()
         promote(sqlite_store)
         promotion._show(sqlite_store.adapters.live())

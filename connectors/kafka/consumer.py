@@ -20,10 +20,9 @@ kafka-python is pinned to 3.0.12. This module works around its bugs, each with a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
@@ -50,6 +49,7 @@ from connectors.kafka.client import (
     require_topics,
 )
 from connectors.kafka.positions import POSITION_ERRORS, LossCause, PositionLoss, PositionWatch, skipped
+from connectors.kafka.records import Commit, OutboundRecord, Partition, RawRecord, RecordTooLargeError
 
 __all__ = [
     "Commit",
@@ -58,6 +58,7 @@ __all__ = [
     "KafkaUnavailableError",
     "LossCause",
     "OutboundRecord",
+    "Partition",
     "PositionLoss",
     "Producer",
     "RawRecord",
@@ -68,7 +69,7 @@ __all__ = [
 
 COMMIT_TIMEOUT_S = 5.0
 METADATA_MAX_AGE_S = 30.0
-"""A topic that was created again is noticed after this time at the latest."""
+"""A topic that was created, or created again, is noticed after this time at the latest."""
 OBSERVE_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
@@ -77,45 +78,6 @@ MAX_OUTSTANDING = 50
 """Maximum number of records in flight: kafka-python 3 has no limit of its own (`buffer_memory` is gone)."""
 MAX_REQUEST_BYTES = 16 * 1_048_576
 """Largest record that the producer sends. The limit of the broker is usually lower."""
-
-
-class RecordTooLargeError(Exception):
-    """A record exceeds the limit of the broker or producer; `index` is its position in the batch."""
-
-    def __init__(self, index: int, detail: str) -> None:
-        super().__init__(detail)
-        self.index = index
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRecord:
-    """One record as stored in the topic. `timestamp_ms`: milliseconds since the epoch."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    value: bytes | None
-    timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboundRecord:
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-class Commit(StrEnum):
-    """Outcome of a commit."""
-
-    DONE = "done"
-    DELAYED = "delayed"
-    """The broker did not answer: the next commit includes these offsets."""
-    DROPPED = "dropped"
-    """Membership is lost: the new owner of the partitions reads the records again."""
 
 
 class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -134,16 +96,17 @@ class _Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Consumer:
-    """One member of a consumer group on one topic. Not thread-safe: one thread polls, commits and closes.
+    """One member of a consumer group on some topics. Not thread-safe: one thread polls, commits and closes.
 
-    It connects at the first poll and after every failure, so it can be created while the broker is down.
+    It connects at the first poll and after every failure, so it can be created while the broker is down. A topic that
+    is missing, or closed to this client, does not hold up the others: see `missing`.
     """
 
     def __init__(
         self,
         options: KafkaOptions,
         *,
-        topic: str,
+        topics: Sequence[str],
         group_id: str,
         needs_topics: Sequence[str] = (),
         max_poll_records: int = 200,
@@ -151,8 +114,8 @@ class Consumer:
         isolation_level: str = "read_committed",
     ) -> None:
         self._options = options
-        self._topic = topic
-        self._needs = (topic, *needs_topics)
+        self._topics = tuple(topics)
+        self._needs = tuple(needs_topics)
         self._settings: dict[str, Any] = {
             "group_id": group_id,
             "max_poll_records": max_poll_records,
@@ -169,14 +132,21 @@ class Consumer:
         self._membership = _Membership(self._forget)
         self._handled: dict[TopicPartition, OffsetAndMetadata] = {}
         self._committed: dict[TopicPartition, OffsetAndMetadata] = {}
-        self._watch = PositionWatch(topic)
+        self._watch = PositionWatch()
         self._losses: list[PositionLoss] = []
+        self._missing: tuple[str, ...] = ()
+        self._looked_at = 0.0
         self._lock = threading.Lock()
 
     @property
-    def partitions(self) -> frozenset[int]:
+    def partitions(self) -> frozenset[Partition]:
         """The partitions that this member owns."""
-        return frozenset(tp.partition for tp in self._assignment())
+        return frozenset((tp.topic, tp.partition) for tp in self._assignment())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The topics that did not exist, or were closed to this client, when it looked last."""
+        return self._missing
 
     @property
     def settled(self) -> bool:
@@ -192,6 +162,7 @@ class Consumer:
             KafkaUnavailableError: when the first connection fails or the broker refuses. When the broker goes away
                 later, there are just no records; `lag` detects that.
         """
+        self._look_for_missing()
         consumer = self._connected()
         error: Exception | None = None
         batches: dict[TopicPartition, list[Any]] = {}
@@ -203,8 +174,9 @@ class Consumer:
             lost = self._start_again(error)
         except (KafkaError, ValueError, RuntimeError, OSError) as exc:
             self._drop()
-            raise KafkaUnavailableError(f"cannot read {self._topic}: {error_text(exc)}; erratad reconnects") from exc
-        return [_raw(record) for tp, records in batches.items() if tp not in lost for record in records]
+            names = ", ".join(self._topics)
+            raise KafkaUnavailableError(f"cannot read {names}: {error_text(exc)}; erratad reconnects") from exc
+        return [RawRecord.of(record) for tp, records in batches.items() if tp not in lost for record in records]
 
     def take_losses(self) -> list[PositionLoss]:
         """The positions that were lost since the last call."""
@@ -237,7 +209,8 @@ class Consumer:
         except (RetriableError, RebalanceInProgressError):
             return Commit.DELAYED
         except KafkaError as exc:
-            raise KafkaUnavailableError(f"offsets of {self._topic} are not committed: {error_text(exc)}") from exc
+            names = ", ".join(sorted({tp.topic for tp in offsets}))
+            raise KafkaUnavailableError(f"offsets of {names} are not committed: {error_text(exc)}") from exc
         with self._lock:
             self._handled = {tp: at for tp, at in self._handled.items() if offsets.get(tp) != at}
             self._committed |= offsets
@@ -252,7 +225,7 @@ class Consumer:
             with suppress(ValueError):  # no longer assigned: the new owner reads the records
                 self._consumer.seek(tp, offset)
 
-    def lag(self) -> Mapping[int, int]:
+    def lag(self) -> Mapping[Partition, int]:
         """Number of messages after this member's position, by partition.
 
         Raises:
@@ -261,38 +234,59 @@ class Consumer:
         assigned = self._assignment()
         try:
             ends = self._connected().end_offsets(
-                list(assigned or {TopicPartition(self._topic, 0)}), timeout_ms=ms(OBSERVE_TIMEOUT_S)
+                list(assigned or {TopicPartition(self._present[0], 0)}), timeout_ms=ms(OBSERVE_TIMEOUT_S)
             )
             positions = {tp: self._consumer.position(tp, timeout_ms=ms(OBSERVE_TIMEOUT_S)) for tp in assigned}
         except POSITION_ERRORS:
             return {}  # the next poll raises it again and corrects the position
         except KafkaError as exc:
             if self._consumer is not None:
-                require_topics(cluster_of(self._consumer).partitions_for_topic, [self._topic], self._options.address)
+                require_topics(cluster_of(self._consumer).partitions_for_topic, self._present, self._options.address)
             problem = f"Kafka at {self._options.address} does not answer: {error_text(exc)}"
             raise KafkaUnavailableError(explain(problem)) from exc
-        return {tp.partition: max(0, ends[tp] - at) for tp, at in positions.items() if at is not None}
+        return {(tp.topic, tp.partition): max(0, ends[tp] - at) for tp, at in positions.items() if at is not None}
 
     def close(self) -> None:
         """Leave the group, so that its partitions go to other members at once."""
         self._drop()
 
+    @property
+    def _present(self) -> list[str]:
+        return [topic for topic in self._topics if topic not in self._missing]
+
     def _connected(self) -> Any:
         if self._consumer is None:
             self._consumer = open_client(KafkaConsumer, self._options, **self._settings)
             try:
-                require_topics(self._consumer.partitions_for_topic, self._needs, self._options.address)
+                self._find_topics()
             except TopicMissingError:
                 self._drop()
                 raise
             self._membership.settled = False
-            self._consumer.subscribe([self._topic], listener=self._membership)
+            self._consumer.subscribe(self._present, listener=self._membership)
         return self._consumer
+
+    def _find_topics(self) -> None:
+        """Raises TopicMissingError if a needed topic is missing, or all of those to read."""
+        partitions_of = self._consumer.partitions_for_topic
+        self._missing = tuple(topic for topic in self._topics if not partitions_of(topic))
+        self._looked_at = time.monotonic()
+        wanted = self._needs if self._present else (*self._topics, *self._needs)
+        require_topics(partitions_of, wanted, self._options.address)
+
+    def _look_for_missing(self) -> None:
+        """Connect again once a missing topic has appeared."""
+        if self._consumer is None or not self._missing or time.monotonic() - self._looked_at < METADATA_MAX_AGE_S:
+            return
+        self._looked_at = time.monotonic()
+        with suppress(KafkaError):  # the poll that follows tells
+            if any(self._consumer.partitions_for_topic(topic) for topic in self._missing):
+                self._drop()
 
     def _start_again(self, error: Exception | None) -> set[TopicPartition]:
         """Read the partitions with lost positions from their start; returns them."""
         losses = self._watch.losses(self._consumer, error)
-        lost = {TopicPartition(self._topic, loss.partition) for loss in losses}
+        lost = {TopicPartition(loss.topic, loss.partition) for loss in losses}
         self._forget(lost)
         for tp in lost:
             with suppress(ValueError):  # no longer assigned: its new owner notices the loss, too
@@ -378,15 +372,3 @@ class Producer:
 
 def _failed_by_size(future: Any) -> bool:
     return future.failed() and isinstance(future.exception, MessageSizeTooLargeError)
-
-
-def _raw(record: Any) -> RawRecord:
-    return RawRecord(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        headers=tuple(record.headers),
-        value=record.value,
-        timestamp_ms=record.timestamp,
-    )

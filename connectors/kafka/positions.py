@@ -47,6 +47,7 @@ class PositionLoss:
     """One partition that is read again from its start. `offset`: the lost position, where it is known."""
 
     cause: LossCause
+    topic: str
     partition: int
     offset: int | None = None
     missing: int = 0
@@ -54,11 +55,11 @@ class PositionLoss:
 
 
 class PositionWatch:
-    """Compares the positions of one consumer with the logs of its topic. Outlives reconnects."""
+    """Compares the positions of one consumer with the logs of its topics. Outlives reconnects."""
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-        self._ids: set[Any] = set()  # all ids seen: a broker with old metadata may name an earlier one again
+    def __init__(self) -> None:
+        # all ids seen of each topic: a broker with old metadata may name an earlier one again
+        self._ids: dict[str, set[Any]] = {}
         self._beyond: dict[TopicPartition, float] = {}
 
     def losses(self, consumer: Any, error: Exception | None = None) -> list[PositionLoss]:
@@ -68,18 +69,19 @@ class PositionWatch:
             KafkaError: when the broker does not answer, or a POSITION_ERRORS of a further partition.
         """
         assigned = set(consumer.assignment())
-        if self._recreated(consumer, assigned):
-            return [PositionLoss(cause=LossCause.RECREATED, partition=tp.partition) for tp in assigned]
+        new = {topic for topic in consumer.subscription() or () if self._recreated(consumer, topic, assigned)}
+        found = [_loss(LossCause.RECREATED, tp) for tp in assigned if tp.topic in new]
+        others = {tp for tp in assigned if tp.topic not in new}
         if error is None:
-            return self._past_end(consumer, assigned)
-        return [_named(error, tp, consumer) for tp in _concerned(error) if tp in assigned]
+            return found + self._past_end(consumer, others)
+        return found + [_named(error, tp, consumer) for tp in _concerned(error) if tp in others]
 
-    def _recreated(self, consumer: Any, assigned: Iterable[TopicPartition]) -> bool:
-        found = cluster_of(consumer).topic_id(self._topic)
-        if found is None or found in self._ids or (self._ids and not assigned):
+    def _recreated(self, consumer: Any, topic: str, assigned: Iterable[TopicPartition]) -> bool:
+        found, ids = cluster_of(consumer).topic_id(topic), self._ids.setdefault(topic, set())
+        if found is None or found in ids or (ids and all(tp.topic != topic for tp in assigned)):
             return False
-        self._ids.add(found)
-        return len(self._ids) > 1
+        ids.add(found)
+        return len(ids) > 1
 
     def _past_end(self, consumer: Any, assigned: Iterable[TopicPartition]) -> list[PositionLoss]:
         """Positions past the end that the latest fetch reported: some brokers answer such a fetch without an error."""
@@ -87,10 +89,14 @@ class PositionWatch:
         now = time.monotonic()
         self._beyond = {tp: self._beyond.get(tp, now) for tp in past}
         return [
-            PositionLoss(cause=LossCause.BEYOND_END, partition=tp.partition, offset=past[tp])
+            _loss(LossCause.BEYOND_END, tp, past[tp])
             for tp, since in self._beyond.items()
             if now - since >= BEYOND_END_S
         ]
+
+
+def _loss(cause: LossCause, tp: TopicPartition, offset: int | None = None, missing: int = 0) -> PositionLoss:
+    return PositionLoss(cause=cause, topic=tp.topic, partition=tp.partition, offset=offset, missing=missing)
 
 
 def _past(consumer: Any, tp: TopicPartition) -> int | None:
@@ -107,15 +113,14 @@ def _concerned(error: Exception) -> list[TopicPartition]:
 
 def _named(error: Exception, tp: TopicPartition, consumer: Any) -> PositionLoss:
     if isinstance(error, NoOffsetForPartitionError):
-        return PositionLoss(cause=LossCause.NO_OFFSET, partition=tp.partition)
+        return _loss(LossCause.NO_OFFSET, tp)
     if isinstance(error, LogTruncationError):
-        return PositionLoss(cause=LossCause.TRUNCATED, partition=tp.partition)
+        return _loss(LossCause.TRUNCATED, tp)
     offset: int = error.args[0][tp]
     start: int = consumer.beginning_offsets([tp], timeout_ms=int(LOOKUP_TIMEOUT_S * 1000))[tp]
     if offset < start:
-        lost = start - offset
-        return PositionLoss(cause=LossCause.BEFORE_START, partition=tp.partition, offset=offset, missing=lost)
-    return PositionLoss(cause=LossCause.BEYOND_END, partition=tp.partition, offset=offset)
+        return _loss(LossCause.BEFORE_START, tp, offset, missing=start - offset)
+    return _loss(LossCause.BEYOND_END, tp, offset)
 
 
 def skipped(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from daemon.config.intake import IntakeConfig, SourceConfig
+from daemon.config.intake import IntakeConfig, KafkaConfig, SourceConfig
 from daemon.config.web import HttpConfig
 
 RESERVED = frozenset({"http", "import", "trusted-import", "induced", "unknown"})
@@ -39,11 +39,9 @@ class Sources:
         self._by_token = {source.token: source.name for source in intake.sources if source.token is not None}
         self._by_user = {source.user: source.name for source in intake.sources if source.user is not None}
 
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """All topics with reports, first the one of `intake.kafka`. Empty without Kafka."""
-        kafka = self._intake.kafka
-        return () if kafka is None else tuple(dict.fromkeys([kafka.topic, *self._by_topic]))
+    def topics(self, kafka: KafkaConfig) -> tuple[str, ...]:
+        """All topics with reports, first the one of `intake.kafka`."""
+        return tuple(dict.fromkeys([kafka.topic, *self._by_topic]))
 
     def of_topic(self, topic: str) -> str:
         """The principal of the messages of a topic."""
@@ -87,7 +85,7 @@ def problems(intake: IntakeConfig, http: HttpConfig) -> Iterator[str]:
         for sender in _twice([getattr(source, kind) for source in intake.sources if getattr(source, kind)]):
             yield f"intake.sources: {kind} {sender!r} belongs to two sources"
     listed = {(kind, getattr(source, kind)) for kind in ("topic", "token") for source in intake.sources}
-    topics = Sources(intake).topics
+    topics = () if intake.kafka is None else Sources(intake).topics(intake.kafka)
     principals = [
         *(("intake.sources", source.name) for source in intake.sources),
         *(("http.tokens", name) for name in tokens if ("token", name) not in listed),

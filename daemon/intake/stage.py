@@ -1,4 +1,4 @@
-"""Stage "ingest": stores flagged responses from the topic. `FeedbackIntake` does the same for HTTP.
+"""Stage "ingest": stores flagged responses from the topics. `FeedbackIntake` does the same for HTTP.
 
 No message is lost: an offset is committed only after the report is stored or its dead letter is acknowledged.
 No message blocks the others: an invalid one becomes a dead letter, and so does one that fails or kills the process
@@ -21,18 +21,18 @@ from connectors.kafka.consumer import (
     Commit,
     Consumer,
     KafkaUnavailableError,
-    LossCause,
-    PositionLoss,
     Producer,
     RawRecord,
 )
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
+from daemon.config.sources import Sources
 from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
-from daemon.records import Source, utcnow
+from daemon.intake.losses import Losses
+from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
 from daemon.store import Added, Reports, Store
@@ -45,8 +45,6 @@ MAX_TRIES = 3
 PART_BYTES = 4 * 1_048_576
 """Messages of up to this size are stored together, so that a batch of large ones gives heartbeats between them."""
 OBSERVE_INTERVAL_S = 5.0
-LOSS_SHOWN_S = 3600.0
-"""For this long, the stage's sentence names the latest lost positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +99,7 @@ class IngestStage:
         config: IntakeConfig,
         consumer: Consumer,
         dead_letters: DeadLetters,
-        topic: str,
+        topics: Sequence[str],
         attempts: Attempts | None = None,
     ) -> None:
         self._attempts = attempts or Attempts(None)
@@ -109,25 +107,25 @@ class IngestStage:
         self._dead_letters = dead_letters
         self._reports = store.reports
         self._config = config
-        self._topic = topic
+        self._sources = Sources(config)
+        self._topics = topics
         self._observed_at = 0.0
         self._connected = False
-        self._losses: list[PositionLoss] = []
-        self._loss_text = ""
-        self._loss_at = 0.0
+        self._losses = Losses(store.reports, several_topics=len(topics) > 1)
 
     @classmethod
     def connect(
         cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig, memory: Path | None = None
     ) -> IngestStage:
-        """Create the stage for the configured topic. It connects at its first step and after every outage.
+        """Create the stage for the configured topics. It connects at its first step and after every outage.
 
         `memory`: the file of `Attempts`.
         """
         options = kafka_options(kafka)
+        topics = Sources(config).topics(kafka)
         consumer = Consumer(
             options,
-            topic=kafka.topic,
+            topics=topics,
             group_id=kafka.group_id,
             needs_topics=[kafka.dead_letter_topic],
             max_poll_records=kafka.max_poll_records,
@@ -140,7 +138,7 @@ class IngestStage:
             config=config,
             consumer=consumer,
             dead_letters=dead_letters,
-            topic=kafka.topic,
+            topics=topics,
             attempts=Attempts(memory),
         )
 
@@ -171,7 +169,9 @@ class IngestStage:
             except KafkaUnavailableError as exc:
                 self._note(connected=False)
                 return Step(sentence=f"the lag is unknown: {exc}")
-        return Step(sentence=f"messages wait in {self._topic}{self._loss}", worked=not self._consumer.settled)
+        return Step(
+            sentence=f"messages wait in {_names(self._topics)}{self._remarks}", worked=not self._consumer.settled
+        )
 
     def close(self) -> None:
         self._consumer.close()
@@ -245,13 +245,17 @@ class IngestStage:
     def _added(self, accepted: Sequence[tuple[RawRecord, FlaggedResponse]]) -> list[DeadLetter]:
         """Store the messages together; returns the letters of those in conflict with stored ones."""
         tries = MAX_TRIES if len(accepted) == 1 else 1
-        added = self._tried([(flagged, _source(record)) for record, flagged in accepted], tries)
+        added = self._tried([(flagged, self._source(record)) for record, flagged in accepted], tries)
         _count(Counter(outcome for outcome in added if outcome != Added.CONFLICT))
         return [
             DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged))
             for (record, flagged), outcome in zip(accepted, added, strict=True)
             if outcome == Added.CONFLICT
         ]
+
+    def _source(self, record: RawRecord) -> Source:
+        principal = self._sources.of_topic(record.topic)
+        return Source(channel=record.topic, principal=principal, partition=record.partition, offset=record.offset)
 
     def _tried(self, batch: Sequence[tuple[FlaggedResponse, Source]], tries: int) -> list[Added]:
         cap = self._config.max_reports_per_reporter_per_day
@@ -268,45 +272,31 @@ class IngestStage:
         commit = self._consumer.commit(records)
         metrics.KAFKA_COMMITS.labels(outcome=commit).inc()
         self._observe()
-        sentence = f"took in {len(records)} messages of {self._topic}{_REMARKS[commit]}{self._loss}"
+        names = _names(sorted({record.topic for record in records}))
+        sentence = f"took in {len(records)} messages of {names}{_REMARKS[commit]}{self._remarks}"
         return Step(sentence=sentence, worked=True)
 
     def _wait(self) -> Step:
         late = self._consumer.commit([])
         self._observe()
-        partitions = sorted(self._consumer.partitions)
         joins = not self._consumer.settled
-        if not partitions:
-            sentence = f"waits for partitions of {self._topic}: none is assigned to this member{self._loss}"
+        owned: dict[str, list[str]] = {}
+        for topic, partition in sorted(self._consumer.partitions):
+            owned.setdefault(topic, []).append(str(partition))
+        if not owned:
+            sentence = f"waits for partitions of {_names(self._topics)}: none is assigned to this member{self._remarks}"
             return Step(sentence=sentence, worked=joins)
-        owned = ", ".join(map(str, partitions))
-        sentence = f"waits for messages on {self._topic}, partitions {owned}{_REMARKS[late]}{self._loss}"
-        return Step(sentence=sentence, worked=joins)
+        said = "; ".join(f"{topic}, partitions {', '.join(numbers)}" for topic, numbers in owned.items())
+        return Step(sentence=f"waits for messages on {said}{_REMARKS[late]}{self._remarks}", worked=joins)
 
     def _note_losses(self) -> None:
-        """Count the positions that the consumer lost, and keep a text about them. Called before a poll: it may raise.
-
-        Raises:
-            StoreUnavailableError: they are noted in the next step.
-        """
-        self._losses += self._consumer.take_losses()
-        if not self._losses:
-            return
-        known = self._reports.partitions_of(self._topic)
-        # without a stored report of its partition, a missing offset belongs to a new group or partition
-        lost = [loss for loss in self._losses if loss.cause is not LossCause.NO_OFFSET or loss.partition in known]
-        self._losses = []
-        for loss in lost:
-            metrics.KAFKA_POSITIONS_LOST.labels(cause=loss.cause).inc()
-        if lost:
-            at = utcnow()
-            told = "; ".join(map(_tell, sorted(lost, key=lambda loss: loss.partition)))
-            self._loss_text = f"; read again from the start since {at:%Y-%m-%d %H:%M} UTC: {told}"
-            self._loss_at = time.monotonic()
+        """Called before a poll: the poll may raise. Raises StoreUnavailableError: they are noted in the next step."""
+        self._losses.note(self._consumer.take_losses())
 
     @property
-    def _loss(self) -> str:
-        return self._loss_text if time.monotonic() - self._loss_at < LOSS_SHOWN_S else ""
+    def _remarks(self) -> str:
+        """Lost positions, and topics that are missing."""
+        return self._losses.text + (_MISSING.format(_names(self._consumer.missing)) if self._consumer.missing else "")
 
     @property
     def _observation_is_due(self) -> bool:
@@ -319,8 +309,9 @@ class IngestStage:
         self._observed_at = time.monotonic()
         self._note(connected=True)
         metrics.KAFKA_LAG.clear()
-        for partition, lag in lags.items():
-            metrics.KAFKA_LAG.labels(partition=str(partition)).set(lag)
+        for (topic, partition), lag in lags.items():
+            metrics.KAFKA_LAG.labels(topic=topic, partition=str(partition)).set(lag)
+        metrics.KAFKA_TOPICS_MISSING.set(len(self._consumer.missing))
 
     def _note(self, *, connected: bool) -> None:
         self._connected = connected
@@ -334,23 +325,11 @@ _REMARKS = {
 }
 
 
-_CAUSES = {
-    LossCause.NO_OFFSET: "the group has no committed offset any more",
-    LossCause.BEFORE_START: "the broker deleted messages before they were read",
-    LossCause.BEYOND_END: "the log ends before the position",
-    LossCause.TRUNCATED: "the log was cut before the position",
-    LossCause.RECREATED: "the topic was created again",
-}
+_MISSING = "; cannot read {}: create it, or give this client access to it"
 
 
-def _tell(loss: PositionLoss) -> str:
-    at = "" if loss.offset is None else f" (position {loss.offset})"
-    missing = f", {loss.missing} of them are lost" if loss.missing else ""
-    return f"partition {loss.partition}{at}, {_CAUSES[loss.cause]}{missing}"
-
-
-def _source(record: RawRecord) -> Source:
-    return Source(channel=record.topic, partition=record.partition, offset=record.offset)
+def _names(topics: Sequence[str]) -> str:
+    return ", ".join(topics)
 
 
 _FAILED = "{error} in each of {tries} attempts to take it in; please report this as a fault of erratad"

@@ -107,6 +107,9 @@ class FakeKafkaConsumer:
     def subscribe(self, _topics: list[str], *, listener: Any) -> None:
         self._listener = listener
 
+    def subscription(self) -> set[str]:
+        return {self._cluster.topic}
+
     def assignment(self) -> set[TopicPartition]:
         return set(self._positions)
 

@@ -75,7 +75,7 @@ def test_two_members_share_the_partitions_and_lose_nothing(kafka, consumer_of):
             records = member.poll(0.3)
             seen |= {(record.partition, record.offset) for record in records}
             member.commit(records)
-    assert first.partitions | second.partitions == {0, 1, 2}
+    assert first.partitions | second.partitions == {(kafka.topic, number) for number in range(3)}
     assert not first.partitions & second.partitions
     assert sum(committed(kafka).values()) == 60
 
@@ -112,7 +112,7 @@ def test_lag_falls_to_zero_and_tells_when_the_broker_is_gone(own_broker, own_kaf
     send(own_kafka, *numbered(own_kafka, range(5)))
     consumer = consumer_of(own_kafka)
     consumer.commit(poll_until(consumer, 5))
-    assert consumer.lag() == {0: 0, 1: 0, 2: 0}
+    assert consumer.lag() == {(own_kafka.topic, number): 0 for number in range(3)}
     own_broker.kill()
     assert consumer.poll(0.5) == []
     with pytest.raises(KafkaUnavailableError, match=r"does not answer.*ECONNREFUSED"):

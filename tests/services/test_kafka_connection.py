@@ -27,7 +27,7 @@ def threads() -> set[str]:
 
 
 def test_a_missing_topic_is_named_with_the_next_step(kafka):
-    consumer = Consumer(options_of(kafka), topic=kafka.topic, group_id="g", needs_topics=["nowhere"])
+    consumer = Consumer(options_of(kafka), topics=[kafka.topic], group_id="g", needs_topics=["nowhere"])
     with (
         closing(consumer),
         pytest.raises(TopicMissingError, match=r"has no topic nowhere: create it .*erratad creates no topics"),
@@ -87,7 +87,10 @@ def short_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def why_unavailable(options: KafkaOptions) -> str:
-    with closing(Consumer(options, topic="t", group_id="g")) as consumer, pytest.raises(KafkaUnavailableError) as info:
+    with (
+        closing(Consumer(options, topics=["t"], group_id="g")) as consumer,
+        pytest.raises(KafkaUnavailableError) as info,
+    ):
         consumer.poll(0.1)
     return str(info.value)
 

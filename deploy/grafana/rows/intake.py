@@ -12,8 +12,8 @@ PANELS = [
     ),
     graph(
         "Lag",
-        ("sum by (partition) (erratad_kafka_lag_messages)", "partition {{partition}}"),
-        about="Messages behind the end of the topic.",
+        ("sum by (topic, partition) (erratad_kafka_lag_messages)", "{{topic}} {{partition}}"),
+        about="Messages behind the end of each topic.",
         stacked=True,
     ),
     bars(

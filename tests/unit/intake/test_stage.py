@@ -34,7 +34,8 @@ class Topic:
             for offset, value in enumerate(values)
         ]
         self.letters: list[DeadLetter] = []
-        self.partitions = frozenset({0})
+        self.partitions = frozenset({("t", 0)})
+        self.missing = ()
         self.settled = True
 
     def poll(self, _timeout_s: float) -> list[RawRecord]:
@@ -50,8 +51,8 @@ class Topic:
     def take_losses(self) -> list[Any]:
         return []
 
-    def lag(self) -> dict[int, int]:
-        return {0: len(self.waiting)}
+    def lag(self) -> dict[tuple[str, int], int]:
+        return {("t", 0): len(self.waiting)}
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
         self.letters += letters
@@ -60,7 +61,7 @@ class Topic:
 def stage_of(topic: Topic, store: Store, memory: Path | None = None) -> IngestStage:
     parts: Any = topic
     return IngestStage(
-        store=store, config=IntakeConfig(), consumer=parts, dead_letters=parts, topic="t", attempts=Attempts(memory)
+        store=store, config=IntakeConfig(), consumer=parts, dead_letters=parts, topics=["t"], attempts=Attempts(memory)
     )
 
 

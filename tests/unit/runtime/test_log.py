@@ -129,7 +129,8 @@ class _Consumer:
     """Gives the records once, and asks for the stop of the stage."""
 
     settled = True
-    partitions = frozenset({0})
+    partitions = frozenset({("flagged", 0)})
+    missing = ()
 
     def __init__(self, stop: threading.Event, *values: bytes) -> None:
         self._stop = stop
@@ -148,7 +149,7 @@ class _Consumer:
     def commit(self, _records: Any) -> Commit:
         return Commit.DONE
 
-    def lag(self) -> dict[int, int]:
+    def lag(self) -> dict[tuple[str, int], int]:
         return {}
 
 
@@ -167,7 +168,7 @@ def test_kafka_intake_and_dead_letters_log_no_text(sqlite_store: Store, written:
     consumer: Any = _Consumer(stop, good.encode(), *(json.dumps(one).encode() for one in wrong), MARK.encode())
     letters: Any = DeadLetters(producer=producer, topic="dead")  # type: ignore[arg-type]
     stage = IngestStage(
-        store=sqlite_store, config=IntakeConfig(), consumer=consumer, dead_letters=letters, topic="flagged"
+        store=sqlite_store, config=IntakeConfig(), consumer=consumer, dead_letters=letters, topics=["flagged"]
     )
     found = written(
         lambda: run_stage(stage, control=sqlite_store.control, last_steps=LastSteps(), owner="test", stop=stop)
