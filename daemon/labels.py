@@ -163,6 +163,8 @@ class LeftOut(StrEnum):
     MAX_REPORTS = "max_reports"
     NEAR_DUPLICATE = "near_duplicate"
     HELD_OUT_ALIKE = "held_out_alike"
+    """Only in runs of earlier versions: now held-out reports give way (`TRAINED_ALIKE`)."""
+    TRAINED_ALIKE = "trained_alike"
     NOT_TRAINABLE = "not_trainable"
     TEMPLATE_REFUSES = "template_refuses"
     TOO_LONG = "too_long"
@@ -185,6 +187,7 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.MAX_REPORTS: "above max_reports",
     LeftOut.NEAR_DUPLICATE: "near-duplicate of another report",
     LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
+    LeftOut.TRAINED_ALIKE: "held out, but similar to a trained report",
     LeftOut.NOT_TRAINABLE: "with an image, a sound, a file or a refusal part",
     LeftOut.TEMPLATE_REFUSES: "refused by the model's chat template",
     LeftOut.TOO_LONG: "longer than training.max_sequence_tokens",

@@ -20,6 +20,8 @@ class DatasetConfig(Section):
     recipe: str = "mistake-analysis+correction"
     seed: int = 0
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    split_key_env: str | None = None
+    """Variable with the secret that decides which clusters are held out; None: a file of the data directory."""
     similarity_by: Literal["words", "embeddings"] = "words"
     embedding_model: Path | None = None
     """Folder of a model in safetensors format; None: the served base model is used."""

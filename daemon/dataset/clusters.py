@@ -1,9 +1,13 @@
 """Groups similar reports into clusters and assigns each cluster permanently to the training or the holdout side.
 
-Leader clustering: a report joins the nearest cluster of its category if the first prompt of that cluster (the leader)
-is similar enough. Otherwise it opens a new cluster. Leaders are stored as text, so they work with every vectorizer. If
-the vectorizer changes, the clusters stay: a report never changes its cluster, and a cluster never changes its side.
-Only new reports are placed with the new vectorizer. Clustering again could move held-out reports to the training side.
+Leader clustering: a report joins the nearest cluster of its kind of mistake if the first prompt of that cluster (the
+leader) is similar enough. Otherwise it opens a new cluster. A new cluster whose leader resembles that of another kind
+takes its side: one question is on one side, whatever it is called. Senders choose the category, so kinds are a closed
+set.
+
+Leaders are stored as text, so they work with every vectorizer. If the vectorizer changes, the clusters stay: a report
+never changes its cluster, and a cluster never changes its side. Only new reports are placed with the new vectorizer.
+Clustering again could move held-out reports to the training side.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from daemon.categories import Kind, kind_of
+from daemon.dataset.split import next_split
 from daemon.records import Cluster, Report, Split
 from daemon.store import Clusters
 from daemon.text.similarity import Vectorizer, Vectors, cosines, reaches
@@ -24,10 +30,12 @@ def assign(
     vectorizer: Vectorizer,
     similarity: float,
     holdout_fraction: float,
+    key: bytes,
 ) -> dict[str, Cluster]:
     """The cluster of each report. Reports without one are assigned now, oldest first, and stored.
 
-    Each assignment is a transaction of its own. After a crash, the next call assigns the remaining reports.
+    Each assignment is a transaction of its own. After a crash, the next call assigns the remaining reports. `key`
+    decides on the sides of new clusters (`daemon.dataset.split`).
     """
     clusters = store.all()
     by_id = {cluster.id: cluster for cluster in clusters}
@@ -37,23 +45,26 @@ def assign(
     )
     if not waiting:
         return assigned
-    categories = {report.flagged.category for report in waiting}
-    known = [cluster for cluster in clusters if cluster.category in categories]
-    rows = vectorizer.vectors([*(one.leader_text for one in known), *(report.prompt_text for report in waiting)])
-    groups = {category: _Category(rows) for category in categories}
-    for row, cluster in enumerate(known):
-        groups[cluster.category].add(cluster, row)
-    for row, report in enumerate(waiting, start=len(known)):
-        group = groups[report.flagged.category]
-        assigned[report.id] = group.place(store, report, row, similarity, holdout_fraction)
+    rows = vectorizer.vectors([*(one.leader_text for one in clusters), *(report.prompt_text for report in waiting)])
+    placing = _Placing(store, rows, similarity=similarity, holdout_fraction=holdout_fraction, key=key)
+    for row, cluster in enumerate(clusters):
+        placing.add(cluster, row)
+    for row, report in enumerate(waiting, start=len(clusters)):
+        assigned[report.id] = placing.place(report, row)
     return assigned
 
 
-class _Category:
-    """The clusters of one category, with the row numbers of their leaders' vectors."""
+class _Placing:
+    """All clusters, with the row numbers of their leaders' vectors."""
 
-    def __init__(self, rows: Vectors) -> None:
+    def __init__(
+        self, store: Clusters, rows: Vectors, *, similarity: float, holdout_fraction: float, key: bytes
+    ) -> None:
+        self._store = store
         self._rows = rows
+        self._similarity = similarity
+        self._holdout_fraction = holdout_fraction
+        self._key = key
         self._clusters: list[Cluster] = []
         self._leaders: list[int] = []
 
@@ -61,31 +72,27 @@ class _Category:
         self._clusters.append(cluster)
         self._leaders.append(row)
 
-    def place(self, store: Clusters, report: Report, row: int, similarity: float, holdout_fraction: float) -> Cluster:
-        nearest = self._nearest(row, similarity)
-        if nearest is not None:
-            store.join(report.id, nearest.id)
-            return nearest
-        split = next_split([cluster.split for cluster in self._clusters], holdout_fraction)
-        cluster = store.open(
-            report_id=report.id, category=report.flagged.category, leader_text=report.prompt_text, split=split
+    def place(self, report: Report, row: int) -> Cluster:
+        kind = kind_of(report.flagged.category)
+        near = self._near(row)
+        if own := next((cluster for cluster in near if kind_of(cluster.category) is kind), None):
+            self._store.join(report.id, own.id)
+            return own
+        split = near[0].split if near else self._next_split(kind, report.prompt_text)
+        cluster = self._store.open(
+            report_id=report.id, category=kind.value, leader_text=report.prompt_text, split=split
         )
         self.add(cluster, row)
         return cluster
 
-    def _nearest(self, row: int, similarity: float) -> Cluster | None:
+    def _next_split(self, kind: Kind, leader_text: str) -> Split:
+        splits = [cluster.split for cluster in self._clusters if kind_of(cluster.category) is kind]
+        return next_split(splits, self._holdout_fraction, key=self._key, leader_text=leader_text)
+
+    def _near(self, row: int) -> list[Cluster]:
+        """The clusters with a similar leader, the nearest first."""
         if not self._leaders:
-            return None
+            return []
         found = cosines(self._rows[self._leaders], self._rows[[row]]).ravel()
-        best = int(np.argmax(found))
-        return self._clusters[best] if reaches(found[best], similarity) else None
-
-
-def next_split(splits: Sequence[Split], holdout_fraction: float) -> Split:
-    """The side of the next cluster of a category: holdout if that brings the holdout share closer to its target.
-
-    The first cluster always goes to training, because a category with only held-out reports could not be learned.
-    """
-    held_out = sum(split is Split.HOLDOUT for split in splits)
-    wanted = holdout_fraction * (len(splits) + 1)
-    return Split.HOLDOUT if splits and held_out + 0.5 <= wanted else Split.TRAIN
+        order = np.argsort(-found, kind="stable")
+        return [self._clusters[index] for index in order if reaches(found[index], self._similarity)]

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from daemon.artifacts.examples import Example
 from daemon.artifacts.run_folder import UnusableReport
+from daemon.categories import Kind, kind_of
 from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.recipes import Recipe, recipe, without_repeats
@@ -118,12 +119,14 @@ def select(
             sides[cluster.split].append(
                 SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=one.examples)
             )
-    train = _without_leaks(sides[Split.TRAIN], sides[Split.HOLDOUT], vectorizer=vectorizer, similarity=config.same_kind)
-    if len(train) < len(sides[Split.TRAIN]):
-        left_out[LeftOut.HELD_OUT_ALIKE] = len(sides[Split.TRAIN]) - len(train)
+    holdout = _without_leaks(
+        sides[Split.HOLDOUT], sides[Split.TRAIN], vectorizer=vectorizer, similarity=config.same_kind
+    )
+    if len(holdout) < len(sides[Split.HOLDOUT]):
+        left_out[LeftOut.TRAINED_ALIKE] = len(sides[Split.HOLDOUT]) - len(holdout)
     return Selection(
-        train=train,
-        holdout=tuple(sides[Split.HOLDOUT]),
+        train=tuple(sides[Split.TRAIN]),
+        holdout=holdout,
         left_out=dict(left_out),
         unusable=tuple(unusable),
         dropped=dropped,
@@ -131,20 +134,21 @@ def select(
 
 
 def _without_leaks(
-    train: Sequence[SelectedLesson], holdout: Sequence[SelectedLesson], *, vectorizer: Vectorizer, similarity: float
+    holdout: Sequence[SelectedLesson], train: Sequence[SelectedLesson], *, vectorizer: Vectorizer, similarity: float
 ) -> tuple[SelectedLesson, ...]:
-    """The training lessons whose prompt is not similar to a held-out prompt.
+    """The held-out lessons whose prompt is not similar to a training prompt.
 
-    Clusters do not exclude this: they limit only the distance to a leader, and only within a category. A similar
-    training prompt would leak the answer to the held-out one.
+    Clusters do not exclude this: they limit only the distance to a leader. A similar training prompt would leak the
+    answer to the held-out one. It is the held-out lesson that gives way: otherwise a few reports about each topic, some
+    of them held out, would keep a topic out of training for good.
     """
     leaks = resembling(
-        [selected.report.prompt_text for selected in train],
         [selected.report.prompt_text for selected in holdout],
+        [selected.report.prompt_text for selected in train],
         vectorizer=vectorizer,
         similarity=similarity,
     )
-    return tuple(selected for selected, leak in zip(train, leaks, strict=True) if not leak)
+    return tuple(selected for selected, leak in zip(holdout, leaks, strict=True) if not leak)
 
 
 class _Caps:
@@ -176,10 +180,10 @@ class _Kept:
 
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
-        self._parts: dict[str, csr_matrix] = {}
+        self._parts: dict[Kind, csr_matrix] = {}
 
     def has_similar(self, report: Report) -> bool:
-        kept = self._parts.get(report.flagged.category)
+        kept = self._parts.get(kind_of(report.flagged.category))
         if kept is None:
             return False
         parts = _parts(report)
@@ -187,9 +191,9 @@ class _Kept:
         return reaches(alike.max(), self._similarity)
 
     def add(self, report: Report) -> None:
-        category = report.flagged.category
-        known = [self._parts[category]] if category in self._parts else []
-        self._parts[category] = vstack([*known, _parts(report)], format="csr")
+        kind = kind_of(report.flagged.category)
+        known = [self._parts[kind]] if kind in self._parts else []
+        self._parts[kind] = vstack([*known, _parts(report)], format="csr")
 
 
 def _parts(report: Report) -> csr_matrix:

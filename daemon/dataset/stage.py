@@ -41,6 +41,7 @@ from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.golden import GoldenPairs, golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
+from daemon.dataset.split import split_key
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
@@ -91,7 +92,7 @@ class DatasetStage:
         self._guidance = serving.guidance
         self._readings = Readings(reader)
         self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
-        self._embeddings_dir = data_dir / "embeddings"
+        self._data_dir = data_dir
         self._vectors: dict[str, Matrix] = {}
         self._selected: tuple[int, list[tuple[Report, Lesson]], Selection] | None = None
         """Run, candidates and selection of the last step: to select takes seconds, and a run asks in many steps."""
@@ -137,7 +138,7 @@ class DatasetStage:
         vectorizer = vectorizer_of(
             self._config,
             model_path=self._model_path,
-            cache_dir=self._embeddings_dir,
+            cache_dir=self._data_dir / "embeddings",
             life=life,
             known=self._vectors,
         )
@@ -193,6 +194,7 @@ class DatasetStage:
             vectorizer=vectorizer,
             similarity=self._config.same_kind,
             holdout_fraction=self._config.holdout_fraction,
+            key=split_key(self._data_dir, self._config.split_key_env),
         )
         selection = _usable_selection(
             partial(

@@ -18,6 +18,8 @@ from daemon.errors import ConfigError, ErratadError
 from daemon.runtime.machine import free_port
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+SPLIT_KEY_ENV, SPLIT_KEY = "ERRATAD_DEMO_SPLIT_KEY", "demo"
+"""The demo holds out the same questions each time, so its key is no secret."""
 
 
 class DemoError(ErratadError):
@@ -78,6 +80,7 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
         f"data_dir={folder}",
         f"http.port={port}",
         f"serving.port={chat_port}",
+        f"dataset.split_key_env={SPLIT_KEY_ENV}",
         f"intake.kafka={{bootstrap_servers: ['{bootstrap}'], session_timeout_s: 6}}",
     ]
     load_config(CONFIG, overrides)
@@ -86,7 +89,8 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
         command += ["--set", override]
     with (folder / "erratad.log").open("wb") as log:
         # own session: Ctrl-C reaches only the demo, which then stops the daemon in order
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, SPLIT_KEY_ENV: SPLIT_KEY}
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     daemon = DaemonProcess(process, folder=folder, port=port, chat_port=chat_port)
     try:
         yield daemon

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from daemon.dataset.clusters import assign, next_split
+from daemon.dataset.clusters import assign
+from daemon.dataset.split import next_split
 from daemon.records import Cluster, Report, ReportState, Split
 from daemon.store import Store
 from daemon.text.similarity import Vectorizer, Words, features, resembling
 from tests.fixtures.config import flagged
 from tests.fixtures.training import SUBJECTS, mistake, teach
+
+KEY = b"tests"
 
 
 def _reports(store: Store) -> list[Report]:
@@ -31,6 +32,7 @@ def _assign(
         vectorizer=vectorizer or Words(),
         similarity=similarity,
         holdout_fraction=holdout_fraction,
+        key=KEY,
     )
 
 
@@ -131,21 +133,46 @@ def test_another_way_of_comparing_places_new_reports_among_the_same_clusters(sql
     assert by_initials["iceland-again"] not in known
 
 
-def test_leaders_of_other_categories_are_not_even_looked_at(sqlite_store: Store) -> None:
-    teach(sqlite_store, flagged(id="elsewhere", **_ask("Describe volcanoes", "format")))
-    _assign(sqlite_store)
-    teach(sqlite_store, flagged(id="here", **_ask("Do birds sing?")))
-    asked: list[str] = []
+def test_a_category_that_is_not_known_is_one_kind_with_all_others_of_this_sort(sqlite_store: Store) -> None:
+    teach(
+        sqlite_store,
+        flagged(id="one", **_ask("Describe volcanoes in Iceland", "mine-1")),
+        flagged(id="two", **_ask("Describe the volcanoes in Iceland!", "mine-2")),
+        flagged(id="alias", **_ask("Describe orchards in Spain", "hallucination")),
+        flagged(id="kind", **_ask("Describe the orchards in Spain!", "wrong_fact")),
+    )
 
-    class Watched(Initials):
-        def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-            asked.extend(texts)
-            return super().vectors(texts)
+    assigned = _assign(sqlite_store)
 
-    _assign(sqlite_store, vectorizer=Watched())
-    _assign(sqlite_store, vectorizer=Watched())
+    assert assigned["one"] == assigned["two"]
+    assert assigned["alias"] == assigned["kind"]
+    assert {cluster.category for cluster in assigned.values()} == {"default", "wrong-fact"}
+    assert sqlite_store.reports.get("one").flagged.category == "mine-1"
 
-    assert asked == ["Do birds sing?"]
+
+def test_clusters_of_earlier_versions_keep_their_category_and_take_reports_of_its_kind(sqlite_store: Store) -> None:
+    teach(sqlite_store, flagged(id="old", **_ask("red green blue", "factuality")))
+    old = sqlite_store.clusters.open(
+        report_id="old", category="factuality", leader_text="red green blue", split=Split.HOLDOUT
+    )
+    teach(sqlite_store, flagged(id="new", **_ask("red blue green")))
+
+    assert _assign(sqlite_store)["new"] == old
+
+
+@pytest.mark.parametrize("side", Split)
+def test_a_question_is_on_one_side_in_all_categories(sqlite_store: Store, side: Split) -> None:
+    teach(sqlite_store, flagged(id="first", **_ask("Describe volcanoes in Iceland")))
+    sqlite_store.clusters.open(
+        report_id="first", category="wrong-fact", leader_text="Describe volcanoes in Iceland", split=side
+    )
+    kinds = ("format", "style", "harmful", "refusal", "something-else")
+    teach(sqlite_store, *(flagged(id=kind, **_ask("Describe the volcanoes in Iceland!", kind)) for kind in kinds))
+
+    assigned = _assign(sqlite_store)
+
+    assert {assigned[kind].split for kind in kinds} == {side}
+    assert len({assigned[kind].id for kind in kinds}) == len(kinds)
 
 
 def test_assigning_again_changes_nothing(sqlite_store: Store) -> None:
@@ -162,45 +189,27 @@ def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: S
     teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS[:10]))
     oldest = sorted(_reports(sqlite_store), key=lambda report: report.received_at)
     for part in (oldest[:4], oldest):
-        assigned = assign(sqlite_store.clusters, part, vectorizer=Words(), similarity=0.8, holdout_fraction=0.25)
+        assigned = assign(
+            sqlite_store.clusters, part, vectorizer=Words(), similarity=0.8, holdout_fraction=0.25, key=KEY
+        )
 
     splits = [assigned[report.id].split for report in oldest]
     expected: list[Split] = []
-    for _ in oldest:
-        expected.append(next_split(expected, 0.25))
+    for report in oldest:
+        expected.append(next_split(expected, 0.25, key=KEY, leader_text=report.prompt_text))
     assert splits == expected
     assert Split.HOLDOUT in splits
 
 
-def test_every_category_is_split_on_its_own(sqlite_store: Store) -> None:
-    for category in ("wrong-fact", "format"):
-        answer = f"A bad answer ({category})"
-        teach(sqlite_store, *(flagged(**_ask(subject, category), response=answer) for subject in SUBJECTS[:8]))
+def test_every_kind_is_split_on_its_own(sqlite_store: Store) -> None:
+    for category, subjects in (("wrong-fact", SUBJECTS[:8]), ("format", SUBJECTS[8:16])):
+        teach(sqlite_store, *(flagged(**_ask(subject, category), response="A bad answer") for subject in subjects))
 
     clusters = _assign(sqlite_store, holdout_fraction=0.25).values()
 
     for category in ("wrong-fact", "format"):
         held = [cluster for cluster in clusters if (cluster.category, cluster.split) == (category, Split.HOLDOUT)]
-        assert len(held) == 2
-
-
-@given(fraction=st.floats(min_value=0, max_value=0.95), clusters=st.integers(min_value=2, max_value=60))
-def test_the_held_out_share_stays_within_half_a_cluster_of_the_wish(fraction: float, clusters: int) -> None:
-    splits: list[Split] = []
-    for _ in range(clusters):
-        splits.append(next_split(splits, fraction))
-
-    held = splits.count(Split.HOLDOUT)
-    assert splits[0] is Split.TRAIN
-    assert held <= fraction * clusters + 0.5
-    assert held >= min(fraction * clusters, clusters - 1) - 1
-
-
-def test_without_a_holdout_fraction_nothing_is_held_out() -> None:
-    splits: list[Split] = []
-    for _ in range(20):
-        splits.append(next_split(splits, 0.0))
-    assert set(splits) == {Split.TRAIN}
+        assert 1 <= len(held) <= 3
 
 
 def test_training_prompts_near_a_held_out_one_are_found() -> None:

@@ -24,7 +24,7 @@ from daemon.labels import LeftOut
 from daemon.records import CorrectionSource, RunState, Split
 from daemon.store import Store
 from daemon.text.merging import merged
-from daemon.text.similarity import Words
+from daemon.text.similarity import Words, resembling
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, lesson
@@ -79,23 +79,42 @@ def test_the_same_lessons_and_seed_give_the_same_files(
     assert manifests[0].files == manifests[1].files
 
 
-def test_the_training_side_never_holds_what_resembles_the_held_out_side(
+def test_what_is_held_out_gives_way_to_what_is_trained_and_resembles_it(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
 ) -> None:
-    teach(sqlite_store, *(mistake(subject, category="wrong-fact") for subject in SUBJECTS[:6]))
-    # in the opposite order, so that the two categories hold out different subjects
-    copies = [mistake(subject, category="tone", id=f"copy-{subject}") for subject in reversed(SUBJECTS[:6])]
-    copies = [copy.model_copy(update={"response": f"{copy.response} Really."}) for copy in copies]
-    teach(sqlite_store, *copies)
+    """Three reports about each topic in a category of their own keep no report of these topics out of training."""
+    honest = [mistake(subject, category="wrong-fact", id=f"honest-{subject}") for subject in SUBJECTS[:10]]
+    hostile = [
+        flagged(
+            id=f"hostile-{subject}-{number}",
+            category="tone",
+            messages=[{"role": "user", "content": f"{' '.join(words)} {subject}"}],
+            response=f"No {subject}, {number}.",
+            reporter="hostile",
+        )
+        for subject in SUBJECTS[:10]
+        for number, words in enumerate((["Tell"], ["Tell", "tell", "again"], ["tell", "once"]))
+    ]
+    teach(sqlite_store, *hostile)
+    sides = [Split.HOLDOUT if number % 3 else Split.TRAIN for number in range(len(hostile))]
+    for one, side in zip(hostile, sides, strict=True):  # the worst split that a key could make
+        text = one.messages[-1].text
+        sqlite_store.clusters.open(report_id=one.id, category="style", leader_text=text, split=side)
+    teach(sqlite_store, *honest)
+    for one in honest:
+        text = one.messages[-1].text
+        sqlite_store.clusters.open(report_id=one.id, category="wrong-fact", leader_text=text, split=Split.TRAIN)
 
-    run = prepared(sqlite_store, make_stage(), tmp_path)
+    run = prepared(sqlite_store, make_stage(cluster_similarity=0.5), tmp_path)
 
-    def prompts(file: str) -> set[str]:
-        return {line["messages"][0]["content"] for line in lines_of(run, file)}
+    assert {one.id for one in honest} <= reports_of(run, TRAIN_FILE)
+    assert load_manifest(Path(run.folder)).left_out[LeftOut.TRAINED_ALIKE] > 0
 
-    assert prompts(HOLDOUT_FILE)
-    assert prompts(TRAIN_FILE).isdisjoint(prompts(HOLDOUT_FILE))
-    assert load_manifest(Path(run.folder)).left_out[LeftOut.HELD_OUT_ALIKE] > 0
+    def prompts(file: str) -> list[str]:
+        return [line["messages"][-1]["content"] for line in lines_of(run, file)]
+
+    similar = resembling(prompts(HOLDOUT_FILE), prompts(TRAIN_FILE), vectorizer=Words(), similarity=0.5)
+    assert not any(similar)
 
 
 @pytest.mark.parametrize(
