@@ -24,7 +24,7 @@ from tests.benchmarks.poison.attacks import LEARNED, Goal
 from tests.benchmarks.poison.defences import SETTINGS
 from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.harms import HARMS
-from tests.benchmarks.poison.learning import attack, honest_cost
+from tests.benchmarks.poison.learning import CORRECTIONS_ONLY, attack, honest_cost
 from tests.benchmarks.poison.people import Attacker
 from tests.benchmarks.poison.tally import Attempt, last_line, table
 from tests.benchmarks.report import keep
@@ -69,7 +69,7 @@ class Bench:
         missing = [goal for goal in learned if not self._path(f"{name}-{goal}").exists()]
         if missing:
             about = {"attacker": attacker, "seed": seed, "kept": self._out / "answers", "say": _prefixed(name)}
-            settings = [*SETTINGS[defences], f"dataset.seed={seed}"]
+            settings = [*SETTINGS[defences], CORRECTIONS_ONLY, f"dataset.seed={seed}"]
             for one in self._fresh(name, settings, lambda config: attack(config, learned, **about)):
                 self._keep(f"{name}-{one.goal}", {"defences": defences, **one.as_json()})
         for goal in (goal for goal in HARMS if goal in goals and not self._path(f"{name}-{goal}").exists()):
