@@ -15,6 +15,11 @@ OFF = (
     f"intake.sources={json.dumps(TRUSTED)}",
     "gate.max_principal_share=1.0",
     "gate.min_shared_gain=0.0",
+    *(f"trust.{step}=claimed" for step in ("analyse", "train_analysis", "train_correction", "gate", "watch")),
+    "trust.confirm_corrections=never",
 )
-"""The operator vouches for every backend, and nobody's weight in the gate is bounded."""
+"""The operator vouches for every backend, a claim is enough for everything, and nobody's weight is bounded.
+
+The check of a correction's content cannot be taken off, nor can the votes of the gate.
+"""
 SETTINGS = {"on": ON, "off": OFF}

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from daemon.artifacts.examples import Example, ExampleKind
+from daemon.config.sources import Sources
+from daemon.config.trust import TrustConfig
 from daemon.text.rules import failures
 from tests.benchmarks.poison.__main__ import Bench
 from tests.benchmarks.poison.attacks import ATTACKS, REPORTS_PER_GOAL, UNSEEN, Goal, hostile_reports
+from tests.benchmarks.poison.defences import SETTINGS
+from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.honest import honest_reports
 from tests.benchmarks.poison.learning import payloads
 from tests.benchmarks.poison.people import PRINCIPALS, Attacker, of_goal
@@ -104,6 +108,14 @@ def test_honest_reports_come_from_the_principals_that_are_left() -> None:
     beside = honest_reports(30, say_lower, attacker=Attacker.THIRD)
     hostile = hostile_reports([Goal.FACT], say_lower, attacker=Attacker.THIRD, seed=0)
     assert not {one.sender.principal for one in beside} & {one.sender.principal for one in hostile}
+
+
+@pytest.mark.parametrize("defences", ["on", "off"])
+def test_the_settings_of_both_sides_are_valid(defences: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.poison.deployment.model_dir", lambda: tmp_path)
+    config = configured(tmp_path, defences=SETTINGS[defences])
+    assert Sources(config.intake).is_trusted(PRINCIPALS[0]) is (defences == "off")
+    assert config.trust.confirm_corrections == ("never" if defences == "off" else TrustConfig().confirm_corrections)
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
