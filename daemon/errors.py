@@ -43,6 +43,10 @@ class DatasetError(ErratadError):
     """A dataset cannot be built, or does not match its manifest."""
 
 
+class ErasedMeanwhileError(DatasetError):
+    """A report of the dataset was erased while the dataset was made; it must be made again."""
+
+
 class ChatTemplateError(ConfigError):
     """The model's chat template is missing or unusable; the text names the next step."""
 

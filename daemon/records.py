@@ -123,6 +123,31 @@ class Evidence(StrEnum):
     """The server's own record of the exchange holds this answer."""
 
 
+class AfterErasure(StrEnum):
+    """What becomes of the adapters that were trained on a report that is erased."""
+
+    KEEP = "keep"
+    """They stay, marked."""
+    RETIRE = "retire"
+    """The live one is rolled back to a generation that was not trained on it; their files are removed."""
+    RETRAIN = "retrain"
+    """A run without it is requested; their files are removed when another generation is live."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """A report's erasure. `lessons`: the reports whose lesson held its text, its own id among them."""
+
+    __pydantic_config__ = COMPLETE_JSON
+
+    report_id: str
+    erased_at: datetime
+    actor: str
+    after: AfterErasure
+    lessons: tuple[str, ...]
+    certificate: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The origin of a report: a Kafka record's coordinates, or 'http', 'import', 'induced' without coordinates.

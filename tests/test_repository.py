@@ -288,6 +288,8 @@ TESTED_THROUGH = {
     "connectors/messages/checks.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/event.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/fields.py": "tests/unit/connectors/messages/test_report.py",
+    "connectors/kafka/letters.py": "tests/services/test_erasure.py",
+    "daemon/operations/remains.py": "tests/services/test_erasure.py",
     # closed sets
     "daemon/categories.py": "tests/unit/reflection/test_prompts.py",
     "daemon/errors.py": "tests/unit/cli/test_app.py",

@@ -70,6 +70,7 @@ class DatasetManifest(_Record):
     unusable: tuple[UnusableReport, ...] = Field(
         default=(), description="The reports among `left_out` for a reason in their conversation."
     )
+    erased: Mapping[str, int] = Field(default={}, description="Lines that were erased later, by file.")
 
     @model_validator(mode="before")
     @classmethod

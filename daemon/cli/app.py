@@ -71,6 +71,7 @@ for command in (
     steer.resume,
     steer.requeue,
     steer.erase,
+    steer.certificate,
     service.schema,
     service.demo,
     service.version,

@@ -64,6 +64,8 @@ def show_generation(view: GenerationView) -> None:
     if adapter.path is not None:
         say(f"weights in {adapter.path}, sha256 {adapter.sha256}")
     _section(f"Trained on {len(view.trained_on)} reports", ", ".join(view.trained_on))
+    if view.erased:
+        _section(f"Of these erased since: {len(view.erased)}", ", ".join(view.erased))
     _section(f"Held out {len(view.held_out)} reports", ", ".join(view.held_out))
     _section(
         f"Left out {len(view.left_out)} reports", "\n".join(f"{one.report_id}: {one.said}" for one in view.left_out)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -180,15 +183,65 @@ def erase(
 ) -> None:
     """Permanently remove the content of reports.
 
-    Ids and lineage stay. Adapters trained on them are not changed.
+    From the database, run folders, caches and dead letters. Ids and lineage stay. A signed certificate says what
+    remains (`erratad certificate ID`). Adapters trained on them: privacy.after_erasure. Repeat it to complete it.
     """
+    from daemon.operations import erasure
+
     config = settings(config_path, overrides)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError("erasing cannot be undone; without a terminal, confirm it with --yes")
         typer.confirm(f"Permanently erase the content of {len(report_ids)} reports?", abort=True)
     with opened(config) as store:
-        for_each(report_ids, lambda one: store.reports.erase(one, actor=operator(), reason=reason), "erased")
+        for_each(
+            report_ids, lambda one: _tell(erasure.erase(store, config, one, actor=operator(), reason=reason)), "erased"
+        )
+
+
+def _tell(certificate: Mapping[str, Any]) -> None:
+    for one in certificate["remains"]:
+        say(f"remains: {one['what']}, {one['where']}, until {one['until']}")
+
+
+def certificate(
+    report_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="An erased report.")] = None,
+    *,
+    check: Annotated[Path | None, typer.Option("--check", help="A certificate's file: is it genuine?")] = None,
+    key: Annotated[bool, typer.Option("--key", help="Print the public key of this installation.")] = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print the signed certificate of an erasure, or check one.
+
+    It says what was erased, which adapters were trained on it, what remains and until when.
+    """
+    from daemon.privacy.certificate import public_key
+    from daemon.privacy.keys import Keys
+
+    config = settings(config_path, overrides)
+    if check is not None:
+        _check(check, public_key(Keys.of(config)))
+    elif key:
+        say(public_key(Keys.of(config)))
+    elif report_id is None:
+        raise ConfigError("name an erased report, or give --check FILE or --key")
+    else:
+        with opened(config) as store:
+            print_json(store.erasures.get(report_id).certificate or {})
+
+
+def _check(path: Path, key: str) -> None:
+    from daemon.privacy.certificate import is_genuine
+
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{path} is no certificate: {exc}") from exc
+    if not isinstance(found, dict) or not is_genuine(found, key):
+        warn(f"{path} was not signed by this installation, or was changed")
+        raise typer.Exit(1)
+    say(f"genuine: report {found.get('report_id')}, erased at {found.get('erased_at')}")
 
 
 def _follow(store: Store, intent: Intent, *, wait_s: float | None, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from daemon.config.delivery import OutboxConfig, WebhookConfig
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
 from daemon.config.induction import InductionConfig
 from daemon.config.intake import IntakeConfig
+from daemon.config.privacy import PrivacyConfig
 from daemon.config.reflection import ReflectionConfig
 from daemon.config.rollout import RolloutConfig
 from daemon.config.schedule import ScheduleConfig
@@ -66,6 +67,7 @@ class Config(Section):
     outbox: OutboxConfig = OutboxConfig()
     webhook: WebhookConfig | None = None
     storage: StorageConfig = StorageConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 

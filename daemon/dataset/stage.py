@@ -43,7 +43,7 @@ from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.split import split_key
 from daemon.dataset.usable import Usable
-from daemon.errors import ChatReaderError, ConfigError, DatasetError, ServingError, StoppedError
+from daemon.errors import ChatReaderError, ConfigError, DatasetError, ErasedMeanwhileError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import Lesson, Report, Run, RunState, Split, conversation, utcnow
 from daemon.runtime.stage import Life, Step
@@ -228,8 +228,12 @@ class DatasetStage:
             "left_out": manifest.left_out,
             "left_out_texts": manifest.left_out_texts,
         }
+        try:
+            self._runs.prepared(run.id, manifest.run_items(), left_out=manifest.account())
+        except ErasedMeanwhileError as exc:
+            shutil.rmtree(run.folder)
+            return Step(sentence=f"run {run.id}: the dataset is made again, {exc}", worked=True)
         self._runs.progress(run.id, {name: dict(counts) for name, counts in parts.items() if counts})
-        self._runs.prepared(run.id, manifest.run_items(), left_out=manifest.account())
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)

@@ -8,6 +8,7 @@ loaded: vLLM 0.32 dies if such a folder is missing.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -53,8 +54,9 @@ class RetentionStage:
         for adapter in self._old_adapters():
             if life.stopping:
                 break
-            if adapter.name not in held and self._store.adapters.files_removed(adapter.generation, self._why()):
-                removed += self._remove(Path(adapter.path or ""), self._adapters_dir)
+            removed += self._remove_adapter(adapter, held, f"storage.keep_adapters is {self._config.keep_adapters}")
+        for adapter in self._store.erasures.withdrawn():
+            removed += self._remove_adapter(adapter, held, "it was trained on a report that is erased")
         removed += self._remove_marked() + self._remove_runs(life)
         if removed:
             return Step(sentence=f"removed {removed} folders")
@@ -68,6 +70,12 @@ class RetentionStage:
             [adapter for adapter in adapters if adapter.state in group][self._config.keep_adapters :] for group in ENDED
         ]
         return [adapter for group in old for adapter in group if adapter.generation != kept]
+
+    def _remove_adapter(self, adapter: Adapter, held: Collection[str], why: str) -> int:
+        """Only if no server has it loaded, and if it is in a state that allows it."""
+        if adapter.name in held or not self._store.adapters.files_removed(adapter.generation, why):
+            return 0
+        return self._remove(Path(adapter.path or ""), self._adapters_dir)
 
     def _remove_marked(self) -> int:
         """Remove the folders that a crash left between the mark and the removal."""
@@ -88,9 +96,6 @@ class RetentionStage:
         shutil.rmtree(folder)
         log.info("folder_removed", folder=str(folder))
         return 1
-
-    def _why(self) -> str:
-        return f"storage.keep_adapters is {self._config.keep_adapters}"
 
     def _days(self) -> str:
         days = self._config.keep_runs_days

@@ -190,6 +190,8 @@ class GenerationView(View):
     verdict: VerdictView | None
     trained_on: list[str]
     """Report ids."""
+    erased: list[str]
+    """Ids of reports whose text was trained on and is erased since."""
     held_out: list[str]
     """Ids of reports that this run measured but did not train on."""
     left_out: list[LeftOutReport]
@@ -283,7 +285,7 @@ def generation_view(store: Store, generation: int) -> GenerationView:
     adapter = store.adapters.get(generation)
     if adapter.run_id is None:
         return GenerationView(
-            adapter=adapter, run=None, verdict=None, trained_on=[], held_out=[], left_out=[], measured=[]
+            adapter=adapter, run=None, verdict=None, trained_on=[], erased=[], held_out=[], left_out=[], measured=[]
         )
     items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
     return GenerationView(
@@ -291,6 +293,7 @@ def generation_view(store: Store, generation: int) -> GenerationView:
         run=RunRow.of(store.runs.get(adapter.run_id)),
         verdict=None if verdict is None else VerdictView.of(verdict),
         trained_on=[item.report_id for item in items if item.role == Split.TRAIN],
+        erased=store.erasures.marked().get(generation, []),
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
         left_out=store.left_out.of_run(adapter.run_id),
         measured=_measured(store, store.runs.answers(adapter.run_id)),

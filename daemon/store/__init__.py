@@ -15,6 +15,7 @@ from daemon.store.audit import Audit
 from daemon.store.clusters import Clusters
 from daemon.store.control import Control
 from daemon.store.engine import connect
+from daemon.store.erasures import Erasures
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.intents import Intents
@@ -34,6 +35,7 @@ __all__ = [
     "Audit",
     "Clusters",
     "Control",
+    "Erasures",
     "Inductions",
     "Intents",
     "LeftOutReports",
@@ -69,6 +71,7 @@ class Store:
     left_out: LeftOutReports
     outbox: Outbox
     audit: Audit
+    erasures: Erasures
     sign_outs: SignOuts
 
     def close(self) -> None:
@@ -107,6 +110,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         left_out=LeftOutReports(engine),
         outbox=Outbox(engine),
         audit=Audit(engine),
+        erasures=Erasures(engine),
         sign_outs=SignOuts(engine),
     )
     try:

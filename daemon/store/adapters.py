@@ -14,6 +14,7 @@ from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, 
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
+from daemon.store.erasures import withdrawn_generations
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
 from daemon.store.reports import mark_outcome
@@ -106,7 +107,12 @@ class Adapters:
         live = select(table.c.generation).where(table.c.state == AdapterState.LIVE).scalar_subquery()
         query = (
             select(table)
-            .where(table.c.state == AdapterState.RETIRED, table.c.generation < live, table.c.files_removed_at.is_(None))
+            .where(
+                table.c.state == AdapterState.RETIRED,
+                table.c.generation < live,
+                table.c.files_removed_at.is_(None),
+                table.c.generation.not_in(withdrawn_generations()),
+            )
             .order_by(table.c.retired_at.desc(), table.c.generation.desc())
             .limit(1)
         )
@@ -211,6 +217,11 @@ class Adapters:
             raise IllegalTransitionError(
                 f"the files of generation {generation} were removed on {target.files_removed_at:%Y-%m-%d} "
                 "(storage.keep_adapters): it cannot become live; choose a newer one"
+            )
+        if generation in connection.execute(withdrawn_generations()).scalars().all():
+            raise IllegalTransitionError(
+                f"generation {generation} was trained on a report that is erased (privacy.after_erasure): it cannot "
+                "become live; choose another one"
             )
         if generation != BASE_GENERATION and not target.evidence_accepted:
             raise IllegalTransitionError(f"generation {generation} has no accepting verdict: it cannot become live")

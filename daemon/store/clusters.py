@@ -5,10 +5,11 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, select, update
 
 from daemon.errors import IllegalTransitionError
-from daemon.records import Cluster, Split
+from daemon.records import Cluster, ReportState, Split
 from daemon.store import rows, schema
 from daemon.store.engine import reading, transaction
 from daemon.store.reports import report_row
+from daemon.text.quotes import ERASED
 
 
 class Clusters:
@@ -25,6 +26,8 @@ class Clusters:
     def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
         """Open a cluster with its first report, in one transaction."""
         with transaction(self._engine) as connection:
+            if report_row(connection, report_id, lock=True).state == ReportState.ERASED:
+                leader_text = ERASED
             cluster_id = connection.execute(
                 schema.clusters.insert()
                 .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)

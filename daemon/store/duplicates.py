@@ -27,7 +27,7 @@ LOOKUP_SIZE = 1000
 def with_others(connection: Connection, found: Sequence[Any]) -> list[Report]:
     """The reports of these rows, each with the parts of its duplicates."""
     parts: dict[str, tuple[Part, ...]] = {}
-    for some in _batches(found):
+    for some in batches(found):
         parts |= _parts(connection, [row.id for row in some])
     return [rows.report(row, parts.get(row.id, ())) for row in found]
 
@@ -82,7 +82,7 @@ def duplicates_of(connection: Connection, report_ids: Sequence[str]) -> list[str
     column = schema.reports.c.id
     return [
         one
-        for some in _batches(report_ids)
+        for some in batches(report_ids)
         for one in connection.execute(_duplicates(some, column).order_by(column)).scalars()
     ]
 
@@ -146,15 +146,15 @@ def hand_over(connection: Connection, report_id: str) -> None:
         return
     heir, *others = left
     _requeue(connection, [heir], duplicate_of=None)
-    for some in _batches(others):
+    for some in batches(others):
         connection.execute(update(table).where(table.c.id.in_(some)).values(duplicate_of=heir))
 
 
-def take_out(connection: Connection, duplicate: Any) -> None:
+def take_out(connection: Connection, duplicate: Any) -> bool:
     """Remove the part of a duplicate (its row) that is erased from the analysis of its answer.
 
     The lesson may repeat its words, so it is deleted, and the answer is analysed again from the parts that are left.
-    Nothing happens if the other reports say the same.
+    Nothing happens, and the result is False, if the other reports say the same.
     """
     table, lessons = schema.reports, schema.lessons
     row = connection.execute(select(table).where(table.c.id == duplicate.duplicate_of).with_for_update()).one()
@@ -162,11 +162,13 @@ def take_out(connection: Connection, duplicate: Any) -> None:
     left = [part for part in report.parts if part.report_id != duplicate.id]
     gone = [part for part in report.others if part.report_id == duplicate.id]
     if gone and not gone[0].adds_to(left):
-        return
+        return False
     connection.execute(lessons.delete().where(lessons.c.report_id == report.id))
     if report.state in {ReportState.REFLECTING, *WITH_ANALYSIS}:
         _requeue(connection, [report.id], lease_owner=None, lease_until=None)
+    return True
 
 
-def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+def batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """For statements with one parameter per value."""
     return (values[start : start + LOOKUP_SIZE] for start in range(0, len(values), LOOKUP_SIZE))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +26,8 @@ POOL_SIZE = 10
 POOL_TIMEOUT_S = 30
 SQLITE_BUSY_TIMEOUT_S = 30
 """How long a writer waits for the previous writer."""
+LOG_TIMEOUT_S = 10.0
+"""How long `purge` waits for the readers of SQLite's write-ahead log."""
 POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
 POSTGRES_CONNECTION: Mapping[str, str] = {
     "application_name": "erratad",
@@ -120,7 +123,8 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's BEGIN below is the only one
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        # secure_delete: deleted and replaced texts are overwritten with zeros
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -170,6 +174,39 @@ def reading(engine: Engine) -> Iterator[Connection]:
         connection = plain.execution_options(**{_READING: True}, postgresql_readonly=True)
         with connection.begin():
             yield connection
+
+
+def purge(engine: Engine, tables: Sequence[Table]) -> bool:
+    """Remove what deleted and replaced rows left behind in the database's files.
+
+    SQLite: rewrite the file and empty its write-ahead log; False if a long reader prevents the latter. PostgreSQL:
+    vacuum the tables; freed pages keep their bytes until they are used again, and so do the server's log and backups.
+
+    Raises:
+        StoreUnavailableError: The database does not answer, or another writer holds it for too long.
+    """
+    with _translated():
+        if engine.dialect.name == "sqlite":
+            with closing(engine.raw_connection()) as plain:
+                cursor = plain.cursor()
+                cursor.execute("VACUUM")
+                return _empty_log(cursor)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            for table in tables:
+                connection.exec_driver_sql(f"VACUUM {table.name}")
+            connection.exec_driver_sql("RESET statement_timeout")
+    return True
+
+
+def _empty_log(cursor: Any) -> bool:
+    """Readers that began before must end first."""
+    deadline = time.monotonic() + LOG_TIMEOUT_S
+    while cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def serialise(connection: Connection, lock: Lock) -> None:

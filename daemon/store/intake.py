@@ -16,6 +16,7 @@ from daemon.records import ReportState, Source
 from daemon.store import schema
 from daemon.store.duplicates import IN_PLAY, analyse_again
 from daemon.store.engine import Lock, database_time, serialise
+from daemon.store.erasing import ERASED_KEY
 
 Key = tuple[str, str]
 """A principal, and one of its ids or reporters."""
@@ -104,7 +105,8 @@ class _Intake:
         flagged = arrival.flagged
         known = self._fingerprints.get(arrival.key)
         if known is not None:
-            return Added.REDELIVERED if known == arrival.fingerprint else Added.CONFLICT
+            # whatever comes again under the id of an erased report is not stored, and makes no dead letter
+            return Added.REDELIVERED if known in {arrival.fingerprint, ERASED_KEY} else Added.CONFLICT
         report_id = self._free_id(arrival)
         original = self._originals.get(arrival.content_key)
         recent = self._recent.get(arrival.reporter, 0)

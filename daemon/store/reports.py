@@ -12,21 +12,20 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, and_, ca
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import Lesson, Report, ReportState, RunState, Source, utcnow
+from daemon.records import AfterErasure, Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.duplicates import analyse_again, duplicates_of, hand_over, take_out, with_others
+from daemon.store.duplicates import analyse_again, duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
+from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
+from daemon.store.erasures import record_erasure
 from daemon.store.intake import Added, Arrival, store_batch
-from daemon.store.left_out import erase_details
 from daemon.store.outbox import emit, emit_all
 from daemon.transitions import REPORT_TRANSITIONS
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 _NEVER = schema.reports.c.flagged["not_trainable"].as_string()
 """The reason why the report can never be trained on; NULL for most."""
-ERASED = "[erased]"
-"""The replacement of a text that was erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,35 +220,44 @@ class Reports:
             move(connection, report_id, ReportState.QUEUED, reason, attempts=0, next_attempt_at=None, duplicate_of=None)
             record_audit(connection, actor=actor, action="requeue", subject=report_id, reason=reason)
 
-    def erase(self, report_id: str, *, actor: str, reason: str) -> None:
-        """Erase a report's content permanently (a person's right). Its id, hashes and lineage stay.
+    def erase(self, report_id: str, *, actor: str, reason: str, after: AfterErasure = AfterErasure.KEEP) -> list[str]:
+        """Erase a report's content from the database (a person's right). Its id and its lineage stay.
 
         Other reports of the same answer stay: the oldest of them stands for the answer then. What a duplicate added to
-        the analysis of its answer goes with it.
+        the analysis of its answer goes with it. Texts of operators and servers lose what they quote.
+
+        Args:
+            after: What becomes of adapters that were trained on it; see `Erasures.withdrawn`.
+
+        Returns:
+            The ids of the reports whose lesson held its text: its own, and that of the report it is a duplicate of.
         """
-        blank = {"lease_owner": None, "lease_until": None, "reporter": "erased", "tenant": None}
         with transaction(self._engine) as connection:
             row = report_row(connection, report_id, lock=True)
-            if row.state == ReportState.DUPLICATE:
-                take_out(connection, row)
-            flagged = {
-                **row.flagged,
-                "messages": [{"role": "user", "content": ERASED}],
-                "response": ERASED,
-                "reason": ERASED,
-                "reporter": "erased",
-                "metadata": {},
-            }
-            for key in ("correction", "checks", "tenant", "locale", "tool_calls", "not_trainable"):
-                flagged.pop(key, None)
-            move(connection, report_id, ReportState.ERASED, reason, flagged=flagged, **blank)
+            quotes = quotes_of(connection, row)
+            touched = erase_lesson(connection, row, is_duplicate=row.state == ReportState.DUPLICATE)
+            move(connection, report_id, ReportState.ERASED, quotes.close(reason), **blank(row))
             record_audit(connection, actor=actor, action="erase", subject=report_id, reason=reason)
-            connection.execute(schema.lessons.delete().where(schema.lessons.c.report_id == report_id))
-            answers, clusters = schema.answers, schema.clusters
-            connection.execute(update(answers).where(answers.c.item_id == report_id).values(text=ERASED))
-            connection.execute(update(clusters).where(clusters.c.leader_id == report_id).values(leader_text=ERASED))
-            erase_details(connection, report_id)
-            hand_over(connection, report_id)
+            erase_quotes(connection, row, quotes)
+            record_erasure(connection, report_id, touched, actor=actor, after=after)
+        return touched
+
+    def same_answer(self, report_id: str) -> list[str]:
+        """The other reports of the same conversation and answer that are not erased."""
+        table = schema.reports
+        key = select(table.c.content_key).where(table.c.id == report_id).scalar_subquery()
+        query = select(table.c.id).where(
+            table.c.content_key == key, table.c.id != report_id, table.c.state != ReportState.ERASED
+        )
+        with reading(self._engine) as connection:
+            return list(connection.execute(query.order_by(table.c.id)).scalars())
+
+    def others_with(self, said: str, report_id: str) -> list[str]:
+        """Other reports with this text anywhere in their message; at most five."""
+        table = schema.reports
+        query = select(table.c.id).where(table.c.id != report_id, _contains(said)).order_by(table.c.id).limit(5)
+        with reading(self._engine) as connection:
+            return list(connection.execute(query).scalars())
 
     # --- lessons and results ---
 
@@ -336,7 +344,9 @@ def mark_outcome(connection: Connection, report_ids: Iterable[str], state: Repor
 def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
     """Tell the reporter, and the reporters of its duplicates, that the report is given up."""
     told = [report_id, *duplicates_of(connection, [report_id])]
-    emit_all(connection, EventType.REPORT_BURIED, told, {"reason": reason})
+    # an event leaves erratad, where no erasure reaches it
+    said = quotes_of(connection, report_row(connection, report_id)).without(reason)
+    emit_all(connection, EventType.REPORT_BURIED, told, {"reason": said})
 
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, update
 
 from connectors.messages import EventType
-from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.errors import ErasedMeanwhileError, IllegalTransitionError, NotFoundError
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.records import (
@@ -19,6 +19,7 @@ from daemon.records import (
     Adapter,
     AdapterState,
     Answer,
+    ReportState,
     Run,
     RunItem,
     RunState,
@@ -31,10 +32,12 @@ from daemon.records import (
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
 from daemon.store.audit import record_audit
+from daemon.store.duplicates import batches
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.intents import fulfil
 from daemon.store.left_out import record_left_out
 from daemon.store.outbox import emit
+from daemon.text.quotes import ERASED
 
 REPORT_SUITES = ("flagged", "holdout")
 """Suites with reports as items; items of other suites have their own ids."""
@@ -132,9 +135,15 @@ class Runs:
             connection.execute(update(table).where(table.c.id == run_id).values(progress=merged, updated_at=utcnow()))
 
     def prepared(self, run_id: int, items: Sequence[RunItem], *, left_out: Sequence[LeftOutReport] = ()) -> None:
-        """The dataset is on disk: record the split of each report and those left out, and hand over to training."""
+        """The dataset is on disk: record the split of each report and those left out, and hand over to training.
+
+        Raises:
+            ErasedMeanwhileError: One of the reports is erased. Nothing is changed; the dataset must be made again.
+        """
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PREPARING, RunState.TRAINING)
+            if gone := _erased(connection, [item.report_id for item in items]):
+                raise ErasedMeanwhileError(f"{', '.join(sorted(gone))}: erased after the dataset was made")
             if items:
                 values = [{**asdict(item), "run_id": run_id} for item in items]
                 connection.execute(schema.run_items.insert(), values)
@@ -216,9 +225,9 @@ class Runs:
         if not answers:
             return
         with transaction(self._engine) as connection:
-            connection.execute(
-                insert(connection, schema.answers).on_conflict_do_nothing(), [asdict(answer) for answer in answers]
-            )
+            gone = _erased(connection, {one.item_id for one in answers if one.suite in REPORT_SUITES})
+            values = [asdict(one) | ({"text": ERASED} if one.item_id in gone else {}) for one in answers]
+            connection.execute(insert(connection, schema.answers).on_conflict_do_nothing(), values)
 
     def answers(self, run_id: int) -> list[Answer]:
         return self._answers(schema.answers.c.run_id == run_id)
@@ -242,6 +251,16 @@ class Runs:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.verdict(row)
+
+
+def _erased(connection: Connection, report_ids: Collection[str]) -> set[str]:
+    """Those of the reports that are erased. On PostgreSQL the others cannot be erased before the transaction ends."""
+    table = schema.reports
+    found: set[str] = set()
+    for some in batches(list(report_ids)):
+        rows_of = select(table.c.id, table.c.state).where(table.c.id.in_(some)).with_for_update()
+        found |= {row.id for row in connection.execute(rows_of) if row.state == ReportState.ERASED}
+    return found
 
 
 def _take_out_untrained(connection: Connection, run_id: int, trained: Collection[str]) -> int:

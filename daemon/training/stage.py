@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,13 +18,29 @@ from daemon.artifacts.run_folder import MANIFEST_FILE
 from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig
 from daemon.config.training import TrainingConfig
-from daemon.errors import AdapterInvalidError, ConfigError, ServingError, StoreUnavailableError, TrainingError
+from daemon.errors import (
+    AdapterInvalidError,
+    ConfigError,
+    IllegalTransitionError,
+    ServingError,
+    StoreUnavailableError,
+    TrainingError,
+)
 from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
 from daemon.store import Runs, Store
-from daemon.training.job import JOB_FILE, PROGRESS_FILE, LossCurve, Phase, TrainingJob, TrainingProgress, run_lock
+from daemon.training.job import (
+    CHECKPOINTS,
+    JOB_FILE,
+    PROGRESS_FILE,
+    LossCurve,
+    Phase,
+    TrainingJob,
+    TrainingProgress,
+    run_lock,
+)
 from daemon.training.process import log_tail, resident_bytes, start_trainer, stop_trainer
 
 log = structlog.get_logger(__name__)
@@ -99,6 +116,8 @@ class FinetuneStage:
             return self._advance(run, life)
         except ServingError as exc:
             return Step(sentence=f"run {run.id} waits for a model server: {exc}")
+        except IllegalTransitionError as exc:
+            return Step(sentence=f"run {run.id} was ended meanwhile: {exc}", worked=True)
         except (TrainingError, AdapterInvalidError, ConfigError) as exc:
             reason = str(exc)
         except OSError as exc:
@@ -183,6 +202,10 @@ class FinetuneStage:
         finally:
             stop_trainer(child)
             metrics.TRAINING_MEMORY.set(0)
+        if self._runs.get(run.id).state is not RunState.TRAINING:
+            for folder in (job.run_folder / CHECKPOINTS, job.adapter_folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            return Step(sentence=f"run {run.id} was ended during the training", worked=True)
         progress = TrainingProgress.load(job.run_folder)
         exporter.update(progress)
         if job.adapter_folder.exists():  # even if the child was killed after the rename
@@ -207,6 +230,8 @@ class FinetuneStage:
             metrics.TRAINING_MEMORY.set(resident_bytes(child.pid))
             try:
                 exporter.update(progress)
+                if self._runs.get(job.run_id).state is not RunState.TRAINING:
+                    return True  # ended by an erasure
             except StoreUnavailableError as exc:
                 log.warning("progress not stored", run=job.run_id, reason=str(exc))
             if time.monotonic() > deadline:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from connectors.messages import Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
-from daemon.operations import commands
+from daemon.operations import commands, erasure
 from daemon.operations.status import StatusView, status
 from daemon.operations.views import (
     GenerationView,
@@ -23,7 +23,7 @@ from daemon.operations.views import (
     review_queue,
     run_view,
 )
-from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Intent, ReportState
+from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, ReportState
 from daemon.store import Store
 from daemon.store.control import Pause
 from daemon.web.access import Access
@@ -76,7 +76,8 @@ def operators_router(store: Store, config: Config, access: Access) -> APIRouter:
     for listings in (_status_and_reports(store, config), _generations(store)):
         router.include_router(listings, dependencies=[Depends(require_caller(access, Role.REVIEWER))])
     router.include_router(_audit(store), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
-    router.include_router(_reviews(store, access))
+    router.include_router(_reviews(store, config, access))
+    router.include_router(_certificates(store), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
     router.include_router(_commands(store, access))
     return router
 
@@ -157,7 +158,18 @@ def _audit(store: Store) -> APIRouter:
     return router
 
 
-def _reviews(store: Store, access: Access) -> APIRouter:
+def _certificates(store: Store) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/erasures/{report_id:path}", tags=["look"])
+    def erasure_of(report_id: Identifier) -> Erasure:
+        """Who erased the report, and the signed certificate of what was erased and what remains."""
+        return store.erasures.get(report_id)
+
+    return router
+
+
+def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
     router = APIRouter(tags=["review"])
     reviewer, admin = Depends(require_actor(access, Role.REVIEWER)), Depends(require_actor(access, Role.ADMIN))
 
@@ -194,8 +206,8 @@ def _reviews(store: Store, access: Access) -> APIRouter:
 
     @router.post("/erase")
     def erase(ask: OneReport, actor: str = admin) -> ReportRow:
-        """Remove a report's content permanently. Its id and lineage stay."""
-        store.reports.erase(ask.report_id, actor=actor, reason=ask.reason)
+        """Remove a report's content permanently: database, files, caches, dead letters. Its id and lineage stay."""
+        erasure.erase(store, config, ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
 
     return router

@@ -22,7 +22,7 @@ ROOMS = [
     *("daemon/dataset", "daemon/training", "daemon/evaluation", "daemon/promotion", "daemon/delivery"),
     *("daemon/serving", "daemon/operations", "daemon/web", "daemon/web/console", "daemon/cli", "daemon/demo"),
     *("daemon/store", "daemon/runtime", "daemon/trust", "daemon/artifacts", "daemon/chat", "daemon/text"),
-    "daemon/config",
+    *("daemon/privacy", "daemon/config"),
 ]
 """In reading order: connectors, the pipeline, and the rooms beside it. A folder that is not listed comes last."""
 _PRINTED = re.compile(r"(?<=<!-- tree -->\n```\n).*?(?=```)", re.DOTALL)

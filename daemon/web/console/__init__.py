@@ -23,5 +23,5 @@ def console_router(store: Store, config: Config, access: Access) -> APIRouter:
     router.include_router(static_router())
     router.include_router(sessions_router(shell))
     router.include_router(pages_router(shell, config))
-    router.include_router(forms_router(shell))
+    router.include_router(forms_router(shell, config))
     return router

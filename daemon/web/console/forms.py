@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Form
 from fastapi.responses import RedirectResponse
 
 from connectors.messages import Identifier, Text
+from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import IllegalTransitionError
-from daemon.operations import commands
+from daemon.operations import commands, erasure
 from daemon.records import MAX_NUMBER
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
@@ -29,7 +30,7 @@ LongText = Annotated[Text | None, Form(max_length=100_000)]
 Number = Annotated[int | None, Form(ge=0, le=MAX_NUMBER)]
 
 
-def forms_router(shell: Shell) -> APIRouter:
+def forms_router(shell: Shell, config: Config) -> APIRouter:
     router, store = APIRouter(route_class=PageRoute), shell.store
     reviewer, operator, admin = (
         Depends(require_form(shell.access, role)) for role in (Role.REVIEWER, Role.OPERATOR, Role.ADMIN)
@@ -77,7 +78,7 @@ def forms_router(shell: Shell) -> APIRouter:
     def erase(
         report_id: Annotated[Identifier, Form()], reason: Reason, back: Back = "/reports", who: Identity = admin
     ) -> RedirectResponse:
-        store.reports.erase(report_id, actor=who.name, reason=reason)
+        erasure.erase(store, config, report_id, actor=who.name, reason=reason)
         return _back(back, "erase")
 
     return router

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -15,6 +16,7 @@ from daemon.config import Config
 from daemon.config.masking import masked
 from daemon.config.web import Role
 from daemon.dataset.recipes import recipe
+from daemon.errors import NotFoundError
 from daemon.operations.status import PAUSABLE, status, trial_view
 from daemon.operations.views import (
     GenerationView,
@@ -114,6 +116,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             who,
             "report.html",
             view=view,
+            certificate=_certificate(store, view),
             milestones=_milestones(view),
             examples=_examples(store, config, report_id),
             can_review=view.report.state in {ReportState.QUARANTINED, *WITH_ANALYSIS},
@@ -249,6 +252,16 @@ def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
     if lesson is None or report.flagged.not_trainable:
         return []
     return recipe(config.dataset.recipe)(report, lesson)
+
+
+def _certificate(store: Store, view: ReportView) -> Mapping[str, Any] | None:
+    """Of the report's erasure. Reports erased by earlier versions have none."""
+    if view.report.state != ReportState.ERASED:
+        return None
+    try:
+        return store.erasures.get(view.report.id).certificate
+    except NotFoundError:
+        return None
 
 
 def _milestones(view: ReportView) -> list[Milestone]:

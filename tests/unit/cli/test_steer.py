@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,24 @@ def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: S
     assert sqlite_store.reports.get(report_id).state is ReportState.LESSON
     assert erratad("erase", report_id, "--yes").exit_code == 0
     assert sqlite_store.reports.get(report_id).state is ReportState.ERASED
+
+
+def test_the_certificate_of_an_erasure_is_printed_and_checked(
+    erratad: Command, sqlite_store: Store, tmp_path: Path
+) -> None:
+    [report_id] = learn(sqlite_store, flagged())
+    assert erratad("certificate", report_id).exit_code == 1
+    assert "remains: copies made before" in erratad("erase", report_id, "--yes", "-m", "asked").stdout
+    printed = erratad("certificate", report_id).stdout
+    path = tmp_path / "certificate.json"
+    path.write_text(printed)
+    assert json.loads(printed)["public_key"] == erratad("certificate", "--key").stdout.strip()
+    assert erratad("certificate", "--check", str(path)).stdout.startswith(f"genuine: report {report_id}")
+    path.write_text(printed.replace("database", "nowhere"))
+    changed = erratad("certificate", "--check", str(path))
+    assert changed.exit_code == 1
+    assert "was not signed by this installation" in changed.stderr
+    assert erratad("certificate").exit_code == 2
 
 
 def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> None:
