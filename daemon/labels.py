@@ -42,6 +42,22 @@ class Fault(StrEnum):
     """Checks that the flagged answer meets: they say nothing about the mistake."""
 
 
+class Unsound(StrEnum):
+    """Why an answer fixes nothing, whatever the rules say."""
+
+    EMPTY = "empty"
+    DEGENERATE = "degenerate"
+    """It repeats itself, or is signs instead of words."""
+    SAME_ANSWER = "same_answer"
+    REFUSAL = "refusal"
+    """It declines where a good answer does not."""
+    ANALYSIS_TALK = "analysis_talk"
+    """It talks about an answer instead of giving one."""
+    OFF_TOPIC = "off_topic"
+    LANGUAGE = "language"
+    """It is in another language than a good answer."""
+
+
 class Grade(StrEnum):
     """What supports a report, as shown; each grade counts for more than the one before."""
 

@@ -25,6 +25,7 @@ from daemon.labels import Suite
 from daemon.operations.views import GenerationView, RunRow
 from daemon.records import RunState, utcnow
 from daemon.text.rules import failures
+from daemon.text.soundness import asked_by, unsound
 
 ALIAS = "aligned"
 ANSWER_TOKENS = 40
@@ -171,12 +172,13 @@ class Demo:
         return None if run is None else RunRow.model_validate(run)
 
     def _before_after(self, question: ScenarioQuestion, before: Reply, after: Reply) -> BeforeAfter:
+        asked = asked_by(self._report(question, before), correction=question.correction)
         return BeforeAfter(
             id=question.id,
             category=question.category,
             before=before.text,
             after=after.text,
-            fixed=not failures(question.checks, after.text),
+            fixed=not failures(question.checks, after.text) and unsound(after.text, asked) is None,
             generation=after.model,
         )
 
@@ -201,7 +203,7 @@ class Demo:
         self._say(title, f"{time.monotonic() - started:.0f} s")
 
     def _show(self, results: Sequence[BeforeAfter]) -> None:
-        table = Table("report", "before", "after", "by rule", title="Flagged answers, before and after")
+        table = Table("report", "before", "after", "rule and soundness", title="Flagged answers, before and after")
         for result in results:
             verdict = "[green]fixed[/green]" if result.fixed else "[red]still wrong[/red]"
             table.add_row(result.id, _short(result.before), _short(result.after), verdict)

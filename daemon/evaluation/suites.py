@@ -29,6 +29,7 @@ from daemon.text.merging import merged
 from daemon.text.refusal import is_refusal
 from daemon.text.rules import Rules, failures
 from daemon.text.similarity import Words, resembling
+from daemon.text.soundness import Asked, asked_by, unsound
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
 """Reports in these states are deleted or not trusted, so they are not measured."""
@@ -52,13 +53,18 @@ class Item:
     counts: bool = True
     """Whether the gate counts it. A report with too little evidence is only measured, to see whether it is resolved."""
 
+    asked: Asked | None = None
+    """What an answer to a report is compared with, so that noise or a refusal does not pass its rules."""
+
     def passes(self, text: str) -> bool | None:
-        """Whether the answer meets the rules; None if the item has no rules. An empty answer never passes."""
+        """Whether the answer meets the rules and is sound; None if the item has no rules. An empty one never passes."""
         if is_blank(text):
             return False
         if self.checks is None:
             return None
-        return not failures(self.checks, text) and not (self.refusal_is_wrong and is_refusal(text))
+        if failures(self.checks, text) or (self.refusal_is_wrong and is_refusal(text)):
+            return False
+        return self.asked is None or unsound(text, self.asked) is None
 
 
 class _Line(PromptLine):
@@ -257,12 +263,14 @@ def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: Eval
 
 def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:
     said = merged(report)
+    good = said.flagged.correction or (lesson.correction if lesson else None)
     return Item(
         suite=suite,
         id=report.id,
         messages=conversation(report),
         checks=said.rules,
-        good=said.flagged.correction or (lesson.correction if lesson else None),
+        asked=asked_by(report.flagged, correction=good),
+        good=good,
         bad=None if is_blank(report.flagged.response) else report.flagged.response,
         complaint=said.flagged.reason or None,
     )

@@ -8,7 +8,6 @@ an analysis is correct.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import regex
@@ -22,13 +21,11 @@ from daemon.text.content import MAX_CHARACTERS, Finding, content_fault
 from daemon.text.content import correction_fault as fault_of_any
 from daemon.text.refusal import _QUOTATION, refusal
 from daemon.text.rules import Rules
-from daemon.text.words import _UNSPACED_RUN, NGRAM_WORDS, _ngrams, normalised, overlap, stems, words
+from daemon.text.soundness import SENTENCE_END, is_analysis_talk, repeats_itself
+from daemon.text.words import _UNSPACED_RUN, NGRAM_WORDS, normalised, overlap, stems, words
 
 MIN_LETTER_SHARE = 0.6
 """Minimum share of letters and digits among the visible characters. Below it, the text is markup or noise."""
-MAX_SAME_SENTENCES = 2
-MIN_DISTINCT_SHARE = 0.5
-"""Minimum share of distinct word 3-grams. Looping models are far below, normal prose is above 0.9."""
 MAX_ECHO = 0.8
 """Maximum share of word 5-grams that an analysis may share with one text of its prompt."""
 REASON_SHARE = 0.2
@@ -38,10 +35,8 @@ MIN_KIND_HITS = 2
 MAX_GUIDANCE_OVERLAP = 0.5
 
 
-_SENTENCE_END = regex.compile(r"[.!?…।]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")  # noqa: RUF001 - Chinese and Japanese marks
 _NO_SENTENCE_MARKS = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
-_CHARACTER_RUN = regex.compile(r"([^\s.\-_=])\1{11,}")
 _HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
 _APPROVAL = regex.compile(
     r"""\b(?:this|the|that|my|your|its|assistant's)\s(?:answer|response|reply)\s
@@ -52,13 +47,6 @@ _APPROVAL = regex.compile(
     regex.VERBOSE,
 )
 _CONTRAST = regex.compile(r"\b(?:but|however|although|though|while|yet|only|except|wrong|not)\b")
-_ANALYSIS_TALK = regex.compile(
-    r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
-      | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
-      | ^\W*(?:a\sgood|a\sbetter|here\sis\s(?:a|an|the|my)(?:\s\w+)?)\s(?:answer|response|reply)\b
-      | \bapologi[sz]e\sfor\s(?:the|my|any)\s(?:earlier|previous|confusion|mistake|error|oversight)\b""",
-    regex.VERBOSE,
-)
 
 _KIND_WORDS: Mapping[Kind, str] = {
     Kind.PROMPT_INJECTION: "inject hidden command instruction hijack override data obey ignore task manipulate",
@@ -117,11 +105,11 @@ def correction_fault(
 def _no_answer(text: str, flagged: FlaggedResponse, truncated: bool, guidance: str) -> Iterator[str]:  # noqa: FBT001
     if truncated:
         yield "it was cut off at the token limit"
-    if not words(text) or _loops(text):
+    if not words(text) or repeats_itself(text):
         yield "it is empty or repeats itself"
     if kind_of(flagged.category) not in REFUSAL_IS_RIGHT and refusal(text):
         yield "it is a refusal"
-    if _ANALYSIS_TALK.search(normalised(text)):
+    if is_analysis_talk(text):
         yield "it talks about an answer instead of giving one"
     if overlap(text, guidance) > MAX_GUIDANCE_OVERLAP:
         yield "it repeats the guidance"
@@ -132,7 +120,7 @@ def whole_sentences(text: str, *, truncated: bool) -> str:
     line = " ".join(text.split())
     if not truncated:
         return line
-    ends = [match.end() for match in _SENTENCE_END.finditer(line)]
+    ends = [match.end() for match in SENTENCE_END.finditer(line)]
     return line[: ends[-1]] if ends else ""
 
 
@@ -149,9 +137,9 @@ def unreadable(text: str) -> str | None:
         return "it is empty, or was cut off before its first sentence ended"
     if len(_LETTER.findall(visible)) < MIN_LETTER_SHARE * len(visible) or "\N{REPLACEMENT CHARACTER}" in text:
         return "it is mostly signs, not words"
-    if not _SENTENCE_END.search(text) and not _NO_SENTENCE_MARKS.search(text):
+    if not SENTENCE_END.search(text) and not _NO_SENTENCE_MARKS.search(text):
         return "it has no complete sentence"
-    return "it repeats itself" if _loops(text) else None
+    return "it repeats itself" if repeats_itself(text) else None
 
 
 def wrong_length(text: str, min_words: int, max_words: int) -> str | None:
@@ -184,7 +172,7 @@ def reporters_words(text: str, reason: str, max_overlap: float) -> str | None:
 def approval(text: str) -> str | None:
     """The fault if a sentence approves of the flagged answer without a restriction. English only."""
     own = normalised(_QUOTATION.sub(" ", text))
-    for sentence in _SENTENCE_END.split(own):
+    for sentence in SENTENCE_END.split(own):
         if (found := _APPROVAL.search(sentence)) and not _CONTRAST.search(_APPROVAL.sub(" ", sentence)):
             return f'it approves of the flagged response: "{found[0]}"'
     return None
@@ -205,14 +193,3 @@ def missed_reason(text: str, reason: str, category: str) -> str | None:
     if not named or len(found & named) >= needed or len(found & typical) >= MIN_KIND_HITS:
         return None
     return f"it names {len(found & named)} of the words of the flagged reason; {needed} are required"
-
-
-def _loops(text: str) -> bool:
-    plain = normalised(text)
-    sentences = Counter(part.strip() for part in _SENTENCE_END.split(plain) if len(part.split()) > 1)
-    grams = _ngrams(words(plain), 3)
-    return (
-        _CHARACTER_RUN.search(plain) is not None
-        or max(sentences.values(), default=0) > MAX_SAME_SENTENCES
-        or (len(grams) >= 10 and len(set(grams)) < MIN_DISTINCT_SHARE * len(grams))
-    )
