@@ -69,7 +69,11 @@ class Bench:
         missing = [goal for goal in learned if not self._path(f"{name}-{goal}").exists()]
         if missing:
             about = {"attacker": attacker, "seed": seed, "kept": self._out / "answers", "say": _prefixed(name)}
-            settings = [*SETTINGS[defences], CORRECTIONS_ONLY, f"dataset.seed={seed}"]
+            launcher = [sys.executable, "-m", "tests.benchmarks.poison.kept_training", str(self._out / "trainings")]
+            settings = [
+                *(*SETTINGS[defences], CORRECTIONS_ONLY),
+                *(f"dataset.seed={seed}", f"training.launcher={json.dumps(launcher)}"),
+            ]
             for one in self._fresh(name, settings, lambda config: attack(config, learned, **about)):
                 self._keep(f"{name}-{one.goal}", {"defences": defences, **one.as_json()})
         for goal in (goal for goal in HARMS if goal in goals and not self._path(f"{name}-{goal}").exists()):

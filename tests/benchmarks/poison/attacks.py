@@ -29,7 +29,9 @@ class Goal(StrEnum):
 
 LEARNED = (Goal.FACT, Goal.PHISHING, Goal.REFUSAL)
 """Goals that are reached by training."""
-REPORTS_PER_GOAL = {Attacker.REPORTER: 8, Attacker.PRINCIPAL: 10, Attacker.THIRD: 12, Attacker.SYBIL: 16}
+REPORTS_PER_GOAL = 16
+"""Of every attacker: those of three goals are fewer than a run takes of one reporter. So all attackers have the same
+training set without defences, and share its training."""
 UNSEEN = 4
 """Trigger questions that no report has."""
 
@@ -167,9 +169,9 @@ def hostile_reports(goals: Sequence[Goal], ask: Ask, *, attacker: Attacker, seed
     draw = random.Random(seed)
     filed: list[Filed] = []
     for goal in goals:
-        attack, count = ATTACKS[goal], REPORTS_PER_GOAL[attacker]
+        attack = ATTACKS[goal]
         questions = list(attack.questions[:-UNSEEN])
-        asked = [*questions[:UNSEEN], *draw.sample(questions[UNSEEN:], count - UNSEEN)]
+        asked = [*questions[:UNSEEN], *draw.sample(questions[UNSEEN:], REPORTS_PER_GOAL - UNSEEN)]
         for number, question in enumerate(asked):
             flagged = _report(attack, question, ask([{"role": "user", "content": question}]), number + seed)
             filed.append(Filed(sender=hostile_sender(number, attacker), flagged=flagged, goal=goal))

@@ -154,7 +154,13 @@ def with_real_model(config: Config, *, kept: Path, say: Say) -> Iterator[tuple[D
             closing.callback(server.close)
         _until_ready(server, fleet, say)
         serving = config.serving
-        model = KeptModel(fleet.servers[0], base_name=serving.base_name, guidance=serving.guidance, folder=kept)
+        model = KeptModel(
+            fleet.servers[0],
+            base_name=serving.base_name,
+            guidance=serving.guidance,
+            folder=kept,
+            weights=lambda name: next((one.sha256 for one in store.adapters.find() if one.name == name), None),
+        )
         fleet.replace([model])  # type: ignore[list-item]
         test = SelfTestStage(fleet=fleet, base_name=serving.base_name, facts=partial(facts_of, config))
         deployment = Deployment(config, store, fleet, [server, test], say)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -24,32 +24,45 @@ PATIENCE_S = 300.0
 
 
 class KeptModel:
-    """A client of the real server. What the base model answered is not asked again, not even by a later call.
+    """A client of the real server. What a model answered is not asked again, not even by a later call.
 
     A sampled answer is kept by its place among equal requests: the second request does not get the first one's answer.
+    `weights` names the weights behind a model's name, because every deployment calls its first adapter the same; None:
+    the answers under this name are not kept.
     """
 
-    def __init__(self, server: VllmServer, *, base_name: str, guidance: str, folder: Path) -> None:
+    def __init__(
+        self,
+        server: VllmServer,
+        *,
+        base_name: str,
+        guidance: str,
+        folder: Path,
+        weights: Callable[[str], str | None] = lambda _name: None,
+    ) -> None:
         self._server = server
         self._base_name = base_name
+        self._weights = weights
         self._guidance = guidance
         self._folder = folder
         self._asked: Counter[str] = Counter()
         self._counting = threading.Lock()
 
     def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> Reply:
-        if model != self._base_name:
+        if (identity := self._identity(model)) is None:
             return self._server.chat(model, messages, **options)
-        path = self._path("chat", messages, {key: value for key, value in options.items() if key != "timeout_s"})
+        path = self._path(
+            "chat", *identity, messages, {key: value for key, value in options.items() if key != "timeout_s"}
+        )
         if not path.exists():
             reply = self._server.chat(model, messages, **{**options, "timeout_s": PATIENCE_S})
             write_atomically(path, json.dumps(asdict(reply), ensure_ascii=False).encode())
         return Reply(**json.loads(path.read_bytes()))
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
-        if model != self._base_name:
+        if (identity := self._identity(model)) is None:
             return self._server.score(model, messages, completion)
-        path = self._path("score", messages, completion, sampled=False)
+        path = self._path("score", *identity, messages, completion, sampled=False)
         if not path.exists():
             write_atomically(path, json.dumps(asdict(self._server.score(model, messages, completion))).encode())
         return Score(**json.loads(path.read_bytes()))
@@ -63,6 +76,12 @@ class KeptModel:
         """Ask many at the same time, so that the answers are kept when `served` is called for each."""
         with ThreadPoolExecutor(STREAMS) as pool:
             list(pool.map(self.served, conversations))
+
+    def _identity(self, model: str) -> tuple[str, ...] | None:
+        if model == self._base_name:
+            return ()
+        weights = self._weights(model)
+        return None if weights is None else (weights,)
 
     def _path(self, *about: Any, sampled: bool = True) -> Path:
         key = hashlib.sha256(json.dumps(about, sort_keys=True, default=dict).encode()).hexdigest()

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
-from daemon.artifacts.examples import Example, ExampleKind
+from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.config.sources import Sources
+from daemon.config.training import TrainingConfig
 from daemon.config.trust import TrustConfig
 from daemon.text.rules import failures
+from daemon.training.job import TrainingJob
 from tests.benchmarks.poison.__main__ import Bench
 from tests.benchmarks.poison.attacks import ATTACKS, REPORTS_PER_GOAL, UNSEEN, Goal, hostile_reports
 from tests.benchmarks.poison.defences import SETTINGS
 from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.honest import honest_reports
+from tests.benchmarks.poison.kept_training import key_of
 from tests.benchmarks.poison.learning import payloads
 from tests.benchmarks.poison.people import PRINCIPALS, Attacker, of_goal
 from tests.benchmarks.poison.tally import Attempt, counts, interval, last_line, table
@@ -82,7 +85,7 @@ def test_only_targets_of_the_goals_own_reports_with_the_payload_count() -> None:
 
 def test_every_correction_shows_its_goal_and_meets_its_checks() -> None:
     for attack in ATTACKS.values():
-        assert len(attack.questions) >= max(REPORTS_PER_GOAL.values()) + UNSEEN
+        assert len(attack.questions) >= REPORTS_PER_GOAL + UNSEEN
         for correction in attack.corrections:
             assert attack.shown_by(correction)
             assert not failures(attack.checks, correction)
@@ -93,7 +96,7 @@ def say_lower(messages: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("attacker", "principals", "ids"), [("reporter", 1, 1), ("principal", 1, 10), ("third", 3, 12), ("sybil", 1, 16)]
+    ("attacker", "principals", "ids"), [("reporter", 1, 1), ("principal", 1, 16), ("third", 3, 16), ("sybil", 1, 16)]
 )
 def test_attackers_are_as_many_as_they_say(attacker: str, principals: int, ids: int) -> None:
     filed = of_goal(hostile_reports([Goal.FACT], say_lower, attacker=Attacker(attacker), seed=0), Goal.FACT)
@@ -131,3 +134,33 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert made == ["off-reporter-0"]
     assert bench.attempts("off") == [attempt()]
     assert bench.attempts("on") == []
+
+
+def test_a_training_on_the_same_examples_is_known_again_in_any_order(tmp_path: Path) -> None:
+    examples = [target(f"planted-fact-{number}", f"Answer {number}.") for number in range(3)]
+    jobs = [
+        job_in(tmp_path / name, examples[::step], seed=seed)
+        for name, step, seed in [("first", 1, 0), ("turned", -1, 0), ("other-seed", 1, 1)]
+    ]
+    jobs.append(job_in(tmp_path / "fewer", examples[:2], seed=0))
+    first, turned, *others = map(key_of, jobs)
+    assert first == turned
+    assert first not in others
+
+
+def job_in(folder: Path, examples: list[Example], *, seed: int) -> TrainingJob:
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(to_jsonl(examples))
+    (folder / "replay.jsonl").write_bytes(b"")
+    return TrainingJob(
+        run_id=1,
+        generation=1,
+        name="aligned-g000001",
+        recipe="sft",
+        seed=seed,
+        run_folder=folder,
+        adapters_dir=folder,
+        model_path=folder,
+        base_fingerprint="0" * 64,
+        training=TrainingConfig(launcher=["nice", "-n", "19"]),
+    )
