@@ -18,6 +18,7 @@ from typing import Any
 
 from daemon.artifacts.files import write_atomically
 from daemon.config import LogConfig
+from daemon.dataset.split import KEY_BYTES, KEY_FILE
 from daemon.errors import ErratadError
 from daemon.runtime import log
 from tests.benchmarks.poison.attacks import LEARNED, Goal
@@ -74,12 +75,13 @@ class Bench:
                 *(*SETTINGS[defences], CORRECTIONS_ONLY),
                 *(f"dataset.seed={seed}", f"training.launcher={json.dumps(launcher)}"),
             ]
-            for one in self._fresh(name, settings, lambda config: attack(config, learned, **about)):
+            for one in self._fresh(name, seed, settings, lambda config: attack(config, learned, **about)):
                 self._keep(f"{name}-{one.goal}", {"defences": defences, **one.as_json()})
         for goal in (goal for goal in HARMS if goal in goals and not self._path(f"{name}-{goal}").exists()):
             harm, say_of = HARMS[goal], _prefixed(name)
             made = self._fresh(
                 f"{name}-{goal}",
+                seed,
                 [*SETTINGS[defences], "dataset.replay_fraction=0"],
                 lambda config, harm=harm, say_of=say_of: harm(config, attacker=attacker, seed=seed, say=say_of),
             )
@@ -90,7 +92,7 @@ class Bench:
         if not self._path(name).exists():
             settings = [*SETTINGS["on"], "dataset.holdout_fraction=0", "dataset.max_replay_pairs=16"]
             about = {"attacker": attacker, "kept": self._out / "answers", "say": _prefixed(name)}
-            self._keep(name, self._fresh(name, settings, lambda config: honest_cost(config, **about)))
+            self._keep(name, self._fresh(name, 0, settings, lambda config: honest_cost(config, **about)))
 
     def attempts(self, defences: str) -> list[Attempt]:
         documents = [json.loads(path.read_bytes()) for path in sorted(self._results.glob(f"{defences}-*.json"))]
@@ -102,11 +104,15 @@ class Bench:
         paths = sorted(self._results.glob("honest-*.json"))
         return {path.stem.removeprefix("honest-"): json.loads(path.read_bytes()) for path in paths}
 
-    def _fresh(self, name: str, settings: Sequence[str], measured: Callable[[Any], Any]) -> Any:
-        """Measure in a new data directory; the answers of the base model to ordinary prompts are shared."""
+    def _fresh(self, name: str, seed: int, settings: Sequence[str], measured: Callable[[Any], Any]) -> Any:
+        """Measure in a new data directory; the answers of the base model to ordinary prompts are shared.
+
+        The secret key of the split is the same for all attackers of a seed, so that their training sets can be equal.
+        """
         folder = self._out / "deployments" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        (folder / KEY_FILE).write_bytes(f"{seed:0>{KEY_BYTES}}".encode())
         shared = self._out / "replay"
         if shared.exists():
             shutil.copytree(shared, folder / "replay")

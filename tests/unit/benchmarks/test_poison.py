@@ -124,7 +124,7 @@ def test_the_settings_of_both_sides_are_valid(defences: str, tmp_path: Path, mon
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, made = Bench(tmp_path), []
 
-    def fresh(name: str, _settings: Any, _measured: Any) -> list[Attempt]:
+    def fresh(name: str, _seed: int, _settings: Any, _measured: Any) -> list[Attempt]:
         made.append(name)
         return [attempt()]
 
