@@ -45,6 +45,7 @@ class Rejection(StrEnum):
     SCHEMA_VIOLATION = "schema_violation"
     CONFLICT = "conflict"
     FAILED = "processing_failed"
+    QUOTA = "quota"
 
 
 class MessageRejected(ValueError):  # noqa: N818 - names the outcome

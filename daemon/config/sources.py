@@ -6,6 +6,7 @@ named (`user:NAME`), or the Kafka topic. `reporter` in a message is only a claim
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ RESERVED = frozenset({"http", "import", "trusted-import", "induced", "unknown"})
 """Names of the daemon's own principals and channels. No token, topic or source may have one."""
 USER_PREFIX = "user:"
 """Keeps users of the proxy apart: no token, topic or source may have a colon in its name."""
+
+MAX_USER_CHARACTERS = 100
+"""Of a longer name of a user, so much is kept, with a hash of the whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,8 @@ class Sources:
 
     def of_user(self, name: str) -> str:
         """The principal of a user whom the proxy signed in."""
-        return self._by_user.get(name, USER_PREFIX + name)
+        long = hashlib.sha256(name.encode()).hexdigest()[:16] if len(name) > MAX_USER_CHARACTERS else ""
+        return self._by_user.get(name, USER_PREFIX + name[:MAX_USER_CHARACTERS] + long)
 
     def is_trusted(self, principal: str) -> bool:
         """Whether the operator vouches for the reports of this principal."""

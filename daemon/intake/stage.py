@@ -8,6 +8,7 @@ A partition whose position is lost is read again from its start: the store knows
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from connectors.kafka.consumer import (
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
-from daemon.config.sources import Sources
+from daemon.config.sources import Limits, Sources
 from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
@@ -45,6 +46,7 @@ MAX_TRIES = 3
 PART_BYTES = 4 * 1_048_576
 """Messages of up to this size are stored together, so that a batch of large ones gives heartbeats between them."""
 OBSERVE_INTERVAL_S = 5.0
+HOUR_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +57,28 @@ class FeedbackResult:
     outcome: Added
 
 
+class QuotaExceeded(MessageRejected):
+    """The principal of the message has no quota left. `retry_after_s`: there may be room at the next full hour."""
+
+    def __init__(self, principal: str, limits: Limits) -> None:
+        super().__init__(Rejection.QUOTA, _over_quota(principal, limits))
+        self.retry_after_s = math.ceil(HOUR_S - time.time() % HOUR_S)
+
+
 class FeedbackIntake:
     """Stores one message at once, for `POST /v1/feedback`."""
 
     def __init__(self, *, reports: Reports, config: IntakeConfig) -> None:
         self._reports = reports
         self._config = config
+        self._limits = Sources(config).limits
 
     def submit(self, raw: bytes, *, principal: str) -> FeedbackResult:
         """Decode and store one message of this principal. Idempotent. The result has the id as sent.
 
         Raises:
             MessageRejected: when it cannot be decoded, or the id exists with other content.
+            QuotaExceeded: when the principal has no quota left.
             StoreUnavailableError: when the database is unreachable; the message is not stored.
         """
         try:
@@ -79,8 +91,10 @@ class FeedbackIntake:
 
     def _submit(self, raw: bytes, principal: str) -> FeedbackResult:
         flagged = decode(raw, max_bytes=self._config.max_message_bytes)
-        cap = self._config.max_reports_per_reporter_per_day
-        [outcome] = self._reports.add([(flagged, Source(channel="http", principal=principal))], reporter_cap=cap)
+        source = Source(channel="http", principal=principal)
+        [outcome] = self._reports.add([(flagged, source)], limits=self._limits)
+        if outcome == Added.OVER_QUOTA:
+            raise QuotaExceeded(principal, self._limits(principal))
         if outcome == Added.CONFLICT:
             raise MessageRejected(Rejection.CONFLICT, _conflict(flagged))
         return FeedbackResult(report_id=flagged.id, outcome=outcome)
@@ -243,30 +257,34 @@ class IngestStage:
         return letters + failed
 
     def _added(self, accepted: Sequence[tuple[RawRecord, FlaggedResponse]]) -> list[DeadLetter]:
-        """Store the messages together; returns the letters of those in conflict with stored ones."""
+        """Store the messages together; returns the letters of those that were not stored."""
         tries = MAX_TRIES if len(accepted) == 1 else 1
         added = self._tried([(flagged, self._source(record)) for record, flagged in accepted], tries)
-        _count(Counter(outcome for outcome in added if outcome != Added.CONFLICT))
-        return [
-            DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged))
-            for (record, flagged), outcome in zip(accepted, added, strict=True)
-            if outcome == Added.CONFLICT
-        ]
+        _count(Counter(outcome for outcome in added if outcome not in {Added.CONFLICT, Added.OVER_QUOTA}))
+        letters = []
+        for (record, flagged), outcome in zip(accepted, added, strict=True):
+            if outcome == Added.CONFLICT:
+                letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
+            elif outcome == Added.OVER_QUOTA:
+                principal = self._sources.of_topic(record.topic)
+                detail = _over_quota(principal, self._sources.limits(principal))
+                letters.append(DeadLetter(record=record, reason=Rejection.QUOTA, detail=detail))
+        return letters
 
     def _source(self, record: RawRecord) -> Source:
         principal = self._sources.of_topic(record.topic)
         return Source(channel=record.topic, principal=principal, partition=record.partition, offset=record.offset)
 
     def _tried(self, batch: Sequence[tuple[FlaggedResponse, Source]], tries: int) -> list[Added]:
-        cap = self._config.max_reports_per_reporter_per_day
+        limits = self._sources.limits
         for _ in range(tries - 1):
             try:
-                return self._reports.add(batch, reporter_cap=cap)
+                return self._reports.add(batch, limits=limits)
             except StoreUnavailableError:
                 raise
             except Exception as exc:  # noqa: BLE001 - the last attempt raises it
                 log.warning("message_failed", error=type(exc).__name__)
-        return self._reports.add(batch, reporter_cap=cap)
+        return self._reports.add(batch, limits=limits)
 
     def _commit(self, records: Sequence[RawRecord]) -> Step:
         commit = self._consumer.commit(records)
@@ -347,3 +365,10 @@ def _conflict(flagged: FlaggedResponse) -> str:
 def _count(outcomes: Counter[Any]) -> None:
     for outcome, count in outcomes.items():
         metrics.INTAKE_MESSAGES.labels(channel="kafka", outcome=outcome).inc(count)
+
+
+def _over_quota(principal: str, limits: Limits) -> str:
+    return (
+        f"{principal} has no room left in 24 hours: {limits.reports} reports and {limits.size_bytes} bytes are allowed "
+        "(intake.max_reports_per_day, max_bytes_per_day); send the report again later"
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import httpx
 
 from connectors.kafka.consumer import KafkaUnavailableError, OutboundRecord, Producer, RecordTooLargeError
-from connectors.messages import MAX_MESSAGE_BYTES, FlaggedResponse, MessageRejected, decode
+from connectors.messages import MAX_MESSAGE_BYTES, FlaggedResponse, MessageRejected, Rejection, decode
 from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
 from daemon.runtime.kafka_options import kafka_options
@@ -132,10 +132,10 @@ def send_http(
 
 
 def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
-    """Post one line; on HTTP 429, wait for `Retry-After` and try again."""
+    """Post one line; on HTTP 429 for too many requests, wait for `Retry-After` and try again."""
     while True:
         answer = client.post("/v1/feedback", content=raw)
-        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS or _reason(answer) == Rejection.QUOTA:
             return answer
         time.sleep(float(answer.headers.get("Retry-After", RETRY_AFTER_S)))
 
@@ -180,6 +180,13 @@ def _is_about_the_line(response: httpx.Response) -> bool:
 def _refused(line: _Line, response: httpx.Response) -> LineProblem:
     reason = {409: "conflict", 413: "oversized"}.get(response.status_code, "refused")
     return LineProblem(line=line.number, reason=reason, detail=_detail(response))
+
+
+def _reason(response: httpx.Response) -> str | None:
+    try:
+        return str(response.json()["error"]["reason"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _detail(response: httpx.Response) -> str:

@@ -15,6 +15,7 @@ from daemon.store import rows, schema
 from daemon.store.engine import reading, transaction
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.intents import fulfil
+from daemon.store.quotas import only_per_reporter
 
 
 class Inductions:
@@ -72,7 +73,7 @@ class Inductions:
         table = schema.inductions
         arrivals = [Arrival.of(flagged, Source(channel=INDUCED)) for flagged in found]
         with transaction(self._engine) as connection:
-            added = store_batch(connection, arrivals, reporter_cap=reporter_cap)
+            added = store_batch(connection, arrivals, limits=only_per_reporter(reporter_cap))
             row = connection.execute(
                 update(table)
                 .where(table.c.id == run.id, table.c.asked == run.asked, table.c.finished_at.is_(None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -17,10 +17,10 @@ from daemon.store import schema
 from daemon.store.duplicates import IN_PLAY, analyse_again
 from daemon.store.engine import Lock, database_time, serialise
 from daemon.store.erasing import ERASED_KEY
+from daemon.store.quotas import WINDOW, LimitsOf, Quotas
 
 Key = tuple[str, str]
 """A principal, and one of its ids or reporters."""
-CAP_WINDOW = timedelta(days=1)
 LOOKUP_SIZE = 1000
 """Messages per lookup statement; PostgreSQL allows at most 65,535 parameters."""
 MAX_SENT_CHARACTERS = 120
@@ -36,6 +36,8 @@ class Added(StrEnum):
     CONFLICT = "conflict"
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
+    OVER_QUOTA = "quota"
+    """Not stored: its principal has no quota left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Arrival:
     fingerprint: str
     content_key: str
     document: dict[str, Any]
+    size_bytes: int
 
     @property
     def key(self) -> Key:
@@ -64,39 +67,45 @@ class Arrival:
             fingerprint=flagged.fingerprint(),
             content_key=flagged.content_key(),
             document=flagged.model_dump(mode="json", exclude_none=True),
+            size_bytes=len(flagged.model_dump_json(exclude_none=True).encode()),
         )
 
 
-def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, reporter_cap: int) -> list[Added]:
-    """Store the new arrivals; returns one outcome per arrival, in order.
+def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, limits: LimitsOf) -> list[Added]:
+    """Store the new arrivals, within the limits of their principals; returns one outcome per arrival, in order.
 
     Batches run one at a time (on PostgreSQL by a lock), so two consumers cannot both find an id, an answer or a
     reporter's last free place unused.
     """
     serialise(connection, Lock.INTAKE)
     now = database_time(connection)
+    quotas = Quotas(connection, {arrival.source.principal for arrival in arrivals}, now=now)
     outcomes: list[Added] = []
     for start in range(0, len(arrivals), LOOKUP_SIZE):
         part = arrivals[start : start + LOOKUP_SIZE]
-        intake = _Intake(connection, part, now=now, reporter_cap=reporter_cap)
+        intake = _Intake(connection, part, now=now, limits=limits, quotas=quotas)
         outcomes += [intake.take(arrival) for arrival in part]
         if intake.rows:
             connection.execute(schema.reports.insert(), intake.rows)
         analyse_again(connection, intake.duplicates)
+    quotas.save()
     return outcomes
 
 
 class _Intake:
     """The stored facts about one part of a batch, updated with each message of the part."""
 
-    def __init__(self, connection: Connection, part: Sequence[Arrival], *, now: datetime, reporter_cap: int) -> None:
+    def __init__(
+        self, connection: Connection, part: Sequence[Arrival], *, now: datetime, limits: LimitsOf, quotas: Quotas
+    ) -> None:
         self._now = now
-        self._cap = reporter_cap
+        self._limits = limits
+        self._quotas = quotas
         self._connection = connection
         self._fingerprints = _fingerprints(connection, {arrival.key for arrival in part})
         self._ids = _stored(connection, {arrival.flagged.id for arrival in part})
         self._originals = _originals(connection, {arrival.content_key for arrival in part})
-        self._recent = _recent(connection, {arrival.reporter for arrival in part}, since=now - CAP_WINDOW)
+        self._recent = _recent(connection, {arrival.reporter for arrival in part}, since=now - WINDOW)
         self.rows: list[dict[str, Any]] = []
         self.duplicates: dict[str, list[str]] = {}
         """The new reports of a stored answer, by the report that stands for the answer."""
@@ -107,13 +116,17 @@ class _Intake:
         if known is not None:
             # whatever comes again under the id of an erased report is not stored, and makes no dead letter
             return Added.REDELIVERED if known in {arrival.fingerprint, ERASED_KEY} else Added.CONFLICT
+        principal = arrival.source.principal
+        limits, recent = self._limits(principal), self._recent.get(arrival.reporter, 0)
+        is_spare = recent >= limits.reports_per_reporter
+        if not self._quotas.take(principal, arrival.size_bytes, limits, is_spare=is_spare):
+            return Added.OVER_QUOTA
         report_id = self._free_id(arrival)
         original = self._originals.get(arrival.content_key)
-        recent = self._recent.get(arrival.reporter, 0)
         outcome, state, reason = Added.STORED, ReportState.QUEUED, None
-        if recent >= self._cap:
+        if is_spare:
             outcome, state, original = Added.QUARANTINED, ReportState.QUARANTINED, None
-            reason = f"reporter {flagged.reporter} sent more than {self._cap} reports in 24 hours"
+            reason = f"reporter {flagged.reporter} sent more than {limits.reports_per_reporter} reports in 24 hours"
         elif original is not None:
             outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
             reason = f"the same answer is report {original}: reason, correction and checks count there"

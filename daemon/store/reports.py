@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Text, and_, cast, func, or_, select, text, update
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import AfterErasure, Lesson, Report, ReportState, RunState, Source, utcnow
+from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.duplicates import analyse_again, duplicates_of, with_others
@@ -21,6 +20,8 @@ from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
 from daemon.store.erasures import record_erasure
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.outbox import emit, emit_all
+from daemon.store.quotas import LimitsOf, only_per_reporter
+from daemon.store.search import contains, matching
 from daemon.transitions import REPORT_TRANSITIONS
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
@@ -40,17 +41,24 @@ class Reports:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, batch: Sequence[tuple[FlaggedResponse, Source]], *, reporter_cap: int) -> list[Added]:
+    def add(
+        self,
+        batch: Sequence[tuple[FlaggedResponse, Source]],
+        *,
+        limits: LimitsOf | None = None,
+        reporter_cap: int = MAX_NUMBER,
+    ) -> list[Added]:
         """Store a batch in one transaction; one outcome per message, in order.
 
-        A message with a stored id is `redelivered` (same content) or a `conflict` (other content). A report above its
-        reporter's cap of `reporter_cap` reports in 24 hours is stored as `quarantined`. A report of an answer that is
-        flagged already is stored as `duplicate` and adds its part (`Report.others`) to the report of that answer,
-        which is analysed again if this adds something.
+        A message with an id that its principal has sent already is `redelivered` (same content) or a `conflict` (other
+        content). One without room in its principal's quota is `quota` and not stored. A report above its
+        reporter's limit is stored as `quarantined`. Without `limits`, `reporter_cap` is the only limit. A report of an
+        answer that is flagged already is stored as `duplicate` and adds its part (`Report.others`) to the report of
+        that answer, which is analysed again if this adds something.
         """
         arrivals = [Arrival.of(flagged, source) for flagged, source in batch]
         with transaction(self._engine) as connection:
-            return store_batch(connection, arrivals, reporter_cap=reporter_cap)
+            return store_batch(connection, arrivals, limits=limits or only_per_reporter(reporter_cap))
 
     def get(self, report_id: str) -> Report:
         with reading(self._engine) as connection:
@@ -75,6 +83,7 @@ class Reports:
         *,
         state: ReportState | None = None,
         category: str | None = None,
+        principal: str | None = None,
         reporter: str | None = None,
         search: str | None = None,
         limit: int = 50,
@@ -82,20 +91,11 @@ class Reports:
     ) -> list[Report]:
         """Newest first, without the parts of duplicates.
 
-        `search` is a part of the id or of any text of the message, case-insensitive.
+        `search` is a part of an id or of any text of the message, case-insensitive.
         """
-        table = schema.reports
-        query = select(table).order_by(table.c.received_at.desc(), table.c.id).limit(limit).offset(offset)
-        if state is not None:
-            query = query.where(table.c.state == state)
-        if category is not None:
-            query = query.where(table.c.category == category)
-        if reporter is not None:
-            query = query.where(table.c.reporter == reporter)
-        if search:
-            query = query.where(_contains(search))
+        query = matching(state=state, category=category, principal=principal, reporter=reporter, search=search)
         with reading(self._engine) as connection:
-            return [rows.report(row) for row in connection.execute(query)]
+            return [rows.report(row) for row in connection.execute(query.limit(limit).offset(offset))]
 
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""
@@ -255,7 +255,7 @@ class Reports:
     def others_with(self, said: str, report_id: str) -> list[str]:
         """Other reports with this text anywhere in their message; at most five."""
         table = schema.reports
-        query = select(table.c.id).where(table.c.id != report_id, _contains(said)).order_by(table.c.id).limit(5)
+        query = select(table.c.id).where(table.c.id != report_id, contains(said)).order_by(table.c.id).limit(5)
         with reading(self._engine) as connection:
             return list(connection.execute(query).scalars())
 
@@ -358,15 +358,6 @@ def move(connection: Connection, report_id: str, state: ReportState, reason: str
         update(table)
         .where(table.c.id == report_id)
         .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
-    )
-
-
-def _contains(search: str) -> ColumnElement[bool]:
-    table = schema.reports
-    as_stored = json.dumps(search)[1:-1]  # JSON escapes all characters outside ASCII
-    return or_(
-        table.c.id.icontains(search, autoescape=True),
-        cast(table.c.flagged, Text).icontains(as_stored, autoescape=True),
     )
 
 

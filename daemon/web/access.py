@@ -13,6 +13,7 @@ from typing import Protocol
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from daemon.config.secret import secret
+from daemon.config.sources import Sources
 from daemon.config.web import HttpConfig, Role
 from daemon.records import utcnow
 from daemon.web.rate_limit import RateLimit, refuse_for
@@ -33,6 +34,12 @@ class Identity:
     name: str
     role: Role
     session: str = ""
+    user: str = ""
+    """The whole name of a user whom the proxy signed in; empty for a token."""
+
+    def principal(self, sources: Sources) -> str:
+        """The principal of the reports that this caller sends."""
+        return sources.of_user(self.user) if self.user else sources.of_token(self.name)
 
 
 LOCAL_ADMIN = Identity(name="local", role=Role.ADMIN)
@@ -107,7 +114,7 @@ class Access:
         roles = [role for group, role in self._proxy.roles.items() if group in groups]
         if not user or not roles:
             return None
-        return Identity(name=user[:100], role=max(roles, key=list(Role).index), session=user)
+        return Identity(name=user[:100], role=max(roles, key=list(Role).index), session=user, user=user)
 
     # --- the console's sessions ---
 

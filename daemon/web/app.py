@@ -11,7 +11,7 @@ from connectors.messages import MessageRejected, Rejection
 from daemon import __version__
 from daemon.config import Config
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
-from daemon.intake.stage import FeedbackIntake
+from daemon.intake.stage import FeedbackIntake, QuotaExceeded
 from daemon.operations.health import Health
 from daemon.store import Store
 from daemon.web.access import Access
@@ -59,7 +59,7 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
     _add_error_handlers(app)
     app.include_router(probes_router(health))
     limit = RateLimit(config.http.feedback_per_minute)
-    app.include_router(feedback_router(intake, store, access, limit))
+    app.include_router(feedback_router(intake, store, access, limit, config.sources))
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app
@@ -67,6 +67,10 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
 
 def _add_error_handlers(app: FastAPI) -> None:
     """Every error is answered with the JSON body `{"error": {"reason", "detail"}}`."""
+
+    @app.exception_handler(QuotaExceeded)
+    def over_quota(_: Request, exc: QuotaExceeded) -> JSONResponse:
+        return refuse(429, exc.reason, exc.detail, {"Retry-After": str(exc.retry_after_s)})
 
     @app.exception_handler(MessageRejected)
     def rejected(_: Request, exc: MessageRejected) -> JSONResponse:

@@ -94,7 +94,8 @@ def rate_limited(limit: RateLimit, access: Access) -> Callable[..., None]:
     def check(request: Request, bearer: Bearer) -> None:
         identity = _by_header(access, request, bearer)
         known = identity is not None and identity is not LOCAL_ADMIN
-        caller = identity.name if identity is not None and known else f"address {address_of(request)}"
+        name = identity.name if identity is not None and known else f"address {address_of(request)}"
+        caller = f"user {identity.user}" if identity is not None and identity.user else name
         refuse_for(limit.wait_s(caller))
 
     return check

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 
 from connectors import messages
 from connectors.messages import Identifier
+from daemon.config.sources import Sources
 from daemon.config.web import Role
 from daemon.errors import NotFoundError
 from daemon.intake.stage import FeedbackIntake
@@ -42,7 +43,9 @@ class FeedbackState(View):
     updated_at: datetime
 
 
-def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit) -> APIRouter:
+def feedback_router(
+    intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit, sources: Sources
+) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
     signed_in = Depends(require_caller(access, Role.REPORTER))
 
@@ -51,7 +54,7 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
     )
     def submit(raw: Annotated[bytes, Depends(_raw_body)], caller: Identity = signed_in) -> FeedbackAccepted:
         """Report one bad response. It is stored when this returns. Sending the same id again is safe."""
-        result = intake.submit(raw, principal=caller.name)
+        result = intake.submit(raw, principal=caller.principal(sources))
         return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
 
     @router.get("/schema", dependencies=[signed_in])
@@ -62,7 +65,7 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
     @router.get("/{report_id:path}")
     def state(report_id: Identifier, caller: Identity = signed_in) -> FeedbackState:
         """The state of a report, by the id under which the caller sent it. Reviewers may ask for any report."""
-        report = fixed = _of_caller(store, caller, report_id)
+        report = fixed = _of_caller(store, caller, caller.principal(sources), report_id)
         if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
             fixed = store.reports.get(report.duplicate_of)
         said = state_text(fixed, store.left_out.still(fixed.id))
@@ -80,9 +83,9 @@ def feedback_router(intake: FeedbackIntake, store: Store, access: Access, limit:
     return router
 
 
-def _of_caller(store: Store, caller: Identity, report_id: str) -> Report:
+def _of_caller(store: Store, caller: Identity, principal: str, report_id: str) -> Report:
     try:
-        return store.reports.sent(caller.name, report_id)
+        return store.reports.sent(principal, report_id)
     except NotFoundError:
         if not caller.role.covers(Role.REVIEWER):
             raise

@@ -32,7 +32,9 @@ def daemon_url(
 ) -> Iterator[str]:
     """The HTTP surface on loopback, behind a token."""
     monkeypatch.setenv("ERRATAD_TEST_TOKEN", TOKEN)
-    config = make_config(http={"token_env": "ERRATAD_TEST_TOKEN"}, intake={"max_message_bytes": 4000})
+    config = make_config(
+        http={"token_env": "ERRATAD_TEST_TOKEN"}, intake={"max_message_bytes": 4000, "max_reports_per_day": 50}
+    )
     intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
     health: Any = None  # no test here asks for it
     app = create_app(store=sqlite_store, intake=intake, config=config, health=health)
@@ -93,6 +95,12 @@ def test_a_line_that_the_daemon_refuses_is_named_and_the_others_are_sent(daemon_
     assert [(problem.line, problem.reason) for problem in submission.problems] == [(2, "conflict"), (3, "oversized")]
     assert "stored with other content" in submission.problems[0].detail
     assert not submission.complete
+
+
+def test_without_quota_it_stops_instead_of_waiting_for_hours(daemon_url):
+    submission = send_http(lines(*map(str, range(52))), daemon_url, token=TOKEN)
+    assert submission.sent == 50
+    assert "50 of 52 lines were sent, then: the daemon answered 429: admin has no room left" in submission.stopped
 
 
 def test_a_wrong_token_stops_at_once_and_says_so(daemon_url, sqlite_store):

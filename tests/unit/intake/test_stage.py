@@ -12,7 +12,7 @@ import pytest
 
 from connectors.kafka.consumer import Commit, RawRecord
 from connectors.messages import Rejection
-from daemon.config.intake import IntakeConfig
+from daemon.config.intake import IntakeConfig, SourceConfig
 from daemon.errors import StoreUnavailableError
 from daemon.intake import stage as ingest
 from daemon.intake.attempts import Attempts
@@ -58,10 +58,15 @@ class Topic:
         self.letters += letters
 
 
-def stage_of(topic: Topic, store: Store, memory: Path | None = None) -> IngestStage:
+def stage_of(topic: Topic, store: Store, memory: Path | None = None, config: IntakeConfig | None = None) -> IngestStage:
     parts: Any = topic
     return IngestStage(
-        store=store, config=IntakeConfig(), consumer=parts, dead_letters=parts, topics=["t"], attempts=Attempts(memory)
+        store=store,
+        config=config or IntakeConfig(),
+        consumer=parts,
+        dead_letters=parts,
+        topics=["t"],
+        attempts=Attempts(memory),
     )
 
 
@@ -205,3 +210,14 @@ def test_hostile_rules_do_not_hold_up_the_messages_behind_them(sqlite_store: Sto
     assert stored(sqlite_store) == {"behind"}
     assert {letter.reason for letter in topic.letters} == {Rejection.SCHEMA_VIOLATION}
     assert len(topic.letters) == len(hostile)
+
+
+def test_messages_beyond_the_quota_of_their_topic_become_dead_letters_and_hold_nothing_up(sqlite_store: Store) -> None:
+    config = IntakeConfig(max_reports_per_day=1, sources=[SourceConfig(name="shop", topic="t", max_reports_per_day=2)])
+    topic = Topic(*reports("one", "two", "three"))
+    stage_of(topic, sqlite_store, config=config).step(life())
+    assert stored(sqlite_store) == {"one", "two"}
+    [letter] = topic.letters
+    assert (letter.record.offset, letter.reason) == (2, Rejection.QUOTA)
+    assert "shop has no room left in 24 hours: 2 reports" in letter.detail
+    assert topic.waiting == []

@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Callable
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from connectors.messages import json_schema
@@ -19,7 +20,7 @@ from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, learn, lesson, mark, start_run
-from tests.fixtures.web import bearer, error
+from tests.fixtures.web import BASE_URL, HOST, bearer, error
 
 
 def test_a_report_is_stored_when_the_answer_comes(client: TestClient, sqlite_store: Store) -> None:
@@ -189,3 +190,44 @@ def test_a_reporter_reads_only_what_it_sent_itself(make_client: Callable[..., Te
         (Role.REVIEWER, "theirs"): 200,
     }
     assert answers[Role.REVIEWER, "theirs"].json()["id"] == "theirs"
+
+
+def test_a_principal_without_quota_is_asked_to_come_back(make_app: Callable[..., FastAPI], sqlite_store: Store) -> None:
+    app = make_app(intake={"max_reports_per_day": 1})
+    with TestClient(app, base_url=BASE_URL) as client:
+        kept, refused = flagged(), flagged()
+        assert client.post("/v1/feedback", content=kept.encode()).status_code == 202
+        answer = client.post("/v1/feedback", content=refused.encode())
+        status, reason, detail = error(answer)
+        assert (status, reason) == (429, "quota")
+        assert "local has no room left in 24 hours: 1 reports" in detail
+        assert 0 < int(answer.headers["retry-after"]) <= 3600
+        assert client.post("/v1/feedback", content=kept.encode()).json()["outcome"] == "redelivered"
+    assert [report.id for report in sqlite_store.reports.find()] == [kept.id]
+
+
+def test_a_source_of_a_token_or_a_user_is_the_principal_of_its_reports(
+    make_app: Callable[..., FastAPI], sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP", "shop-token")
+    app = make_app(
+        http={
+            "host": "0.0.0.0",
+            "tokens": [{"name": "ann", "role": "reporter", "token_env": "SHOP"}],
+            "proxy": {"addresses": ["192.0.2.7"], "roles": {"staff": "reporter"}},
+        },
+        intake={"sources": [{"name": "store", "token": "ann"}, {"name": "desk", "user": "eve"}]},
+    )
+    with TestClient(app, base_url=HOST, client=("192.0.2.7", 4711)) as client:
+        callers: list[dict[str, str]] = [
+            {"Authorization": "Bearer shop-token"},
+            *({"X-Forwarded-User": user, "X-Forwarded-Groups": "staff"} for user in ("ann", "eve", "x" * 300)),
+        ]
+        for number, headers in enumerate(callers):
+            body = flagged(id="same", response=f"Answer {number}.").encode()
+            assert client.post("/v1/feedback", content=body, headers=headers).json()["outcome"] == "stored"
+            assert client.get("/v1/feedback/same", headers=headers).status_code == 200
+    found = sorted(report.source.principal for report in sqlite_store.reports.find())
+    assert found[:3] == ["desk", "store", "user:ann"]
+    assert found[3].startswith("user:xxx")
+    assert len(found[3]) < 200
