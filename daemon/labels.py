@@ -174,12 +174,12 @@ class LeftOut(StrEnum):
     """Why a run does not use a report or an ordinary pair; also the label of `erratad_dataset_left_out`."""
 
     NO_EXAMPLE = "no_example"
+    MAX_PER_PRINCIPAL = "max_per_principal"
     MAX_PER_REPORTER = "max_per_reporter"
     MAX_PER_CLUSTER = "max_per_cluster"
     MAX_REPORTS = "max_reports"
     NEAR_DUPLICATE = "near_duplicate"
     HELD_OUT_ALIKE = "held_out_alike"
-    """Only in runs of earlier versions: now held-out reports give way (`TRAINED_ALIKE`)."""
     TRAINED_ALIKE = "trained_alike"
     NOT_TRAINABLE = "not_trainable"
     TEMPLATE_REFUSES = "template_refuses"
@@ -198,6 +198,7 @@ class LeftOut(StrEnum):
 
 LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.NO_EXAMPLE: "without an example under the recipe",
+    LeftOut.MAX_PER_PRINCIPAL: "above max_principal_share",
     LeftOut.MAX_PER_REPORTER: "above max_per_reporter",
     LeftOut.MAX_PER_CLUSTER: "above max_per_cluster",
     LeftOut.MAX_REPORTS: "above max_reports",

@@ -176,6 +176,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             model_path=config.model.path,
             data_dir=config.data_dir,
             check_chat=fleet.check_chat,
+            is_trusted=config.sources.is_trusted,
         ),
         FinetuneStage(
             store=store,

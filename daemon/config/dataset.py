@@ -34,6 +34,12 @@ class DatasetConfig(Section):
     max_reports: Positive = 500
     max_per_cluster: Positive = 20
     max_per_reporter: Positive = 50
+    """Per reporter of one principal."""
+    max_principal_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Maximum share of a run, and of a cluster, of a principal without trust where others have lessons too. With n
+    principals it is at least 1/n."""
+    min_per_principal: Positive = 100
+    """Places of a run that each principal may have, however few lessons others have."""
     replay_fraction: Fraction = 0.45
     """Share of ordinary pairs (the base model's own answers) among the examples of an epoch. Each epoch uses different
     pairs, if there are enough prompts."""

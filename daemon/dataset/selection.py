@@ -1,4 +1,4 @@
-"""Selects the lessons of a run for training and holdout: within the caps, without near-duplicates or leaks."""
+"""Selects the lessons of a run for training and holdout: fairly, within the caps, without near-duplicates or leaks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from daemon.artifacts.run_folder import UnusableReport
 from daemon.categories import Kind, kind_of
 from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
+from daemon.dataset.fairness import Candidate, IsTrusted, Places, candidates, in_turn
+from daemon.dataset.leaks import conflicts
 from daemon.dataset.recipes import Recipe, recipe, without_repeats
 from daemon.dataset.usable import Usable
 from daemon.labels import LeftOut
-from daemon.records import Cluster, Lesson, Report, Split
-from daemon.text.merging import taught_by
-from daemon.text.similarity import Vectorizer, Words, cosines, reaches, resembling
+from daemon.records import Cluster, Evidence, Lesson, Report, Split
+from daemon.text.similarity import Vectorizer, Words, cosines, reaches
+from daemon.text.words import normalised
+
+WITHOUT_PLACE = (LeftOut.MAX_PER_PRINCIPAL, LeftOut.MAX_PER_CLUSTER, LeftOut.MAX_REPORTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,102 +77,129 @@ class Selection:
 
 
 def select(
-    candidates: Sequence[tuple[Report, Lesson]],
+    found: Sequence[tuple[Report, Lesson]],
     assigned: Mapping[str, Cluster],
     *,
     config: DatasetConfig,
     recipe_name: str,
     vectorizer: Vectorizer,
     usable: Usable,
+    is_trusted: IsTrusted,
 ) -> Selection:
-    """Select lessons within the caps, in the order of the candidates, and render the training side.
+    """Select lessons in fair turns (`daemon.dataset.fairness`) within the caps, and render the training side.
 
-    Near-duplicates are dropped on the training side only. On the holdout side each one is a real question of a user.
-    Examples, and held-out prompts, that are known to be unusable are left out; others take their places.
+    Of near-duplicates on the training side, the one with most support stays. On the holdout side each one is a real
+    question of a user. Examples, and held-out prompts, that are known to be unusable are left out; others take their
+    places.
 
     Raises:
         ConfigError: if there is no such recipe.
     """
-    render = recipe(recipe_name)
-    left_out: Counter[LeftOut] = Counter()
-    unusable: list[UnusableReport] = []
-    dropped: dict[str, Counter[LeftOut]] = defaultdict(Counter)
-    caps = _Caps(config)
-    kept = _Kept(config.near_duplicate)
-    sides: dict[Split, list[SelectedLesson]] = {Split.TRAIN: [], Split.HOLDOUT: []}
-    for report, lesson in candidates:
-        cluster, reporter = assigned[report.id], taught_by(report, lesson)
-        trains = cluster.split is Split.TRAIN
-        one = (
-            _Rendered.of(report, lesson, render, usable)
-            if trains
-            else _Rendered(refusal=usable.why_not_held_out(report), held_out=True)
-        )
-        if one.refusal is not None:
-            unusable.append(UnusableReport(report_id=report.id, reason=one.refusal.reason, detail=one.refusal.detail))
-        if (why_not := one.why_not or caps.reached(reporter, cluster)) is not None:
-            left_out[why_not] += 1
-        elif trains and kept.has_similar(report):
-            left_out[LeftOut.NEAR_DUPLICATE] += 1
-        else:
-            caps.count(reporter, cluster)
-            if trains:
-                kept.add(report)
-            for example, refusal in one.dropped:
-                dropped[example.kind.value][refusal.reason] += 1
-            sides[cluster.split].append(
-                SelectedLesson(report=report, lesson=lesson, cluster=cluster, examples=one.examples)
-            )
-    holdout = _without_leaks(
-        sides[Split.HOLDOUT], sides[Split.TRAIN], vectorizer=vectorizer, similarity=config.same_kind
+    waiting = candidates(found, assigned)
+    places = Places(config, waiting, is_trusted)
+    taking = _Taking(places, _Kept(config.near_duplicate), recipe(recipe_name), usable)
+    held_back = in_turn(waiting, places, taking.take)
+    train, holdout = taking.train(is_trusted), taking.holdout
+    leaks, yielding = conflicts(
+        train, holdout, vectorizer=vectorizer, similarity=config.same_kind, is_trusted=is_trusted
     )
-    if len(holdout) < len(sides[Split.HOLDOUT]):
-        left_out[LeftOut.TRAINED_ALIKE] = len(sides[Split.HOLDOUT]) - len(holdout)
+    left_out = taking.left_out + Counter(
+        {
+            LeftOut.MAX_PER_PRINCIPAL: len(held_back),
+            LeftOut.HELD_OUT_ALIKE: len(leaks),
+            LeftOut.TRAINED_ALIKE: len(yielding),
+        }
+    )
     return Selection(
-        train=tuple(sides[Split.TRAIN]),
-        holdout=holdout,
+        train=tuple(taking.selected(one) for one in train if one.report.id not in leaks),
+        holdout=tuple(taking.selected(one) for one in holdout if one.report.id not in yielding),
         left_out=dict(left_out),
-        unusable=tuple(unusable),
-        dropped=dropped,
+        unusable=tuple(taking.unusable),
+        dropped=taking.dropped,
     )
 
 
-def _without_leaks(
-    holdout: Sequence[SelectedLesson], train: Sequence[SelectedLesson], *, vectorizer: Vectorizer, similarity: float
-) -> tuple[SelectedLesson, ...]:
-    """The held-out lessons whose prompt is not similar to a training prompt.
+class _Taking:
+    """Takes the candidates that can be used, in the order in which they come, and counts the others."""
 
-    Clusters do not exclude this: they limit only the distance to a leader. A similar training prompt would leak the
-    answer to the held-out one. It is the held-out lesson that gives way: otherwise a few reports about each topic, some
-    of them held out, would keep a topic out of training for good.
-    """
-    leaks = resembling(
-        [selected.report.prompt_text for selected in holdout],
-        [selected.report.prompt_text for selected in train],
-        vectorizer=vectorizer,
-        similarity=similarity,
+    def __init__(self, places: Places, kept: _Kept, render: Recipe, usable: Usable) -> None:
+        self._places = places
+        self._kept = kept
+        self._render = render
+        self._usable = usable
+        self._rendered: dict[str, _Rendered] = {}
+        self._alike: list[list[Candidate]] = []
+        """Training lessons that are near-duplicates of each other; the first of each has the place."""
+        self._clusters: set[int] = set()
+        self.holdout: list[Candidate] = []
+        self.left_out: Counter[LeftOut] = Counter()
+        self.unusable: list[UnusableReport] = []
+        self.dropped: dict[str, Counter[LeftOut]] = defaultdict(Counter)
+
+    def take(self, one: Candidate) -> bool:
+        """Whether it gets a place."""
+        trains = one.cluster.split is Split.TRAIN
+        rendered = self._rendered[one.report.id] = self._render_one(one, trains=trains)
+        if rendered.refusal is not None:
+            why = rendered.refusal
+            self.unusable.append(UnusableReport(report_id=one.report.id, reason=why.reason, detail=why.detail))
+        why_not = rendered.why_not or self._places.why_not(one)
+        similar = self._similar(one, why_not) if trains else None
+        if similar is not None:
+            self._alike[similar].append(one)
+            why_not = LeftOut.NEAR_DUPLICATE
+        if why_not is not None:
+            self.left_out[why_not] += 1
+            return False
+        self._places.take(one)
+        if trains:
+            self._kept.add(one.report)
+            self._clusters.add(one.cluster.id)
+            self._alike.append([one])
+        else:
+            self.holdout.append(one)
+        return True
+
+    def _similar(self, one: Candidate, why_not: LeftOut | None) -> int | None:
+        """The near-duplicate that has a place. One without a place left has a say in which of them keeps it."""
+        if why_not is None or (why_not in WITHOUT_PLACE and one.cluster.id in self._clusters):
+            return self._kept.similar(one.report)
+        return None
+
+    def _render_one(self, one: Candidate, *, trains: bool) -> _Rendered:
+        if trains:
+            return _Rendered.of(one.report, one.lesson, self._render, self._usable)
+        return _Rendered(refusal=self._usable.why_not_held_out(one.report), held_out=True)
+
+    def train(self, is_trusted: IsTrusted) -> list[Candidate]:
+        """Of near-duplicates, the one with most support; the first of several."""
+        chosen = [max(alike, key=lambda one: _support(one, alike, is_trusted)) for alike in self._alike]
+        for one in chosen:
+            for example, refusal in self._rendered[one.report.id].dropped:
+                self.dropped[example.kind.value][refusal.reason] += 1
+        return chosen
+
+    def selected(self, one: Candidate) -> SelectedLesson:
+        examples = self._rendered[one.report.id].examples
+        return SelectedLesson(report=one.report, lesson=one.lesson, cluster=one.cluster, examples=examples)
+
+
+def _support(one: Candidate, alike: Sequence[Candidate], is_trusted: IsTrusted) -> tuple[int, ...]:
+    """How much speaks for this one of several near-duplicates: a person's review, trust, how many principals want the
+    same answer, evidence, and last the number of reporters, whose names are free."""
+    agreeing = {backer for other in alike if _wanted(other) == _wanted(one) for backer in other.backers}
+    principals = {principal for principal, _ in agreeing}
+    return (
+        one.lesson.reviewed_at is not None,
+        any(map(is_trusted, principals)),
+        len(principals),
+        list(Evidence).index(one.report.evidence),
+        len(agreeing),
     )
-    return tuple(selected for selected, leak in zip(holdout, leaks, strict=True) if not leak)
 
 
-class _Caps:
-    """Counts the selected reports: total, per reporter and per cluster."""
-
-    def __init__(self, config: DatasetConfig) -> None:
-        self._config = config
-        self._per_cluster: Counter[int] = Counter()
-        self._per_reporter: Counter[str] = Counter()
-
-    def reached(self, reporter: str, cluster: Cluster) -> LeftOut | None:
-        if self._per_reporter[reporter] >= self._config.max_per_reporter:
-            return LeftOut.MAX_PER_REPORTER
-        if self._per_cluster[cluster.id] >= self._config.max_per_cluster:
-            return LeftOut.MAX_PER_CLUSTER
-        return LeftOut.MAX_REPORTS if self._per_cluster.total() >= self._config.max_reports else None
-
-    def count(self, reporter: str, cluster: Cluster) -> None:
-        self._per_reporter[reporter] += 1
-        self._per_cluster[cluster.id] += 1
+def _wanted(one: Candidate) -> str | None:
+    return None if one.lesson.correction is None else normalised(one.lesson.correction)
 
 
 class _Kept:
@@ -181,19 +212,26 @@ class _Kept:
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
         self._parts: dict[Kind, csr_matrix] = {}
+        self._numbers: dict[Kind, list[int]] = defaultdict(list)
+        self._count = 0
 
-    def has_similar(self, report: Report) -> bool:
-        kept = self._parts.get(kind_of(report.flagged.category))
+    def similar(self, report: Report) -> int | None:
+        """The number of the most similar one, in the order in which they were added; None: none is similar enough."""
+        kind = kind_of(report.flagged.category)
+        kept = self._parts.get(kind)
         if kept is None:
-            return False
+            return None
         parts = _parts(report)
         alike = np.min([cosines(kept[number::3], parts[[number]]) for number in range(3)], axis=0)
-        return reaches(alike.max(), self._similarity)
+        nearest = int(alike.argmax())
+        return self._numbers[kind][nearest] if reaches(alike.max(), self._similarity) else None
 
     def add(self, report: Report) -> None:
         kind = kind_of(report.flagged.category)
         known = [self._parts[kind]] if kind in self._parts else []
         self._parts[kind] = vstack([*known, _parts(report)], format="csr")
+        self._numbers[kind].append(self._count)
+        self._count += 1
 
 
 def _parts(report: Report) -> csr_matrix:

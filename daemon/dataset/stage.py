@@ -38,6 +38,7 @@ from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
 from daemon.dataset.embeddings import Matrix, vectorizer_of
+from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
@@ -58,7 +59,9 @@ MIN_TRAIN_REPORTS = 2
 """A model would only memorise a single example."""
 MIN_REPLAY_PAIRS = 8
 SCAN_FACTOR = 20
-"""Lessons read per lesson used. Caps cut the reports of one reporter; this still finds reports of others."""
+"""Lessons read per lesson used: some are near-duplicates, above a cap or of no use."""
+SCAN_PER_REPORTER = 4
+"""Lessons read of one reporter per lesson that may be used of it."""
 
 
 class DatasetStage:
@@ -79,8 +82,12 @@ class DatasetStage:
         model_path: Path,
         data_dir: Path,
         check_chat: Callable[[], None],
+        is_trusted: IsTrusted,
     ) -> None:
-        """`check_chat` raises if the servers do not read conversations as the trainer does."""
+        """`check_chat` raises if the servers do not read conversations as the trainer does.
+
+        `is_trusted`: whether the operator vouches for the reports of a principal.
+        """
         self._reports = store.reports
         self._clusters = store.clusters
         self._runs = store.runs
@@ -89,6 +96,7 @@ class DatasetStage:
         self._model_path = model_path
         self._epochs = training.epochs
         self._check_chat = check_chat
+        self._is_trusted = is_trusted
         self._guidance = serving.guidance
         self._readings = Readings(reader)
         self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
@@ -185,7 +193,10 @@ class DatasetStage:
         )
 
     def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Selection:
-        candidates = self._reports.trainable(limit=self._config.max_reports * SCAN_FACTOR)
+        candidates = self._reports.trainable(
+            limit=self._config.max_reports * SCAN_FACTOR,
+            per_reporter=self._config.max_per_reporter * SCAN_PER_REPORTER,
+        )
         if self._selected is not None and self._selected[:2] == (run.id, candidates):
             return self._selected[2]  # nothing changed since the last step
         assigned = clusters.assign(
@@ -205,6 +216,7 @@ class DatasetStage:
                 recipe_name=run.recipe,
                 vectorizer=vectorizer,
                 usable=usable,
+                is_trusted=self._is_trusted,
             ),
             usable,
         )

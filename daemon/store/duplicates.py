@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, FromClause, Select, func, select, update
 
 from connectors.messages import Checks, Severity
 from daemon.parts import Part
@@ -33,24 +33,17 @@ def with_others(connection: Connection, found: Sequence[Any]) -> list[Report]:
 
 
 def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple[Part, ...]]:
+    """At most `MAX_PARTS` of each, oldest first: of each principal equally many, and of each of its reporters."""
     table = schema.reports
-    place = func.row_number().over(
-        partition_by=table.c.duplicate_of, order_by=(table.c.received_at.desc(), table.c.id.desc())
-    )
-    ranked = _duplicates(
-        report_ids,
-        table.c.id,
-        table.c.duplicate_of,
-        table.c.principal,
-        table.c.reporter,
-        table.c.received_at,
+    found: dict[str, list[Part]] = {}
+    columns = (
+        *(table.c[name] for name in ("id", "duplicate_of", "principal", "reporter", "received_at")),
         *(table.c.flagged[name].as_string().label(name) for name in ("reason", "correction", "severity")),
         table.c.flagged["checks"].label("checks"),
-        place.label("place"),
-    ).subquery()
-    newest = select(ranked).where(ranked.c.place <= MAX_PARTS).order_by(ranked.c.received_at, ranked.c.id)
-    found: dict[str, list[Part]] = {}
-    for row in connection.execute(newest):
+    )
+    chosen = _fair_parts(report_ids)
+    query = select(*columns).join(chosen, chosen.c.id == table.c.id).where(chosen.c.place <= MAX_PARTS)
+    for row in connection.execute(query.order_by(table.c.received_at, table.c.id)):
         found.setdefault(row.duplicate_of, []).append(
             Part(
                 report_id=row.id,
@@ -64,6 +57,24 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
             )
         )
     return {report_id: tuple(parts) for report_id, parts in found.items()}
+
+
+def _fair_parts(report_ids: Sequence[str]) -> FromClause:
+    """The ids of the duplicates with their places: the newest of each sender first, principals in turn."""
+    table = schema.reports
+    names = ("id", "duplicate_of", "principal", "reporter", "received_at")
+    ranked: FromClause = _duplicates(report_ids, *(table.c[name] for name in names)).subquery()
+    order: tuple[str, ...] = ()
+    for place, group in (
+        ("nth", ("duplicate_of", "principal", "reporter")),
+        ("turn", names[1:3]),
+        ("place", names[1:2]),
+    ):
+        by = (*(ranked.c[name] for name in order), ranked.c.received_at.desc(), ranked.c.id.desc())
+        number = func.row_number().over(partition_by=[ranked.c[name] for name in group], order_by=by)
+        ranked = select(*(ranked.c[name] for name in names), number.label(place)).subquery()
+        order = (place,)
+    return ranked
 
 
 def _duplicates(report_ids: Collection[str], *columns: Any) -> Select[Any]:

@@ -14,6 +14,7 @@ from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, RunState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
+from daemon.store.candidates import NEVER, candidates
 from daemon.store.duplicates import analyse_again, duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
@@ -25,8 +26,6 @@ from daemon.store.search import contains, matching
 from daemon.transitions import REPORT_TRANSITIONS
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
-_NEVER = schema.reports.c.flagged["not_trainable"].as_string()
-"""The reason why the report can never be trained on; NULL for most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,18 +266,13 @@ class Reports:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.record(Lesson, row)
 
-    def trainable(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """Reports with a lesson that a run may use: unresolved ones first, then newest first."""
-        table = schema.reports
-        query = (
-            select(table, schema.lessons)
-            .join(schema.lessons, schema.lessons.c.report_id == table.c.id)
-            .where(table.c.state.in_(TRAINABLE), _NEVER.is_(None))
-            .order_by(table.c.state == ReportState.RESOLVED, table.c.received_at.desc(), table.c.id)
-            .limit(limit)
-        )
+    def trainable(self, *, limit: int, per_reporter: int | None = None) -> list[tuple[Report, Lesson]]:
+        """Reports with a lesson that a run may use: unresolved ones first, then newest first.
+
+        Of more than `limit`, each principal has its share, and each reporter in it, at most `per_reporter`.
+        """
         with reading(self._engine) as connection:
-            found = connection.execute(query).all()
+            found = candidates(connection, limit=limit, per_reporter=per_reporter or MAX_NUMBER)
             reports = with_others(connection, found)
         return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
 
@@ -288,7 +282,7 @@ class Reports:
         query = (
             select(func.count())
             .select_from(schema.lessons.join(table, table.c.id == schema.lessons.c.report_id))
-            .where(table.c.state.in_(TRAINABLE), _NEVER.is_not(None))
+            .where(table.c.state.in_(TRAINABLE), NEVER.is_not(None))
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
@@ -306,7 +300,7 @@ class Reports:
             .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
             .where(
                 table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
-                _NEVER.is_(None),
+                NEVER.is_(None),
                 or_(last_run.is_(None), lessons.c.created_at > last_run),
             )
         )

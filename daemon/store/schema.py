@@ -57,6 +57,9 @@ metadata = MetaData()
 IN_QUEUE = "state IN ('queued', 'reflecting')"
 """A condition without parameters, so that both databases use the partial index for it."""
 
+TRAINABLE = "state IN ('lesson', 'recurring', 'resolved')"
+"""States of reports that a run may use; likewise without parameters."""
+
 transitions = Table(
     "transitions",
     metadata,
@@ -119,6 +122,7 @@ reports = Table(
     Index("ix_reports_content_key", "content_key"),
     Index("uq_reports_sent", "principal", "sent_id", unique=True),
     Index("ix_reports_principal", "principal", "reporter", "received_at"),
+    Index("ix_reports_trainable", "state", "principal", "reporter", "received_at", "id", **_where(TRAINABLE)),
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
     Index("ix_reports_model", "model", "received_at"),

@@ -16,7 +16,7 @@ from connectors.checker.bounds import MAX_TEXT_CHARS, schema_excess
 from connectors.messages import Checks, FlaggedResponse, Severity
 from daemon.labels import Fault
 from daemon.parts import Part
-from daemon.records import COMPLETE_JSON, Lesson, Report
+from daemon.records import COMPLETE_JSON, Report
 from daemon.text.content import MAX_CHARACTERS, Finding, correction_fault
 from daemon.text.rules import TIMEOUT_S, Rules, failures
 from daemon.text.words import normalised
@@ -108,15 +108,6 @@ def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -
         }
     )
     return Merged(flagged=flagged, corrections=corrections, checks=checks, set_aside=(*met, *contradictions, *useless))
-
-
-def taught_by(report: Report, lesson: Lesson) -> str:
-    """The reporter whose correction the lesson teaches; without one, the reporter of the report itself."""
-    owners = [
-        part.reporter for part in report.parts if part.correction is not None and part.correction == lesson.correction
-    ]
-    own = report.flagged.reporter
-    return own if own in owners or not owners else owners[0]
 
 
 # --- reasons ---

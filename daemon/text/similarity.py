@@ -16,6 +16,8 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 
 Vectors: TypeAlias = "csr_matrix | NDArray[np.float32]"
 """One row per text, with norm 1: the product of two rows is their cosine similarity."""
+TOLERANCE = 1e-6
+"""Rounding gives identical texts a similarity of 0.9999999."""
 
 
 class Vectorizer(Protocol):
@@ -65,8 +67,8 @@ def cosines(rows: Vectors, others: Vectors) -> NDArray[np.float64]:
 
 
 def reaches(cosine: float, similarity: float) -> bool:
-    """`cosine >= similarity` with a tolerance, because rounding gives identical texts 0.9999999."""
-    return bool(cosine >= similarity - 1e-6)
+    """`cosine >= similarity` with a tolerance."""
+    return bool(cosine >= similarity - TOLERANCE)
 
 
 def resembling(texts: Sequence[str], others: Sequence[str], *, vectorizer: Vectorizer, similarity: float) -> list[bool]:

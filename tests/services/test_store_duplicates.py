@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 
 from connectors.messages import Checks, EventType, FlaggedResponse
 from daemon.errors import LeaseLostError
-from daemon.records import ReportState
+from daemon.records import ReportState, Source
 from daemon.store import Added, Store, schema
 from daemon.store.duplicates import EVERY_ONE, MAX_PARTS, _duplicates
 from tests.fixtures.config import flagged
@@ -130,6 +130,20 @@ def test_very_many_reports_of_one_answer_start_few_analyses(sqlite_store: Store)
     assert analyses == EVERY_ONE + 2
     others = store.reports.get(first.id).others
     assert (len(others), others[-1].reason) == (MAX_PARTS, f"Complaint {MAX_PARTS + 9}.")
+
+
+def test_no_sender_fills_the_parts_of_an_answer(sqlite_store: Store) -> None:
+    store, first = sqlite_store, flagged()
+    add(store, first)
+    honest = [twin(first, reporter=f"user-{number}", correction="Canberra.") for number in range(3)]
+    store.reports.add([(one, Source(channel="test", principal="site")) for one in honest], reporter_cap=999)
+    add(store, *(twin(first, reporter=f"sybil-{number}", reason=f"{number}") for number in range(MAX_PARTS + 20)))
+    add(store, *(twin(first, reporter="loud", reason=f"{number}") for number in range(MAX_PARTS + 20)))
+    others = store.reports.get(first.id).others
+    assert len(others) == MAX_PARTS
+    assert {one.id for one in honest} <= {part.report_id for part in others}
+    assert [part.principal for part in others].count("site") == 3
+    assert sum(part.reporter == "loud" for part in others) == 1
 
 
 def test_all_reporters_hear_of_the_outcome(store: Store) -> None:

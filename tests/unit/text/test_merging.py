@@ -13,10 +13,9 @@ from daemon.labels import Fault
 from daemon.parts import Part
 from daemon.records import Report, ReportState, Source, utcnow
 from daemon.text import rules
-from daemon.text.merging import MAX_REASON_BYTES, Merged, merged, taught_by
+from daemon.text.merging import MAX_REASON_BYTES, Merged, merged
 from daemon.text.rules import failures
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import lesson
 
 NOW = utcnow()
 
@@ -207,12 +206,6 @@ def test_endless_rules_of_many_reports_cost_the_time_of_one_answer() -> None:
         merge(*parts)
     assert asked
     assert sum(asked) < 1
-
-
-def test_a_lesson_counts_for_the_reporter_whose_correction_it_teaches() -> None:
-    asked = report(part(1, correction="Canberra."), part(2, correction="Perth."))
-    assert taught_by(asked, lesson("r0", correction="Perth.")) == "person-2"
-    assert taught_by(asked, lesson("r0")) == taught_by(asked, lesson("r0", correction="Another.")) == "person-0"
 
 
 # --- content ---

@@ -1,0 +1,69 @@
+"""Which lessons a run may choose from: read so that no crowd of new reports hides another sender's older ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, case, func, select, text
+
+from daemon.records import ReportState
+from daemon.store import schema
+
+NEVER = schema.reports.c.flagged["not_trainable"].as_string()
+"""The reason why a report can never be trained on; NULL for most."""
+LOOKUP_SIZE = 1000
+
+
+def candidates(connection: Connection, *, limit: int, per_reporter: int) -> Sequence[Any]:
+    """Rows of reports with their lessons: unresolved ones first, then newest first.
+
+    Of more than `limit`, principals have equally many, as far as they have them; inside a principal each reporter, and
+    at most `per_reporter` of each. Of too many reporters, those with the newest and with the oldest reports count.
+    """
+    table, lessons = schema.reports, schema.lessons
+    ranked = connection.execute(_ranked(per_reporter)).scalars().all()
+    chosen: list[Any] = []
+    for start in range(0, len(ranked), LOOKUP_SIZE):
+        ids = ranked[start : start + LOOKUP_SIZE]
+        query = (
+            select(table, lessons)
+            .join(lessons, lessons.c.report_id == table.c.id)
+            .where(table.c.id.in_(ids), NEVER.is_(None))
+        )
+        found = {row.id: row for row in connection.execute(query)}
+        chosen += [found[one] for one in ids if one in found]
+        if len(chosen) >= limit:
+            break
+    first = sorted(chosen[:limit], key=lambda row: row.id)
+    first.sort(key=lambda row: row.received_at, reverse=True)
+    return sorted(first, key=lambda row: row.state == ReportState.RESOLVED)
+
+
+def _ranked(per_reporter: int) -> Select[str]:
+    """Ids in fair order, by an index that holds all these columns."""
+    table = schema.reports
+    resolved = case((table.c.state == ReportState.RESOLVED, 1), else_=0).label("resolved")
+    sender = table.c.principal, table.c.reporter
+    nth = func.row_number().over(partition_by=sender, order_by=(resolved, table.c.received_at.desc(), table.c.id))
+    of_reporter = (
+        select(table.c.id, table.c.principal, table.c.received_at, resolved, nth.label("nth"))
+        .where(text(schema.TRAINABLE))
+        .subquery()
+    )
+    one = of_reporter.c
+    newest = func.row_number().over(
+        partition_by=one.principal, order_by=(one.resolved, one.nth, one.received_at.desc(), one.id)
+    )
+    oldest = func.row_number().over(
+        partition_by=one.principal, order_by=(one.resolved, one.nth, one.received_at, one.id)
+    )
+    of_principal = (
+        select(one.id, one.principal, newest.label("newest"), oldest.label("oldest"))
+        .where(one.nth <= per_reporter)
+        .subquery()
+    )
+    two = of_principal.c
+    nearest_end = case((two.newest <= two.oldest, two.newest), else_=two.oldest)
+    place = func.row_number().over(partition_by=two.principal, order_by=(nearest_end, two.id))
+    return select(two.id).order_by(place, two.principal)
