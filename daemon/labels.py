@@ -61,6 +61,8 @@ class Unsound(StrEnum):
 class Grade(StrEnum):
     """What supports a report, as shown; each grade counts for more than the one before."""
 
+    CONTRADICTED = "contradicted"
+    """The server's own record holds another answer."""
     CLAIMED = "claimed"
     """Its sender says so."""
     REPRODUCED = "reproduced"
@@ -103,6 +105,17 @@ GROUND_TEXT: Mapping[str, str] = {
     Ground.NO_CORRECTION: "it has no correction",
 }
 """The grounds in words."""
+
+
+class Look(StrEnum):
+    """Result of looking for the evidence of one report; also the label of `erratad_evidence_total`."""
+
+    VERIFIED = "verified"
+    CONTRADICTED = "contradicted"
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not_reproduced"
+    NOT_ASKED = "not_asked"
+    """The conversation cannot be asked again, or need not be."""
 
 
 class Criterion(StrEnum):

@@ -16,8 +16,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Suite
-from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, ReportState, RunState, Trigger
+from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Look, Suite
+from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, Evidence, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
 
@@ -134,6 +134,23 @@ LESSONS_BY_KIND = _closed(
     kind=Kind,
 )
 NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the start of the last run that did not fail.")
+
+REPORT_EVIDENCE = _closed(
+    Gauge(
+        "erratad_report_evidence",
+        "Reports that are queued, analysed or lessons, by what is known about whether the model gave the answer.",
+        ["evidence"],
+    ),
+    evidence=Evidence,
+)
+EVIDENCE = _closed(
+    Counter(
+        "erratad_evidence_total",
+        "Reports for which the stage `evidence` looked whether the model gave the flagged answer, by result.",
+        ["result"],
+    ),
+    result=Look,
+)
 
 # training
 RUNS = _closed(Counter("erratad_runs_total", "Runs ended, by outcome.", ["outcome"]), outcome=RUN_ENDS)

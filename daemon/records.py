@@ -115,6 +115,8 @@ class CorrectionSource(StrEnum):
 class Evidence(StrEnum):
     """What is known about whether the model gave the flagged answer; each value says more than the one before."""
 
+    CONTRADICTED = "contradicted"
+    """The server's own record of the exchange holds another answer."""
     CLAIMED = "claimed"
     """The report says so."""
     REPRODUCED = "reproduced"

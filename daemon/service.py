@@ -23,6 +23,7 @@ from daemon import __version__, metrics
 from daemon.chat.reader import Reader
 from daemon.config import Config
 from daemon.config.secret import secret
+from daemon.config.sources import Sources
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.outbox import OutboxStage
@@ -30,6 +31,7 @@ from daemon.delivery.stage import DeliveryStage
 from daemon.delivery.webhook import WebhookSink
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
+from daemon.evidence.stage import EvidenceStage
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
 from daemon.operations.dangers import dangers
@@ -54,6 +56,7 @@ from daemon.serving.selftest import SelfTestStage
 from daemon.store import Store, open_store
 from daemon.store.outbox import KAFKA
 from daemon.training.stage import FinetuneStage
+from daemon.trust.policy import Policy
 from daemon.web.app import create_app
 
 logger = structlog.get_logger(__name__)
@@ -150,15 +153,17 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
 
 
 def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
-    """The stages that find mistakes, start runs, and bring a run to its verdict."""
+    """The stages that find mistakes and their evidence, start runs, and bring a run to its verdict."""
     reader = partial(
         Reader,
         model_path=config.model.path,
         chat=config.chat,
         trust_remote_code=config.model.trust_remote_code,
     )
+    policy = Policy(config.trust, trusts=Sources(config.intake).is_trusted)
     return [
         InductionStage(store=store, fleet=fleet, config=config),
+        EvidenceStage(store=store, fleet=fleet, config=config.trust, serving=config.serving, trusted=policy.is_trusted),
         ScheduleStage(
             store=store,
             config=config.schedule,

@@ -277,6 +277,7 @@ TESTED_THROUGH = {
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
     "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",
     "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",
+    "daemon/evidence/reproduction.py": "tests/unit/evidence/test_stage.py",
     "daemon/reflection/analyst.py": "tests/unit/reflection/test_failures.py",
     "daemon/runtime/cron.py": "tests/unit/test_schedule.py",
     "daemon/artifacts/jsonl.py": "tests/unit/evaluation/test_suites.py",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from daemon.config.section import Fraction, Positive, Section
+from daemon.config.section import Fraction, Positive, Seconds, Section
 from daemon.labels import Grade
 
 
@@ -27,8 +27,15 @@ class CorroborationConfig(Section):
 class ReproduceConfig(Section):
     """Asking a generation again, to see whether it makes the reported mistake."""
 
-    samples: Positive = 3
-    """How often it is asked."""
+    samples: Annotated[int, Field(ge=0, le=20)] = 3
+    """Answers per report; the first is greedy. 0: no report is asked again."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    """Of all answers but the first."""
+    max_tokens: Positive = 512
+    similarity: Fraction = 0.7
+    """Minimum cosine, by words, of an answer and the flagged one for a report without rules."""
+    concurrency: Positive = 2
+    request_timeout_s: Seconds = 120.0
 
 
 class TrustConfig(Section):

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from datetime import datetime
 
 from connectors.chat import Reply
-from connectors.messages import WIRE_VERSION, Checks, FlaggedResponse, Severity
+from connectors.messages import WIRE_VERSION, FlaggedResponse, Severity
 from daemon.induction.seeds import InductionQuestion
 from daemon.labels import Drop
 from daemon.records import INDUCED
-from daemon.text.rules import failures
+from daemon.text.rules import failures, lasting
 from daemon.text.words import normalised
 
 
@@ -31,14 +31,9 @@ def drop_reason(question: InductionQuestion, reply: Reply, judge: Callable[[str]
         return Drop.UNDECIDED if passed is None else Drop.GOOD if passed else None
     if not failures(question.checks, reply.text):
         return Drop.GOOD
-    if reply.truncated and not question.seed.refuse and not failures(_final(question.checks), reply.text):
+    if reply.truncated and not question.seed.refuse and not failures(lasting(question.checks), reply.text):
         return Drop.CUT_OFF
     return None
-
-
-def _final(checks: Checks) -> Checks:
-    """The rules that stay broken if the answer gets longer."""
-    return Checks(must_not_contain=checks.must_not_contain, max_words=checks.max_words)
 
 
 def report_of(question: InductionQuestion, reply: Reply, *, at: datetime) -> FlaggedResponse:

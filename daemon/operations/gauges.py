@@ -42,6 +42,8 @@ class GaugesStage:
         counts = self._store.reports.counts()
         for state, count in counts.items():
             metrics.REPORTS.labels(state=state).set(count)
+        for evidence, reports in self._store.evidence.counts().items():
+            metrics.REPORT_EVIDENCE.labels(evidence=evidence).set(reports)
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())

@@ -17,14 +17,14 @@ from daemon.operations.views import InductionRow, RunRow, View
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each
 from daemon.promotion.trial_figures import TrialStatus, trial_status
-from daemon.records import Adapter, AdapterState, ReportState, Run, utcnow
+from daemon.records import Adapter, AdapterState, Evidence, ReportState, Run, utcnow
 from daemon.store import Store
 from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
 from daemon.store.outbox import KAFKA
 
 STAGES = (
-    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "reflection", "schedule", "dataset",
-    "finetune", "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
+    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "evidence", "reflection", "schedule",
+    "dataset", "finetune", "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
 )  # fmt: skip
 """All stages, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage not in {"serving", "selftest"})
@@ -123,6 +123,10 @@ class StatusView(View):
     pauses: list[Pause]
     reports: dict[ReportState, int]
     oldest_queued_age_s: float | None
+    evidence: dict[Evidence, int]
+    """Reports that are queued, analysed or lessons, by what is known about whether the model gave the answer."""
+    evidence_waiting: int
+    """Reports whose evidence was not looked for yet."""
     new_lessons: int
     min_lessons: int
     min_lessons_on_cron: int
@@ -156,6 +160,8 @@ def status(store: Store, config: Config) -> StatusView:
         pauses=store.control.pauses(),
         reports=store.reports.counts(),
         oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
+        evidence=store.evidence.counts(),
+        evidence_waiting=store.evidence.waiting(),
         new_lessons=store.reports.count_new_lessons(),
         min_lessons=config.schedule.min_lessons,
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
@@ -216,6 +222,7 @@ def sentences(view: StatusView) -> list[str]:
         _live(view),
         *_guidance(view),
         _reports(view),
+        *_evidence(view),
         *_runs(view),
         *_trial(view),
         _schedule(view),
@@ -302,6 +309,12 @@ def _reports(view: StatusView) -> str:
     counted = ", ".join(f"{count} {state}" for state, count in view.reports.items() if count)
     oldest = "" if view.oldest_queued_age_s is None else f"; the oldest waits for {span(view.oldest_queued_age_s)}"
     return f"Reports: {counted or 'none yet'}{oldest}."
+
+
+def _evidence(view: StatusView) -> list[str]:
+    counted = ", ".join(f"{count} {evidence}" for evidence, count in view.evidence.items() if count)
+    waiting = f"; {view.evidence_waiting} not looked at yet" if view.evidence_waiting else ""
+    return [f"Evidence that the model gave the flagged answers: {counted}{waiting}."] if counted else []
 
 
 def _runs(view: StatusView) -> list[str]:

@@ -14,6 +14,7 @@ from daemon.parts import Part
 from daemon.records import (
     Adapter,
     Answer,
+    Evidence,
     Lesson,
     Report,
     ReportState,
@@ -51,6 +52,11 @@ class ReportRow(View):
     duplicate_of: str | None
     cluster_id: int | None
     resolved_generation: int | None
+    evidence: Evidence
+    """What is known about whether the model gave the flagged answer."""
+    evidence_detail: str | None
+    evidence_at: datetime | None
+    """When evidence was last looked for; null: not yet."""
     not_trainable: str | None
     """Why no run can ever train on it, such as "message 1 holds an image"."""
 
@@ -74,6 +80,9 @@ class ReportRow(View):
             duplicate_of=report.duplicate_of,
             cluster_id=report.cluster_id,
             resolved_generation=report.resolved_generation,
+            evidence=report.evidence,
+            evidence_detail=report.evidence_detail,
+            evidence_at=report.evidence_at,
             not_trainable=flagged.not_trainable,
         )
 

@@ -16,6 +16,7 @@ from daemon.store.clusters import Clusters
 from daemon.store.control import Control
 from daemon.store.engine import connect
 from daemon.store.erasures import Erasures
+from daemon.store.evidence import ReportEvidence
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.intents import Intents
@@ -40,6 +41,7 @@ __all__ = [
     "Intents",
     "LeftOutReports",
     "Outbox",
+    "ReportEvidence",
     "Reports",
     "Reviews",
     "Runs",
@@ -60,6 +62,7 @@ class Store:
     engine: Engine
     inductions: Inductions
     reports: Reports
+    evidence: ReportEvidence
     clusters: Clusters
     reviews: Reviews
     runs: Runs
@@ -99,6 +102,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         engine=engine,
         inductions=Inductions(engine),
         reports=Reports(engine),
+        evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),
         runs=Runs(engine),

@@ -13,6 +13,7 @@ from daemon.errors import LeaseLostError
 from daemon.records import INDUCED, Induction, Source, Trigger, utcnow
 from daemon.store import rows, schema
 from daemon.store.engine import reading, transaction
+from daemon.store.evidence import verified_at_birth
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.intents import fulfil
 from daemon.store.quotas import only_per_reporter
@@ -65,7 +66,7 @@ class Inductions:
     ) -> tuple[Induction, list[Added]]:
         """Store the found mistakes and the run's position in one transaction, so that a crash asks nothing twice.
 
-        The reports pass the same intake as all others (`daemon.store.intake`).
+        The reports pass the same intake as all others (`daemon.store.intake`). Their evidence is `verified`.
 
         Raises:
             LeaseLostError: Another daemon has continued this run. Nothing is stored.
@@ -74,6 +75,7 @@ class Inductions:
         arrivals = [Arrival.of(flagged, Source(channel=INDUCED)) for flagged in found]
         with transaction(self._engine) as connection:
             added = store_batch(connection, arrivals, limits=only_per_reporter(reporter_cap))
+            verified_at_birth(connection, INDUCED, [flagged.id for flagged in found])
             row = connection.execute(
                 update(table)
                 .where(table.c.id == run.id, table.c.asked == run.asked, table.c.finished_at.is_(None))

@@ -60,6 +60,9 @@ IN_QUEUE = "state IN ('queued', 'reflecting')"
 TRAINABLE = "state IN ('lesson', 'recurring', 'resolved')"
 """States of reports that a run may use; likewise without parameters."""
 
+WITHOUT_EVIDENCE = "evidence_at IS NULL AND state NOT IN ('resolved', 'duplicate', 'quarantined', 'buried', 'erased')"
+"""Likewise, for the reports whose evidence was not looked for yet. NOT IN: SQLite would take another index for IN."""
+
 transitions = Table(
     "transitions",
     metadata,
@@ -119,6 +122,8 @@ reports = Table(
     CheckConstraint("state <> 'duplicate' OR duplicate_of IS NOT NULL", name="ck_reports_duplicate_of"),
     Index("ix_reports_state", "state", "received_at"),
     Index("ix_reports_queue", "received_at", "id", **_where(IN_QUEUE)),
+    Index("ix_reports_without_evidence", "principal", "received_at", "id", **_where(WITHOUT_EVIDENCE)),
+    Index("ix_reports_evidence", "evidence", "state"),
     Index("ix_reports_content_key", "content_key"),
     Index("uq_reports_sent", "principal", "sent_id", unique=True),
     Index("ix_reports_principal", "principal", "reporter", "received_at"),

@@ -43,6 +43,17 @@ def failures(checks: Rules, text: str, *, timeout_s: float | None = None) -> lis
     ]
 
 
+def lasting(rules: Rules) -> Rules:
+    """The rules that stay broken if an answer gets longer; for an answer that was cut off."""
+    if isinstance(rules, tuple):
+        return tuple(_lasting(one) for one in rules)
+    return _lasting(rules)
+
+
+def _lasting(checks: Checks) -> Checks:
+    return Checks(must_not_contain=checks.must_not_contain, max_words=checks.max_words)
+
+
 class _Child:
     """Asks the child process until the time of one answer is used up."""
 

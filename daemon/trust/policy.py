@@ -112,7 +112,7 @@ class Policy:
             return _refused(Ground.NEEDS_REVIEW)
         if reached.reaches(needed):
             return _granted(Ground.EVIDENCE)
-        if self.is_trusted(report):
+        if self.is_trusted(report) and reached is not Grade.CONTRADICTED:
             return _granted(Ground.TRUSTED_SOURCE)
         return _refused(Ground.NEEDS_EVIDENCE, report.evidence_detail)
 

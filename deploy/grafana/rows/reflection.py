@@ -31,5 +31,7 @@ PANELS = [
         ("sum by (analyst, correction) (erratad_lessons_total) > 0", "{{analyst}}, correction: {{correction}}"),
         width=24,
     ),
+    bars("Evidence of reports", ("max by (evidence) (erratad_report_evidence)", "{{evidence}}"), width=12),
+    bars("Looks for evidence", ("sum by (result) (erratad_evidence_total)", "{{result}}"), width=12),
     bars("Set aside by fault", ("sum by (fault) (erratad_set_aside_total)", "{{fault}}"), width=24),
 ]

@@ -181,3 +181,12 @@ def test_every_ground_has_its_words() -> None:
 def test_settings_that_cannot_work_are_refused_with_the_reason(config: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         policy(**config)
+
+
+def test_an_answer_that_the_server_contradicts_is_of_no_use_unless_others_report_it_or_a_person_approves_it() -> None:
+    rules, one = policy(), report(Evidence.CONTRADICTED, principal="vouched")
+    assert grade(one) is Grade.CONTRADICTED
+    assert not rules.may_analyse(one)
+    assert used(rules, one, corrected()) == (False, False, Ground.NEEDS_EVIDENCE)
+    assert rules.trains_analysis(one, corrected(), ALL)
+    assert rules.trains_analysis(one, corrected(reviewed_by="ann"))

@@ -1,0 +1,1 @@
+"""Looks for evidence that the model gave a flagged answer. Read `stage` first."""
