@@ -80,7 +80,7 @@ class Grade(StrEnum):
 
 
 class Ground(StrEnum):
-    """Why the policy `trust` lets a report, or its correction, pass or not; label of `erratad_trust_decisions`."""
+    """Why the policy `trust` lets a report, or its correction, pass or not."""
 
     TRUSTED_SOURCE = "trusted_source"
     REVIEWED = "reviewed"
@@ -202,6 +202,10 @@ class LeftOut(StrEnum):
     TOO_LONG_TO_SERVE = "too_long_to_serve"
     SERVER_REFUSES = "server_refuses"
     NOT_REACHED = "not_reached"
+    NEEDS_EVIDENCE = "needs_evidence"
+    NEEDS_CONFIRMATION = "needs_confirmation"
+    NEEDS_REVIEW = "needs_review"
+    UNCLEAN = "unclean"
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
@@ -226,6 +230,10 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.TOO_LONG_TO_SERVE: "longer than serving.max_model_len",
     LeftOut.SERVER_REFUSES: "refused by the model server",
     LeftOut.NOT_REACHED: "not reached by the trainer (training.max_tokens or epochs)",
+    LeftOut.NEEDS_EVIDENCE: "waiting for evidence that the model gave the answer (trust)",
+    LeftOut.NEEDS_CONFIRMATION: "waiting for a confirmation of the correction (trust.confirm_corrections)",
+    LeftOut.NEEDS_REVIEW: "waiting for a review (trust)",
+    LeftOut.UNCLEAN: "with a text that must not be trained on",
 }
 """The reasons in words, for operators."""
 

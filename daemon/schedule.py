@@ -16,6 +16,7 @@ from daemon.records import IntentKind, IntentState, Run, RunState, Trigger, utcn
 from daemon.runtime.cron import CronClock
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
+from daemon.trust.policy import Policy
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -43,12 +44,21 @@ class ScheduleStage:
     name = "schedule"
 
     def __init__(
-        self, *, store: Store, config: ScheduleConfig, dataset: DatasetConfig, alias: str, runs_dir: Path
+        self,
+        *,
+        store: Store,
+        config: ScheduleConfig,
+        dataset: DatasetConfig,
+        policy: Policy,
+        alias: str,
+        runs_dir: Path,
     ) -> None:
+        """Lessons count once they have what the policy needs to train on their analysis."""
         self.idle_s = config.check_interval_s
         self._store = store
         self._config = config
         self._dataset = dataset
+        self._enough = policy.enough(policy.config.train_analysis)
         self._alias = alias
         self._runs_dir = runs_dir
         metrics.SCHEDULE_MIN_LESSONS.labels(trigger=Trigger.THRESHOLD).set(config.min_lessons)
@@ -67,7 +77,7 @@ class ScheduleStage:
     def step(self, _life: Life) -> Step:
         if self._clock.next is not None:
             metrics.SCHEDULE_NEXT_RUN.set(self._clock.next.timestamp())
-        lessons = self._store.reports.count_new_lessons()
+        lessons = self._store.reports.count_new_lessons(self._enough)
         active = self._store.runs.active()
         if active is not None:
             return Step(sentence=f"not starting: run {active.id} (generation {active.generation}) is {active.state}")

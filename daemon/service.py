@@ -23,7 +23,6 @@ from daemon import __version__, metrics
 from daemon.chat.reader import Reader
 from daemon.config import Config
 from daemon.config.secret import secret
-from daemon.config.sources import Sources
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.outbox import OutboxStage
@@ -31,6 +30,7 @@ from daemon.delivery.stage import DeliveryStage
 from daemon.delivery.webhook import WebhookSink
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
+from daemon.evaluation.votes import Trust
 from daemon.evidence.stage import EvidenceStage
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
@@ -41,6 +41,7 @@ from daemon.operations.retention import RetentionStage
 from daemon.promotion.stage import PromotionStage
 from daemon.promotion.traffic import TrafficStage
 from daemon.promotion.watch import WatchStage
+from daemon.records import Report
 from daemon.reflection.analyst import analyst_of
 from daemon.reflection.best_of import served_model_scorer
 from daemon.reflection.stage import ReflectionStage
@@ -57,6 +58,7 @@ from daemon.store import Store, open_store
 from daemon.store.outbox import KAFKA
 from daemon.training.stage import FinetuneStage
 from daemon.trust.policy import Policy
+from daemon.trust.standing import Standing, Standings
 from daemon.web.app import create_app
 
 logger = structlog.get_logger(__name__)
@@ -119,7 +121,14 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         for stage in stages:
             if isinstance(stage, Closable):
                 closing.callback(stage.close)
-        stages.append(GaugesStage(store=store, data_dir=config.data_dir, stages=[stage.name for stage in stages]))
+        stages.append(
+            GaugesStage(
+                store=store,
+                policy=Policy.of(config),
+                data_dir=config.data_dir,
+                stages=[stage.name for stage in stages],
+            )
+        )
         http = _http(config, store, fleet, last_steps, ingest)
         parts: dict[str, Callable[[], None]] = {
             stage.name: partial(run_stage, stage, control=store.control, last_steps=last_steps, owner=owner, stop=stop)
@@ -147,6 +156,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
         analyst=analyst_of(config.reflection, fleet=fleet, adapters=store.adapters, base_name=base_name),
         score=served_model_scorer(fleet, store.adapters, base_name=base_name),
         preparation=fleet.preparation,
+        policy=Policy.of(config),
         guidance=config.serving.guidance,
         owner=owner,
     )
@@ -154,13 +164,13 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
 
 def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     """The stages that find mistakes and their evidence, start runs, and bring a run to its verdict."""
+    policy = Policy.of(config)
     reader = partial(
         Reader,
         model_path=config.model.path,
         chat=config.chat,
         trust_remote_code=config.model.trust_remote_code,
     )
-    policy = Policy(config.trust, trusts=Sources(config.intake).is_trusted)
     return [
         InductionStage(store=store, fleet=fleet, config=config),
         EvidenceStage(store=store, fleet=fleet, config=config.trust, serving=config.serving, trusted=policy.is_trusted),
@@ -168,6 +178,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             store=store,
             config=config.schedule,
             dataset=config.dataset,
+            policy=policy,
             alias=config.serving.alias,
             runs_dir=config.runs_dir,
         ),
@@ -177,6 +188,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             config=config.dataset,
             serving=config.serving,
             training=config.training,
+            policy=policy,
             reader=reader,
             model_path=config.model.path,
             data_dir=config.data_dir,
@@ -199,8 +211,23 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             serving=config.serving,
             reader=reader,
             similarity=config.dataset.same_by_words,
+            trust=_trust(policy, store),
         ),
     ]
+
+
+def _trust(policy: Policy, store: Store) -> Trust:
+    """What the gate may go by."""
+    standings = Standings(policy, store.witnesses)
+
+    def standing(report: Report) -> Standing:
+        return standings.of(report, store.reports.lesson(report.id))
+
+    return Trust(
+        counts=lambda report: bool(standing(report).gate),
+        confirmed=lambda report: bool(standing(report).correction),
+        vouched=lambda report: policy.trusts(report.source.principal),
+    )
 
 
 def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:

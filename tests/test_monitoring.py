@@ -29,7 +29,7 @@ from daemon.promotion import stage as promotion
 from daemon.records import CorrectionSource, Trigger
 from daemon.reflection.stage import AttemptOutcome
 from daemon.store import Added, Store
-from tests.fixtures.config import flagged
+from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.prometheus import run_tool
 from tests.fixtures.reflection import ReflectionBench
@@ -258,7 +258,7 @@ def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_st
     """Generations, reporters, categories, models and tenants come and go; none of them becomes a label."""
     bench: ReflectionBench = make_reflection(analyst=None)
     intake = FeedbackIntake(reports=sqlite_store.reports, config=IntakeConfig())
-    gauges = GaugesStage(store=sqlite_store, data_dir=tmp_path, stages=list(STAGES))
+    gauges = GaugesStage(store=sqlite_store, policy=trusting(), data_dir=tmp_path, stages=list(STAGES))
 
     def live_through(generation: int) -> int:
         for number in range(20):

@@ -60,6 +60,11 @@ class Sources:
         long = hashlib.sha256(name.encode()).hexdigest()[:16] if len(name) > MAX_USER_CHARACTERS else ""
         return self._by_user.get(name, USER_PREFIX + name[:MAX_USER_CHARACTERS] + long)
 
+    @property
+    def trusted(self) -> frozenset[str]:
+        """The principals for which the operator vouches."""
+        return frozenset(source.name for source in self._intake.sources if source.trusted)
+
     def is_trusted(self, principal: str) -> bool:
         """Whether the operator vouches for the reports of this principal."""
         source = self._by_name.get(principal)

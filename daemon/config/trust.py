@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from daemon.config.section import Fraction, Positive, Seconds, Section
 from daemon.labels import Grade
@@ -45,7 +45,7 @@ class TrustConfig(Section):
     """
 
     analyse: Grade = Grade.CLAIMED
-    """To be analysed."""
+    """To be analysed: claimed, reproduced or verified. The higher grades come after the analysis."""
     train_analysis: Grade = Grade.REPRODUCED
     """To train on the analysis of the mistake."""
     train_correction: Grade = Grade.REPRODUCED
@@ -70,8 +70,12 @@ class TrustConfig(Section):
             )
         return grade
 
-    @model_validator(mode="after")
-    def _can_be_reached(self) -> Self:
-        if self.analyse is Grade.REVIEWED:
-            raise ValueError("analyse: reviewed is not possible: a person reviews the analysis, so it is made before")
-        return self
+    @field_validator("analyse")
+    @classmethod
+    def _comes_before_the_analysis(cls, grade: Grade) -> Grade:
+        if grade in {Grade.CORROBORATED, Grade.REVIEWED}:
+            raise ValueError(
+                f"{grade} is not possible here: it is known only after the analysis; "
+                "choose claimed, reproduced or verified"
+            )
+        return grade

@@ -40,6 +40,7 @@ from daemon.dataset import clusters
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
+from daemon.dataset.permits import Permits, permits
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.split import split_key
@@ -52,6 +53,8 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.text.merging import merged
 from daemon.text.similarity import Vectorizer
+from daemon.trust.policy import Policy
+from daemon.trust.standing import Standings
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +81,7 @@ class DatasetStage:
         config: DatasetConfig,
         serving: ServingConfig,
         training: TrainingConfig,
+        policy: Policy,
         reader: OpensReader,
         model_path: Path,
         data_dir: Path,
@@ -93,6 +97,7 @@ class DatasetStage:
         self._runs = store.runs
         self._left_out = store.left_out
         self._config = config
+        self._standings = Standings(policy, store.witnesses)
         self._model_path = model_path
         self._epochs = training.epochs
         self._check_chat = check_chat
@@ -207,10 +212,11 @@ class DatasetStage:
             holdout_fraction=self._config.holdout_fraction,
             key=split_key(self._data_dir, self._config.split_key_env),
         )
+        permitted = permits(candidates, assigned, self._standings)
         selection = _usable_selection(
             partial(
                 select,
-                candidates,
+                permitted.lessons,
                 assigned,
                 config=self._config,
                 recipe_name=run.recipe,
@@ -220,8 +226,7 @@ class DatasetStage:
             ),
             usable,
         )
-        if never := self._reports.count_not_trainable():
-            selection = replace(selection, left_out={**selection.left_out, LeftOut.NOT_TRAINABLE: never})
+        selection = _with_account(selection, permitted, self._reports.count_not_trainable())
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             self._keep_account(run, selection)
@@ -273,6 +278,16 @@ def _usable_selection(select_known: Callable[[], Selection], usable: Usable) -> 
         refused = usable.read_examples(example for chosen in selection.train for example in chosen.examples)
         if not usable.read_reports(chosen.report for chosen in selection.holdout) and not refused:
             return selection
+
+
+def _with_account(selection: Selection, permitted: Permits, not_trainable: int) -> Selection:
+    """The selection with the counts of what never came to it: lessons, and corrections of lessons that it has."""
+    left_out = Counter({**permitted.left_out, LeftOut.NOT_TRAINABLE: not_trainable}) + Counter(selection.left_out)
+    kind = ExampleKind.CORRECTION.value
+    waiting = Counter(permitted.corrections_left_out) + Counter(selection.dropped.get(kind, {}))
+    return replace(
+        selection, left_out=dict(left_out), dropped={**selection.dropped, **({kind: dict(waiting)} if waiting else {})}
+    )
 
 
 def _require_replay(pairs: Pairs, count: int) -> None:

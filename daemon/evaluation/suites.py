@@ -217,7 +217,8 @@ def build_items(
                 cluster=str(run_item.cluster_id),
                 trusted=trust.vouched(report),
             )
-            sides[suite].append(replace(_report_item(suite, shown, lesson), voter=voter, counts=trust.counts(report)))
+            item = _report_item(suite, shown, lesson if trust.confirmed(report) else None)
+            sides[suite].append(replace(item, voter=voter, counts=trust.counts(report)))
     drift = [
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)
@@ -262,8 +263,9 @@ def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: Eval
 
 
 def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:
+    """`lesson`: None if its corrected answer is not confirmed: no score and no judge may go by it then."""
     said = merged(report)
-    good = said.flagged.correction or (lesson.correction if lesson else None)
+    good = None if lesson is None else lesson.correction or said.flagged.correction
     return Item(
         suite=suite,
         id=report.id,

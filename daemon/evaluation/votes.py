@@ -40,6 +40,8 @@ class Trust:
 
     counts: Callable[[Report], bool] = lambda _report: True
     """Whether the evidence for a report is enough to count in the gate."""
+    confirmed: Callable[[Report], bool] = lambda _report: True
+    """Whether its corrected answer may serve as an example of a good one."""
     vouched: Callable[[Report], bool] = lambda _report: False
     """Whether the operator vouches for the report's principal."""
 

@@ -11,6 +11,7 @@ from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import KAFKA
+from daemon.trust.policy import Policy
 
 GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
@@ -23,8 +24,9 @@ class GaugesStage:
     name = "gauges"
     idle_s = 5.0
 
-    def __init__(self, *, store: Store, data_dir: Path, stages: list[str]) -> None:
+    def __init__(self, *, store: Store, policy: Policy, data_dir: Path, stages: list[str]) -> None:
         self._store = store
+        self._enough = policy.enough(policy.config.train_analysis)
         self._data_dir = data_dir
         self._stages = stages
 
@@ -46,7 +48,7 @@ class GaugesStage:
             metrics.REPORT_EVIDENCE.labels(evidence=evidence).set(reports)
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
-        metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons())
+        metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons(self._enough))
         metrics.EVENTS_WAITING.set(self._store.outbox.backlog(KAFKA).waiting)
         return sum(counts.values())
 

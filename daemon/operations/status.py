@@ -21,6 +21,7 @@ from daemon.records import Adapter, AdapterState, Evidence, ReportState, Run, ut
 from daemon.store import Store
 from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
 from daemon.store.outbox import KAFKA
+from daemon.trust.policy import Policy
 
 STAGES = (
     "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "evidence", "reflection", "schedule",
@@ -148,7 +149,7 @@ class StatusView(View):
 
 def status(store: Store, config: Config) -> StatusView:
     """Read the status from the store. Raises StoreUnavailableError."""
-    now = utcnow()
+    now, policy = utcnow(), Policy.of(config)
     stages = [StageView.of(beat, now) for beat in store.control.heartbeats()]
     oldest, previous, active = store.reports.oldest_queued_at(), store.adapters.previous(), store.runs.active()
     ended = [run for run in store.runs.find(limit=2) if run.finished_at is not None]
@@ -162,7 +163,7 @@ def status(store: Store, config: Config) -> StatusView:
         oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
         evidence=store.evidence.counts(),
         evidence_waiting=store.evidence.waiting(),
-        new_lessons=store.reports.count_new_lessons(),
+        new_lessons=store.reports.count_new_lessons(policy.enough(policy.config.train_analysis)),
         min_lessons=config.schedule.min_lessons,
         min_lessons_on_cron=config.schedule.min_lessons_on_cron,
         events_waiting=store.outbox.backlog(KAFKA).waiting,

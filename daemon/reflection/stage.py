@@ -51,6 +51,7 @@ from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.reports import Claim
 from daemon.text.merging import Merged, merged
+from daemon.trust.policy import Policy
 
 log = structlog.get_logger(__name__)
 
@@ -120,6 +121,7 @@ class ReflectionStage:
         analyst: Analyst | None,
         score: AnswerScorer,
         preparation: Preparation,
+        policy: Policy,
         guidance: str,
         owner: str,
     ) -> None:
@@ -127,6 +129,7 @@ class ReflectionStage:
         self._analyst = analyst
         self._score = score
         self._preparation = preparation
+        self._enough = policy.enough(policy.config.analyse)
         self._config = config
         self._guidance = guidance
         self._owner = owner
@@ -141,7 +144,7 @@ class ReflectionStage:
             return Step(sentence=problem)
         doubtful = self._availability is not None and self._availability.doubtful
         limit = 1 if doubtful else self._config.concurrency
-        claimed = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s)
+        claimed = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s, enough=self._enough)
         if not claimed:
             return Step(sentence="no report is due")
         claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in claimed]

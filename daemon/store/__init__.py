@@ -29,6 +29,7 @@ from daemon.store.runs import Runs
 from daemon.store.sign_outs import SignOuts
 from daemon.store.traffic import Traffic
 from daemon.store.trials import Trials
+from daemon.store.witnesses import Witnesses
 
 __all__ = [
     "Adapters",
@@ -49,6 +50,7 @@ __all__ = [
     "Store",
     "Traffic",
     "Trials",
+    "Witnesses",
     "open_store",
 ]
 
@@ -76,6 +78,7 @@ class Store:
     audit: Audit
     erasures: Erasures
     sign_outs: SignOuts
+    witnesses: Witnesses
 
     def close(self) -> None:
         self.engine.dispose()
@@ -116,6 +119,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         audit=Audit(engine),
         erasures=Erasures(engine),
         sign_outs=SignOuts(engine),
+        witnesses=Witnesses(engine),
     )
     try:
         migrate(engine)

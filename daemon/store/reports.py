@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
-from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, RunState, Source, utcnow
+from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.candidates import NEVER, candidates
@@ -20,10 +20,12 @@ from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
 from daemon.store.erasures import record_erasure
 from daemon.store.intake import Added, Arrival, store_batch
+from daemon.store.new_lessons import has, new_lessons
 from daemon.store.outbox import emit, emit_all
 from daemon.store.quotas import LimitsOf, only_per_reporter
 from daemon.store.search import contains, matching
 from daemon.transitions import REPORT_TRANSITIONS
+from daemon.trust.policy import Enough
 
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 
@@ -125,16 +127,19 @@ class Reports:
 
     # --- the reflection queue ---
 
-    def claim(self, *, owner: str, limit: int, lease_s: float) -> list[Claim]:
-        """Claim up to `limit` reports that wait or whose lease expired; oldest first."""
+    def claim(self, *, owner: str, limit: int, lease_s: float, enough: Enough | None = None) -> list[Claim]:
+        """Claim up to `limit` reports that wait or whose lease expired; oldest first.
+
+        `enough`: what a report needs to be analysed; None: nothing.
+        """
         with reading(self._engine) as connection:  # a read first, so that an idle worker never waits for a writer
-            if connection.execute(_claimable(database_time(connection)).limit(1)).first() is None:
+            if connection.execute(_claimable(database_time(connection), enough).limit(1)).first() is None:
                 return []
         table = schema.reports
         with transaction(self._engine) as connection:
             now = database_time(connection)
             # skip_locked: workers neither wait for each other nor claim the same report
-            query = _claimable(now).limit(limit).with_for_update(skip_locked=True)
+            query = _claimable(now, enough).limit(limit).with_for_update(skip_locked=True)
             ids = connection.execute(query).scalars().all()
             connection.execute(
                 update(table)
@@ -287,25 +292,14 @@ class Reports:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
 
-    def count_new_lessons(self) -> int:
-        """The number of lessons stored since the start of the last run that did not fail, for the schedule's threshold.
+    def count_new_lessons(self, enough: Enough | None = None) -> int:
+        """The number of lessons since the start of the last run that did not fail, for the schedule's threshold.
 
         Lessons that this run left out (by a cap, for example) do not count again; otherwise the threshold would start
-        run after run.
+        run after run. `enough`: what a lesson needs for a run; None: nothing.
         """
-        table, lessons, runs = schema.reports, schema.lessons, schema.runs
-        last_run = select(func.max(runs.c.created_at)).where(runs.c.state != RunState.FAILED).scalar_subquery()
-        query = (
-            select(func.count())
-            .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
-            .where(
-                table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
-                NEVER.is_(None),
-                or_(last_run.is_(None), lessons.c.created_at > last_run),
-            )
-        )
         with reading(self._engine) as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(new_lessons(enough)).scalar_one()
 
 
 def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
@@ -355,7 +349,7 @@ def move(connection: Connection, report_id: str, state: ReportState, reason: str
     )
 
 
-def _claimable(now: datetime) -> Select[str]:
+def _claimable(now: datetime, enough: Enough | None) -> Select[str]:
     """Ids of reports that wait or whose lease expired, oldest first."""
     table = schema.reports
     waiting = and_(
@@ -363,11 +357,10 @@ def _claimable(now: datetime) -> Select[str]:
         or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now),
     )
     abandoned = and_(table.c.state == ReportState.REFLECTING, table.c.lease_until <= now)
-    return (
-        select(table.c.id)
-        .where(text(schema.IN_QUEUE), or_(waiting, abandoned))
-        .order_by(table.c.received_at, table.c.id)
-    )
+    query = select(table.c.id).where(text(schema.IN_QUEUE), or_(waiting, abandoned))
+    if enough is not None:
+        query = query.where(has(enough))
+    return query.order_by(table.c.received_at, table.c.id)
 
 
 def report_row(connection: Connection, report_id: str, *, lock: bool = False) -> Any:

@@ -131,6 +131,7 @@ reports = Table(
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
     Index("ix_reports_model", "model", "received_at"),
+    Index("ix_reports_cluster", "cluster_id"),
 )
 
 lessons = Table(

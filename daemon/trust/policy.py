@@ -7,13 +7,16 @@ reports skip the evidence. The content of a text is checked for everybody: no gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Self
 
 from connectors.messages.shapes import is_blank
+from daemon.config import Config
+from daemon.config.sources import Sources
 from daemon.config.trust import TrustConfig
 from daemon.labels import GROUND_TEXT, Grade, Ground
-from daemon.records import INDUCED, TRUSTED_IMPORT, CorrectionSource, Lesson, Report
+from daemon.records import INDUCED, TRUSTED_IMPORT, CorrectionSource, Evidence, Lesson, Report
 from daemon.text.content import content_fault
 from daemon.trust.corroboration import UNSUPPORTED, Corroboration
 
@@ -33,15 +36,28 @@ class Decision:
     def sentence(self) -> str:
         return GROUND_TEXT[self.ground] + (f": {self.detail}" if self.detail else "")
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is something that may not be used, yet or at all."""
+        return not self.allowed and self.ground is not Ground.NO_CORRECTION
+
     def __bool__(self) -> bool:
         return self.allowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Permitted:
-    """What a run may use of a lesson. `lesson` lacks the correction unless that may be trained, too."""
+class Enough:
+    """What suffices for a step whatever others report: some evidence, or one of the trusted principals."""
 
-    lesson: Lesson | None
+    evidence: frozenset[Evidence]
+    principals: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permitted:
+    """What a run may use of a lesson. `usable` is the lesson without the correction, unless that may be trained."""
+
+    usable: Lesson
     analysis: Decision
     correction: Decision
 
@@ -54,15 +70,27 @@ def grade(report: Report, lesson: Lesson | None = None, support: Corroboration =
 
 
 class Policy:
-    """Decides by the configuration. `trusts` says whether the operator vouches for a principal."""
+    """Decides by the configuration. `trusted`: the principals for which the operator vouches.
 
-    def __init__(self, config: TrustConfig, *, trusts: Callable[[str], bool]) -> None:
+    erratad asked for the answers that it induced itself, so it vouches for them.
+    """
+
+    def __init__(self, config: TrustConfig, *, trusted: Iterable[str] = ()) -> None:
         self.config = config
-        self._trusts = trusts
+        self.trusted = frozenset(trusted) | ANNOTATED
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        return cls(config.trust, trusted=Sources(config.intake).trusted)
 
     def trusts(self, principal: str) -> bool:
-        """Whether the operator vouches for a principal. erratad asked for the answers that it induced itself."""
-        return principal in ANNOTATED or self._trusts(principal)
+        """Whether the operator vouches for a principal."""
+        return principal in self.trusted
+
+    def enough(self, needed: Grade) -> Enough:
+        """What suffices for a step that needs this grade."""
+        evidence = frozenset(found for found in Evidence if Grade(found.value).reaches(needed))
+        return Enough(evidence=evidence, principals=frozenset() if needed is Grade.REVIEWED else self.trusted)
 
     def is_trusted(self, report: Report) -> bool:
         """Whether a trusted source reports this answer."""
@@ -74,21 +102,17 @@ class Policy:
 
     def trains_analysis(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
         decision = self._reaches(self.config.train_analysis, report, lesson, support)
-        if decision and (finding := content_fault(lesson.analysis, report.flagged)) is not None:
-            return _refused(Ground.UNCLEAN, finding.sentence)
-        return decision
+        return _clean(decision, lesson.analysis, report)
 
     def trains_correction(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
-        """Whether the corrected answer may be a target: evidence, clean content, and a confirmation of the text."""
+        """Whether the corrected answer may be a target: evidence, a confirmation of the text, and clean content."""
         if lesson.correction is None or is_blank(lesson.correction):
             return _refused(Ground.NO_CORRECTION)
-        if (finding := content_fault(lesson.correction, report.flagged)) is not None:
-            return _refused(Ground.UNCLEAN, finding.sentence)
         # corroboration does not show that the model gave the answer
-        evident = self._reaches(self.config.train_correction, report, lesson, UNSUPPORTED)
-        if not evident or evident.ground is Ground.REVIEWED:
-            return evident
-        return self._confirmed(report, lesson, support) or _refused(Ground.NEEDS_CONFIRMATION)
+        decision = self._reaches(self.config.train_correction, report, lesson, UNSUPPORTED)
+        if decision and decision.ground is not Ground.REVIEWED:
+            decision = self._confirmed(report, lesson, support)
+        return _clean(decision, lesson.correction, report)
 
     def counts_in_gate(
         self, report: Report, lesson: Lesson | None = None, support: Corroboration = UNSUPPORTED
@@ -97,12 +121,12 @@ class Policy:
 
     def decide(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Permitted:
         """What a run may use of this lesson."""
-        analysis = self.trains_analysis(report, lesson, support)
         correction = self.trains_correction(report, lesson, support)
-        if not analysis:
-            return Permitted(lesson=None, analysis=analysis, correction=correction)
-        plain = lesson if correction else replace(lesson, correction=None, correction_source=None)
-        return Permitted(lesson=plain, analysis=analysis, correction=correction)
+        return Permitted(
+            usable=lesson if correction else replace(lesson, correction=None, correction_source=None),
+            analysis=self.trains_analysis(report, lesson, support),
+            correction=correction,
+        )
 
     def _reaches(self, needed: Grade, report: Report, lesson: Lesson | None, support: Corroboration) -> Decision:
         reached = grade(report, lesson, support)
@@ -116,8 +140,8 @@ class Policy:
             return _granted(Ground.TRUSTED_SOURCE)
         return _refused(Ground.NEEDS_EVIDENCE, report.evidence_detail)
 
-    def _confirmed(self, report: Report, lesson: Lesson, support: Corroboration) -> Decision | None:
-        """Who stands behind the text of the correction; None: somebody must, and nobody does."""
+    def _confirmed(self, report: Report, lesson: Lesson, support: Corroboration) -> Decision:
+        """Who stands behind the text of the correction."""
         proposed_by_analyst = lesson.correction_source is CorrectionSource.ANALYST
         if support.correction or lesson.judged_better or proposed_by_analyst:
             return _granted(Ground.CONFIRMED)
@@ -125,7 +149,8 @@ class Policy:
         vouched = self.config.confirm_corrections == "untrusted" and any(self.trusts(owner) for owner in owners)
         if vouched or owners & ANNOTATED:
             return _granted(Ground.TRUSTED_SOURCE)
-        return _granted(Ground.EVIDENCE) if self.config.confirm_corrections == "never" else None
+        needed = self.config.confirm_corrections != "never"
+        return _refused(Ground.NEEDS_CONFIRMATION) if needed else _granted(Ground.EVIDENCE)
 
     def _owners(self, report: Report, lesson: Lesson) -> set[str]:
         """Who gave the correction; who reported the answer, if the model corrected it itself."""
@@ -140,3 +165,8 @@ def _granted(ground: Ground) -> Decision:
 
 def _refused(ground: Ground, detail: str | None = None) -> Decision:
     return Decision(allowed=False, ground=ground, detail=detail)
+
+
+def _clean(decision: Decision, text: str, report: Report) -> Decision:
+    finding = content_fault(text, report.flagged) if decision else None
+    return decision if finding is None else _refused(Ground.UNCLEAN, finding.sentence)

@@ -18,7 +18,7 @@ from daemon.records import IntentKind, IntentState, Lesson, RunState, Source, Tr
 from daemon.runtime.cron import missed_since
 from daemon.schedule import ScheduleStage, in_blackout
 from daemon.store import Store, open_store
-from tests.fixtures.config import flagged
+from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 
 ALL_DAY = {"start": "00:00", "end": "23:59"}
@@ -38,6 +38,7 @@ def _stage(store: Store, make_config: Callable[..., Config], **schedule: Any) ->
         store=store,
         config=config.schedule,
         dataset=config.dataset,
+        policy=trusting(),
         alias=config.serving.alias,
         runs_dir=config.runs_dir,
     )

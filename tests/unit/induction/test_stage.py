@@ -31,7 +31,7 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fakes.vllm import FakeVllm
-from tests.fixtures.config import flagged
+from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, promote
 
@@ -404,7 +404,7 @@ def test_a_cron_time_starts_one_run(scene: Scene) -> None:
     assert (last.id, last.trigger, last.requested_by, last.kept) == (1, Trigger.CRON, "schedule", 6)
     assert stage.step(life()).sentence.startswith("induction 1 kept 6 of 6 answers; next cron time ")
     assert metric("next_run_timestamp_seconds") > last.created_at.timestamp()
-    GaugesStage(store=scene.store, data_dir=scene.folder, stages=[]).step(life())
+    GaugesStage(store=scene.store, policy=trusting(), data_dir=scene.folder, stages=[]).step(life())
     assert metric("last_start_timestamp_seconds") == pytest.approx(last.created_at.timestamp())
 
 

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from daemon.operations.gauges import GaugesStage
 from daemon.store import Store
 from daemon.training.process import resident_bytes
-from tests.fixtures.config import flagged
+from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run
 
@@ -25,7 +25,7 @@ def value(name: str, **labels: str) -> float | None:
 
 @pytest.fixture
 def gauges(sqlite_store: Store, tmp_path: Path) -> GaugesStage:
-    return GaugesStage(store=sqlite_store, data_dir=tmp_path, stages=["reflection", "promotion"])
+    return GaugesStage(store=sqlite_store, policy=trusting(), data_dir=tmp_path, stages=["reflection", "promotion"])
 
 
 def show(gauges: GaugesStage) -> None:

@@ -23,7 +23,7 @@ from daemon.operations.gauges import GaugesStage
 from daemon.operations.status import status
 from daemon.promotion.traffic import TrafficStage
 from daemon.store.traffic import TrafficTally
-from tests.fixtures.config import flagged
+from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import add
@@ -173,7 +173,7 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
     TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     add(bench.store, flagged(model=FIRST))
-    gauges = GaugesStage(store=bench.store, data_dir=Path(), stages=[])
+    gauges = GaugesStage(store=bench.store, policy=trusting(), data_dir=Path(), stages=[])
     gauges.step(life())
     assert _gauge("requests", "live") == 1
     assert _gauge("errors", "live") == 0

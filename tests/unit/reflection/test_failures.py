@@ -272,6 +272,7 @@ from daemon.reflection.analyst import EndpointAnalyst
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.reflection.stage import ReflectionStage
 from daemon.store import open_store
+from tests.fixtures.config import trusting
 from tests.fixtures.life import life
 
 store = open_store(sys.argv[1])
@@ -282,6 +283,7 @@ stage = ReflectionStage(
     analyst=analyst,
     score=lambda *_: 0.0,
     preparation=Preparation(),
+    policy=trusting(),
     config=config,
     guidance="",
     owner="child",

@@ -39,14 +39,13 @@ def corrected(**changes: Any) -> Lesson:
 
 
 def policy(**config: Any) -> Policy:
-    return Policy(TrustConfig.model_validate(config), trusts=lambda name: name == "vouched")
+    return Policy(TrustConfig.model_validate(config), trusted=["vouched"])
 
 
 def used(rules: Policy, one: Report, told: Lesson, support: Corroboration = UNSUPPORTED) -> tuple[bool, bool, Ground]:
     """Whether analysis and correction train, and the ground of the decision on the correction."""
     permitted = rules.decide(one, told, support)
-    correction = permitted.lesson.correction if permitted.lesson else None
-    return permitted.lesson is not None, correction is not None, permitted.correction.ground
+    return bool(permitted.analysis), permitted.usable.correction is not None, permitted.correction.ground
 
 
 def test_a_claim_alone_is_analysed_and_trains_nothing() -> None:
@@ -173,7 +172,7 @@ def test_every_ground_has_its_words() -> None:
     ("config", "said"),
     [
         ({"train_correction": "corroborated"}, "confirm_corrections"),
-        ({"analyse": "reviewed"}, "a person reviews the analysis"),
+        ({"analyse": "reviewed"}, "known only after the analysis"),
         ({"gate": "proven"}, "'claimed', 'reproduced', 'verified', 'corroborated' or 'reviewed'"),
         ({"corroboration": {"principals": 1}}, "greater than or equal to 2"),
     ],

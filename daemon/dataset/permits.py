@@ -1,0 +1,52 @@
+"""Which lessons, and which of their corrections, a run may use: the policy `trust` for all candidates at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from daemon.labels import Ground, LeftOut
+from daemon.records import Cluster, Lesson, Report, Split
+from daemon.trust.standing import Standings
+
+REASONS: Mapping[Ground, LeftOut] = {
+    Ground.NEEDS_EVIDENCE: LeftOut.NEEDS_EVIDENCE,
+    Ground.NEEDS_CONFIRMATION: LeftOut.NEEDS_CONFIRMATION,
+    Ground.NEEDS_REVIEW: LeftOut.NEEDS_REVIEW,
+    Ground.UNCLEAN: LeftOut.UNCLEAN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permits:
+    """The lessons that a run may use, each without its correction unless that may be trained, too."""
+
+    lessons: tuple[tuple[Report, Lesson], ...]
+    left_out: Mapping[LeftOut, int]
+    corrections_left_out: Mapping[LeftOut, int]
+    """Corrections that wait, of lessons that are used."""
+
+
+def permits(
+    candidates: Sequence[tuple[Report, Lesson]], assigned: Mapping[str, Cluster], standings: Standings
+) -> Permits:
+    """Ask the policy for each lesson. One on the holdout side is measured only, so it must count in the gate."""
+    placed = [(replace(report, cluster_id=assigned[report.id].id), lesson) for report, lesson in candidates]
+    supports = standings.supports(placed)
+    lessons: list[tuple[Report, Lesson]] = []
+    left_out: Counter[LeftOut] = Counter()
+    corrections: Counter[LeftOut] = Counter()
+    for report, lesson in candidates:
+        support = supports[report.id]
+        permitted = standings.policy.decide(report, lesson, support)
+        needed = permitted.analysis
+        if assigned[report.id].split is Split.HOLDOUT:
+            needed = standings.policy.counts_in_gate(report, lesson, support)
+        if not needed:
+            left_out[REASONS[needed.ground]] += 1
+            continue
+        lessons.append((report, permitted.usable))
+        if permitted.correction.is_missing:
+            corrections[REASONS[permitted.correction.ground]] += 1
+    return Permits(lessons=tuple(lessons), left_out=left_out, corrections_left_out=corrections)

@@ -1,0 +1,41 @@
+"""Which reports have what a step needs (`daemon.trust`), and how many lessons are new to the next run."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+
+from daemon.records import Evidence, ReportState, RunState
+from daemon.store import schema
+from daemon.store.candidates import NEVER
+from daemon.trust.policy import Enough
+
+
+def has(enough: Enough) -> ColumnElement[bool]:
+    table = schema.reports
+    if len(enough.evidence) == len(Evidence):
+        return table.c.id.is_not(None)
+    return or_(table.c.evidence.in_(enough.evidence), table.c.principal.in_(enough.principals))
+
+
+def new_lessons(enough: Enough | None) -> Select[int]:
+    """Counts the lessons since the start of the last run that did not fail.
+
+    With `enough`, a lesson counts from the time at which it, or a person's review, reaches what a run needs. Whose
+    reports support each other is not asked here: such lessons are trained on with the others.
+    """
+    table, lessons, runs = schema.reports, schema.lessons, schema.runs
+    last_run = select(func.max(runs.c.created_at)).where(runs.c.state != RunState.FAILED).scalar_subquery()
+    came = [lessons.c.created_at] if enough is None else [lessons.c.created_at, table.c.evidence_at, _REVIEWED_AT]
+    query = (
+        select(func.count())
+        .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
+        .where(
+            table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
+            NEVER.is_(None),
+            or_(last_run.is_(None), *(time > last_run for time in came)),
+        )
+    )
+    return query if enough is None else query.where(or_(has(enough), _REVIEWED_AT.is_not(None)))
+
+
+_REVIEWED_AT = schema.lessons.c.reviewed_at
