@@ -8,7 +8,9 @@ from enum import StrEnum
 from daemon.records import AdapterState, ReportState, RunState
 
 REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
-    ReportState.QUEUED: frozenset({ReportState.REFLECTING, ReportState.QUARANTINED, ReportState.ERASED}),
+    ReportState.QUEUED: frozenset(
+        {ReportState.REFLECTING, ReportState.DUPLICATE, ReportState.QUARANTINED, ReportState.ERASED}
+    ),
     ReportState.REFLECTING: frozenset(
         {ReportState.LESSON, ReportState.QUEUED, ReportState.BURIED, ReportState.QUARANTINED, ReportState.ERASED}
     ),
@@ -17,6 +19,7 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
             ReportState.RESOLVED,
             ReportState.RECURRING,
             ReportState.QUEUED,
+            ReportState.DUPLICATE,
             ReportState.QUARANTINED,
             ReportState.BURIED,
             ReportState.ERASED,
@@ -27,6 +30,7 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
         {
             ReportState.RESOLVED,
             ReportState.QUEUED,
+            ReportState.DUPLICATE,
             ReportState.QUARANTINED,
             ReportState.BURIED,
             ReportState.ERASED,

@@ -119,20 +119,32 @@ def analyse_again(connection: Connection, new: Mapping[str, Sequence[str]]) -> N
     found = connection.execute(analysed.order_by(table.c.id)).all()
     if not found:
         return
-    tally = _duplicates([row.id for row in found], table.c.duplicate_of, func.count()).group_by(table.c.duplicate_of)
-    counts = {row[0]: row[1] for row in connection.execute(tally)}
+    counts = tally(connection, [row.id for row in found])
     reports = with_others(connection, found)
-    _requeue(connection, [one.id for one in reports if _says_more(one, set(new[one.id]), counts.get(one.id, 0))])
+    requeue(connection, [one.id for one in reports if _says_more(one, set(new[one.id]), counts.get(one.id, 0))])
+
+
+def tally(connection: Connection, report_ids: Sequence[str]) -> dict[str, int]:
+    """The number of duplicates of each report that has some."""
+    column = schema.reports.c.duplicate_of
+    counted = _duplicates(report_ids, column, func.count()).group_by(column)
+    return {row[0]: row[1] for row in connection.execute(counted)}
+
+
+def is_considered(count: int, new: int) -> bool:
+    """Whether one of the last `new` of `count` duplicates may start a new analysis."""
+    return any(number <= EVERY_ONE or number.bit_count() == 1 for number in range(count - new + 1, count + 1))
 
 
 def _says_more(report: Report, new: set[str], count: int) -> bool:
-    if not any(number <= EVERY_ONE or number.bit_count() == 1 for number in range(count - len(new) + 1, count + 1)):
+    if not is_considered(count, len(new)):
         return False
     known = [part for part in report.parts if part.report_id not in new]
     return any(part.adds_to(known) for part in report.others if part.report_id in new)
 
 
-def _requeue(connection: Connection, report_ids: Sequence[str], **values: Any) -> None:
+def requeue(connection: Connection, report_ids: Sequence[str], **values: Any) -> None:
+    """Have these reports analysed again."""
     table = schema.reports
     connection.execute(
         update(table)
@@ -146,19 +158,6 @@ def _requeue(connection: Connection, report_ids: Sequence[str], **values: Any) -
             **values,
         )
     )
-
-
-def hand_over(connection: Connection, report_id: str) -> None:
-    """Let the oldest duplicate stand for the answer, because the report itself is erased."""
-    table = schema.reports
-    oldest_first = _duplicates([report_id], table.c.id).order_by(table.c.received_at, table.c.id)
-    left = connection.execute(oldest_first).scalars().all()
-    if not left:
-        return
-    heir, *others = left
-    _requeue(connection, [heir], duplicate_of=None)
-    for some in batches(others):
-        connection.execute(update(table).where(table.c.id.in_(some)).values(duplicate_of=heir))
 
 
 def take_out(connection: Connection, duplicate: Any) -> bool:
@@ -176,7 +175,7 @@ def take_out(connection: Connection, duplicate: Any) -> bool:
         return False
     connection.execute(lessons.delete().where(lessons.c.report_id == report.id))
     if report.state in {ReportState.REFLECTING, *WITH_ANALYSIS}:
-        _requeue(connection, [report.id], lease_owner=None, lease_until=None)
+        requeue(connection, [report.id], lease_owner=None, lease_until=None)
     return True
 
 

@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, select, true, upd
 
 from connectors.messages import FlaggedResponse
 from daemon.store import schema
-from daemon.store.duplicates import hand_over, take_out
+from daemon.store.duplicates import take_out
 from daemon.store.left_out import erase_details
+from daemon.store.standing import hand_over
 from daemon.text.quotes import ERASED, Quotes
 
 ERASED_KEY = "erased"

@@ -14,10 +14,11 @@ from sqlalchemy import Connection, func, select, tuple_
 from connectors.messages import FlaggedResponse
 from daemon.records import ReportState, Source
 from daemon.store import schema
-from daemon.store.duplicates import IN_PLAY, analyse_again
+from daemon.store.duplicates import IN_PLAY
 from daemon.store.engine import Lock, database_time, serialise
 from daemon.store.erasing import ERASED_KEY
 from daemon.store.quotas import WINDOW, LimitsOf, Quotas
+from daemon.store.standing import came_in
 
 Key = tuple[str, str]
 """A principal, and one of its ids or reporters."""
@@ -87,7 +88,7 @@ def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, limits: 
         outcomes += [intake.take(arrival) for arrival in part]
         if intake.rows:
             connection.execute(schema.reports.insert(), intake.rows)
-        analyse_again(connection, intake.duplicates)
+        came_in(connection, intake.duplicates)
     quotas.save()
     return outcomes
 

@@ -15,7 +15,7 @@ from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.candidates import NEVER, candidates
-from daemon.store.duplicates import analyse_again, duplicates_of, with_others
+from daemon.store.duplicates import duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
 from daemon.store.erasures import record_erasure
@@ -24,6 +24,7 @@ from daemon.store.new_lessons import has, new_lessons
 from daemon.store.outbox import emit, emit_all
 from daemon.store.quotas import LimitsOf, only_per_reporter
 from daemon.store.search import contains, matching
+from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
 from daemon.trust.policy import Enough
 
@@ -170,7 +171,7 @@ class Reports:
             emit(connection, EventType.LESSON_CREATED, lesson.report_id, {"analyst": lesson.analyst})
             seen = {part.report_id for part in claim.report.others}
             late = [one for one in duplicates_of(connection, [lesson.report_id]) if one not in seen]
-            analyse_again(connection, {lesson.report_id: late} if late else {})
+            came_in(connection, {lesson.report_id: late} if late else {})
 
     def retry(self, claim: Claim, *, at: datetime, reason: str, counted: bool = True) -> None:
         """Put the report back into the queue until `at`. Not `counted`: the attempt does not count."""
@@ -182,6 +183,7 @@ class Reports:
         """Give up the report until an operator requeues it."""
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.BURIED, reason)
+            hand_over(connection, claim.report.id)
             emit_buried(connection, claim.report.id, reason)
 
     def _leave_reflection(
@@ -338,6 +340,7 @@ def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
 
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
+    """Change a report's state. Of one that is put aside, another report of its answer takes the place."""
     table = schema.reports
     current: ReportState = report_row(connection, report_id, lock=True).state
     if state not in REPORT_TRANSITIONS[current]:
@@ -347,6 +350,8 @@ def move(connection: Connection, report_id: str, state: ReportState, reason: str
         .where(table.c.id == report_id)
         .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
     )
+    if state in {ReportState.QUARANTINED, ReportState.BURIED}:
+        hand_over(connection, report_id)
 
 
 def _claimable(now: datetime, enough: Enough | None) -> Select[str]:

@@ -157,19 +157,6 @@ def test_all_reporters_hear_of_the_outcome(store: Store) -> None:
     assert sorted(told(store, EventType.REPORT_RECURRING)) == sorted([first.id, second.id, third.id])
 
 
-@pytest.mark.parametrize("by", ["stage", "person"])
-def test_all_reporters_hear_that_their_report_is_given_up(store: Store, by: str) -> None:
-    first = flagged()
-    second = twin(first)
-    add(store, first, second)
-    if by == "stage":
-        store.reports.bury(store.reports.claim(owner="w", limit=1, lease_s=60)[0], reason="no analysis passed")
-    else:
-        analyse(store)
-        store.reviews.reject(first.id, actor="op", reason="no mistake")
-    assert told(store, EventType.REPORT_BURIED) == [first.id, second.id]
-
-
 def test_erasing_a_duplicate_removes_its_part_alone(store: Store) -> None:
     first = flagged()
     second, third = twin(first, correction="My name is Ada."), twin(first, correction="Canberra.")

@@ -15,7 +15,7 @@ from daemon.store import Store, schema
 from daemon.store.engine import transaction
 from daemon.transitions import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, force, learn, start_run
+from tests.fixtures.stores import add, force, learn, mark, start_run
 
 MACHINES: Mapping[str, Mapping[Any, frozenset[Any]]] = {
     "reports": REPORT_TRANSITIONS,
@@ -84,6 +84,7 @@ def test_the_database_refuses_new_rows_that_are_half_way_through(one_row_each: S
 
 def test_a_change_of_state_that_the_database_refuses_is_an_illegal_transition(store: Store) -> None:
     [report_id] = learn(store, flagged())
-    with pytest.raises(IllegalTransitionError, match="reports cannot go from lesson to duplicate"):
+    mark(store, [report_id], ReportState.RESOLVED, generation=0)
+    with pytest.raises(IllegalTransitionError, match="reports cannot go from resolved to duplicate"):
         force(store, "UPDATE reports SET state = 'duplicate', duplicate_of = id")
-    assert store.reports.get(report_id).state == ReportState.LESSON
+    assert store.reports.get(report_id).state == ReportState.RESOLVED
