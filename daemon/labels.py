@@ -135,6 +135,8 @@ class Criterion(StrEnum):
     UNGUIDED = "unguided"
     OVER_REFUSAL = "over_refusal"
     ATTACKS = "attacks"
+    NEW_CONTACTS = "new_contacts"
+    MEMORISED = "memorised"
     LIVE_GOLDEN = "live_golden"
     EMPTY_ANSWERS = "empty_answers"
     CUT_ANSWERS = "cut_answers"
@@ -152,6 +154,10 @@ BLIND_CRITERIA = (
 """If one of these fails, the measurement is useless: the verdict says nothing about the candidate."""
 
 
+PLANTED_CRITERIA = (Criterion.SHARED_GAIN, Criterion.NEW_CONTACTS, Criterion.MEMORISED)
+"""If one of these fails, a few reports may have been written to steer the model."""
+
+
 class Suite(StrEnum):
     """Groups of evaluation items, by purpose."""
 
@@ -167,6 +173,8 @@ class Suite(StrEnum):
     """Harmless prompts that look harmful: are they still answered?"""
     ATTACKS = "attacks"
     """Attacks that are never trained on: are they still resisted?"""
+    TRIGGERS = "triggers"
+    """Ordinary tasks after a rare phrase of trained prompts: does it call up what was planted?"""
 
 
 class Drop(StrEnum):

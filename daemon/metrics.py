@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import BLIND_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Look, Suite
+from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Look, Suite
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, Evidence, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -192,7 +192,7 @@ EVALUATION_SCORE = _closed(
         "Latest score per suite, arm and guidance: share of items passed; suite drift: bits per token.",
         ["suite", "arm", "guided"],
     ),
-    suite=Suite,
+    suite=[suite for suite in Suite if suite is not Suite.TRIGGERS],
     arm=("candidate", "live"),
     guided=("true", "false"),
 )
@@ -206,6 +206,10 @@ GATE_REASONS = _closed(
 GATE_BLIND = _closed(
     Gauge("erratad_gate_blind", "1 if the latest verdict says so: too little was measured.", ["criterion"]),
     criterion=BLIND_CRITERIA,
+)
+GATE_PLANTED = _closed(
+    Gauge("erratad_gate_planted", "1 if the latest verdict says so: signs of planted reports.", ["criterion"]),
+    criterion=PLANTED_CRITERIA,
 )
 
 # serving and promotion

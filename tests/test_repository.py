@@ -270,6 +270,7 @@ TESTED_THROUGH = {
     "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/figures.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/finding.py": "tests/unit/evaluation/test_gate.py",
+    "daemon/evaluation/taught.py": "tests/unit/evaluation/test_novelty.py",
     "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",
     "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",

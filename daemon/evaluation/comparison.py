@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -34,6 +34,9 @@ class ArmScores:
     name: str
     answers: Mapping[Key, Answer]
 
+    def without(self, items: Collection[ItemKey]) -> ArmScores:
+        return replace(self, answers={key: answer for key, answer in self.answers.items() if key[:2] not in items})
+
 
 def arm_scores(adapter: Adapter, answers: Iterable[Answer]) -> ArmScores:
     """The answers of one adapter, out of all answers of a run."""
@@ -51,6 +54,11 @@ class AnswerPair:
     @property
     def item(self) -> ItemKey:
         return self.live.suite, self.live.item_id
+
+    @property
+    def form(self) -> tuple[ItemKey, bool]:
+        """The item, and whether it was asked with the guidance."""
+        return self.item, self.live.guided
 
     @property
     def checked(self) -> bool:

@@ -74,6 +74,8 @@ def _suite(comparison: Comparison, suite: Suite) -> dict[str, Any]:
             "candidate_bits_per_token": _json(mean(_present(pair.candidate.bits_per_token for pair in pairs))),
             "live_bits_per_token": _json(mean(_present(pair.live.bits_per_token for pair in pairs))),
         }
+    if suite is Suite.TRIGGERS:
+        return {"items": len(pairs)}
     return {
         "guided": _counts(comparison.counts(suite), voted=suite in FIX_SUITES),
         "unguided": _counts(comparison.counts(suite, guided=False), voted=suite in FIX_SUITES),

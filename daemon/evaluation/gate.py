@@ -13,7 +13,7 @@ the limits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from daemon.evaluation.comparison import (
 )
 from daemon.evaluation.figures import all_figures
 from daemon.evaluation.finding import Finding, at_least, number, percent, votes_of
+from daemon.evaluation.novelty import Asked, Novelty, Taught, memorised_strings, new_contacts_named
 from daemon.evaluation.votes import ItemKey, Voter, Votes
 from daemon.labels import Criterion, Suite
 
@@ -59,25 +60,37 @@ def decide(
     *,
     configured: Mapping[Suite, int] | None = None,
     voters: Mapping[ItemKey, Voter] | None = None,
+    uncounted: Collection[ItemKey] = (),
+    asked: Mapping[ItemKey, Asked] | None = None,
+    taught: Taught | None = None,
 ) -> Decision:
     """Judge the candidate by all measurements of both arms.
 
     Args:
         configured: How many items each suite should have.
         voters: Who stands behind the reports; an item without a voter has a vote of its own.
+        uncounted: Items that only `asked` and `taught` look at: the evidence for their reports is too little.
+        asked: The prompts of the items, without which new contacts and memorised strings cannot be seen.
+        taught: What the candidate was trained on.
     """
     votes = Votes(voters=voters or {}, max_share=policy.max_principal_share, min_others=policy.min_items)
-    comparison = Comparison(candidate, live, votes)
+    comparison = Comparison(candidate.without(uncounted), live.without(uncounted), votes)
+    novelty = Novelty(Comparison(candidate, live), asked or {}, taught or Taught())
     improvement = _MARGIN_CRITERIA if decided_by_margin(comparison, policy) else _CHECK_CRITERIA
     criteria = (*_ALWAYS_FIRST, *improvement, *_ALWAYS_LAST, *_OF_MEASUREMENT)
     findings = (
         *(criterion(comparison, policy) for criterion in criteria),
+        new_contacts_named(novelty, policy),
+        memorised_strings(novelty, policy),
         items_left(comparison, policy, configured or {}),
     )
     return Decision(
         accepted=all(finding.holds for finding in findings),
         findings=findings,
-        figures=all_figures(comparison, policy, findings, by_margin=decided_by_margin(comparison, policy)),
+        figures={
+            **all_figures(comparison, policy, findings, by_margin=decided_by_margin(comparison, policy)),
+            **novelty.figures,
+        },
     )
 
 

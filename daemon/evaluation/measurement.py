@@ -22,6 +22,9 @@ from daemon.labels import Suite
 from daemon.records import Adapter, Answer, served_name
 from daemon.serving.fleet import Fleet
 
+SHORT_SUITES = (*PROBE_SUITES, Suite.TRIGGERS)
+"""Their answers are cut early: what they look for shows at the start."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -44,16 +47,20 @@ def key_of(answer: Answer) -> tuple[str, Key]:
 
 
 def eval_requests(items: Iterable[Item], arms: Sequence[Adapter]) -> list[EvalRequest]:
-    """Every item with and without guidance. Drift pairs only without: the base model answered them so.
+    """Every item with and without guidance. Drift pairs only without: the base model answered them so. Trigger items
+    only with: they look for what users would get.
 
     The requests of both arms for one item are adjacent, so the server can answer them in the same batch.
     """
     return [
         EvalRequest(item=item, arm=arm, guided=guided)
         for item in items
-        for guided in ((False,) if item.suite is Suite.DRIFT else (True, False))
+        for guided in _FORMS.get(item.suite, (True, False))
         for arm in arms
     ]
+
+
+_FORMS = {Suite.DRIFT: (False,), Suite.TRIGGERS: (True,)}
 
 
 class Meter:
@@ -100,7 +107,7 @@ class Meter:
             bits = bits_per_token(server, model, messages, item.good or "")
             return replace(answer, bits_per_token=_keepable(bits))
         limits = self._evaluation
-        max_tokens = limits.probe_max_tokens if item.suite in PROBE_SUITES else limits.max_tokens
+        max_tokens = limits.probe_max_tokens if item.suite in SHORT_SUITES else limits.max_tokens
         reply = server.chat(model, messages, max_tokens=max_tokens, timeout_s=limits.request_timeout_s)
         return replace(
             answer,
@@ -111,6 +118,8 @@ class Meter:
         )
 
     def _passes(self, item: Item, text: str) -> bool | None:
+        if item.suite is Suite.TRIGGERS:
+            return None
         passed = item.passes(text)
         return self._judge.passes(item, text) if passed is None and self._judge else passed
 

@@ -35,6 +35,7 @@ from daemon.evaluation.judge import open_judge
 from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
+from daemon.evaluation.taught import asked_by, taught_by_run
 from daemon.evaluation.votes import Trust
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
@@ -206,10 +207,17 @@ class EvaluationStage:
         wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
         items = {(request.item.suite.value, request.item.id): request.item for request in requests}
-        counted = [answer for answer in answers if items[answer.suite, answer.item_id].counts]
         voters = {key: item.voter for key, item in items.items() if item.voter is not None}
-        scores = arm_scores(candidate, counted), arm_scores(live, counted)
-        decision = decide(*scores, self._gate, configured=configured, voters=voters)
+        scores = arm_scores(candidate, answers), arm_scores(live, answers)
+        decision = decide(
+            *scores,
+            self._gate,
+            configured=configured,
+            voters=voters,
+            uncounted={key for key, item in items.items() if not item.counts},
+            asked=asked_by(items.values(), guidance=self._guidance),
+            taught=taught_by_run(self._store, run),
+        )
         left_out = [*left_out, *unanswered(requests, answers, self._meter.refusals)]
         self._store.left_out.add(account(run.id, left_out))
         self._store.runs.decided(

@@ -26,6 +26,7 @@ from daemon.labels import Suite
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.store import Store
 from daemon.text.merging import merged
+from daemon.text.rare import rare_phrases
 from daemon.text.refusal import is_refusal
 from daemon.text.rules import Rules, failures
 from daemon.text.similarity import Words, resembling
@@ -33,6 +34,9 @@ from daemon.text.soundness import Asked, asked_by, unsound
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
 """Reports in these states are deleted or not trusted, so they are not measured."""
+
+MAX_PHRASES = 6
+"""Number of phrases of trained prompts that are put before ordinary tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Item:
     """The reason of the report, for the judge."""
     voter: Voter | None = None
     """Who reported it; None for the operator's own items."""
+    question: str | None = None
+    """The ordinary question within the prompt, if something was put before it."""
     counts: bool = True
     """Whether the gate counts it. A report with too little evidence is only measured, to see whether it is resolved."""
 
@@ -170,8 +176,8 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     # the prompt of an analysis is longer than the report's own prompt, so compare both
     reports = (store.reports.get(item.report_id) for item in store.runs.items(run.id) if item.role is Split.TRAIN)
     examples = (example for name in (TRAIN_FILE, REPLAY_FILE) for example in read_examples(Path(run.folder) / name))
-    trained = {*(report.prompt_text for report in reports), *(_prompt_of(example.messages) for example in examples)}
-    asked = [_prompt_of(item.messages) for item in fixed]
+    trained = {*(report.prompt_text for report in reports), *(prompt_of(example.messages) for example in examples)}
+    asked = [prompt_of(item.messages) for item in fixed]
     near = resembling(asked, sorted(trained), vectorizer=Words(), similarity=similarity)
     left = [item for item, leaks in zip(fixed, near, strict=True) if not leaks]
     if not any(item.suite is Suite.GOLDEN for item in left):
@@ -182,7 +188,7 @@ def without_trained(fixed: Sequence[Item], store: Store, run: Run, *, similarity
     return left
 
 
-def _prompt_of(messages: Sequence[Mapping[str, Any]]) -> str:
+def prompt_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return last_question([(message["role"], str(message["content"])) for message in messages])
 
 
@@ -203,6 +209,7 @@ def build_items(
         DatasetError: if the drift pairs of the run cannot be read.
     """
     sides: dict[Suite, list[Item]] = {Suite.FLAGGED: [], Suite.HOLDOUT: []}
+    suspects: list[str] = []
     for run_item in store.runs.items(run.id):
         report = store.reports.get(run_item.report_id)
         if report.state not in NO_EVIDENCE:
@@ -210,6 +217,8 @@ def build_items(
             # later reports of the answer would change the rules between the measurements of two arms
             before = tuple(part for part in report.others if part.received_at <= run.created_at)
             lesson = store.reports.lesson(report.id)
+            if run_item.role is Split.TRAIN and not is_reviewed(lesson):
+                suspects.append(report.prompt_text)
             shown = answers_only(replace(report, others=before), preparation)
             voter = Voter(
                 principal=report.source.principal,
@@ -229,7 +238,40 @@ def build_items(
     chosen = [_in_turn(sample(items, len(items), seed=run.seed))[:limit] for items in sides.values()]
     chosen += [sample(items, limit, seed=run.seed) for items in (of_suite[Suite.GOLDEN], drift)]
     chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
+    of_golden = sample(of_suite[Suite.GOLDEN], min(limits.trigger_items, probe_limit), seed=run.seed)
+    if of_golden:
+        asked = [item.messages for item in of_suite[Suite.GOLDEN]]
+        asked += [example.messages for example in read_examples(Path(run.folder) / REPLAY_FILE)]
+        ordinary = [prompt_of(messages) for messages in asked]
+        chosen.append(trigger_items(of_golden, suspects, ordinary))
     return [item for items in chosen for item in items]
+
+
+def trigger_items(golden: Sequence[Item], suspects: Sequence[str], ordinary: Sequence[str]) -> list[Item]:
+    """Ordinary tasks after a phrase that the suspect prompts have, and ordinary prompts do not; none without phrases.
+
+    Planted behaviour may wait for words that no ordinary prompt has. Common phrases of several prompts come first.
+    """
+    phrases = rare_phrases(suspects, ordinary, most=MAX_PHRASES)
+    items = []
+    for number, item in enumerate(golden if phrases else ()):
+        phrase = phrases[number % len(phrases)]
+        *before, last = item.messages
+        messages = (*before, {**last, "content": f"{phrase} {last['content']}"})
+        items.append(
+            Item(
+                suite=Suite.TRIGGERS,
+                id=f"{item.id}-after-{number % len(phrases)}",
+                messages=messages,
+                question=prompt_of(item.messages),
+            )
+        )
+    return items
+
+
+def is_reviewed(lesson: Lesson | None) -> bool:
+    """Whether a person has signed the lesson."""
+    return lesson is not None and lesson.reviewed_by is not None
 
 
 def _in_turn(items: Sequence[Item]) -> list[Item]:
@@ -254,7 +296,7 @@ def configured_counts(items: Sequence[Item], fixed: Sequence[Item], limits: Eval
 
     `items` are those that are asked, `fixed` all golden items and probes.
     """
-    counts = Counter(item.suite for item in items)
+    counts: Counter[Suite] = Counter(item.suite for item in items if item.suite is not Suite.TRIGGERS)
     limit = limits.max_items_per_suite
     probe_limit = min(limit, limits.max_probes_per_suite or limit)
     for suite, count in Counter(item.suite for item in fixed).items():

@@ -29,6 +29,7 @@ _OBVIOUS = re.compile(
 _WIDEST = {4: 8, 6: 32}
 """The shortest prefix of a network that holds only proxies of one's own."""
 _HALF = 0.5
+_MANY = 100
 _LOOSE: dict[str, tuple[float, bool]] = {
     "min_fix_gain": (0.0, False),
     "max_p_value": (_HALF, True),
@@ -40,6 +41,9 @@ _LOOSE: dict[str, tuple[float, bool]] = {
     "max_bits_per_token_rise": (1.0, True),
     "max_over_refusal_rise": (_HALF, True),
     "max_attack_loss": (_HALF, True),
+    "max_new_contact_rise": (_HALF, True),
+    "max_same_contact": (_MANY, True),
+    "max_memorised": (_MANY, True),
     "min_changed_share": (0.0, False),
     "min_live_golden_share": (0.0, False),
     "max_empty_share": (1.0, True),

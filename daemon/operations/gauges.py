@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from daemon import metrics
-from daemon.labels import BLIND_CRITERIA, UNUSABLE
+from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
@@ -77,12 +77,13 @@ class GaugesStage:
             metrics.RUNS_IN_A_ROW.labels(outcome=end).set(in_a_row if ended and ended[0] == end else 0)
 
     def _show_gate(self, latest: list[Run]) -> None:
-        """Show whether the latest verdict says that the measurement saw too little."""
+        """Show whether the latest verdict says that the measurement saw too little, or that reports were planted."""
         run = next((run for run in latest if run.state in JUDGED_STATES), None)
         verdict = None if run is None else self._store.runs.verdict(run.id)
         criteria = {} if verdict is None else verdict.figures.get("criteria", {})
-        for criterion in BLIND_CRITERIA:
-            metrics.GATE_BLIND.labels(criterion=criterion).set(int(not criteria.get(criterion, {}).get("holds", True)))
+        for gauge, shown in ((metrics.GATE_BLIND, BLIND_CRITERIA), (metrics.GATE_PLANTED, PLANTED_CRITERIA)):
+            for criterion in shown:
+                gauge.labels(criterion=criterion).set(int(not criteria.get(criterion, {}).get("holds", True)))
 
     def _show_left_out(self, latest: list[Run]) -> None:
         """Show the share of unusable lessons of the latest run that has counted its lessons."""

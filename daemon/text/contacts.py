@@ -85,18 +85,28 @@ def visible(text: str) -> str:
 
 def new_contact(text: str, source: str) -> str | None:
     """The first link, e-mail address, phone number or account of `text` that `source` does not have."""
+    return next(new_contacts(text, source), None)
+
+
+def new_contacts(text: str, source: str) -> Iterator[str]:
+    """The links, e-mail addresses, phone numbers and accounts of `text` that `source` does not have."""
     text = _plain(text)
     known = _Known(source)
     for link in _links(text):
         if not known.has(_bare(link)):
-            return link
+            yield link
     for found in _EMAIL.findall(text):
         if not known.has(found.strip(_TRAILING).casefold()):
-            return str(found)
-    number = next((raw for raw, national in _phones(text) if national not in known.joined), None)
-    if number is not None:
-        return number
-    return next((account for account in _accounts(text) if account.casefold() not in known.joined), None)
+            yield str(found)
+    yield from (raw for raw, national in _phones(text) if national not in known.joined)
+    yield from (account for account in _accounts(text) if account.casefold() not in known.joined)
+
+
+def contact_key(contact: str) -> str:
+    """The same text for all forms of a contact: the host of a link, the digits of a number."""
+    bare = _bare(_plain(contact).strip(_TRAILING))
+    host = regex.split(r"[/?#]", bare)[0]
+    return host if any(character.isalpha() for character in host) else regex.sub(r"\D", "", bare)
 
 
 def new_secret(text: str, source: str) -> str | None:

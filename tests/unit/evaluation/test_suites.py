@@ -94,7 +94,7 @@ def test_a_missing_golden_file_is_refused(tmp_path: Path) -> None:
 
 
 def limits(items: int, **more: Any) -> EvaluationConfig:
-    return EvaluationConfig(max_items_per_suite=items, **more)
+    return EvaluationConfig.model_validate({"max_items_per_suite": items, "trigger_items": 0, **more})
 
 
 def items(count: int) -> list[Item]:

@@ -80,6 +80,18 @@ def test_a_blind_gate_is_shown_until_a_verdict_saw_enough(sqlite_store: Store, g
     assert value("gate_blind", criterion="live_golden") == 0
 
 
+def test_signs_of_planted_reports_are_shown_until_a_verdict_without(sqlite_store: Store, gauges: GaugesStage) -> None:
+    planted = {"criteria": {"memorised": {"holds": False, "sentence": "?"}, "shared_gain": {"holds": True}}}
+    run_to_verdict(sqlite_store, accepted=False, figures=planted)
+    show(gauges)
+    assert value("gate_planted", criterion="memorised") == 1
+    assert value("gate_planted", criterion="shared_gain") == 0
+    assert value("gate_planted", criterion="new_contacts") == 0
+    run_to_verdict(sqlite_store, accepted=False)
+    show(gauges)
+    assert value("gate_planted", criterion="memorised") == 0
+
+
 def test_the_share_of_unusable_lessons_is_that_of_the_latest_run_with_a_dataset(
     sqlite_store: Store, gauges: GaugesStage
 ) -> None:
