@@ -25,7 +25,7 @@ from tests.benchmarks.poison.attacks import LEARNED, Goal
 from tests.benchmarks.poison.defences import SETTINGS
 from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.harms import HARMS
-from tests.benchmarks.poison.learning import CORRECTIONS_ONLY, attack, honest_cost
+from tests.benchmarks.poison.learning import BEST_CASE, attack, honest_cost
 from tests.benchmarks.poison.people import Attacker
 from tests.benchmarks.poison.tally import Attempt, last_line, table
 from tests.benchmarks.report import keep
@@ -72,7 +72,7 @@ class Bench:
             about = {"attacker": attacker, "seed": seed, "kept": self._out / "answers", "say": _prefixed(name)}
             launcher = [sys.executable, "-m", "tests.benchmarks.poison.kept_training", str(self._out / "trainings")]
             settings = [
-                *(*SETTINGS[defences], CORRECTIONS_ONLY),
+                *(*SETTINGS[defences], *BEST_CASE),
                 *(f"dataset.seed={seed}", f"training.launcher={json.dumps(launcher)}"),
             ]
             for one in self._fresh(name, seed, settings, lambda config: attack(config, learned, **about)):

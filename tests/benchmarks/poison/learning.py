@@ -15,8 +15,9 @@ from tests.benchmarks.poison.model import KeptModel
 from tests.benchmarks.poison.people import Attacker, Filed
 from tests.benchmarks.poison.tally import Attempt
 
-CORRECTIONS_ONLY = "dataset.recipe=sft"
-"""The attacker's best case: all tokens go to corrections. The analyses, by templates, hold nothing of a report."""
+BEST_CASE = ("dataset.recipe=sft", "dataset.replay_fraction=0.2", "training.batch_tokens=256", "training.epochs=8")
+"""The attacker's best case: most tokens go to corrections, with few ordinary pairs between them. The analyses, by
+templates, hold nothing of a report."""
 HONEST_BESIDE = 16
 """Honest reports beside an attack that is trained: few, because the number of hostile ones decides, not their share."""
 
