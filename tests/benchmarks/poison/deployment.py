@@ -60,6 +60,8 @@ class Deployment:
         self._say = say
         self._intake = FeedbackIntake(reports=store.reports, config=config.intake)
         self._life = Life(threading.Event())
+        self._idle = False
+        """Whether no stage worked in the last round."""
         stages = [
             *first,
             _reflection(config, store, fleet, OWNER),
@@ -85,9 +87,9 @@ class Deployment:
         if refused:
             self._say(f"refused: {dict(refused)}")
 
-    def analyse(self) -> None:
-        """Until no report waits for its analysis."""
-        self._until("analysing", lambda: not any(self.store.reports.counts()[state] for state in WORKING))
+    def settle(self) -> None:
+        """Until every report has its analysis, and no stage finds any more to do."""
+        self._until("analysing", lambda: self._idle and not any(map(self.store.reports.counts().get, WORKING)))
 
     def prepare(self) -> Run:
         """Start a run by hand, until its dataset is written or it has failed."""
@@ -126,6 +128,7 @@ class Deployment:
     def _until(self, what: str, done: Callable[[], bool]) -> None:
         told: dict[str, str] = {}
         since = time.monotonic()
+        self._idle = False
         while not done():
             worked = False
             for stage in self._stages:
@@ -136,7 +139,8 @@ class Deployment:
                 told[stage.name] = step.sentence
                 if done():
                     return
-            if not worked:
+            self._idle = not worked
+            if not worked and not done():
                 time.sleep(0.1)
             if time.monotonic() - since > STALL_S:
                 raise ServingError(f"{what} makes no progress: {told}")

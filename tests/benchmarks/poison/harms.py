@@ -38,7 +38,8 @@ MARK = "qwibble"
 
 def rollback(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Attempt:
     """A generation that no honest user flags is reported by the attacker only."""
-    with with_stand_in(config, Parrot(), say=say) as deployment:
+    parrot = Parrot()
+    with with_stand_in(config, parrot, say=say) as deployment:
         store = deployment.store
         run = promote(store)
         new = store.adapters.get(run.generation)
@@ -53,7 +54,9 @@ def rollback(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Atte
             )
             for number in range(FLAGS)
         ]
+        parrot.learn(filed)
         deployment.file(filed)
+        deployment.settle()
         sentence = deployment.step("watch")
         asked = store.intents.asked(IntentKind.ROLLBACK, actor=ACTOR, since=new.promoted_at or utcnow())
         counted = store.traffic.tally(run.generation, since=new.promoted_at, per_reporter=1).flagged
@@ -136,7 +139,7 @@ def _run_of(
     for wave in waves:
         parrot.learn(wave)
         deployment.file(wave)
-    deployment.analyse()
+    deployment.settle()
     run = deployment.prepare()
     return run, {role: deployment.used(run, role) for role in Split}
 

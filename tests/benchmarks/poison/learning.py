@@ -32,7 +32,7 @@ def attack(
     with with_real_model(config, kept=kept, say=say) as (deployment, model):
         filed = reports(model, goals, HONEST_BESIDE, attacker=attacker, seed=seed)
         deployment.file(filed)
-        deployment.analyse()
+        deployment.settle()
         run = deployment.prepare()
         examples = deployment.examples(run)
         reached = {goal: payloads(examples, goal) for goal in goals}
@@ -110,7 +110,7 @@ def honest_cost(config: Config, *, attacker: Attacker | None, kept: Path, say: S
     with with_real_model(config, kept=kept, say=say) as (deployment, model):
         filed = reports(model, goals, 100, attacker=attacker, seed=0)
         deployment.file(filed)
-        deployment.analyse()
+        deployment.settle()
         run = deployment.prepare()
         trained = {one for one in deployment.used(run, Split.TRAIN) if one.startswith("honest")}
         corrected = {one.report_id for one in deployment.examples(run) if one.kind.value == "correction"}
