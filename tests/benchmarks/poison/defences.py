@@ -13,6 +13,7 @@ ON = (f"http.tokens={json.dumps(TOKENS)}",)
 OFF = (
     *ON,
     f"intake.sources={json.dumps(TRUSTED)}",
+    *("dataset.max_principal_share=1.0", "dataset.min_per_principal=500"),
     "gate.max_principal_share=1.0",
     "gate.min_shared_gain=0.0",
     *(f"trust.{step}=claimed" for step in ("analyse", "train_analysis", "train_correction", "gate", "watch")),
@@ -20,6 +21,7 @@ OFF = (
 )
 """The operator vouches for every backend, a claim is enough for everything, and nobody's weight is bounded.
 
-The check of a correction's content cannot be taken off, nor can the votes of the gate.
+What cannot be taken off: the check of a correction's content, turns of the principals in the selection, votes in the
+gate, and the secret key of the split.
 """
 SETTINGS = {"on": ON, "off": OFF}

@@ -35,9 +35,11 @@ NEED_A_SERVER = ("promotion", "traffic", "retention")
 WORKING = (ReportState.QUEUED, ReportState.REFLECTING)
 SETTINGS = (
     *("reflection.analyst=template", "training.max_tokens=15000", "evaluation.max_items_per_suite=16"),
+    *("trust.reproduce.max_tokens=40", "trust.reproduce.concurrency=16"),
     *("serving.port=0", "serving.reconcile_interval_s=0.2", "log.level=error"),
 )
-"""What differs from configs/demo.yaml, to save hours: fewer tokens to train, fewer items to measure."""
+"""What differs from configs/demo.yaml, to save hours: fewer tokens to train, fewer items to measure, and answers to
+questions asked again that are as long as the flagged ones."""
 
 Say = Callable[[str], None]
 
