@@ -34,7 +34,7 @@ STALL_S = 1800.0
 NEED_A_SERVER = ("promotion", "traffic", "retention")
 WORKING = (ReportState.QUEUED, ReportState.REFLECTING)
 SETTINGS = (
-    *("reflection.analyst=template", "training.max_tokens=15000", "evaluation.max_items_per_suite=16"),
+    *("reflection.analyst=template", "training.max_tokens=12000", "evaluation.max_items_per_suite=16"),
     *("trust.reproduce.max_tokens=40", "trust.reproduce.concurrency=16"),
     *("serving.port=0", "serving.reconcile_interval_s=0.2", "log.level=error"),
 )
