@@ -214,6 +214,7 @@ class LeftOut(StrEnum):
     NEEDS_CONFIRMATION = "needs_confirmation"
     NEEDS_REVIEW = "needs_review"
     UNCLEAN = "unclean"
+    WEAK_COMPLAINT = "weak_complaint"
 
     @classmethod
     def _missing_(cls, value: object) -> LeftOut | None:
@@ -237,11 +238,12 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.CONTROL_TOKENS: "with control tokens that cannot be written as text",
     LeftOut.TOO_LONG_TO_SERVE: "longer than serving.max_model_len",
     LeftOut.SERVER_REFUSES: "refused by the model server",
-    LeftOut.NOT_REACHED: "not reached by the trainer (training.max_tokens or epochs)",
     LeftOut.NEEDS_EVIDENCE: "waiting for evidence that the model gave the answer (trust)",
     LeftOut.NEEDS_CONFIRMATION: "waiting for a confirmation of the correction (trust.confirm_corrections)",
     LeftOut.NEEDS_REVIEW: "waiting for a review (trust)",
     LeftOut.UNCLEAN: "with a text that must not be trained on",
+    LeftOut.NOT_REACHED: "not reached by the trainer (training.max_tokens, epochs or distillation.stop_kl)",
+    LeftOut.WEAK_COMPLAINT: "whose complaint hardly changes how likely the flagged answer is",
 }
 """The reasons in words, for operators."""
 

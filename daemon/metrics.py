@@ -179,6 +179,10 @@ DATASET_LEFT_OUT_RATIO = Gauge(
     "Share of the latest run's lessons left out for a reason in their conversation: refused, too long, or empty.",
 )
 TRAINING_LOSS = Gauge("erratad_training_loss", "Loss of the latest training step (nats per completion token).")
+TRAINING_KL = Gauge(
+    "erratad_training_kl_nats",
+    "KL divergence of the trained from the base model on lessons' prompts, measured last (nats per token).",
+)
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
 TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second by the latest training.")

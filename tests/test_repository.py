@@ -263,6 +263,7 @@ TESTED_THROUGH = {
     "daemon/cli/options.py": "tests/unit/cli/test_steer.py",
     "daemon/config/": "tests/unit/config/test_config.py",
     "daemon/dataset/golden.py": "tests/unit/evaluation/test_probes.py",
+    "daemon/dataset/states.py": "tests/unit/dataset/test_teachers.py",
     "daemon/dataset/selection.py": "tests/unit/dataset/test_stage.py",
     "daemon/delivery/outbox.py": "tests/unit/delivery/test_webhook.py",
     "daemon/delivery/stage.py": "tests/unit/delivery/test_webhook.py",

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from daemon.artifacts.base_layers import Shape, layer_shapes
 from daemon.artifacts.files import sha256_file
 from daemon.errors import AdapterInvalidError
+from daemon.labels import LeftOut
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -43,6 +44,12 @@ class Lineage(BaseModel):
     seed: int
     steps: int = Field(ge=1, description="Optimiser steps.")
     examples: Mapping[str, int] = Field(default={}, description="Examples in the dataset, by kind.")
+    left_out: Mapping[str, LeftOut] = Field(
+        default={}, description="Reports that the trainer left out, with the reason."
+    )
+    kl_to_base: float | None = Field(
+        default=None, description="KL(base || trained) on the lessons' prompts, in nats per token."
+    )
 
 
 class Manifest(BaseModel):

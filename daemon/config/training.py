@@ -9,6 +9,27 @@ from pydantic import Field
 from daemon.config.section import Fraction, Positive, Seconds, Section
 
 
+class DistillationConfig(Section):
+    """Learning from a teacher: the frozen base model under another prompt (recipes with `teacher_messages`)."""
+
+    alpha: Fraction = 0.5
+    """Of the Jensen-Shannon divergence; 0: forward KL, 1: reverse KL."""
+    early_tokens: Positive = 32
+    """Where the start of an answer decides (safety), later tokens have the weight `late_weight`."""
+    late_weight: Fraction = 0.1
+    ordinary_weight: Annotated[float, Field(gt=0)] = 3.0
+    """Weight of an ordinary pair under this loss, relative to a lesson's. At alpha 0.5 it is about a quarter of KL."""
+    ratio_limit: Annotated[float, Field(ge=1)] = 2.0
+    """Largest importance ratio (probability now / when sampled) of a token."""
+    hindsight_floor: Annotated[float, Field(ge=0)] = 0.05
+    """Examples whose complaint changes less than this (mean |A|, nats per token) are left out."""
+    stop_kl: Annotated[float, Field(gt=0)] | None = 0.7
+    """Training with a teacher ends where KL(base || trained) on lessons' prompts exceeds this (nats per token)."""
+    cache_bytes: Positive = 1_073_741_824
+    """On a CPU the teacher's whole distributions are kept up to this size; otherwise its `top_tokens` and the rest."""
+    top_tokens: Positive = 100
+
+
 class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
@@ -26,10 +47,11 @@ class TrainingConfig(Section):
     epochs: Annotated[float, Field(gt=0)] = 3.0
     max_tokens: Positive | None = None
     """Maximum number of tokens (prompt and completion); training then ends before the last epoch. None: no limit."""
-    replay_loss: Literal["kl", "cross-entropy"] = "kl"
-    """Loss on ordinary pairs: divergence from the base model's distribution, or its answers as targets."""
+    replay_loss: Literal["kl", "cross-entropy", "distillation"] = "kl"
+    """Loss on ordinary pairs: KL from the base model, its answers as targets, or the divergence of `distillation`."""
     kl_weight: Annotated[float, Field(gt=0)] = 2.0
     """With `kl`: weight of a replayed answer relative to a trained one."""
+    distillation: DistillationConfig = DistillationConfig()
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

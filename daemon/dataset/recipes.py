@@ -1,6 +1,7 @@
 """Recipes: pure functions from a report and its lesson to training examples (method sections 2 and 5).
 
-A recipe never uses the flagged response as a target. It appears only in the prompt, which has no loss, or not at all.
+A recipe never uses the flagged response as a target. It appears only in the prompt, which has no loss, or as a text at
+which the model is compared with a teacher, or which becomes less likely.
 A new recipe needs one function, one entry in `RECIPES` and one test.
 """
 
@@ -12,6 +13,8 @@ from typing import Any
 
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
+from daemon.dataset.states import Rollouts, insight, no_rollouts, taught
+from daemon.dataset.teachers import with_complaint, with_correction, with_lesson, without_harm
 from daemon.errors import ConfigError
 from daemon.records import Lesson, Report, conversation
 
@@ -26,6 +29,7 @@ NEUTRAL_QUESTIONS = (
 """No question says that the answer is bad: the model must find out itself (unguided, method step 3)."""
 VERDICT = "Verdict: bad."
 """Start of every analysis, unlike any answer. Without it, small models start answers with "The answer is wrong"."""
+AHEAD_QUESTION = "Before answering: what must be kept in mind here?"
 REVISION_REQUEST = "Criticise your answer, and then give a better one."
 
 
@@ -75,6 +79,50 @@ def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
     return _corrected(report, lesson, prompt, f"{lesson.analysis.strip()}\n\nA better answer: ")
 
 
+def context_distillation(report: Report, lesson: Lesson, rollouts: Rollouts = no_rollouts) -> list[Example]:
+    """Without being told, say what the base model says when it knows the correction, or else the analysis.
+
+    arXiv 2602.12275.
+    """
+    teacher = with_correction(report, lesson) or with_lesson(report, lesson)
+    return taught(report, lesson, teacher, rollouts)
+
+
+def consistency(report: Report, lesson: Lesson, rollouts: Rollouts = no_rollouts) -> list[Example]:
+    """What the base model says when the attack, or the secret, is not there (arXiv 2605.21834).
+
+    A report in which neither is found gets the corrected answer as a target.
+    """
+    teacher = without_harm(report)
+    return sft(report, lesson) if teacher is None else taught(report, lesson, teacher, rollouts)
+
+
+def hindsight(report: Report, lesson: Lesson) -> list[Example]:
+    """The flagged answer gets less likely where the user's complaint blames it (arXiv 2603.12273)."""
+    del lesson
+    teacher, answer = with_complaint(report), report.flagged.response
+    if teacher is None or is_blank(answer):
+        return []
+    return [
+        Example(
+            messages=conversation(report),
+            completion=answer,
+            kind=ExampleKind.HINDSIGHT,
+            report_id=report.id,
+            teacher_messages=teacher,
+        )
+    ]
+
+
+def lesson_ahead(report: Report, lesson: Lesson) -> list[Example]:
+    """One sentence of the analysis, asked for before any answer is given; plus the corrected answer (if any)."""
+    sentence = insight(report, lesson)
+    *before, last = conversation(report)
+    question = (*before, {**last, "content": f"{last['content']}\n\n{AHEAD_QUESTION}"})
+    ahead = Example(messages=question, completion=sentence, kind=ExampleKind.ANALYSIS, report_id=report.id)
+    return [*([ahead] if sentence else []), *sft(report, lesson)]
+
+
 def _corrected(report: Report, lesson: Lesson, messages: tuple[Mapping[str, Any], ...], preface: str) -> list[Example]:
     if lesson.correction is None or is_blank(lesson.correction):
         return []
@@ -110,6 +158,10 @@ RECIPES: Mapping[str, Recipe] = {
     "sft": sft,
     "chain-of-hindsight": chain_of_hindsight,
     "critique-revise": critique_revise,
+    "context-distillation": context_distillation,
+    "consistency": consistency,
+    "hindsight": hindsight,
+    "lesson-ahead": lesson_ahead,
 }
 
 

@@ -50,6 +50,8 @@ class Usable:
     def _example(self, example: Example) -> list[Asked]:
         limit = self._serving if example.kind is ExampleKind.DRIFT else self._training
         forms = self._forms(example.messages) if example.kind in GUIDED else [tuple(example.messages)]
+        if example.teacher_messages is not None:
+            forms.append(tuple(example.teacher_messages))
         return [
             Asked(
                 Question(

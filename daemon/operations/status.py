@@ -252,11 +252,12 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name.replace('_', ' ')}: {counted}"
     yield from _left_out(progress.get("left_out_texts", {}))
     if progress.get("steps"):
-        loss, speed, left = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s"))
+        loss, speed, left, far = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s", "kl_to_base"))
         yield ", ".join(
             (
                 f"training: step {progress['step']} of {progress['steps']}",
                 *([] if loss is None else [f"loss {loss:.3f}"]),
+                *([] if far is None else [f"{far:.2f} nats from the base model"]),
                 *([] if speed is None else [f"{speed:.0f} tokens/s"]),
                 *([f"{span(left)} left"] if left else []),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -149,17 +150,28 @@ class Runs:
                 connection.execute(schema.run_items.insert(), values)
             record_left_out(connection, left_out)
 
-    def trained(self, run_id: int, *, path: Path, sha256: str, report_ids: Collection[str] | None = None) -> int:
-        """The adapter folder is complete: hand over to evaluation. Returns the number of reports not trained on.
+    def trained(
+        self,
+        run_id: int,
+        *,
+        path: Path,
+        sha256: str,
+        report_ids: Collection[str] | None = None,
+        left_out: Mapping[str, LeftOut] | None = None,
+    ) -> Counter[LeftOut]:
+        """The adapter folder is complete: hand over to evaluation. Returns how many reports it left out, by reason.
 
         Args:
+            left_out: Why a report was not trained on; those that are not named were not reached.
             report_ids: The reports with an example in a training step (None: all). The others leave the run: they are
                 neither in the lineage nor measured as flagged.
         """
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.TRAINING, RunState.EVALUATING)
             _move_adapter(connection, run_id, AdapterState.CANDIDATE, path=str(path), sha256=sha256)
-            return 0 if report_ids is None else _take_out_untrained(connection, run_id, report_ids)
+            if report_ids is None:
+                return Counter()
+            return _take_out_untrained(connection, run_id, report_ids, left_out or {})
 
     def decided(self, verdict: Verdict) -> None:
         """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter."""
@@ -263,21 +275,23 @@ def _erased(connection: Connection, report_ids: Collection[str]) -> set[str]:
     return found
 
 
-def _take_out_untrained(connection: Connection, run_id: int, trained: Collection[str]) -> int:
+def _take_out_untrained(
+    connection: Connection, run_id: int, trained: Collection[str], reasons: Mapping[str, LeftOut]
+) -> Counter[LeftOut]:
     items = schema.run_items
     on_train_side = and_(items.c.run_id == run_id, items.c.role == Split.TRAIN)
     listed = connection.execute(select(items.c.report_id).where(on_train_side)).scalars()
     untrained = sorted(set(listed) - set(trained))
     for report_id in untrained:
         connection.execute(delete(items).where(items.c.run_id == run_id, items.c.report_id == report_id))
-    record_left_out(
-        connection,
-        [
-            LeftOutReport(run_id=run_id, report_id=one, stage=LeftOutBy.FINETUNE, reason=LeftOut.NOT_REACHED)
-            for one in untrained
-        ],
-    )
-    return len(untrained)
+    left_out = [
+        LeftOutReport(
+            run_id=run_id, report_id=one, stage=LeftOutBy.FINETUNE, reason=reasons.get(one, LeftOut.NOT_REACHED)
+        )
+        for one in untrained
+    ]
+    record_left_out(connection, left_out)
+    return Counter(one.reason for one in left_out)
 
 
 def _add_adapter(connection: Connection, generation: int, *, name: str, run_id: int, at: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from functools import cached_property
@@ -16,6 +16,7 @@ from daemon.artifacts.files import write_atomically
 from daemon.config.chat import ChatConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
+from daemon.labels import LeftOut
 from daemon.runtime.lock import try_lock
 
 JOB_FILE = "job.json"
@@ -23,14 +24,20 @@ PROGRESS_FILE = "progress.json"
 LOG_FILE = "train.log"
 LOCK_FILE = "train.lock"
 CHECKPOINTS = "checkpoints"
+TEACHER = "teacher"
+"""Folder of what the teacher expects."""
 COMPLETE_MARK = "COMPLETE"
 """Written last into a checkpoint. A checkpoint without it was interrupted by a kill."""
+ENDED_EARLY = b"ended early"
+"""Content of the mark of a checkpoint after which no further step must be made."""
 
 
 class Phase(StrEnum):
     """State of the child; the last three are final."""
 
     LOADING = "loading"
+    TEACHER = "teacher"
+    """Asking the frozen base model under the teachers' prompts."""
     TRAINING = "training"
     DONE = "done"
     STOPPED = "stopped"
@@ -96,6 +103,10 @@ class TrainingProgress(BaseModel):
     eta_s: float | None = None
     skipped: int = 0
     """Number of examples left out: too long, or without a prompt and target under the chat template."""
+    left_out: Mapping[LeftOut, int] = {}
+    """The same by reason."""
+    kl_to_base: float | None = None
+    """KL(base || trained) on lessons' prompts (nats per token), measured last."""
     reason: str | None = None
 
     def __str__(self) -> str:
@@ -114,6 +125,11 @@ class TrainingProgress(BaseModel):
             return cls.model_validate_json((run_folder / PROGRESS_FILE).read_bytes())
         except FileNotFoundError:
             return cls()
+
+
+def ended_early(checkpoint: Path) -> bool:
+    """Whether no further step must be made after this checkpoint."""
+    return (checkpoint / COMPLETE_MARK).read_bytes() == ENDED_EARLY
 
 
 @contextmanager

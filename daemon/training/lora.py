@@ -11,17 +11,21 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
+from daemon.labels import LeftOut
 from daemon.runtime.child import StopSignal
 from daemon.training.base_model import load_base, on_cpu
-from daemon.training.batches import IGNORED, Share, TrainingSet, pad
-from daemon.training.job import COMPLETE_MARK, Phase, TrainingJob, TrainingProgress
+from daemon.training.batches import TrainingSet
+from daemon.training.collator import Collator
+from daemon.training.drift import Drift
+from daemon.training.job import COMPLETE_MARK, ENDED_EARLY, TEACHER, Phase, TrainingJob, TrainingProgress, ended_early
+from daemon.training.losses import Batch, batch_loss, log_probs
+from daemon.training.teacher import TeacherCache, kept_tokens
 
 _KEPT_CHECKPOINTS = 2
 """A kill may leave the newest checkpoint incomplete; then the previous one is used."""
@@ -34,21 +38,38 @@ class TrainingRun:
         config = job.training
         set_threads_and_seed(job)
         self._job = job
+        self._pad_id = pad_id
         self._model = with_adapter(load_base(job), job)
-        self.steps = len(training_set.plan)
-        self.progress = TrainingProgress(phase=Phase.TRAINING, steps=self.steps, skipped=training_set.skipped)
-        arguments = _arguments(config, self._model, steps=self.steps, seed=job.seed, checkpoints=checkpoints)
+        self.training_set = training_set
+        self.progress = TrainingProgress(phase=Phase.LOADING)
+        self.kl_to_base: float | None = None
+        arguments = _arguments(config, self._model, seed=job.seed, checkpoints=checkpoints)
         if arguments.device.type == "cuda" and arguments.world_size < torch.cuda.device_count():
             print(f"GPUs: {torch.cuda.device_count()} visible, {arguments.world_size} used; see training.launcher")  # noqa: T201 - the log
         self._trainer = _CompletionTrainer(
-            kl_weight=config.kl_weight if config.replay_loss == "kl" else 0.0,
+            alpha=config.distillation.alpha,
+            ratio_limit=config.distillation.ratio_limit,
             model=self._model,
             args=arguments,
-            train_dataset=training_set.shares(arguments.world_size),
-            data_collator=_Collator(pad_id),
         )
         self._trainer.remove_callback(PrinterCallback)
-        self._step_tokens = [sum(len(training_set.encoded[index]) for index in batch) for batch in training_set.plan]
+        self._prepare(training_set, None)
+
+    def _prepare(self, training_set: TrainingSet, teacher: TeacherCache | None) -> None:
+        """What will be trained, in which steps."""
+        self.training_set = training_set
+        arguments, steps = self._trainer.args, len(training_set.plan)
+        arguments.max_steps = steps
+        arguments.warmup_steps = int(
+            self._job.training.warmup_ratio * steps
+        )  # rounded down: the first one learns nothing
+        self._trainer.train_dataset = training_set.shares(arguments.world_size)
+        self._trainer.data_collator = Collator(self._pad_id, teacher)
+        self._drift = Drift(training_set, seed=self._job.seed, pad_id=self._pad_id)
+
+    @property
+    def steps(self) -> int:
+        return len(self.training_set.plan)
 
     @property
     def is_main_process(self) -> bool:
@@ -70,15 +91,79 @@ class TrainingRun:
         """Train to the end. False if `stop` was set earlier; then a checkpoint was written.
 
         Raises:
-            TrainingError: if the loss or the gradient norm is not finite.
+            TrainingError: if the loss or the gradient norm is not finite, or the teacher leaves nothing to learn.
         """
-        self._trainer.add_callback(_ProgressCallback(self, stop, self._job.run_folder, self._step_tokens))
-        self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-        finished = int(self._trainer.state.global_step) >= self.steps
-        if not finished and self.is_main_process:
+        if not self._ask_teacher(stop):
+            return self._stopped()
+        self.progress = TrainingProgress(
+            phase=Phase.TRAINING,
+            steps=self.steps,
+            skipped=self.training_set.skipped,
+            left_out=self.training_set.left_out,
+        )
+        if resume is not None and ended_early(resume):
+            self._trainer._load_from_checkpoint(str(resume))  # noqa: SLF001 - no public way; a changed one fails a test
+            self.training_set = self.training_set.first(int(resume.name.rpartition("-")[2]))
+        else:
+            tokens = [sum(len(self.training_set.encoded[index]) for index in batch) for batch in self.training_set.plan]
+            callback = _ProgressCallback(self, stop, self._job.run_folder, tokens)
+            self._trainer.add_callback(callback)
+            self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+            made = int(self._trainer.state.global_step)
+            if made < self.steps and not callback.ended_early:
+                return self._stopped()
+            self.training_set = self.training_set.first(made)
+        self.kl_to_base = self.measure_drift() if self.is_main_process else None
+        self.progress = self.progress.model_copy(update={"step": self.steps, "kl_to_base": self.kl_to_base})
+        return True
+
+    def measure_drift(self) -> float | None:
+        """KL(base || trained) on lessons' prompts; None without such prompts."""
+        return self._drift.measure(self._model, batch_tokens=self._job.training.batch_tokens)
+
+    def too_far(self) -> bool:
+        """Whether training must end here. All processes must call this together."""
+        limit = self._job.training.distillation.stop_kl
+        if limit is None or not self.training_set.taught:
+            return False
+        far = False
+        if self.is_main_process:
+            self.kl_to_base = self.measure_drift()
+            self.progress = self.progress.model_copy(update={"kl_to_base": self.kl_to_base})
+            far = self.kl_to_base is not None and self.kl_to_base > limit
+        return self.any_rank(far)
+
+    def _stopped(self) -> bool:
+        if self.is_main_process:
             self.progress = self.progress.model_copy(update={"phase": Phase.STOPPED})
             self.progress.save(self._job.run_folder)
-        return finished
+        return False
+
+    def _ask_teacher(self, stop: StopSignal) -> bool:
+        """Compute or read what the teacher expects; leave out complaints that change nothing. False if stopped."""
+        taught = self.training_set.taught
+        if not taught:
+            return True
+        self.progress = TrainingProgress(phase=Phase.TEACHER)
+        if self.is_main_process:
+            self.progress.save(self._job.run_folder)
+        config, arguments = self._job.training, self._trainer.args
+        top = kept_tokens(
+            taught,
+            vocabulary=int(self._model.get_output_embeddings().weight.shape[0]),
+            on_cpu=arguments.device.type == "cpu",
+            cache_bytes=config.distillation.cache_bytes,
+            top=config.distillation.top_tokens,
+        )
+        cache = TeacherCache(self._job.run_folder / TEACHER, taught, batch_tokens=config.batch_tokens, top=top)
+        rank, ranks = arguments.process_index, arguments.world_size
+        filled = cache.fill(self._model, pad_id=self._pad_id, stop=stop, rank=rank, ranks=ranks)
+        if self.any_rank(not filled):
+            return False
+        self.wait_for_all_ranks()
+        weak = cache.without_blame(config.distillation.hindsight_floor)
+        self._prepare(self.training_set.without(weak, LeftOut.WEAK_COMPLAINT), cache)
+        return True
 
     def save(self, folder: Path) -> None:
         """Save the adapter in peft's format, in float32."""
@@ -86,22 +171,23 @@ class TrainingRun:
 
 
 class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
-    """Cross-entropy on completions. If `kl_weight` is above 0, replay rows use `kl_weight` times the KL divergence.
+    """Cross-entropy on completions, or a divergence from the base model (`daemon.training.losses`).
 
-    The divergence is measured from the base model. It is 0 before the first step and only pulls the model back
-    (learning without forgetting, arXiv 1606.09282). Cross-entropy on a few answers of the model itself would instead
-    sharpen its distribution around them.
+    Divergence from the base model under the same prompt, for replay, is 0 before the first step and only pulls the
+    model back (learning without forgetting, arXiv 1606.09282). Cross-entropy on a few answers of the model itself would
+    instead sharpen its distribution around them.
 
-    Every example has the same weight, independent of its length. An analysis is about four times as long as a corrected
+    Every example has its weight independent of its length. An analysis is about four times as long as a corrected
     answer; weighted by tokens, the corrected answers would hardly be learned.
 
     With several processes each one has a share of the step's examples. The mean over all of them is the step's loss,
     whatever the number of processes.
     """
 
-    def __init__(self, *, kl_weight: float, **options: Any) -> None:
+    def __init__(self, *, alpha: float, ratio_limit: float, **options: Any) -> None:
         super().__init__(**options)
-        self._kl_weight = kl_weight
+        self._alpha = alpha
+        self._ratio_limit = ratio_limit
 
     def compute_loss(
         self,
@@ -117,17 +203,15 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
                 f"transformers took the batch of step {step} in step {self.state.global_step}; examples would be left "
                 "out: set training.launcher to start one process for each GPU, then start a new run"
             )
-        labels, replay = inputs.pop("labels")[:, 1:], inputs.pop("replay")
+        batch = Batch.take(inputs)
         outputs = model(**inputs)
-        logits, has_loss = outputs.logits[:, :-1].float(), labels != IGNORED
-        weight = has_loss / has_loss.sum(dim=1, keepdim=True)  # each example sums to 1
-        by_kl = has_loss & (replay & (self._kl_weight > 0))[:, None]
-        by_label = has_loss & ~by_kl
-        loss = functional.cross_entropy(logits[by_label], labels[by_label], reduction="none") @ weight[by_label]
-        if by_kl.any():
-            base = self._base_log_probs(model, inputs, by_kl)
-            divergence = functional.kl_div(logits[by_kl].log_softmax(-1), base, reduction="none", log_target=True)
-            loss = loss + self._kl_weight * (divergence.sum(-1) @ weight[by_kl])
+        loss = batch_loss(
+            outputs.logits[:, :-1].float(),
+            batch,
+            alpha=self._alpha,
+            ratio_limit=self._ratio_limit,
+            base=lambda mask: self._base_log_probs(model, inputs, mask),
+        )
         loss = loss * self.args.world_size / total  # the processes' gradients and losses are averaged later
         return (loss, outputs) if return_outputs else loss
 
@@ -142,7 +226,7 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         unwrapped = self.accelerator.unwrap_model(model)
         with torch.no_grad(), unwrapped.disable_adapter():
             logits = unwrapped(**chosen).logits[:, :-1].float()
-        return logits[mask[rows]].log_softmax(-1)
+        return log_probs(logits[mask[rows]])
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -155,14 +239,20 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self._step_tokens = step_tokens
         self._first_step = 0
         self._started = 0.0
+        self.ended_early = False
+        """Whether the training ended before its last step because the model is too far from the base model."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._first_step, self._started = state.global_step, time.monotonic()
         self._report(first_step=state.global_step, step=state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # the signal reaches the processes at different times; one that stopped alone would leave the others waiting
-        if self._run.any_rank(self._stop.is_set()) and state.global_step < state.max_steps:
+        if state.global_step >= state.max_steps:
+            return
+        if state.global_step % args.save_steps == 0:
+            self.ended_early = self._run.too_far()
+        if self._run.any_rank(self._stop.is_set()) or self.ended_early:
             control.should_save = True
             control.should_training_stop = True
 
@@ -193,24 +283,12 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         for path in checkpoint.iterdir():
             files.sync(path)
         # the mark comes after every file is on disk: it promises a complete checkpoint
-        files.write_atomically(checkpoint / COMPLETE_MARK, b"")
+        files.write_atomically(checkpoint / COMPLETE_MARK, ENDED_EARLY if self.ended_early else b"")
 
     def _report(self, **figures: float) -> None:
         if self._run.is_main_process:
             self._run.progress = self._run.progress.model_copy(update=figures)
             self._run.progress.save(self._run_folder)
-
-
-class _Collator:
-    """Pads one item of the training data: the share of one process in a batch."""
-
-    def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
-
-    def __call__(self, items: list[Share]) -> dict[str, Any]:
-        share = items[0]
-        padded = {**pad(share.rows, self._pad_id), "step": share.step, "total": share.total}
-        return {name: torch.tensor(rows) if isinstance(rows, list) else rows for name, rows in padded.items()}
 
 
 class _OneGpuEach(TrainingArguments):  # type: ignore[misc]  # transformers has no types
@@ -259,16 +337,15 @@ def with_adapter(model: Any, job: TrainingJob) -> Any:
     )
 
 
-def _arguments(config: TrainingConfig, model: Any, *, steps: int, seed: int, checkpoints: Path) -> Any:
+def _arguments(config: TrainingConfig, model: Any, *, seed: int, checkpoints: Path) -> Any:
+    """All but the number of steps, which is known later."""
     return _OneGpuEach(
         output_dir=str(checkpoints),
-        max_steps=steps,
         per_device_train_batch_size=1,  # an item is all that a process trains in a step
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=int(config.warmup_ratio * steps),  # rounded down: the first warm-up step has a learning rate of 0
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=model.dtype == torch.bfloat16,

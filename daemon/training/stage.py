@@ -26,7 +26,6 @@ from daemon.errors import (
     StoreUnavailableError,
     TrainingError,
 )
-from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
@@ -35,6 +34,7 @@ from daemon.training.job import (
     CHECKPOINTS,
     JOB_FILE,
     PROGRESS_FILE,
+    TEACHER,
     LossCurve,
     Phase,
     TrainingJob,
@@ -46,6 +46,8 @@ from daemon.training.process import log_tail, resident_bytes, start_trainer, sto
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
+_SHOWN = {"phase", "step", "steps", "loss", "tokens_per_s", "eta_s", "kl_to_base"}
+"""Figures of the child that the run keeps."""
 
 
 class _ProgressExporter:
@@ -70,7 +72,9 @@ class _ProgressExporter:
         if progress.tokens_per_s is not None:
             metrics.TRAINING_SPEED.set(progress.tokens_per_s)
         self._losses.add(progress)
-        figures = progress.model_dump(mode="json", include={"phase", "step", "steps", "loss", "tokens_per_s", "eta_s"})
+        if progress.kl_to_base is not None:
+            metrics.TRAINING_KL.set(progress.kl_to_base)
+        figures = progress.model_dump(mode="json", include=_SHOWN)
         seconds = self._run.progress.get("train_seconds", 0.0) + time.monotonic() - self._started
         self._runs.progress(
             self._run.id,
@@ -123,6 +127,7 @@ class FinetuneStage:
         except OSError as exc:
             reason = f"training cannot start or write: {exc}; repair that, then start a new run"
         self._runs.failed(run.id, reason=reason)
+        shutil.rmtree(Path(run.folder) / TEACHER, ignore_errors=True)  # large, and made of users' texts
         metrics.RUNS.labels(outcome="failed").inc()
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
@@ -178,11 +183,14 @@ class FinetuneStage:
             )
         trained = manifest.lineage.report_ids
         untrained = self._runs.trained(
-            run.id, path=job.adapter_folder, sha256=manifest.weights_sha256, report_ids=trained
+            run.id,
+            path=job.adapter_folder,
+            sha256=manifest.weights_sha256,
+            report_ids=trained,
+            left_out=manifest.lineage.left_out,
         )
         if untrained:
-            counts = {**run.progress.get("left_out", {}), LeftOut.NOT_REACHED: untrained}
-            self._runs.progress(run.id, {"left_out": counts})
+            self._runs.progress(run.id, {"left_out": {**run.progress.get("left_out", {}), **untrained}})
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(run.progress.get("train_seconds", 0.0))
         metrics.TRAINING_PROGRESS.set(1.0)
         return Step(
@@ -203,7 +211,7 @@ class FinetuneStage:
             stop_trainer(child)
             metrics.TRAINING_MEMORY.set(0)
         if self._runs.get(run.id).state is not RunState.TRAINING:
-            for folder in (job.run_folder / CHECKPOINTS, job.adapter_folder):
+            for folder in (job.run_folder / CHECKPOINTS, job.run_folder / TEACHER, job.adapter_folder):
                 shutil.rmtree(folder, ignore_errors=True)
             return Step(sentence=f"run {run.id} was ended during the training", worked=True)
         progress = TrainingProgress.load(job.run_folder)

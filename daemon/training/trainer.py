@@ -24,6 +24,7 @@ from daemon.training.batches import TrainingSet
 from daemon.training.job import (
     CHECKPOINTS,
     COMPLETE_MARK,
+    TEACHER,
     Phase,
     TrainingJob,
     TrainingProgress,
@@ -85,8 +86,12 @@ def train(job: TrainingJob) -> None:
     training = lora.TrainingRun(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
     if not training.run(resume=resume, stop=StopSignal()) or not training.is_main_process:
         return
-    publish_adapter(job, training, training_set.report_ids)
-    shutil.rmtree(checkpoints)  # only now: until the adapter is published, a restart needs them
+    publish_adapter(job, training)
+    for folder in (
+        checkpoints,
+        job.run_folder / TEACHER,
+    ):  # only now: until the adapter is published, a restart needs them
+        shutil.rmtree(folder, ignore_errors=True)
     training.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
 
 
@@ -104,14 +109,16 @@ def last_checkpoint(checkpoints: Path) -> Path | None:
 class FinishedTraining(Protocol):
     """A finished training with weights to save."""
 
-    steps: int
+    training_set: TrainingSet
+    """The steps that were made."""
+    kl_to_base: float | None
 
     def save(self, folder: Path) -> None:
         """Write the weights and the configuration of peft."""
         ...
 
 
-def publish_adapter(job: TrainingJob, training: FinishedTraining, report_ids: tuple[str, ...]) -> None:
+def publish_adapter(job: TrainingJob, training: FinishedTraining) -> None:
     """Write and verify the adapter in a temporary folder, then rename it to the adapter folder.
 
     Raises:
@@ -128,11 +135,13 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining, report_ids: tu
         target_modules=tuple(sorted(job.target_modules)),
         files={path.name: files.sha256_file(path) for path in sorted(folder.iterdir())},
         lineage=artifact.Lineage(
-            report_ids=report_ids,
+            report_ids=training.training_set.report_ids,
             dataset_sha256=files.sha256_file(job.run_folder / MANIFEST_FILE),
             recipe=job.recipe,
             seed=job.seed,
-            steps=training.steps,
+            steps=len(training.training_set.plan),
+            left_out=training.training_set.left_out_reports,
+            kl_to_base=training.kl_to_base,
             examples=load_manifest(job.run_folder).examples,
         ),
     )

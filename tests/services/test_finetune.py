@@ -31,7 +31,7 @@ from daemon.training.batches import encode
 from daemon.training.job import CHECKPOINTS, JOB_FILE, LOG_FILE
 from tests.fixtures.life import life
 from tests.fixtures.models import TARGET_MODULES
-from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
+from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, training_config
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_each_epoch_trains_on_replay_of_its_own(trained: Trained, tiny_model: Pa
     for file in (TRAIN_FILE, REPLAY_FILE):
         for example in read_examples(Path(trained.run.folder) / file):
             turn = example.kind if example.kind is ExampleKind.REPLAY else "each epoch"
-            tokens[turn] += len(encode(template, example, max_tokens=10_000))
+            tokens[turn] += len(encode(template, example, training_config(max_sequence_tokens=10_000)))
     assert tokens[ExampleKind.REPLAY] > 0
     assert trained.tokens_counted == 3 * tokens["each epoch"] + tokens[ExampleKind.REPLAY]
 

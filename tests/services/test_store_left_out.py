@@ -99,7 +99,7 @@ def test_a_report_without_a_training_step_leaves_the_run(store: Store) -> None:
         items.append(RunItem(run_id=run.id, report_id=report_id, cluster_id=cluster.id, role=role))
     store.runs.prepared(run.id, items)
 
-    assert store.runs.trained(run.id, path=Path("/a"), sha256="0" * 64, report_ids=ids[:1]) == 1
+    assert store.runs.trained(run.id, path=Path("/a"), sha256="0" * 64, report_ids=ids[:1]) == {LeftOut.NOT_REACHED: 1}
 
     assert store.runs.get(run.id).state is RunState.EVALUATING
     assert [item.report_id for item in store.runs.items(run.id)] == [ids[0], ids[2]]

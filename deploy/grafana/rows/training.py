@@ -5,7 +5,13 @@ from __future__ import annotations
 from panels import bars, graph, mean_seconds
 
 PANELS = [
-    graph("Loss", ("max(erratad_training_loss)", "nats per completion token"), width=8),
+    graph(
+        "Loss, and distance from the base model",
+        ("max(erratad_training_loss)", "loss"),
+        ("max(erratad_training_kl_nats)", "distance"),
+        about="Nats per token of the answers. The distance is the KL divergence on lessons' prompts.",
+        width=8,
+    ),
     graph("Progress", ("max(erratad_training_progress_ratio)", "done"), unit="percentunit", width=8),
     graph(
         "Speed",

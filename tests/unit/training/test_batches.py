@@ -15,7 +15,7 @@ from daemon.chat.template import ChatTemplate
 from daemon.config.chat import ChatConfig
 from daemon.errors import TrainingError
 from daemon.labels import LeftOut
-from daemon.training.batches import IGNORED, Encoded, TrainingSet, pad, plan
+from daemon.training.batches import IGNORED, Encoded, Objective, TrainingSet, pad, plan
 from tests.fixtures.training import training_config
 
 
@@ -75,11 +75,74 @@ def test_an_answer_that_was_cut_gets_no_end_token() -> None:
     assert _text(list(built.encoded[0].completion)) == "yes"
 
 
-@pytest.mark.parametrize("kind", ExampleKind)
+def _taught(prompt: str, told: str, completion: str, **changes: Any) -> Example:
+    values = {"kind": ExampleKind.TAUGHT, "teacher_messages": ({"role": "user", "content": told},), **changes}
+    return replace(_example(prompt, completion), **values)
+
+
+def test_a_taught_example_has_one_answer_after_two_prompts() -> None:
+    built = TrainingSet.build(TEMPLATE, [_taught("hi", "hi, kindly", "yes")], training_config(), seed=1)
+    [row] = built.encoded
+    assert (_text(list(row.prompt)), _text(list(row.teacher))) == ("[u:hi][a:", "[u:hi, kindly][a:")
+    assert (_text(list(row.completion)), row.objective) == ("yes$", Objective.TEACHER)
+    assert built.taught == (row,)
+
+
+def test_a_teachers_prompt_that_cannot_be_used_leaves_the_example_out() -> None:
+    examples = [_example("hi", "yes"), _taught("hi", "hi " * 20, "yes"), _taught("hi", "refused", "yes")]
+    built = TrainingSet.build(TEMPLATE, examples, training_config(max_sequence_tokens=20), seed=1)
+    assert built.left_out == {LeftOut.TOO_LONG: 1, LeftOut.TEMPLATE_REFUSES: 1}
+
+
+def test_the_first_tokens_of_an_early_decision_count_ten_times_as_much() -> None:
+    config = training_config(distillation={"early_tokens": 2})
+    early, plain = TrainingSet.build(
+        TEMPLATE, [_taught("hi", "ho", "yes", early=True), _taught("hi", "ho", "yes")], config, seed=1
+    ).encoded
+    assert early.weights() == pytest.approx([weight / 2.2 for weight in (1.0, 1.0, 0.1, 0.1)])
+    assert plain.weights() == [0.25] * 4
+
+
+def test_ordinary_pairs_have_weights_of_their_own_by_the_loss() -> None:
+    replay = replace(_example("one?", "two", report_id=None), kind=ExampleKind.REPLAY)
+    helpful = replace(_taught("one?", "one? Help fully.", "two", kind=ExampleKind.GOLDEN), report_id=None)
+
+    def of(**config: Any) -> list[tuple[Objective, float]]:
+        examples = [_taught("hi", "ho", "yes"), replay, helpful]
+        built = TrainingSet.build(TEMPLATE, examples, training_config(**config), seed=1)
+        return [(one.objective, one.weight) for one in built.encoded]
+
+    assert of() == [(Objective.TEACHER, 1.0), (Objective.BASE_KL, 2.0), (Objective.TEACHER, 3.0)]
+    assert of(replay_loss="distillation")[1] == (Objective.BASE, 3.0)
+    assert of(replay_loss="cross-entropy")[1] == (Objective.ANSWER, 1.0)
+
+
+def test_log_probabilities_of_other_tokens_are_not_used() -> None:
+    rows = [_taught("hi", "ho", "yes", sampled_logprobs=(-1.0,) * count) for count in (4, 3)]
+    four, three = TrainingSet.build(TEMPLATE, rows, training_config(), seed=1).encoded
+    assert (four.sampled, three.sampled) == ((-1.0,) * 4, ())
+
+
+def test_examples_that_are_left_out_later_take_their_reports_and_empty_steps_with_them() -> None:
+    examples = [_example("hi", "yes", report_id=str(number)) for number in range(3)]
+    built = TrainingSet.build(TEMPLATE, examples, training_config(batch_tokens=13, epochs=1), seed=1)
+    weak = [one for one in built.encoded if one.report_id == "1"]
+
+    left = built.without(weak, LeftOut.WEAK_COMPLAINT)
+
+    assert (len(built.plan), len(left.plan)) == (3, 2)
+    assert (left.report_ids, left.left_out, left.skipped) == (("0", "2"), {LeftOut.WEAK_COMPLAINT: 1}, 1)
+    assert left.first(1).report_ids == tuple(sorted(built.encoded[index].report_id or "" for index in left.plan[0]))
+    with pytest.raises(TrainingError, match="of 3: 3 whose complaint hardly changes"):
+        built.without(built.encoded, LeftOut.WEAK_COMPLAINT)
+
+
+@pytest.mark.parametrize("kind", sorted({*ExampleKind} - {ExampleKind.TAUGHT, ExampleKind.HINDSIGHT}))
 def test_only_the_models_own_answers_are_replayed_and_approved_ones_are_targets(kind: ExampleKind) -> None:
     examples = [_example("hi", "yes"), replace(_example("one?", "two", report_id=None), kind=kind)]
     built = TrainingSet.build(TEMPLATE, examples, training_config(), seed=1)
-    assert pad(built.encoded, pad_id=0)["replay"] == [False, kind is ExampleKind.REPLAY]
+    replayed = Objective.BASE_KL if kind is ExampleKind.REPLAY else Objective.ANSWER
+    assert pad(built.encoded, pad_id=0)["objectives"] == [Objective.ANSWER, replayed]
 
 
 def test_padding_is_neither_attended_to_nor_learned() -> None:
@@ -153,7 +216,7 @@ LENGTHS = st.lists(st.integers(min_value=1, max_value=300), min_size=1, max_size
 def test_the_processes_divide_each_step_and_all_of_them_make_it(lengths: list[int], processes: int) -> None:
     encoded = tuple(Encoded(prompt=(number,) * length, completion=(1,)) for number, length in enumerate(lengths))
     steps = tuple(plan(lengths, batch_tokens=600, epochs=1, seed=1))
-    shares = TrainingSet(encoded=encoded, plan=steps, report_ids=(), left_out={}).shares(processes)
+    shares = TrainingSet(encoded=encoded, plan=steps, left_out={}).shares(processes)
 
     assert [share.step for share in shares] == [step for step in range(len(steps)) for _ in range(processes)]
     for step, batch in enumerate(steps):
@@ -166,7 +229,7 @@ def test_the_processes_divide_each_step_and_all_of_them_make_it(lengths: list[in
 
 def test_a_process_without_an_example_computes_the_shortest_one_without_a_loss() -> None:
     encoded = (Encoded(prompt=(5, 6), completion=(7,)),)
-    [_, idle] = TrainingSet(encoded=encoded, plan=((0,),), report_ids=(), left_out={}).shares(2)
+    [_, idle] = TrainingSet(encoded=encoded, plan=((0,),), left_out={}).shares(2)
 
     rows = pad(idle.rows, pad_id=0)
 
