@@ -43,6 +43,11 @@ class Part:
         )
 
     @property
+    def sender(self) -> str:
+        """The reporter and its principal, for people."""
+        return f"{self.reporter} of {self.principal}"
+
+    @property
     def content(self) -> list[str | Checks]:
         """Its reason, its correction and its checks, as far as it has them."""
         return [value for value in (self.reason, self.correction, self.checks) if value and value != Checks()]

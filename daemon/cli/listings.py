@@ -50,6 +50,10 @@ def reports(
     *,
     state: StateName = None,
     category: Annotated[str | None, typer.Option(help="Only reports of this category.")] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="Only reports of this source, token, user:NAME or topic.")
+    ] = None,
+    reporter: Annotated[str | None, typer.Option(help="Only reports that name this reporter.")] = None,
     search: Annotated[str | None, typer.Option(help="Only reports with this text in their id or message.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -71,7 +75,9 @@ def reports(
             view = report_view(store, report_id)
             print_json(view) if as_json else show_report(view)
             return
-        found = store.reports.find(state=wanted, category=category, search=search, limit=limit)
+        found = store.reports.find(
+            state=wanted, category=category, principal=principal, reporter=reporter, search=search, limit=limit
+        )
     rows = [ReportRow.of(report) for report in found]
     listing(
         rows,
@@ -80,6 +86,7 @@ def reports(
             "STATE": "state",
             "CATEGORY": "category",
             "SEVERITY": "severity",
+            "PRINCIPAL": "principal",
             "RECEIVED (UTC)": "received_at",
             "WHAT IS WRONG": "reason",
         },

@@ -166,7 +166,13 @@ def _show_queue(queue: ReviewQueueView) -> None:
         ("ID", "WAITS", "CATEGORY", "REPORTER", "RECEIVED (UTC)", "WHAT IS WRONG", "ANALYSIS"),
         [
             (
-                *(item.report.id, kind, item.report.category, item.report.reporter, item.report.received_at),
+                *(
+                    item.report.id,
+                    kind,
+                    item.report.category,
+                    f"{item.report.reporter} of {item.report.principal}",
+                    item.report.received_at,
+                ),
                 *(item.report.reason, None if item.lesson is None else item.lesson.analysis),
             )
             for kind, item in waiting

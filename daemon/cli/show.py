@@ -12,7 +12,10 @@ from daemon.operations.views import AnswerView, GenerationView, MeasuredView, Re
 def show_report(view: ReportView) -> None:
     report = view.report
     say(f"Report {report.id}: {report.state}{because(report.state_reason, ', ')}")
-    say(f"{report.category}, severity {report.severity}, by {report.reporter} over {report.channel}")
+    sender = f"{report.reporter} of {report.principal}"
+    say(f"{report.category}, severity {report.severity}, by {sender} over {report.channel}")
+    if report.sent_id != report.id:
+        say(f"sent under the id {report.sent_id}, which another sender had used before")
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
     if report.resolved_generation is not None:
         say(f"{report.state} in generation {report.resolved_generation}")
@@ -43,10 +46,10 @@ def _show_same_answer(same: SameAnswerView) -> None:
             said.append(f"expected answer: {part.correction}")
         if part.checks is not None:
             said.append(f"rules: {part.checks.model_dump_json(exclude_defaults=True)}")
-        _section(f"Report {part.report_id} of the same answer, by {part.reporter}", "\n".join(said))
+        _section(f"Report {part.report_id} of the same answer, by {part.sender}", "\n".join(said))
     if same.correction_by is not None:
         _section("The correction that counts", f"by {same.correction_by}")
-    _section("Set aside", "\n".join(f"{one.report_id}, by {one.reporter}: {one.reason}" for one in same.set_aside))
+    _section("Set aside", "\n".join(f"{one.report_id}, by {one.sender}: {one.reason}" for one in same.set_aside))
 
 
 def show_generation(view: GenerationView) -> None:

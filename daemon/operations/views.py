@@ -36,13 +36,18 @@ class ReportRow(View):
     """A report in one level: the fields of its message that a list shows, and its channel."""
 
     id: str
+    sent_id: str
+    """The id that its principal gave it: the same as `id`, unless another principal used it first."""
     state: ReportState
     state_reason: str | None
     category: str
     severity: Severity
     reason: str
     """The reporter's description of the mistake."""
+    principal: str
+    """Who was authenticated: a source, token, user or topic."""
     reporter: str
+    """Whom the message names, a claim of the principal."""
     tenant: str | None
     model: str
     channel: str
@@ -65,11 +70,13 @@ class ReportRow(View):
         flagged = report.flagged
         return cls(
             id=report.id,
+            sent_id=report.sent_id or report.id,
             state=report.state,
             state_reason=report.state_reason,
             category=flagged.category,
             severity=flagged.severity,
             reason=flagged.reason,
+            principal=report.source.principal,
             reporter=flagged.reporter,
             tenant=flagged.tenant,
             model=flagged.model,
@@ -157,7 +164,7 @@ class SameAnswerView(View):
     others: list[Part]
     """What the other reports add, each with its reporter; oldest first."""
     correction_by: str | None
-    """The reporter of the user's correction that counts."""
+    """The reporter of the user's correction that counts, and its principal."""
     set_aside: list[SetAside]
     """Corrections and rules that are not used, with the reason."""
 
@@ -168,7 +175,7 @@ class SameAnswerView(View):
             return None
         return cls(
             others=list(report.others),
-            correction_by=said.corrections[0].reporter if said.corrections else None,
+            correction_by=said.corrections[0].sender if said.corrections else None,
             set_aside=list(said.set_aside),
         )
 

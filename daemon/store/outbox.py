@@ -31,6 +31,7 @@ from sqlalchemy import (
 from connectors.messages import Event, EventType
 from daemon.records import utcnow
 from daemon.store import schema
+from daemon.store.duplicates import batches
 from daemon.store.engine import reading, transaction
 
 PRUNE = 1000
@@ -93,9 +94,27 @@ def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[st
 
 def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], data: Mapping[str, Any]) -> None:
     """One event of the same kind and data for each subject, in order."""
+    _emit(connection, kind, [(subject, data) for subject in subjects])
+
+
+def emit_about(connection: Connection, kind: EventType, report_ids: Sequence[str], data: Mapping[str, Any]) -> None:
+    """One event for each report, in order, with its principal and the id as sent, so that its sender finds it."""
+    table = schema.reports
+    sent = {
+        row.id: {"principal": row.principal, "sent_id": row.sent_id}
+        for some in batches(report_ids)
+        for row in connection.execute(
+            select(table.c.id, table.c.principal, table.c.sent_id).where(table.c.id.in_(some))
+        )
+    }
+    _emit(connection, kind, [(report_id, {**data, **sent[report_id]}) for report_id in report_ids])
+
+
+def _emit(connection: Connection, kind: EventType, told: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     now = utcnow()
     events = [
-        Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data)) for subject in subjects
+        Event(id=uuid.uuid4().hex, type=kind, occurred_at=now, subject=subject, data=dict(data))
+        for subject, data in told
     ]
     if not events:
         return

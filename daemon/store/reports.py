@@ -21,7 +21,7 @@ from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
 from daemon.store.erasures import record_erasure
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.new_lessons import has, new_lessons
-from daemon.store.outbox import emit, emit_all
+from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
 from daemon.store.search import contains, matching
 from daemon.store.standing import came_in, hand_over
@@ -168,7 +168,7 @@ class Reports:
             self._leave_reflection(connection, claim, ReportState.LESSON, None)
             # a report quarantined after its lesson and then released already has a lesson
             upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
-            emit(connection, EventType.LESSON_CREATED, lesson.report_id, {"analyst": lesson.analyst})
+            emit_about(connection, EventType.LESSON_CREATED, [lesson.report_id], {"analyst": lesson.analyst})
             seen = {part.report_id for part in claim.report.others}
             late = [one for one in duplicates_of(connection, [lesson.report_id]) if one not in seen]
             came_in(connection, {lesson.report_id: late} if late else {})
@@ -327,7 +327,7 @@ def mark_outcome(connection: Connection, report_ids: Iterable[str], state: Repor
         else f"not fixed in generation {generation}"
     )
     told = sorted([*changed, *duplicates_of(connection, changed)])
-    emit_all(connection, event, told, {"generation": generation, "said": said})
+    emit_about(connection, event, told, {"generation": generation, "said": said})
     return len(changed)
 
 
@@ -336,7 +336,7 @@ def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
     told = [report_id, *duplicates_of(connection, [report_id])]
     # an event leaves erratad, where no erasure reaches it
     said = quotes_of(connection, report_row(connection, report_id)).without(reason)
-    emit_all(connection, EventType.REPORT_BURIED, told, {"reason": said})
+    emit_about(connection, EventType.REPORT_BURIED, told, {"reason": said})
 
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:

@@ -150,22 +150,31 @@ def _unreviewed() -> ColumnElement[bool]:
 
 
 def _set_aside() -> Select[Any]:
-    """The heaviest analyses with something set aside: a few per reporter of it, so that nobody fills the list."""
+    """The heaviest analyses with something set aside, by turns of their principals and a few per reporter.
+
+    So nobody fills the list, not even under many names.
+    """
     lessons, origin = schema.lessons, schema.reports.alias("origin")
-    nth = func.row_number().over(partition_by=origin.c.reporter, order_by=_HEAVIEST_FIRST).label("nth")
+    reporter = (origin.c.principal, origin.c.reporter)
+    nth = func.row_number().over(partition_by=reporter, order_by=_HEAVIEST_FIRST).label("nth")
     ranked = (
-        select(lessons.c.report_id, lessons.c.review_weight, lessons.c.created_at, nth)
+        select(lessons.c.report_id, lessons.c.review_weight, lessons.c.created_at, origin.c.principal, nth)
         .join(schema.reports, schema.reports.c.id == lessons.c.report_id)
         .join(origin, origin.c.id == lessons.c.set_aside_from)
         .where(_unreviewed(), lessons.c.review_weight.is_not(None))
         .subquery()
     )
-    return (
-        select(ranked.c.report_id)
-        .where(ranked.c.nth <= MAX_SET_ASIDE_PER_REPORTER)
-        .order_by(ranked.c.review_weight.desc(), ranked.c.created_at, ranked.c.report_id)
-        .limit(MAX_SET_ASIDE)
-    )
+    heaviest = (ranked.c.review_weight.desc(), ranked.c.created_at, ranked.c.report_id)
+    turn = func.row_number().over(partition_by=ranked.c.principal, order_by=heaviest).label("turn")
+    return _in_turn(select(*ranked.c, turn).where(ranked.c.nth <= MAX_SET_ASIDE_PER_REPORTER))
+
+
+def _in_turn(found: Select[Any]) -> Select[Any]:
+    """The heaviest of each principal, then the second of each, and so on: those that fit, heaviest first."""
+    by_turn = found.subquery()
+    heaviest = (by_turn.c.review_weight.desc(), by_turn.c.created_at, by_turn.c.report_id)
+    listed = select(*by_turn.c).order_by(by_turn.c.turn, *heaviest).limit(MAX_SET_ASIDE).subquery()
+    return select(listed.c.report_id).order_by(listed.c.review_weight.desc(), listed.c.created_at, listed.c.report_id)
 
 
 def _count(condition: ColumnElement[bool]) -> Select[int]:

@@ -1,6 +1,7 @@
 """Combines the reports of one answer: complaints, corrections and checks of all of them, each with its reporter.
 
-No report decides because it came first. Reporters are counted, not reports, so that repeating a report gains nothing.
+No report decides because it came first. Each principal has one vote, shared by its reporters (`daemon.text.votes`), so
+neither repeating a report nor inventing reporters gains anything against another principal.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -19,12 +19,13 @@ from daemon.parts import Part
 from daemon.records import COMPLETE_JSON, Report
 from daemon.text.content import MAX_CHARACTERS, Finding, correction_fault
 from daemon.text.rules import TIMEOUT_S, Rules, failures
+from daemon.text.votes import newest_first, strongest_first, votes
 from daemon.text.words import normalised
 
 MAX_REASON_BYTES = 600
 """The length of several reasons together; each one gets an equal share of it."""
 MAX_REASONS = 10
-"""Of more reasons, those of most reporters count, and then the newest."""
+"""Of more reasons, those with most votes count, and then the newest."""
 _CUT = " [...]"
 MAX_TRIED = 5
 """Number of different corrections that are tried against the rules, and of different patterns and schemas that are
@@ -34,6 +35,8 @@ _MOST: Mapping[str, int] = {"must_contain": 100, "must_not_contain": 100, "regex
 """The rules that count, per kind, if several reports have rules."""
 _MOST_CHARS = MAX_TEXT_CHARS // 2
 """The characters of the texts that count, per kind: together they stay a rule that can be checked."""
+PRINCIPAL_WEIGHT = 1000
+"""More than the reporters of all parts of one answer."""
 _RANK: Mapping[Severity, int] = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.HIGH: 2}
 
 
@@ -44,9 +47,15 @@ class SetAside:
     __pydantic_config__ = COMPLETE_JSON
 
     report_id: str
+    principal: str
     reporter: str
     reason: str
     fault: Fault | None = None
+
+    @property
+    def sender(self) -> str:
+        """The reporter and its principal, for people."""
+        return f"{self.reporter} of {self.principal}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +80,16 @@ class Merged:
 
     @property
     def review_weight(self) -> int | None:
-        """How urgent a review of what is set aside is: by the number of its reporters, and then by severity.
+        """How urgent a review of what is set aside is: by its principals, then by its reporters, then by severity.
 
         None: nothing is faulty.
         """
-        reporters = {one.reporter for one in self.faulty}
-        return len(reporters) * len(_RANK) + _RANK[self.flagged.severity] if reporters else None
+        principals = {one.principal for one in self.faulty}
+        reporters = {(one.principal, one.reporter) for one in self.faulty}
+        if not reporters:
+            return None
+        people = (len(principals) - 1) * PRINCIPAL_WEIGHT + len(reporters)
+        return people * len(_RANK) + _RANK[self.flagged.severity]
 
     @property
     def rules(self) -> Rules | None:
@@ -91,9 +104,9 @@ def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -
 
     - Reasons: each distinct one, in the order of arrival.
     - Checks: the rules of all. If two reporters contradict each other ("contains X" and "does not contain X"), the rule
-      with more reporters counts; with equally many, none of the two.
+      with more votes counts; with equally many, none of the two.
       Checks that the flagged answer meets do not count: they say nothing about the mistake.
-    - Corrections: those that meet all rules first, then those with more reporters, then the newest. One that fails its
+    - Corrections: those that meet all rules first, then those with more votes, then the newest. One that fails its
       own report's checks, or `daemon.text.content.correction_fault`, is set aside.
     """
     parts, met = _telling(report.parts, report.flagged.response)
@@ -120,10 +133,10 @@ def _reasons(parts: Sequence[Part]) -> str:
             groups.setdefault(normalised(part.reason), []).append(part)
     if len(groups) < 2:
         return next((owners[0].reason for owners in groups.values()), "")
-    strongest = sorted(groups.values(), key=lambda owners: _weight(_newest_first(owners)), reverse=True)[:MAX_REASONS]
+    strongest = strongest_first(groups)[:MAX_REASONS]
     share = MAX_REASON_BYTES // len(strongest) - 1
     return "\n".join(
-        _clipped(" ".join(owners[0].reason.split()), share) for owners in groups.values() if owners in strongest
+        _clipped(" ".join(owners[0].reason.split()), share) for key, owners in groups.items() if key in strongest
     )
 
 
@@ -145,14 +158,6 @@ class _Rule:
     value: Any
     parts: tuple[Part, ...]
 
-    @property
-    def reporters(self) -> int:
-        return len({part.reporter for part in self.parts})
-
-    @property
-    def weight(self) -> tuple[int, datetime]:
-        return self.reporters, max(part.received_at for part in self.parts)
-
     def __str__(self) -> str:
         return f"{self.field.replace('_', ' ')} {self.value!r:.80}"
 
@@ -165,7 +170,8 @@ def _telling(parts: Sequence[Part], answer: str) -> tuple[list[Part], list[SetAs
             groups.setdefault(part.checks.model_dump_json(), []).append(part)
     aside: dict[str, SetAside] = {}
     tried = 0
-    for key, owners in sorted(groups.items(), key=lambda one: _weight(_newest_first(one[1])), reverse=True):
+    for key in strongest_first(groups):
+        owners = groups[key]
         costly = _is_costly(owners[0].checks)
         tried += costly
         fault = None
@@ -230,9 +236,10 @@ def _rules(parts: Sequence[Part], field: str) -> list[_Rule]:
 
 
 def _excess(rules: Sequence[_Rule], field: str) -> Iterator[tuple[_Rule, str]]:
-    """The rules above the limits of their kind, those of the fewest reporters, each with the limit."""
+    """The rules above the limits of their kind, those with the fewest votes, each with the limit."""
     count, chars = 0, 0
-    for rule in sorted(rules, key=lambda rule: rule.weight, reverse=True):
+    for at in strongest_first({at: rule.parts for at, rule in enumerate(rules)}):
+        rule = rules[at]
         size = len(rule.value) if field in {"must_contain", "must_not_contain"} else 0
         too_large = schema_excess(rule.value) if field == "json_schema" else None
         if too_large is not None:
@@ -255,9 +262,10 @@ def _contradictions(texts: Sequence[_Rule]) -> Iterator[tuple[_Rule, _Rule]]:
             )
             if not contradict or wanted.parts == unwanted.parts:  # one report contradicts itself: as without others
                 continue
-            if unwanted.reporters >= wanted.reporters:
+            for_wanted, for_unwanted = votes([wanted.parts, unwanted.parts])
+            if for_unwanted >= for_wanted:
                 yield wanted, unwanted
-            if wanted.reporters >= unwanted.reporters:
+            if for_wanted >= for_unwanted:
                 yield unwanted, wanted
 
 
@@ -274,9 +282,9 @@ def _corrections(
     useful: list[list[Part]] = []
     useless: list[SetAside] = []
     tried = 0
-    for owners in sorted((_newest_first(owners) for owners in groups.values()), key=_weight, reverse=True):
+    for key in strongest_first(groups):
         kept = []
-        for part in owners:
+        for part in newest_first(groups[key]):
             tried += _is_costly(part.checks)
             if len(useful) == MAX_TRIED or (_is_costly(part.checks) and tried > MAX_TRIED):
                 useless.append(_aside(part, f"its correction is not tried: {MAX_TRIED} others come first"))
@@ -298,17 +306,7 @@ def _finding(part: Part, flagged: FlaggedResponse, max_characters: int) -> Findi
     )
 
 
-def _newest_first(owners: Sequence[Part]) -> list[Part]:
-    return sorted(owners, key=_newest, reverse=True)
-
-
-def _weight(owners: Sequence[Part]) -> tuple[int, tuple[datetime, str]]:
-    return len({part.reporter for part in owners}), _newest(owners[0])
-
-
-def _newest(part: Part) -> tuple[datetime, str]:
-    return part.received_at, part.report_id
-
-
 def _aside(part: Part, reason: str, fault: Fault | None = None) -> SetAside:
-    return SetAside(report_id=part.report_id, reporter=part.reporter, reason=reason, fault=fault)
+    return SetAside(
+        report_id=part.report_id, principal=part.principal, reporter=part.reporter, reason=reason, fault=fault
+    )

@@ -94,6 +94,7 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
         *,
         state: ReportState | None = None,
         category: Text | None = None,
+        principal: Annotated[Text | None, Query(description="A source, token, user:NAME or topic.")] = None,
         reporter: Text | None = None,
         search: Annotated[Text | None, Query(max_length=200, description="Part of an id or of any text.")] = None,
         limit: Limit = 50,
@@ -101,7 +102,13 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
     ) -> list[ReportRow]:
         """Newest first."""
         found = store.reports.find(
-            state=state, category=category, reporter=reporter, search=search, limit=limit, offset=offset
+            state=state,
+            category=category,
+            principal=principal,
+            reporter=reporter,
+            search=search,
+            limit=limit,
+            offset=offset,
         )
         return [ReportRow.of(report) for report in found]
 

@@ -1,7 +1,8 @@
 """`make fuzz`: random messages through `decode` and random rules over random answers; prints one line of JSON.
 
 A crash is any exception but a `MessageRejected` of `decode`, or a question that killed the child process. CPU seconds
-are those of this process and of the child together.
+are those of this process and of the child together. The memory of this process is measured at the start, after half of
+the work, and at the end. Exits with 1 if something crashed, took over a second, or the memory grew in the second half.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import gzip
 import json
 import random
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +35,9 @@ VALID = {
     "correction": "Canberra.",
     "metadata": {"a": [1, 2, {"b": None}]},
 }
+MOST_CPU_MS = 1000
+MOST_GROWTH_MIB = 32
+"""In the second half of the work, when all caches are full."""
 TOKENS = [
     *(
         "a",
@@ -254,7 +259,17 @@ def main() -> None:
     parser.add_argument("--checks", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print(json.dumps(fuzz(args.messages, args.checks, args.seed)))
+    found = fuzz(args.messages, args.checks, args.seed)
+    print(json.dumps(found))
+    sys.exit(1 if any(problems(figures) for figures in found.values()) else 0)
+
+
+def problems(figures: dict[str, Any]) -> list[str]:
+    """What is not as it must be, in the figures of one kind of work."""
+    _, half, end = figures["memory_mib"]
+    found = [f"{figures['slowest_cpu_ms']} ms"] if figures["slowest_cpu_ms"] > MOST_CPU_MS else []
+    grew = [f"{end - half} MiB more memory"] if end - half > MOST_GROWTH_MIB else []
+    return [*figures["crashes"], *found, *grew]
 
 
 def fuzz(messages: int, checks: int, seed: int) -> dict[str, Any]:
@@ -264,15 +279,17 @@ def fuzz(messages: int, checks: int, seed: int) -> dict[str, Any]:
     for name, count, once in (("messages", messages, _decode), ("checks", checks, _check)):
         for _ in range(min(200, count // 4)):  # caches fill up to their size
             once(warm, Meter())
-        before = _memory_mib()
+        memory = [_memory_mib()]
         with Meter() as meter:
-            for _ in range(count):
-                once(fuzzer, meter)
+            for part in (count // 2, count - count // 2):
+                for _ in range(part):
+                    once(fuzzer, meter)
+                memory.append(_memory_mib())
         found[name] = {
             "count": meter.count,
             "crashes": meter.crashes[:10],
             "slowest_cpu_ms": round(meter.slowest_ms),
-            "memory_mib": [round(before), round(_memory_mib())],
+            "memory_mib": [round(one) for one in memory],
         }
     return found
 

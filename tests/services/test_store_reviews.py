@@ -6,8 +6,8 @@ import pytest
 
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations import commands
-from daemon.records import CorrectionSource, ReportState
-from daemon.store import Store
+from daemon.records import CorrectionSource, ReportState, Source
+from daemon.store import Store, reviews
 from daemon.store.reviews import Waiting
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, learn, lesson, promote, run_to_verdict, waiting_events
@@ -186,6 +186,20 @@ def test_one_reporter_does_not_fill_the_reviews(store: Store) -> None:
     assert store.reviews.waiting() == Waiting(quarantined=0, set_aside=4, analyses=3)
     rest = [report.id for report, _ in store.reviews.analyses(limit=50)]
     assert sorted([*first, *rest]) == sorted([*flood, quiet])
+
+
+def test_one_principal_under_many_names_does_not_fill_the_reviews(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reviews, "MAX_SET_ASIDE", 4)
+    set_aside(store, *(f"name-{number}" for number in range(8)), weight=99)
+    message = flagged(reporter="ann")
+    store.reports.add([(message, Source(channel="http", principal="shop"))])
+    [claim] = store.reports.claim(owner="me", limit=1, lease_s=60)
+    store.reports.complete(claim, lesson(message.id, review_weight=1, set_aside_from=message.id))
+    first = [report.id for report, _ in store.reviews.set_aside(limit=50)]
+    assert len(first) == 4
+    assert first[-1] == message.id, "the lightest comes last, and is not left out"
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,14 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
         search: Annotated[Text, Query(max_length=200)] = "",
         state: ReportState | Literal[""] = "",
         category: Text = "",
+        principal: Annotated[Text, Query(max_length=200)] = "",
         number: PageNumber = 1,
         who: Identity = viewer,
     ) -> HTMLResponse:
         found = store.reports.find(
             state=ReportState(state) if state else None,
             category=category or None,
+            principal=principal.strip() or None,
             search=search.strip() or None,
             limit=PER_PAGE + 1,  # one more row shows whether there is a next page
             offset=(number - 1) * PER_PAGE,
@@ -105,7 +107,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             pages=_pages(request, number, more=len(found) > PER_PAGE),
             states=list(ReportState),
             categories=store.reports.categories(),
-            chosen={"search": search, "state": state, "category": category},
+            chosen={"search": search, "state": state, "category": category, "principal": principal},
         )
 
     @router.get("/reports/{report_id:path}")

@@ -8,6 +8,7 @@ import pytest
 
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
+from daemon.records import Source
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
@@ -57,12 +58,27 @@ def test_a_report_is_told_with_the_other_reports_of_its_answer(erratad: Command,
     cid = flagged(**same, reporter="cid", reason="")
     add(learned.store, first, bob, cid)
     told = erratad("reports", first.id).stdout
-    assert f"Report {bob.id} of the same answer, by bob\n    Wrong city.\n    expected answer: Canberra." in told
-    assert f"Report {cid.id} of the same answer, by cid\n    no reason was given" in told
-    assert "The correction that counts\n    by bob" in told
-    assert f"{first.id}, by ann: not used: must contain 'Perth'" in told
+    assert (
+        f"Report {bob.id} of the same answer, by bob of test\n    Wrong city.\n    expected answer: Canberra." in told
+    )
+    assert f"Report {cid.id} of the same answer, by cid of test\n    no reason was given" in told
+    assert "The correction that counts\n    by bob of test" in told
+    assert f"{first.id}, by ann of test: not used: must contain 'Perth'" in told
     shown = json.loads(erratad("reports", first.id, "--json").stdout)["same_answer"]
     assert [one["reporter"] for one in shown["others"]] == ["bob", "cid"]
+
+
+def test_a_report_names_its_principal_and_the_id_as_sent(erratad: Command, learned: Learned) -> None:
+    first, second = flagged(id="same"), flagged(id="same", reporter="eve")
+    for principal, message in (("shop", first), ("bank", second)):
+        learned.store.reports.add([(message, Source(channel="http", principal=principal))])
+    told = erratad("reports", "same@bank").stdout
+    assert "by eve of bank over http" in told
+    assert "sent under the id same, which another sender had used before" in told
+    assert "sent under" not in erratad("reports", "same").stdout
+    found = json.loads(erratad("reports", "--principal", "bank", "--json").stdout)
+    assert [(one["id"], one["sent_id"], one["principal"]) for one in found] == [("same@bank", "same", "bank")]
+    assert json.loads(erratad("reports", "--reporter", "nobody", "--json").stdout) == []
 
 
 def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command, learned: Learned) -> None:

@@ -82,7 +82,8 @@ def test_an_event_arrives_signed_so_that_the_documented_code_accepts_it(
     _documented()["verify"](SECRET, headers, body)
     event = json.loads(body)
     assert (event["type"], event["subject"]) == ("report.resolved", report)
-    assert event["data"] == {"generation": 3, "said": "fixed in generation 3"}
+    sender = {"principal": "test", "sent_id": report}
+    assert event["data"] == {"generation": 3, "said": "fixed in generation 3", **sender}
     assert headers["webhook-id"] == event["id"]
     step(make_stage())
     assert len(receiver.received) == 1

@@ -20,10 +20,17 @@ from tests.fixtures.config import flagged
 NOW = utcnow()
 
 
-def part(number: int, *, reporter: str | None = None, checks: dict[str, Any] | None = None, **said: Any) -> Part:
+def part(
+    number: int,
+    *,
+    reporter: str | None = None,
+    principal: str = "http",
+    checks: dict[str, Any] | None = None,
+    **said: Any,
+) -> Part:
     return Part(
         report_id=f"r{number}",
-        principal="http",
+        principal=principal,
         reporter=reporter or f"person-{number}",
         received_at=NOW + timedelta(minutes=number),
         reason=said.get("reason", ""),
@@ -206,6 +213,41 @@ def test_endless_rules_of_many_reports_cost_the_time_of_one_answer() -> None:
         merge(*parts)
     assert asked
     assert sum(asked) < 1
+
+
+# --- principals ---
+
+
+def sybils(count: int, **said: Any) -> list[Part]:
+    """Reports of one principal under as many names."""
+    return [part(10 + number, principal="loud", reporter=f"name-{number}", **said) for number in range(count)]
+
+
+def test_a_correction_of_many_names_of_one_principal_loses_against_that_of_two_principals() -> None:
+    honest = [part(number, principal=f"shop-{number}", correction="Canberra.") for number in (1, 2)]
+    said = merge(*honest, *sybils(50, correction="Perth."))
+    assert said.flagged.correction == "Canberra."
+
+
+def test_a_rule_of_many_names_of_one_principal_does_not_beat_that_of_another() -> None:
+    honest = [part(number, principal=f"shop-{number}", checks={"must_contain": ["Canberra"]}) for number in (1, 2)]
+    loud = sybils(50, checks={"must_not_contain": ["Canberra", "Sydney"]})
+    assert merge(honest[0], *loud).rules == Checks(must_not_contain=["Sydney"]), "one vote against one: neither counts"
+    assert merge(*honest, *loud).rules == Checks(must_contain=["Canberra"], must_not_contain=["Sydney"])
+
+
+def test_inside_one_principal_two_reporters_beat_one() -> None:
+    said = merge(part(1, correction="Canberra."), part(2, correction="Canberra."), part(3, correction="Perth."))
+    assert said.flagged.correction == "Canberra."
+
+
+def test_many_names_do_not_make_a_review_more_urgent_than_two_principals() -> None:
+    bad = {"correction": "Sydney is the capital!"}
+    loud = merge(*sybils(50, **bad)).review_weight
+    two = merge(*(part(number, principal=f"shop-{number}", **bad) for number in (1, 2))).review_weight
+    assert loud is not None
+    assert two is not None
+    assert loud < two
 
 
 # --- content ---

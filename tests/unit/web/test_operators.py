@@ -34,6 +34,8 @@ def test_reports_can_be_filtered(client: TestClient, sqlite_store: Store) -> Non
     add(sqlite_store, flagged(id="a", category="format"), flagged(id="b", category="harmful"))
     assert [row["id"] for row in client.get("/api/reports?category=format").json()] == ["a"]
     assert [row["id"] for row in client.get("/api/reports?search=b").json()] == ["b"]
+    assert client.get("/api/reports?principal=nobody").json() == []
+    assert {row["principal"] for row in client.get("/api/reports?principal=test").json()} == {"test"}
     assert client.get("/api/reports?state=buried").json() == []
     assert len(client.get("/api/reports?limit=1&offset=1").json()) == 1
 

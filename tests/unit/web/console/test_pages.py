@@ -154,9 +154,9 @@ def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
     )
     for path in (f"/reports/{first.id}", "/review"):
         page = Page(client.get(path).text)
-        assert f"{bob.id}, by bob: {HOSTILE}" in page.text
-        assert "The expected answer of bob counts." in page.text
-        assert f"Set aside from {first.id}, by ann: not used: must contain 'Perth'" in page.text
+        assert f"{bob.id}, by bob of test: {HOSTILE}" in page.text
+        assert "The expected answer of bob of test counts." in page.text
+        assert f"Set aside from {first.id}, by ann of test: not used: must contain 'Perth'" in page.text
         assert page.all("img") == []
     assert "Same answer as" in client.get(f"/reports/{bob.id}").text
 
