@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, ConfigPath, Overrides, opened, settings
+from daemon.cli.options import AsJson, ConfigPath, Overrides, opened, operator, settings
 from daemon.cli.output import cell, print_json, progress, say, warn
 from daemon.errors import ConfigError
 
@@ -80,6 +80,10 @@ def import_file(
     reason: Annotated[str | None, typer.Option("--reason", "-m", help="What is wrong, where rows do not say.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Such as cp1252; default: found out.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Of a table, such as ';' or tab; default: found out.")] = None,
+    trusted: Annotated[
+        bool,
+        typer.Option("--trusted", help="You vouch for the annotations: they train without evidence or confirmation."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the file holds, and store nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Store without asking.")] = False,
     as_json: AsJson = False,
@@ -105,7 +109,12 @@ def import_file(
     if found.reports and not dry_run:
         _ask(found, yes=yes)
         with opened(config, create=True) as store, progress("importing rows") as advance:
-            summary = store_reports(found, store.reports, options, on_rows=lambda rows: advance(rows, found.rows))
+            if trusted:
+                reason = f"{_number(found.reports, 'report')}, without evidence or confirmation"
+                store.audit.record(actor=operator(), action="trusted_import", subject=file.name[:200], reason=reason)
+            summary = store_reports(
+                found, store.reports, options, on_rows=lambda rows: advance(rows, found.rows), trusted=trusted
+            )
     if as_json:
         print_json(_import_document(found, summary))
     elif summary is not None:

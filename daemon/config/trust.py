@@ -60,6 +60,13 @@ class TrustConfig(Section):
     corroboration: CorroborationConfig = CorroborationConfig()
     reproduce: ReproduceConfig = ReproduceConfig()
 
+    @field_validator("analyse", "train_analysis", "train_correction", "gate", "watch")
+    @classmethod
+    def _is_something_known(cls, grade: Grade) -> Grade:
+        if grade is Grade.CONTRADICTED:
+            raise ValueError("contradicted reports are never used; choose claimed or a higher grade")
+        return grade
+
     @field_validator("train_correction")
     @classmethod
     def _is_evidence_or_review(cls, grade: Grade) -> Grade:

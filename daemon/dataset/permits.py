@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from daemon.labels import Ground, LeftOut
+from daemon.artifacts.examples import ExampleKind
+from daemon.dataset.selection import Selection
+from daemon.labels import Grade, Ground, LeftOut
 from daemon.records import Cluster, Lesson, Report, Split
+from daemon.trust.policy import grade
 from daemon.trust.standing import Standings
 
 REASONS: Mapping[Ground, LeftOut] = {
@@ -26,6 +29,10 @@ class Permits:
     left_out: Mapping[LeftOut, int]
     corrections_left_out: Mapping[LeftOut, int]
     """Corrections that wait, of lessons that are used."""
+    grades: Mapping[str, Grade]
+    """By report id."""
+    skipped: frozenset[str]
+    """Ids of reports that lack what others need, and are used because their source is trusted."""
 
 
 def permits(
@@ -37,6 +44,7 @@ def permits(
     lessons: list[tuple[Report, Lesson]] = []
     left_out: Counter[LeftOut] = Counter()
     corrections: Counter[LeftOut] = Counter()
+    skipped = set()
     for report, lesson in candidates:
         support = supports[report.id]
         permitted = standings.policy.decide(report, lesson, support)
@@ -47,6 +55,29 @@ def permits(
             left_out[REASONS[needed.ground]] += 1
             continue
         lessons.append((report, permitted.usable))
+        if Ground.TRUSTED_SOURCE in {needed.ground, permitted.correction.ground}:
+            skipped.add(report.id)
         if permitted.correction.is_missing:
             corrections[REASONS[permitted.correction.ground]] += 1
-    return Permits(lessons=tuple(lessons), left_out=left_out, corrections_left_out=corrections)
+    return Permits(
+        lessons=tuple(lessons),
+        left_out=left_out,
+        corrections_left_out=corrections,
+        grades={report.id: grade(report, lesson, supports[report.id]) for report, lesson in lessons},
+        skipped=frozenset(skipped),
+    )
+
+
+def with_account(selection: Selection, permitted: Permits, *, not_trainable: int) -> Selection:
+    """The selection with its grades, and with the counts of what never came to it."""
+    left_out = Counter({**permitted.left_out, LeftOut.NOT_TRAINABLE: not_trainable}) + Counter(selection.left_out)
+    kind = ExampleKind.CORRECTION.value
+    waiting = Counter(permitted.corrections_left_out) + Counter(selection.dropped.get(kind, {}))
+    chosen = [one.report for one in (*selection.train, *selection.holdout)]
+    return replace(
+        selection,
+        left_out=dict(left_out),
+        dropped={**selection.dropped, **({kind: dict(waiting)} if waiting else {})},
+        grades=Counter(permitted.grades[report.id] for report in chosen),
+        skipped=Counter(report.source.principal for report in chosen if report.id in permitted.skipped),
+    )

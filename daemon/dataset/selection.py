@@ -19,7 +19,7 @@ from daemon.dataset.fairness import Candidate, IsTrusted, Places, candidates, in
 from daemon.dataset.leaks import conflicts
 from daemon.dataset.recipes import Recipe, recipe, without_repeats
 from daemon.dataset.usable import Usable
-from daemon.labels import LeftOut
+from daemon.labels import Grade, LeftOut
 from daemon.records import Cluster, Evidence, Lesson, Report, Split
 from daemon.text.similarity import Vectorizer, Words, cosines, reaches
 from daemon.text.words import normalised
@@ -70,6 +70,10 @@ class Selection:
     unusable: tuple[UnusableReport, ...] = ()
     dropped: Mapping[str, Mapping[LeftOut, int]] = field(default_factory=dict)
     """Examples left out of lessons that have others, by kind and reason."""
+    grades: Mapping[Grade, int] = field(default_factory=dict)
+    """The lessons of both sides by grade."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Those that lack what others need, by trusted source."""
 
     @property
     def examples(self) -> list[Example]:

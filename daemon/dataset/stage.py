@@ -8,7 +8,6 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,14 +39,14 @@ from daemon.dataset import clusters
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
-from daemon.dataset.permits import Permits, permits
+from daemon.dataset.permits import permits, with_account
 from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
 from daemon.dataset.selection import SelectedLesson, Selection, select
 from daemon.dataset.split import split_key
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ErasedMeanwhileError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import Lesson, Report, Run, RunState, Split, conversation, utcnow
+from daemon.records import ACTOR, Lesson, Report, Run, RunState, Split, conversation, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -96,6 +95,7 @@ class DatasetStage:
         self._clusters = store.clusters
         self._runs = store.runs
         self._left_out = store.left_out
+        self._audit = store.audit
         self._config = config
         self._standings = Standings(policy, store.witnesses)
         self._model_path = model_path
@@ -177,11 +177,19 @@ class DatasetStage:
         self._replay.forget_unused()
         _require_replay(pairs, count)
         golden = self._golden(run, selection, vectorizer, usable)
+        self._say_grades(run, selection)
         folder = Path(run.folder)
         publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
         vectorizer.forget_unused()
         self._selected = None
         return self._hand_over(run, load_manifest(folder))
+
+    def _say_grades(self, run: Run, selection: Selection) -> None:
+        """Note what supports the lessons, and in the audit log which sources the run trusts: one entry per source."""
+        self._runs.progress(run.id, {"grades": selection.grades})
+        for principal, count in selection.skipped.items():
+            reason = f"run {run.id} uses {count} reports of it without the evidence or confirmation that others need"
+            self._audit.record(actor=ACTOR, action="trusted_source", subject=principal, reason=reason)
 
     def _golden(self, run: Run, selection: Selection, vectorizer: Vectorizer, usable: Usable) -> GoldenPairs:
         if self._config.golden_pairs is False:
@@ -226,7 +234,7 @@ class DatasetStage:
             ),
             usable,
         )
-        selection = _with_account(selection, permitted, self._reports.count_not_trainable())
+        selection = with_account(selection, permitted, not_trainable=self._reports.count_not_trainable())
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             self._keep_account(run, selection)
@@ -278,16 +286,6 @@ def _usable_selection(select_known: Callable[[], Selection], usable: Usable) -> 
         refused = usable.read_examples(example for chosen in selection.train for example in chosen.examples)
         if not usable.read_reports(chosen.report for chosen in selection.holdout) and not refused:
             return selection
-
-
-def _with_account(selection: Selection, permitted: Permits, not_trainable: int) -> Selection:
-    """The selection with the counts of what never came to it: lessons, and corrections of lessons that it has."""
-    left_out = Counter({**permitted.left_out, LeftOut.NOT_TRAINABLE: not_trainable}) + Counter(selection.left_out)
-    kind = ExampleKind.CORRECTION.value
-    waiting = Counter(permitted.corrections_left_out) + Counter(selection.dropped.get(kind, {}))
-    return replace(
-        selection, left_out=dict(left_out), dropped={**selection.dropped, **({kind: dict(waiting)} if waiting else {})}
-    )
 
 
 def _require_replay(pairs: Pairs, count: int) -> None:

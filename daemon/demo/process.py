@@ -18,6 +18,8 @@ from daemon.errors import ConfigError, ErratadError
 from daemon.runtime.machine import free_port
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+TOPIC = "erratad.flagged-responses"
+"""The topic of the demo's reports: the demo vouches for them."""
 SPLIT_KEY_ENV, SPLIT_KEY = "ERRATAD_DEMO_SPLIT_KEY", "demo"
 """The demo holds out the same questions each time, so its key is no secret."""
 
@@ -82,6 +84,7 @@ def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
         f"serving.port={chat_port}",
         f"dataset.split_key_env={SPLIT_KEY_ENV}",
         f"intake.kafka={{bootstrap_servers: ['{bootstrap}'], session_timeout_s: 6}}",
+        f"intake.sources=[{{name: demo, topic: {TOPIC}, trusted: true}}]",
     ]
     load_config(CONFIG, overrides)
     command = [sys.executable, "-m", "daemon", "run", "--config", str(CONFIG)]

@@ -17,7 +17,7 @@ from daemon.intake.formats.cells import LeftOutError, RowError, column_name
 from daemon.intake.formats.exports import unwrapped
 from daemon.intake.formats.files import RowFile, open_rows
 from daemon.intake.formats.reports import ImportOptions
-from daemon.records import MAX_NUMBER, Source
+from daemon.records import MAX_NUMBER, TRUSTED_IMPORT, Source
 from daemon.store import Added, Reports
 
 BATCH = 200
@@ -102,9 +102,16 @@ def import_file(
 
 
 def store_reports(
-    found: Survey, reports: Reports, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None
+    found: Survey,
+    reports: Reports,
+    options: ImportOptions | None = None,
+    on_rows: OnRows = lambda _rows: None,
+    *,
+    trusted: bool = False,
 ) -> ImportSummary:
     """Store the reports of a surveyed file. `on_rows` is called after each stored batch.
+
+    `trusted`: the operator vouches for the annotations, so they need no evidence and no confirmation.
 
     Raises:
         StoreUnavailableError: when the database is unreachable. Import the file again: no report is stored twice.
@@ -112,13 +119,14 @@ def store_reports(
     problems = list(found.problems)
     outcomes: Counter[Added] = Counter()
     batch: list[tuple[int, FlaggedResponse]] = []
+    source = Source(channel="import", principal=TRUSTED_IMPORT if trusted else "")
     for number, (line, row) in enumerate(_rows(found.file), 1):
         batch.extend((line, flagged) for flagged in _reports(row, options or ImportOptions()))
         if len(batch) >= BATCH:
-            problems.extend(_store(batch, reports, outcomes))
+            problems.extend(_store(batch, reports, outcomes, source))
             batch.clear()
             on_rows(number)
-    problems.extend(_store(batch, reports, outcomes))
+    problems.extend(_store(batch, reports, outcomes, source))
     return ImportSummary(survey=found, outcomes=dict(outcomes), problems=tuple(problems))
 
 
@@ -213,9 +221,9 @@ def _reports(row: Mapping[str, object] | RowError, options: ImportOptions) -> tu
 
 
 def _store(
-    batch: list[tuple[int, FlaggedResponse]], reports: Reports, outcomes: Counter[Added]
+    batch: list[tuple[int, FlaggedResponse]], reports: Reports, outcomes: Counter[Added], source: Source
 ) -> Iterator[RowProblem]:
-    added = reports.add([(flagged, Source(channel="import")) for _, flagged in batch], reporter_cap=NO_CAP)
+    added = reports.add([(flagged, source) for _, flagged in batch], reporter_cap=NO_CAP)
     for (line, flagged), outcome in zip(batch, added, strict=True):
         outcomes[outcome] += 1
         if outcome == Added.CONFLICT:

@@ -6,12 +6,17 @@ from sqlalchemy import Connection, Engine, select
 
 from daemon.records import AuditEntry, utcnow
 from daemon.store import rows, schema
-from daemon.store.engine import reading
+from daemon.store.engine import reading, transaction
 
 
 class Audit:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def record(self, *, actor: str, action: str, subject: str, reason: str) -> None:
+        """Add an entry for what changes nothing else in the store."""
+        with transaction(self._engine) as connection:
+            record_audit(connection, actor=actor, action=action, subject=subject, reason=reason)
 
     def entries(self, *, limit: int = 100, offset: int = 0) -> list[AuditEntry]:
         """Newest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from daemon.records import Evidence, ReportState, RunState
 from daemon.store import schema
@@ -12,9 +12,8 @@ from daemon.trust.policy import Enough
 
 def has(enough: Enough) -> ColumnElement[bool]:
     table = schema.reports
-    if len(enough.evidence) == len(Evidence):
-        return table.c.id.is_not(None)
-    return or_(table.c.evidence.in_(enough.evidence), table.c.principal.in_(enough.principals))
+    trusted = and_(table.c.principal.in_(enough.principals), table.c.evidence != Evidence.CONTRADICTED)
+    return or_(table.c.evidence.in_(enough.evidence), trusted)
 
 
 def new_lessons(enough: Enough | None) -> Select[int]:

@@ -154,6 +154,20 @@ def test_a_second_import_makes_no_second_report(erratad: Command, sqlite_store: 
     assert (report.flagged.category, report.flagged.reason) == ("wrong-fact", "Wrong.")
 
 
+def test_an_import_that_the_operator_vouches_for_is_trusted_and_audited(
+    erratad: Command, sqlite_store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "Hi?", "response": "Go away.", "is_good": false}\n')
+    assert erratad("import", str(path), "--yes").exit_code == 0
+    assert sqlite_store.audit.entries() == []
+    assert erratad("import", str(path), "--yes", "--trusted").exit_code == 0
+    assert {one.source.principal for one in sqlite_store.reports.find()} == {"import", "trusted-import"}
+    [entry] = sqlite_store.audit.entries()
+    assert (entry.action, entry.subject) == ("trusted_import", "rows.jsonl")
+    assert entry.reason == "1 report, without evidence or confirmation"
+
+
 def test_import_of_rows_that_judge_nothing_asks_for_a_reason(
     erratad: Command, sqlite_store: Store, tmp_path: Path
 ) -> None:

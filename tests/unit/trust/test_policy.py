@@ -172,6 +172,7 @@ def test_every_ground_has_its_words() -> None:
     ("config", "said"),
     [
         ({"train_correction": "corroborated"}, "confirm_corrections"),
+        ({"gate": "contradicted"}, "never used"),
         ({"analyse": "reviewed"}, "known only after the analysis"),
         ({"gate": "proven"}, "'claimed', 'reproduced', 'verified', 'corroborated' or 'reviewed'"),
         ({"corroboration": {"principals": 1}}, "greater than or equal to 2"),
