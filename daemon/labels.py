@@ -21,6 +21,20 @@ class Check(StrEnum):
     CONTENT = "content"
 
 
+class PersonalData(StrEnum):
+    """Kinds of what is redacted at intake, as in a placeholder such as <EMAIL_1>; label of `erratad_redacted_total`."""
+
+    # where two kinds overlap, the one that stands first counts
+    SECRET = "secret"  # noqa: S105 - a kind
+    EMAIL = "email"
+    IBAN = "iban"
+    COIN = "coin"
+    CARD = "card"
+    ID = "id"
+    PHONE = "phone"
+    IP = "ip"
+
+
 class Fault(StrEnum):
     """Why a proposed text is not trained on, or a report's checks do not count: label of `erratad_set_aside_total`."""
 

@@ -16,7 +16,18 @@ from prometheus_client.metrics import MetricWrapperBase
 from connectors.kafka.consumer import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
-from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, Check, Criterion, Drop, Fault, LeftOut, Look, Suite
+from daemon.labels import (
+    BLIND_CRITERIA,
+    PLANTED_CRITERIA,
+    Check,
+    Criterion,
+    Drop,
+    Fault,
+    LeftOut,
+    Look,
+    PersonalData,
+    Suite,
+)
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, Evidence, ReportState, RunState, Trigger
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series per counter
@@ -116,6 +127,10 @@ SET_ASIDE = _closed(
     ),
     source=CorrectionSource,
     fault=Fault,
+)
+REDACTED = _closed(
+    Counter("erratad_redacted_total", "Values in reports that were redacted at intake, by kind.", ["kind"]),
+    kind=PersonalData,
 )
 REFLECTION_SECONDS = Histogram("erratad_reflection_duration_seconds", "One attempt at an analysis.", buckets=_SECONDS)
 LESSONS = _closed(

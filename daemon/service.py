@@ -38,6 +38,7 @@ from daemon.operations.dangers import dangers
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
 from daemon.operations.retention import RetentionStage
+from daemon.privacy.redact import Redactor
 from daemon.promotion.stage import PromotionStage
 from daemon.promotion.traffic import TrafficStage
 from daemon.promotion.watch import WatchStage
@@ -269,7 +270,14 @@ def _ingest(config: Config, store: Store) -> IngestStage | None:
     return (
         None
         if kafka is None
-        else IngestStage.connect(store=store, config=config.intake, kafka=kafka, memory=config.data_dir / "intake.json")
+        else IngestStage.connect(
+            store=store,
+            config=config.intake,
+            kafka=kafka,
+            memory=config.data_dir / "intake.json",
+            redactor=Redactor(config),
+            letters=config.privacy.dead_letters,
+        )
     )
 
 

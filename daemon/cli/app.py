@@ -72,6 +72,7 @@ for command in (
     steer.requeue,
     steer.erase,
     steer.certificate,
+    steer.original,
     service.schema,
     service.demo,
     service.version,

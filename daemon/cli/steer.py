@@ -231,6 +231,24 @@ def certificate(
             print_json(store.erasures.get(report_id).certificate or {})
 
 
+def original(
+    report_id: Annotated[str, typer.Argument(metavar="ID", help="A report that was redacted.")],
+    *,
+    reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print a report as it was sent, before redaction.
+
+    Needs privacy.keep_original. The reading is in the audit log.
+    """
+    from daemon.operations.commands import read_original
+
+    config = settings(config_path, overrides)
+    with opened(config) as store:
+        print_json(read_original(store, config, report_id, actor=operator(), reason=reason))
+
+
 def _check(path: Path, key: str) -> None:
     from daemon.privacy.certificate import is_genuine
 

@@ -27,7 +27,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     """Train, promote, reject, roll back, pause; read settings and the audit log."""
     ADMIN = "admin"
-    """Erase a report's content permanently."""
+    """Erase a report's content permanently; read the original of a redacted one."""
 
     def covers(self, needed: Role) -> bool:
         order = list(Role)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -33,6 +33,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.intake.losses import Losses
+from daemon.privacy.redact import Redactor
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
@@ -129,11 +130,18 @@ class IngestStage:
 
     @classmethod
     def connect(
-        cls, *, store: Store, config: IntakeConfig, kafka: KafkaConfig, memory: Path | None = None
+        cls,
+        *,
+        store: Store,
+        config: IntakeConfig,
+        kafka: KafkaConfig,
+        memory: Path | None = None,
+        redactor: Redactor | None = None,
+        letters: Literal["redacted", "none"] = "redacted",
     ) -> IngestStage:
         """Create the stage for the configured topics. It connects at its first step and after every outage.
 
-        `memory`: the file of `Attempts`.
+        `memory`: the file of `Attempts`. `redactor` and `letters`: for dead letters, as in `DeadLetters`.
         """
         options = kafka_options(kafka)
         topics = Sources(config).topics(kafka)
@@ -146,7 +154,9 @@ class IngestStage:
             session_timeout_s=kafka.session_timeout_s,
             isolation_level=kafka.isolation_level,
         )
-        dead_letters = DeadLetters(producer=Producer(options), topic=kafka.dead_letter_topic)
+        dead_letters = DeadLetters(
+            producer=Producer(options), topic=kafka.dead_letter_topic, redactor=redactor, content=letters
+        )
         return cls(
             store=store,
             config=config,

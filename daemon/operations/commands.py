@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from connectors.messages import FlaggedResponse
 from daemon import metrics
+from daemon.config import Config
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations.status import PAUSABLE
+from daemon.privacy.keys import Keys
+from daemon.privacy.sealed import unseal
 from daemon.records import AdapterState, CorrectionSource, Intent, IntentKind
 from daemon.store import Store
 from daemon.store.control import ALL_STAGES
@@ -83,6 +87,18 @@ def correct_analysis(
         finding = correction_fault(correction, report.flagged, rules=rules, max_characters=max_characters)
         _take("corrected answer", finding)
     store.reviews.correct(report_id, analysis=analysis, correction=correction, actor=actor, reason=reason)
+
+
+def read_original(store: Store, config: Config, report_id: str, *, actor: str, reason: str) -> FlaggedResponse:
+    """The report as it was sent, before redaction. The reading is in the audit log.
+
+    Raises:
+        NotFoundError: No original is kept.
+        ConfigError: The key is another one than when it was kept.
+    """
+    sealed = store.originals.read(report_id, actor=actor, reason=reason)
+    sent_id = store.reports.get(report_id).flagged.id
+    return FlaggedResponse.model_validate_json(unseal(sealed, sent_id, Keys.of(config)))
 
 
 def pause(store: Store, stage: str, *, actor: str, reason: str) -> None:

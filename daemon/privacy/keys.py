@@ -22,6 +22,9 @@ KEY_BYTES = 32
 
 class Purpose(StrEnum):
     CERTIFICATE = "certificate"
+    PSEUDONYM = "pseudonym"
+    FINGERPRINT = "fingerprint"
+    ORIGINAL = "original"
 
 
 class Keys:

@@ -10,6 +10,7 @@ from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.config.serving import ServingConfig
 from daemon.errors import ErratadError
+from daemon.privacy.redact import Redactor
 from daemon.store.adapters import Adapters
 from daemon.store.audit import Audit
 from daemon.store.clusters import Clusters
@@ -22,6 +23,7 @@ from daemon.store.intake import Added
 from daemon.store.intents import Intents
 from daemon.store.left_out import LeftOutReports
 from daemon.store.migrate import migrate
+from daemon.store.originals import Originals
 from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
 from daemon.store.reviews import Reviews
@@ -41,6 +43,7 @@ __all__ = [
     "Inductions",
     "Intents",
     "LeftOutReports",
+    "Originals",
     "Outbox",
     "ReportEvidence",
     "Reports",
@@ -77,6 +80,7 @@ class Store:
     outbox: Outbox
     audit: Audit
     erasures: Erasures
+    originals: Originals
     sign_outs: SignOuts
     witnesses: Witnesses
 
@@ -88,7 +92,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
     """Connect, migrate to the newest schema, and create the base generation if it is missing.
 
     Args:
-        source: The configuration, or only a database URL.
+        source: The configuration, or only a database URL; then reports are stored as they come.
         alias: The alias in the base generation's name. A configuration's own alias overrides it.
 
     Raises:
@@ -96,15 +100,17 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         StoreVersionError: The database belongs to a newer erratad, or to another program.
         StoreUnavailableError: The database cannot be reached.
     """
+    redactor: Redactor | None = None
     if isinstance(source, str):
         engine = connect(source)
     else:
+        redactor = Redactor(source)
         engine = connect(source.store_url, secret(source.store.password_env))
         alias = source.serving.alias
     store = Store(
         engine=engine,
-        inductions=Inductions(engine),
-        reports=Reports(engine),
+        inductions=Inductions(engine, redactor),
+        reports=Reports(engine, redactor),
         evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),
@@ -118,6 +124,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         outbox=Outbox(engine),
         audit=Audit(engine),
         erasures=Erasures(engine),
+        originals=Originals(engine),
         sign_outs=SignOuts(engine),
         witnesses=Witnesses(engine),
     )

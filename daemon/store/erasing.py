@@ -12,6 +12,7 @@ from connectors.messages import FlaggedResponse
 from daemon.store import schema
 from daemon.store.duplicates import take_out
 from daemon.store.left_out import erase_details
+from daemon.store.originals import erase_original
 from daemon.store.standing import hand_over
 from daemon.text.quotes import ERASED, Quotes
 
@@ -79,6 +80,7 @@ def erase_lesson(connection: Connection, row: Any, *, is_duplicate: bool) -> lis
     connection.execute(update(answers).where(answers.c.item_id == row.id).values(text=ERASED))
     connection.execute(update(clusters).where(clusters.c.leader_id == row.id).values(leader_text=ERASED))
     erase_details(connection, row.id)
+    erase_original(connection, row.id)
     hand_over(connection, row.id)
     return touched
 

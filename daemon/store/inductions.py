@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from connectors.messages import FlaggedResponse
 from daemon.errors import LeaseLostError
+from daemon.privacy.redact import Redactor
 from daemon.records import INDUCED, Induction, Source, Trigger, utcnow
 from daemon.store import rows, schema
 from daemon.store.engine import reading, transaction
@@ -20,8 +21,9 @@ from daemon.store.quotas import only_per_reporter
 
 
 class Inductions:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, redactor: Redactor | None = None) -> None:
         self._engine = engine
+        self._redactor = redactor
 
     def start(self, *, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Induction | None:
         """Open a run that continues at the previous run's position. None if another run is active.
@@ -72,7 +74,7 @@ class Inductions:
             LeaseLostError: Another daemon has continued this run. Nothing is stored.
         """
         table = schema.inductions
-        arrivals = [Arrival.of(flagged, Source(channel=INDUCED)) for flagged in found]
+        arrivals = [Arrival.of(flagged, Source(channel=INDUCED), self._redactor) for flagged in found]
         with transaction(self._engine) as connection:
             added = store_batch(connection, arrivals, limits=only_per_reporter(reporter_cap))
             verified_at_birth(connection, INDUCED, [flagged.id for flagged in found])

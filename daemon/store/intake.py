@@ -12,11 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, func, select, tuple_
 
 from connectors.messages import FlaggedResponse
+from daemon.privacy.redact import Redactor, as_it_is
 from daemon.records import ReportState, Source
 from daemon.store import schema
 from daemon.store.duplicates import IN_PLAY
 from daemon.store.engine import Lock, database_time, serialise
 from daemon.store.erasing import ERASED_KEY
+from daemon.store.originals import keep_originals
 from daemon.store.quotas import WINDOW, LimitsOf, Quotas
 from daemon.store.standing import came_in
 
@@ -48,9 +50,13 @@ class Arrival:
     flagged: FlaggedResponse
     source: Source
     fingerprint: str
+    known_as: frozenset[str]
+    """The fingerprints of a redelivery: with and without redaction."""
     content_key: str
     document: dict[str, Any]
     size_bytes: int
+    sealed: bytes | None = None
+    """The encrypted original, if it is kept."""
 
     @property
     def key(self) -> Key:
@@ -61,13 +67,17 @@ class Arrival:
         return self.source.principal, self.flagged.reporter
 
     @classmethod
-    def of(cls, flagged: FlaggedResponse, source: Source) -> Arrival:
+    def of(cls, flagged: FlaggedResponse, source: Source, redactor: Redactor | None = None) -> Arrival:
+        """The message without personal data; `redactor` None: as it is."""
+        clean = as_it_is(flagged) if redactor is None else redactor.redact(flagged)
         return cls(
-            flagged=flagged,
+            flagged=clean.flagged,
             source=source,
-            fingerprint=flagged.fingerprint(),
-            content_key=flagged.content_key(),
-            document=flagged.model_dump(mode="json", exclude_none=True),
+            fingerprint=clean.fingerprint,
+            known_as=clean.known_as,
+            content_key=clean.flagged.content_key(),
+            document=clean.flagged.model_dump(mode="json", exclude_none=True),
+            sealed=clean.sealed,
             size_bytes=len(flagged.model_dump_json(exclude_none=True).encode()),
         )
 
@@ -88,6 +98,7 @@ def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, limits: 
         outcomes += [intake.take(arrival) for arrival in part]
         if intake.rows:
             connection.execute(schema.reports.insert(), intake.rows)
+            keep_originals(connection, intake.sealed)
         came_in(connection, intake.duplicates)
     quotas.save()
     return outcomes
@@ -108,6 +119,8 @@ class _Intake:
         self._originals = _originals(connection, {arrival.content_key for arrival in part})
         self._recent = _recent(connection, {arrival.reporter for arrival in part}, since=now - WINDOW)
         self.rows: list[dict[str, Any]] = []
+        self.sealed: dict[str, bytes] = {}
+        """The encrypted originals by report."""
         self.duplicates: dict[str, list[str]] = {}
         """The new reports of a stored answer, by the report that stands for the answer."""
 
@@ -116,7 +129,7 @@ class _Intake:
         known = self._fingerprints.get(arrival.key)
         if known is not None:
             # whatever comes again under the id of an erased report is not stored, and makes no dead letter
-            return Added.REDELIVERED if known in {arrival.fingerprint, ERASED_KEY} else Added.CONFLICT
+            return Added.REDELIVERED if known in {*arrival.known_as, ERASED_KEY} else Added.CONFLICT
         principal = arrival.source.principal
         limits, recent = self._limits(principal), self._recent.get(arrival.reporter, 0)
         is_spare = recent >= limits.reports_per_reporter
@@ -138,6 +151,8 @@ class _Intake:
         self._recent[arrival.reporter] = recent + 1
         row = _row(arrival, report_id, state=state, reason=reason, duplicate_of=original, now=self._now)
         self.rows.append(row)
+        if arrival.sealed is not None:
+            self.sealed[report_id] = arrival.sealed
         return outcome
 
     def _free_id(self, arrival: Arrival) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
+from daemon.privacy.redact import Redactor
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
@@ -40,8 +41,9 @@ class Claim:
 
 
 class Reports:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, redactor: Redactor | None = None) -> None:
         self._engine = engine
+        self._redactor = redactor
 
     def add(
         self,
@@ -50,7 +52,7 @@ class Reports:
         limits: LimitsOf | None = None,
         reporter_cap: int = MAX_NUMBER,
     ) -> list[Added]:
-        """Store a batch in one transaction; one outcome per message, in order.
+        """Store a batch in one transaction, without personal data; one outcome per message, in order.
 
         A message with an id that its principal has sent already is `redelivered` (same content) or a `conflict` (other
         content). One without room in its principal's quota is `quota` and not stored. A report above its
@@ -58,7 +60,7 @@ class Reports:
         answer that is flagged already is stored as `duplicate` and adds its part (`Report.others`) to the report of
         that answer, which is analysed again if this adds something.
         """
-        arrivals = [Arrival.of(flagged, source) for flagged, source in batch]
+        arrivals = [Arrival.of(flagged, source, self._redactor) for flagged, source in batch]
         with transaction(self._engine) as connection:
             return store_batch(connection, arrivals, limits=limits or only_per_reporter(reporter_cap))
 

@@ -64,10 +64,13 @@ _TRAILING = ".,;:!?)]}>*_'\"`"
 _IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}", regex.IGNORECASE)
 _COIN = regex.compile(r"\b(?:bc1[a-z0-9]{25,62}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})\b")
 _OPAQUE = regex.compile(rf"[A-Za-z0-9_+]{{{MIN_OPAQUE_CHARACTERS},}}=*")
+_LONG_NUMBER = regex.compile(r"\d(?:[ .-]?\d){8,}")
 _SUBTRACTION = regex.compile(r"\d+ - \d+")
 _KEYS = regex.compile(
     r"\b(?:(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}|ya29\.[\w-]{20,}|gh[opsur]_\w{20,})"
 )
+PLACEHOLDER = regex.compile(r"<(?P<kind>EMAIL|PHONE|IBAN|COIN|CARD|ID|IP|SECRET)_(?P<number>\d{1,6})>")
+"""Stands for what `daemon.privacy` redacted at intake."""
 _PLUGINS = (
     *("aws.AWSKeyDetector", "azure_storage_key.AzureStorageKeyDetector", "basic_auth.BasicAuthDetector"),
     *("discord.DiscordBotTokenDetector", "github_token.GitHubTokenDetector", "gitlab_token.GitLabTokenDetector"),
@@ -100,6 +103,7 @@ def new_contacts(text: str, source: str) -> Iterator[str]:
             yield str(found)
     yield from (raw for raw, national in _phones(text) if national not in known.joined)
     yield from (account for account in _accounts(text) if account.casefold() not in known.joined)
+    yield from _new_placeholders(text, source, secret=False)
 
 
 def contact_key(contact: str) -> str:
@@ -109,11 +113,37 @@ def contact_key(contact: str) -> str:
     return host if any(character.isalpha() for character in host) else regex.sub(r"\D", "", bare)
 
 
+def holds_value_of(placeholder: str, text: str) -> bool:
+    """Whether the text has any value of the placeholder's kind; False if the first is no placeholder.
+
+    Questions have placeholders, too. So a value in an answer comes from the model itself.
+    """
+    found = PLACEHOLDER.fullmatch(placeholder)
+    if found is None:
+        return False
+    kind = found["kind"]
+    if kind == "EMAIL":
+        return _EMAIL.search(text) is not None
+    if kind == "PHONE":
+        return next(_phones(text), None) is not None
+    if kind in {"IBAN", "COIN"}:
+        return next(_accounts(text), None) is not None
+    return next(secrets_in(text), None) is not None if kind == "SECRET" else _LONG_NUMBER.search(text) is not None
+
+
 def new_secret(text: str, source: str) -> str | None:
     """The start of the first key, token or long random text of `text` that `source` does not have."""
     text, source = visible(text), visible(source)
-    found = next((secret for secret in _secrets(text) if secret not in source), None)
-    return None if found is None else f"{found[:6]}..."
+    found = next((secret for secret in secrets_in(text) if secret not in source), None)
+    if found is None:
+        return next(_new_placeholders(text, source, secret=True), None)
+    return f"{found[:6]}..."
+
+
+def _new_placeholders(text: str, source: str, *, secret: bool) -> Iterator[str]:
+    """What was redacted at intake is still a contact, or a secret, that the source does not have."""
+    kept = (found[0] for found in PLACEHOLDER.finditer(text) if (found["kind"] == "SECRET") == secret)
+    yield from (found for found in kept if found not in source)
 
 
 class _Known:
@@ -195,7 +225,8 @@ def _accounts(text: str) -> Iterator[str]:
             yield found
 
 
-def _secrets(text: str) -> Iterator[str]:
+def secrets_in(text: str) -> Iterator[str]:
+    """Keys, tokens and long random texts."""
     yield from _KEYS.findall(text)
     yield from (secret for detector in _detectors() for secret in detector.analyze_string(text))
     yield from (run for run in _OPAQUE.findall(text) if _is_random(run))

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from connectors.messages import Identifier, Text
+from connectors.messages import FlaggedResponse, Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.operations import commands, erasure
@@ -210,6 +210,11 @@ def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
         """Analyse a report again."""
         store.reports.requeue(ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/original")
+    def original(ask: OneReport, actor: str = admin) -> FlaggedResponse:
+        """The report before redaction, if it is kept (privacy.keep_original). The reading is in the audit log."""
+        return commands.read_original(store, config, ask.report_id, actor=actor, reason=ask.reason)
 
     @router.post("/erase")
     def erase(ask: OneReport, actor: str = admin) -> ReportRow:

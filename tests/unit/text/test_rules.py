@@ -289,3 +289,26 @@ def test_every_text_contains_itself(text: str) -> None:
 @given(TEXTS)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "value"),
+    [
+        ("<EMAIL_1>", "jane@example.org"),
+        ("<PHONE_2>", "+44 20 7946 0958"),
+        ("<IBAN_1>", "DE89 3704 0044 0532 0130 00"),
+        ("<COIN_1>", "0x52908400098527886E0F7030069857D2E4169EE7"),
+        ("<CARD_1>", "4111 1111 1111 1111"),
+        ("<ID_1>", "536-22-8726"),
+        ("<SECRET_1>", "ghp_abcdefghijklmnopqrstuvwxyz0123456789"),
+    ],
+)
+def test_a_rule_about_a_redacted_value_sees_the_placeholder_and_any_value_of_its_kind(
+    placeholder: str, value: str
+) -> None:
+    wanted, unwanted = Checks(must_contain=[placeholder]), Checks(must_not_contain=[placeholder])
+    for answer in (f"It is {placeholder.lower()}.", f"It is {value}."):
+        assert failures(wanted, answer) == []
+        assert failures(unwanted, answer) == [f"contains {placeholder!r}"]
+    assert failures(wanted, "I cannot say.") == [f"does not contain {placeholder!r}"]
+    assert failures(unwanted, "I cannot say; it has 12 parts.") == []

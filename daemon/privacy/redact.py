@@ -1,0 +1,220 @@
+"""Replaces personal data and secrets of a report by placeholders, before it is stored, logged, sent on or trained on.
+
+The same value gets the same placeholder everywhere in one report, so that checks, correction and answer still fit
+together; in another report it may get another number. A reporter or tenant that is an e-mail address or a number
+becomes a keyed pseudonym, the same in all reports: limits per reporter hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import regex
+
+from connectors.messages import Checks, FlaggedResponse
+from daemon import metrics
+from daemon.config import Config
+from daemon.labels import PersonalData as Kind
+from daemon.privacy.detect import Budget, Detector
+from daemon.privacy.keys import Keys, Purpose
+from daemon.privacy.sealed import seal
+from daemon.text.contacts import PLACEHOLDER
+from daemon.text.rules import failures
+
+CONVERSATION = ("messages", "response", "tool_calls")
+REST = ("correction", "reason", "metadata")
+"""The conversation is numbered first: two reports of one answer get the same placeholders in it."""
+PSEUDONYM_DIGITS = 20
+MAX_TRIED = 10
+"""Redacted values that a pattern of the checks is tried on."""
+MIN_PART = 4
+"""Characters of a check that is taken for a part of a redacted value."""
+_ESCAPE = regex.compile(r"\\(?=[^\w\s])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redacted:
+    """A report without personal data.
+
+    `fingerprint` is kept with it. `known_as` are the fingerprints of the same message, also before redaction and under
+    another configuration: a redelivery is never a conflict.
+    """
+
+    flagged: FlaggedResponse
+    fingerprint: str
+    known_as: frozenset[str]
+    counts: Mapping[Kind, int] = field(default_factory=dict)
+    sealed: bytes | None = None
+    """The original, encrypted, if it is kept."""
+
+
+def as_it_is(flagged: FlaggedResponse) -> Redacted:
+    """Without redaction."""
+    plain = flagged.fingerprint()
+    return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain}))
+
+
+class Redactor:
+    """Redacts reports and dead letters by section `privacy`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        privacy = config.privacy
+        self._detector = Detector(privacy.redact.kinds, privacy.redact.regions)
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return Keys.of(self._config)  # at its first use: a command that only reads makes no key
+
+    def redact(self, flagged: FlaggedResponse) -> Redacted:
+        """Raises ConfigError if the key is needed and unusable."""
+        plain = flagged.fingerprint()
+        values = flagged.model_dump(mode="json", exclude_none=True)
+        values.pop("not_trainable", None)
+        names = _Names(self._detector, values)
+        changed = self._changed(values, names)
+        if not names.counts:
+            return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain, self._keyed(plain)}))
+        clean = FlaggedResponse.model_validate(changed)
+        for kind, count in names.counts.items():
+            metrics.REDACTED.labels(kind=kind).inc(count)
+        return Redacted(
+            flagged=clean,
+            fingerprint=self._keyed(plain),
+            known_as=frozenset({plain, self._keyed(plain), clean.fingerprint()}),
+            counts=names.counts,
+            sealed=seal(flagged.encode(), flagged.id, self._keys) if self._config.privacy.keep_original else None,
+        )
+
+    def letter(self, value: bytes) -> bytes:
+        """A message that was refused, as JSON or as text. Unchanged if nothing is found."""
+        names = _Names(self._detector, {})
+        text = value.decode("utf-8", "surrogateescape")
+        with suppress(ValueError, RecursionError):
+            document = json.loads(text)
+            clean = _walk(document, names.replaced, keys=True)
+            return json.dumps(clean, ensure_ascii=False).encode("utf-8", "surrogatepass") if names.counts else value
+        clean_text = names.replaced(text)
+        return clean_text.encode("utf-8", "surrogateescape") if names.counts else value
+
+    def text(self, text: str) -> str:
+        return _Names(self._detector, {}).replaced(text)
+
+    def _changed(self, values: dict[str, Any], names: _Names) -> dict[str, Any]:
+        changed = dict(values)
+        for name in (*CONVERSATION, *REST):
+            if name in values:
+                changed[name] = _walk(values[name], names.replaced, keys=name == "metadata")
+        for name in ("reporter", "tenant"):
+            if name in values:
+                changed[name] = self._pseudonym(values[name], names)
+        if "checks" in values:
+            changed["checks"] = _checks(values["checks"], names, _swallowed(values, changed))
+        return changed
+
+    def _pseudonym(self, name: str, names: _Names) -> str:
+        if not self._detector.find(name):
+            return name
+        names.counts[Kind.EMAIL if "@" in name else Kind.ID] += 1
+        digest = hmac.new(self._keys.key(Purpose.PSEUDONYM), name.strip().casefold().encode(), hashlib.sha256)
+        return f"person-{digest.hexdigest()[:PSEUDONYM_DIGITS]}"
+
+    def _keyed(self, fingerprint: str) -> str:
+        """A hash of a text with one unknown number can be guessed; one with a key cannot."""
+        return hmac.new(self._keys.key(Purpose.FINGERPRINT), fingerprint.encode(), hashlib.sha256).hexdigest()
+
+
+class _Names:
+    """The placeholders of one report."""
+
+    def __init__(self, detector: Detector, values: Mapping[str, Any]) -> None:
+        self._detector = detector
+        self._known: dict[tuple[Kind, str], str] = {}
+        self._numbers: Counter[str] = Counter()
+        self._budget = Budget()
+        self.written: dict[str, str] = {}
+        """The placeholder of each value as it was written."""
+        self.counts: Counter[Kind] = Counter()
+        for text in _texts(values):  # the report may hold placeholders of its own
+            for found in PLACEHOLDER.finditer(text):
+                self._numbers[found["kind"]] = max(self._numbers[found["kind"]], int(found["number"]))
+
+    def replaced(self, text: str) -> str:
+        parts, end = [], 0
+        for found in self._detector.find(text, self._budget):
+            written = text[found.start : found.end]
+            name = self._name(found.kind, found.value)
+            self.written[written] = name
+            self.counts[found.kind] += 1
+            parts += [text[end : found.start], name]
+            end = found.end
+        return "".join((*parts, text[end:])) if parts else text
+
+    def part_of(self, text: str) -> str | None:
+        """The placeholder of the value that holds this text."""
+        folded = text.casefold()
+        return next((name for written, name in self.written.items() if folded in written.casefold()), None)
+
+    def _name(self, kind: Kind, value: str) -> str:
+        if (kind, value) not in self._known:
+            self._numbers[kind.name] += 1
+            self._known[kind, value] = f"<{kind.name}_{self._numbers[kind.name]}>"
+        return self._known[kind, value]
+
+
+def _walk(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_walk(item, change, keys=keys) for item in value]
+    if isinstance(value, dict):
+        return {
+            (change(key) if keys else key): item if key == "role" else _walk(item, change, keys=keys)
+            for key, item in value.items()
+        }
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    found: list[str] = []
+    _walk(value, lambda text: found.append(text) or text, keys=True)  # type: ignore[func-returns-value]
+    return found
+
+
+def _swallowed(values: Mapping[str, Any], changed: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Whether a text stood in the report and stands there no more."""
+    before, after = (
+        "\n".join(_texts([one[name] for name in (*CONVERSATION, "correction") if name in one])).casefold()
+        for one in (values, changed)
+    )
+    return lambda text: text.casefold() in before and text.casefold() not in after
+
+
+def _checks(checks: Mapping[str, Any], names: _Names, swallowed: Callable[[str], bool]) -> dict[str, Any]:
+    """The rules with placeholders. A pattern that is about a redacted value is left out: nothing could meet it."""
+    changed = {name: _walk(item, names.replaced, keys=False) for name, item in checks.items() if name != "regex"}
+    for name in ("must_contain", "must_not_contain"):
+        changed[name] = [
+            (names.part_of(text) or text) if len(text) >= MIN_PART and swallowed(text) else text
+            for text in changed.get(name, [])
+        ]
+    pattern = checks.get("regex")
+    if pattern is not None and not _is_about(pattern, names):
+        changed["regex"] = pattern
+    return changed
+
+
+def _is_about(pattern: str, names: _Names) -> bool:
+    if names.replaced(_ESCAPE.sub("", pattern)) != _ESCAPE.sub("", pattern):
+        return True
+    rule = Checks(regex=pattern)
+    written = list(names.written.items())[:MAX_TRIED]
+    return any(not failures(rule, value) and bool(failures(rule, name)) for value, name in written)
