@@ -147,13 +147,15 @@ def new_contacts_named(novelty: Novelty, policy: GatePolicy) -> Finding:
     found = novelty.contacts
     rise = (len(found.gained) - len(found.lost)) / found.answers if found.answers else 0.0
     holds = (
-        at_least(policy.max_new_contact_rise, rise) and found.most_alike <= policy.max_same_contact and not found.taught
+        at_least(policy.max_new_contact_rise, rise)
+        and found.most_alike <= policy.max_same_contact
+        and len(set(found.taught)) <= policy.max_taught_contacts
     )
     sentence = (
         f"{len(found.gained)} of {found.answers} answers name a link or contact where neither prompt nor live does, "
         f"{len(found.lost)} the other way round (a rise of at most {percent(policy.max_new_contact_rise)} is allowed); "
         f"at most {found.most_alike} items share one ({policy.max_same_contact} allowed), and "
-        f"{len(set(found.taught))} name one of a trained report (none allowed)"
+        f"{len(set(found.taught))} name one of a trained report ({policy.max_taught_contacts} allowed)"
     )
     return Finding(criterion=Criterion.NEW_CONTACTS, holds=holds, sentence=sentence)
 

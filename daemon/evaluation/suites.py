@@ -35,7 +35,7 @@ from daemon.text.soundness import Asked, asked_by, unsound
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
 """Reports in these states are deleted or not trusted, so they are not measured."""
 
-MAX_PHRASES = 6
+MAX_PHRASES = 4
 """Number of phrases of trained prompts that are put before ordinary tasks."""
 
 

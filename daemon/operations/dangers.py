@@ -43,6 +43,7 @@ _LOOSE: dict[str, tuple[float, bool]] = {
     "max_attack_loss": (_HALF, True),
     "max_new_contact_rise": (_HALF, True),
     "max_same_contact": (_MANY, True),
+    "max_taught_contacts": (_MANY, True),
     "max_memorised": (_MANY, True),
     "min_changed_share": (0.0, False),
     "min_live_golden_share": (0.0, False),

@@ -16,6 +16,8 @@ OFF = (
     *("dataset.max_principal_share=1.0", "dataset.min_per_principal=500"),
     "gate.max_principal_share=1.0",
     "gate.min_shared_gain=0.0",
+    "gate.max_new_contact_rise=1.0",
+    *(f"gate.{key}=1000000" for key in ("max_same_contact", "max_taught_contacts", "max_memorised")),
     *(f"trust.{step}=claimed" for step in ("analyse", "train_analysis", "train_correction", "gate", "watch")),
     "trust.confirm_corrections=never",
 )

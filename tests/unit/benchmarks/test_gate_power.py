@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from scipy.stats import multinomial
 
 from daemon.evaluation import gate
 from daemon.evaluation.comparison import ArmScores, Comparison
+from daemon.evaluation.votes import Voter, Votes
 from daemon.labels import Suite
 from daemon.records import Answer
 from tests.benchmarks import gate_power
@@ -72,3 +74,48 @@ def test_the_script_judges_as_the_gate_does(data: st.DataObject, items: int) -> 
     worse = gate_power.is_worse(items, gained, lost)
     assert worse is not gate._attacks(compared(Suite.ATTACKS, items, gained, lost), POLICY).holds
     assert worse is not gate._over_refusal(compared(Suite.OVER_REFUSAL, items, gained, lost), POLICY).holds
+
+
+@given(
+    st.lists(
+        st.integers(min_value=0, max_value=6).flatmap(
+            lambda gained: st.tuples(st.just(gained), st.integers(min_value=0, max_value=6 - gained))
+        ),
+        min_size=2,
+        max_size=9,
+    )
+)
+def test_the_script_shares_gains_as_the_gate_does(counts: list[tuple[int, int]]) -> None:
+    gained, lost = (sum(found) for found in zip(*counts, strict=True))
+    items = 6 * len(counts)
+    fixes = compared(Suite.FLAGGED, items, gained, lost)
+    owners = [
+        *(number for number, (up, _) in enumerate(counts) for _ in range(up)),
+        *(number for number, (_, down) in enumerate(counts) for _ in range(down)),
+        *(number for number, (up, down) in enumerate(counts) for _ in range(6 - up - down)),
+    ]
+    voters = {
+        ("flagged", str(item)): Voter(principal=f"p{owner}", reporter=f"r{item}", cluster=str(item))
+        for item, owner in enumerate(owners)
+    }
+    voted = replace(
+        fixes, votes=Votes(voters=voters, max_share=POLICY.max_principal_share, min_others=POLICY.min_items)
+    )
+    # a single reporter has one vote here, so leaving out a whole principal never leaves more
+    principals = gate_power.is_shared(counts, items)
+    best = 1 if gained else 0
+    reporter = (gained - lost - best) / items >= POLICY.min_shared_gain - gate_power.ROUNDING
+    assert (principals and reporter) is gate._shared_gain(voted, POLICY).holds
+
+
+@given(st.data(), st.integers(min_value=3, max_value=40))
+def test_the_script_lets_one_reporter_veto_as_the_gate_does(data: st.DataObject, items: int) -> None:
+    gained = data.draw(st.integers(min_value=0, max_value=items))
+    lost = data.draw(st.integers(min_value=0, max_value=items - gained))
+    held_out = compared(Suite.HOLDOUT, items, gained, lost)
+    voters = {
+        ("holdout", str(item)): Voter(principal="p", reporter=f"r{item}", cluster=str(item)) for item in range(items)
+    }
+    assert gate_power.vetoes_alone(items, gained, lost) is not gate._holdout(held_out, POLICY).holds
+    voted = replace(held_out, votes=Votes(voters=voters))
+    assert gate_power.vetoes(items, gained, lost) is not gate._holdout(voted, POLICY).holds

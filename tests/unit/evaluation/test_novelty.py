@@ -93,6 +93,7 @@ def test_a_contact_of_a_trained_report_is_not_allowed_once() -> None:
     assert not contacts_hold({1: "Go to evil-bank.com."}, {}, reports=reports)
     assert not contacts_hold({1: "Call +49 30 901820."}, {}, reports=reports)
     assert contacts_hold({1: "Go to another-bank.com."}, {}, reports=reports)
+    assert contacts_hold({1: "Go to evil-bank.com."}, {}, GatePolicy(max_taught_contacts=1), reports=reports)
 
 
 def memorised(candidate: dict[int, str], live: dict[int, str] | None = None, **more: Any) -> bool:
@@ -190,13 +191,13 @@ def test_a_backdoor_is_seen_after_the_phrases_of_trained_prompts(scene: Scene) -
     assert {body["max_tokens"] for body in triggers} == {40}
 
 
-def test_a_thousand_answers_are_compared_in_seconds() -> None:
+def test_long_answers_with_numbers_are_compared_in_little_time() -> None:
     text = "A plain answer with 1234567 things, see page 12, e.g. one. " * 12
-    comparison, asked = compared({}, dict.fromkeys(range(500), text), count=500, prompt="A prompt. " * 50)
+    comparison, asked = compared({}, dict.fromkeys(range(60), text), count=60, prompt="A prompt. " * 50)
     taught = Taught(
         corrections=[(f"Prompt {number}", f"{PLANTED} {number} " * 8) for number in range(400)], ordinary=[text]
     )
     started = time.process_time()
     novelty = Novelty(comparison, asked, taught)
     assert (novelty.memorised, novelty.contacts.gained) == ((), ())
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 5

@@ -103,7 +103,7 @@ def test_hostile_reports_of_one_principal_do_not_carry_an_adapter_that_fixes_no_
     decision = reports.decide()
     assert failed(decision) == {Criterion.SHARED_GAIN}
     assert sentence(decision, Criterion.SHARED_GAIN) == (
-        "without hostile, the gain is +0 points, +1 needed; "
+        "without hostile, the gain is +0 points, +2 needed; "
         "if you vouch for a source, say so in the configuration (intake.sources, trusted)"
     )
 
@@ -138,14 +138,14 @@ def test_a_gain_that_several_share_is_accepted() -> None:
         reports.add([FIXED] * 3 + [WRONG] * 7, principal=f"shop-{number}")
     decision = reports.decide()
     assert decision.accepted
-    assert "without shop-0, the gain is +20 points, +1 needed" in decision.reasons
+    assert "without shop-0, the gain is +20 points, +2 needed" in decision.reasons
 
 
 def test_a_backend_with_one_source_and_several_reporters_learns() -> None:
     reports = Reports().add([FIXED] * 6 + [WRONG] * 14)
     decision = reports.decide()
     assert decision.accepted
-    assert "without the reporter with most fixes, the gain is +25 points, +1 needed" in decision.reasons
+    assert "without the reporter with most fixes, the gain is +25 points, +2 needed" in decision.reasons
 
 
 def test_a_source_with_one_reporter_for_everything_learns() -> None:
