@@ -262,6 +262,8 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
                 *([f"{span(left)} left"] if left else []),
             )
         )
+    elif progress.get("phase") == "teacher":
+        yield "training: asking the teacher"
     if skipped := progress.get("skipped_examples"):
         yield f"{skipped} examples left out by the trainer"
     if failed := progress.get("failed_attempts"):

@@ -126,7 +126,8 @@ class TrainingSet:
         Raises:
             TrainingError: if no example from a report is left.
         """
-        dropped = {index for index, one in enumerate(self.encoded) if one in examples}
+        taken = {*examples}
+        dropped = {index for index, one in enumerate(self.encoded) if one in taken}
         if not dropped:
             return self
         steps = [tuple(index for index in step if index not in dropped) for step in self.plan]

@@ -300,3 +300,28 @@ def test_golden_pairs_that_cannot_be_used_are_counted_and_others_are_taken(
 
     assert load_manifest(Path(run.folder)).examples["golden"] == 9
     assert run.progress["left_out_texts"]["golden"] == {"control_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason"),
+    [
+        (ReaderByWords({"Keep in mind": LeftOut.TEMPLATE_REFUSES}), LeftOut.TEMPLATE_REFUSES),
+        (ReaderByWords(), LeftOut.TOO_LONG),
+    ],
+)
+def test_a_teachers_prompt_that_cannot_be_used_leaves_its_example_out(
+    sqlite_store: Store, tmp_path: Path, make_stage: MakeStage, reader: ReaderByWords, reason: LeftOut
+) -> None:
+    teach(sqlite_store, *(mistake(subject, id=subject) for subject in SUBJECTS[:4]))  # the teacher sees the correction
+    teach(sqlite_store, mistake(SUBJECTS[4], id="no-correction"), correction=None)  # the teacher sees the analysis
+    tokens = 1024 if reason is LeftOut.TEMPLATE_REFUSES else 20  # of words; with the analysis it has more
+    stage = make_stage(
+        reader=reader, training=TrainingConfig(epochs=1, max_sequence_tokens=tokens), holdout_fraction=0.0
+    )
+
+    run = prepared(sqlite_store, stage, tmp_path, recipe="context-distillation")
+
+    assert run.state is RunState.TRAINING, run.reason
+    assert reports_of(run, TRAIN_FILE) == set(SUBJECTS[:4])
+    account = _account(sqlite_store, run)
+    assert {one: why for one, (why, _) in account.items()} == {"no-correction": reason}

@@ -28,6 +28,7 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
     assert "; left out of replay: 2 refused by the model server" in told(
         left_out_texts={"replay": {"server_refuses": 2}}
     )
+    assert told(phase="teacher", steps=0).endswith("; training: asking the teacher")
     assert told(step=10, steps=40, loss=0.83125, tokens_per_s=61.7, eta_s=130.0).endswith(
         "; training: step 10 of 40, loss 0.831, 62 tokens/s, 2 min left"
     )
