@@ -290,6 +290,10 @@ WATCH_P_VALUE = _closed(
     ),
     rate=WATCHED_RATES,
 )
+WATCH_BLIND = Gauge(
+    "erratad_watch_blind",
+    "1 while the watch runs and too few flags can count for it to see a rise of the flagged rate.",
+)
 AUTOMATIC_ROLLBACKS = _closed(
     Counter("erratad_automatic_rollbacks_total", "Rollbacks requested by the watch, by the rate that rose.", ["rate"]),
     rate=WATCHED_RATES,

@@ -41,6 +41,7 @@ from daemon.operations.retention import RetentionStage
 from daemon.privacy.redact import Redactor
 from daemon.promotion.stage import PromotionStage
 from daemon.promotion.traffic import TrafficStage
+from daemon.promotion.voters import electorate
 from daemon.promotion.watch import WatchStage
 from daemon.records import Report
 from daemon.reflection.analyst import analyst_of
@@ -233,10 +234,11 @@ def _trust(policy: Policy, store: Store) -> Trust:
 
 def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     """The stages that make an accepted adapter live, watch it, and remove old files."""
+    voters = electorate(Policy.of(config))
     return [
-        PromotionStage(store=store, fleet=fleet, config=config.rollout, serving=config.serving),
+        PromotionStage(store=store, fleet=fleet, config=config.rollout, serving=config.serving, voters=voters),
         TrafficStage(store=store, fleet=fleet),
-        WatchStage(store=store, config=config.rollout.watch),
+        WatchStage(store=store, config=config.rollout.watch, voters=voters),
         RetentionStage(
             store=store,
             fleet=fleet,

@@ -17,6 +17,7 @@ from daemon.operations.views import InductionRow, RunRow, View
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each
 from daemon.promotion.trial_figures import TrialStatus, trial_status
+from daemon.promotion.voters import electorate
 from daemon.records import Adapter, AdapterState, Evidence, ReportState, Run, utcnow
 from daemon.store import Store
 from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
@@ -171,7 +172,7 @@ def status(store: Store, config: Config) -> StatusView:
         guidance_refusals=store.traffic.guidance_refusals(since=now - timedelta(days=1)),
         previous=previous,
         active_run=None if active is None else RunRow.of(active),
-        trial=trial_view(store, config.rollout),
+        trial=trial_view(store, config),
         last_run=RunRow.of(ended[0]) if ended else None,
         next_cron=next_cron_time(config.schedule.cron, config.schedule.timezone, now),
         induction=_induction_view(store, config, now) if config.induction.enabled else None,
@@ -179,12 +180,14 @@ def status(store: Store, config: Config) -> StatusView:
     return view.model_copy(update={"summary": sentences(view)})
 
 
-def trial_view(store: Store, config: RolloutConfig) -> TrialView | None:
+def trial_view(store: Store, config: Config) -> TrialView | None:
     """The current trial, or None."""
     current = store.trials.current()
     if current is None:
         return None
-    return TrialView.of(trial_status(store, current, live=store.adapters.live().generation, config=config), config)
+    live, voters = store.adapters.live().generation, electorate(Policy.of(config))
+    found = trial_status(store, current, live=live, config=config.rollout, voters=voters)
+    return TrialView.of(found, config.rollout)
 
 
 def _induction_view(store: Store, config: Config, now: datetime) -> InductionView:

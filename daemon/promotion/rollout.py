@@ -13,11 +13,15 @@ from daemon.promotion.trial_figures import trial_status
 from daemon.records import ACTOR, Adapter, AdapterState
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
+from daemon.store.flags import Electorate
 
 
 class Rollout:
-    def __init__(self, *, config: RolloutConfig, store: Store, fleet: Fleet, reconciler: Reconciler) -> None:
+    def __init__(
+        self, *, config: RolloutConfig, store: Store, fleet: Fleet, reconciler: Reconciler, voters: Electorate
+    ) -> None:
         self._config = config
+        self._voters = voters
         self._store = store
         self._fleet = fleet
         self._reconciler = reconciler
@@ -34,7 +38,9 @@ class Rollout:
             if self._config.mode == "direct":
                 return Ruling(action=Action.PROMOTE, reason="passed the gate")
             return self._start(candidate, live, fleet_state)
-        ruling = trial_status(self._store, current, live=live.generation, config=self._config).ruling
+        ruling = trial_status(
+            self._store, current, live=live.generation, config=self._config, voters=self._voters
+        ).ruling
         return Ruling(action=ruling.action, reason=f"{current.mode} on {current.share:.0%}: {ruling.reason}")
 
     def _start(self, candidate: Adapter, live: Adapter, fleet_state: FleetState) -> Ruling:

@@ -9,6 +9,10 @@ mixture sequential probability ratio test (Robbins, Ann. Math. Statist. 41, 1970
 non-negative supermartingale that starts at 1. By Ville's inequality it reaches 1/alpha at any time with probability at
 most alpha.
 
+The counts are votes: each voter (`daemon.store.flags`) counts once per window, and voters are taken as independent of
+each other. Whoever controls k voters adds at most k events to a side, whatever the traffic: k votes below
+`daemon.promotion.voters.votes_needed` alone decide nothing, and hide a rise only where honest votes are as few.
+
 This is exact if the ratio of the two exposures is constant, as in a canary. If the ratio changes (a window before a
 promotion against the growing one after it), each look is exact by itself, and simulations in the tests bound all looks
 together.
@@ -30,9 +34,12 @@ class Rate:
 
     events: int
     requests: int
+    principals: int | None = None
+    """Who the events come from, if they are votes of users."""
 
     def __str__(self) -> str:
-        return f"{self.events} of {self.requests} ({1000 * self.events / max(self.requests, 1):.1f} per 1,000)"
+        said = f"{self.events} of {self.requests} ({1000 * self.events / max(self.requests, 1):.1f} per 1,000)"
+        return said if self.principals is None else f"{said} by {principals(self.principals)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +86,8 @@ def _share(new: Rate, old: Rate, factor: float) -> float:
 
 def _log_ratio(new: Rate, old: Rate, *, share: float, null: float) -> float:
     return new.events * math.log(share / null) + old.events * math.log((1 - share) / (1 - null))
+
+
+def principals(count: int) -> str:
+    """The number with its noun."""
+    return f"{count} principal{'' if count == 1 else 's'}"

@@ -44,6 +44,7 @@ from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
+from daemon.store.flags import Electorate
 from daemon.store.runs import REPORT_SUITES
 
 log = structlog.get_logger(__name__)
@@ -70,13 +71,15 @@ class PromotionStage:
 
     name = "promotion"
 
-    def __init__(self, *, store: Store, fleet: Fleet, config: RolloutConfig, serving: ServingConfig) -> None:
+    def __init__(
+        self, *, store: Store, fleet: Fleet, config: RolloutConfig, serving: ServingConfig, voters: Electorate
+    ) -> None:
         self._interval_s = serving.reconcile_interval_s
         self.idle_s = min(LOOK_INTERVAL_S, self._interval_s)
         self._store = store
         self._fleet = fleet
         self._reconciler = Reconciler(serving=serving, store=store, fleet=fleet)
-        self._rollout = Rollout(config=config, store=store, fleet=fleet, reconciler=self._reconciler)
+        self._rollout = Rollout(config=config, store=store, fleet=fleet, reconciler=self._reconciler, voters=voters)
         self._attempts = (0, 0)
         self._backoff = Backoff(first_s=2 * self._interval_s, limit_s=RETRY_LIMIT_S)
         self._not_before = 0.0

@@ -74,8 +74,8 @@ def _together(pairs: Collection[RatePair]) -> RatePair:
     """The rates of all kinds of events together, over the same requests."""
     first = next(iter(pairs))
     return RatePair(
-        candidate=replace(first.candidate, events=sum(pair.candidate.events for pair in pairs)),
-        live=replace(first.live, events=sum(pair.live.events for pair in pairs)),
+        candidate=replace(first.candidate, principals=None, events=sum(pair.candidate.events for pair in pairs)),
+        live=replace(first.live, principals=None, events=sum(pair.live.events for pair in pairs)),
     )
 
 

@@ -11,6 +11,7 @@ from daemon.promotion.sequential import Rate
 from daemon.promotion.trial import RatePair, Ruling, rule, rule_on_shadow, shadow_pairs
 from daemon.records import AdapterState, TrialRun, utcnow
 from daemon.store import Store
+from daemon.store.flags import Electorate
 from daemon.store.traffic import step_of
 
 
@@ -25,7 +26,13 @@ class TrialStatus:
 
 
 def trial_status(
-    store: Store, trial: TrialRun, *, live: int, config: RolloutConfig, at: datetime | None = None
+    store: Store,
+    trial: TrialRun,
+    *,
+    live: int,
+    config: RolloutConfig,
+    voters: Electorate,
+    at: datetime | None = None,
 ) -> TrialStatus:
     """Read the state of the current trial; `live` is the number of the live generation."""
     age_s = ((at or utcnow()) - trial.started_at).total_seconds()
@@ -33,20 +40,21 @@ def trial_status(
         figures = store.trials.shadowed(trial.generation)
         pairs, ruling = shadow_pairs(figures), rule_on_shadow(figures, config, age_s=age_s)
     else:
-        pairs = _beside(store, trial.generation, live, trial.started_at)
+        pairs = _beside(store, trial.generation, live, trial.started_at, voters)
         ruling = rule(pairs, config, age_s=age_s)
     return TrialStatus(trial=trial, age_s=age_s, pairs=pairs, ruling=ruling)
 
 
-def _beside(store: Store, candidate: int, live: int, since: datetime) -> dict[str, RatePair]:
-    """Both generations' flagged and failed answers since the trial started; each reporter counts once in total."""
-    flags = store.traffic.first_flags([candidate, live], since=step_of(since))
-    ours = store.traffic.tally(candidate, since=since)
-    theirs = store.traffic.tally(live, since=since)
-    counted = {"flagged": (flags[candidate], flags[live]), "errors": (ours.errors, theirs.errors)}
+def _beside(store: Store, candidate: int, live: int, since: datetime, voters: Electorate) -> dict[str, RatePair]:
+    """Both generations' flagged and failed answers since the trial started; each voter counts once in total."""
+    votes = store.flags.first_votes([candidate, live], voters, since=step_of(since))
+    traffic = {generation: store.traffic.tally(generation, since=since) for generation in (candidate, live)}
+    flagged = {
+        generation: Rate(events=one.votes, requests=traffic[generation].requests, principals=one.principals)
+        for generation, one in votes.items()
+    }
+    failed = {generation: Rate(events=one.errors, requests=one.requests) for generation, one in traffic.items()}
     return {
-        name: RatePair(
-            candidate=Rate(events=new, requests=ours.requests), live=Rate(events=old, requests=theirs.requests)
-        )
-        for name, (new, old) in counted.items()
+        name: RatePair(candidate=rates[candidate], live=rates[live])
+        for name, rates in (("flagged", flagged), ("errors", failed))
     }

@@ -1,21 +1,26 @@
 """Stage "watch": rolls back a new live generation that is flagged, or fails, more often than the previous one.
 
 The windows have equal traffic: all requests since the promotion, and as many of the previous generation's last
-requests. Each reporter counts once per window, so one person cannot force a rollback. The errors of one time step are
-capped, so the outage of one server does not count as the adapter's fault.
+requests. Flags are votes (`daemon.store.flags`): a person counts once per window, and so does a principal that anybody
+may use under any name. So neither can force a rollback, or hide a rise. If the votes that are possible cannot show a
+rise, the watch says that it is blind to flags; it still compares errors. The errors of one time step are capped, so the
+outage of one server does not count as the adapter's fault.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from daemon import metrics
 from daemon.config.rollout import WatchConfig
 from daemon.promotion.sequential import Evidence, Rate, rise
+from daemon.promotion.voters import why_blind
 from daemon.records import ACTOR, BASE_GENERATION, Adapter, AdapterState, IntentKind, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
-from daemon.store.traffic import TrafficTally
+from daemon.store.flags import Electorate, Votes
+from daemon.store.traffic import step_of
 
 ERRORS_PER_STEP = 5
 """Errors of one time step (`daemon.store.traffic.STEP`) that count at most."""
@@ -34,15 +39,33 @@ class RateChange:
         return f"{self.rate}: {self.new} against {self.old}, p = {self.evidence.p_value:.2g}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What one generation answered in its window."""
+
+    requests: int
+    errors: int
+    flags: Votes
+
+    @property
+    def flagged(self) -> Rate:
+        return Rate(events=self.flags.votes, requests=self.requests, principals=self.flags.principals)
+
+    @property
+    def failed(self) -> Rate:
+        return Rate(events=self.errors, requests=self.requests)
+
+
 class WatchStage:
     """Files a rollback as an operator would; `daemon.promotion.stage` performs it."""
 
     name = "watch"
 
-    def __init__(self, *, store: Store, config: WatchConfig) -> None:
+    def __init__(self, *, store: Store, config: WatchConfig, voters: Electorate) -> None:
         self.idle_s = config.interval_s
         self._store = store
         self._config = config
+        self._voters = voters
 
     def step(self, _life: Life) -> Step:
         live, previous = self._store.adapters.live(), self._store.adapters.previous()
@@ -58,7 +81,7 @@ class WatchStage:
         return self._watch(live, previous)
 
     def _watch(self, live: Adapter, previous: Adapter) -> Step:
-        new, old = self._tallies(live, previous)
+        new, old = self._windows(live, previous)
         answered = min(new.requests, old.requests)
         age_s = 0.0 if live.promoted_at is None else (utcnow() - live.promoted_at).total_seconds()
         if age_s > self._config.window_s and new.requests >= self._config.min_requests:
@@ -71,25 +94,35 @@ class WatchStage:
         for one in compared:
             metrics.WATCH_P_VALUE.labels(rate=one.rate).set(one.evidence.p_value)
         # alpha is shared: each rate alone can cause a rollback
-        risen = next((one for one in compared if one.evidence.significant(self._config.alpha / len(compared))), None)
-        if risen is None:
-            return Step(sentence=f"{live.name} against {previous.name}: {'; '.join(map(str, compared))}")
-        return self._ask(live, previous, risen)
+        level = self._config.alpha / len(compared)
+        risen = next((one for one in compared if one.evidence.significant(level)), None)
+        if risen is not None:
+            return self._ask(live, previous, risen)
+        sentence = f"{live.name} against {previous.name}: {'; '.join(map(str, compared))}"
+        return Step(sentence=sentence + self._blindness(new, old, level))
 
-    def _tallies(self, live: Adapter, previous: Adapter) -> tuple[TrafficTally, TrafficTally]:
-        tally = self._store.traffic.tally
-        new = tally(live.generation, since=live.promoted_at, per_reporter=1, errors_per_step=ERRORS_PER_STEP)
-        since = self._store.traffic.window(previous.generation, requests=new.requests)
-        return new, tally(previous.generation, since=since, per_reporter=1, errors_per_step=ERRORS_PER_STEP)
+    def _blindness(self, new: Window, old: Window, level: float) -> str:
+        flags, tolerance = self._store.flags, self._config.tolerance
+        blind = why_blind(flags, self._voters, new=new.requests, old=old.requests, level=level, tolerance=tolerance)
+        metrics.WATCH_BLIND.set(blind is not None)
+        return "" if blind is None else f"; blind to flags: {blind}"
 
-    def _compare(self, new: TrafficTally, old: TrafficTally) -> list[RateChange]:
-        pairs = {"flagged": (new.flagged, old.flagged), "errors": (new.errors, old.errors)}
-        compared = []
-        for rate, (ours, theirs) in pairs.items():
-            here, there = Rate(events=ours, requests=new.requests), Rate(events=theirs, requests=old.requests)
-            evidence = rise(here, there, tolerance=self._config.tolerance)
-            compared.append(RateChange(rate=rate, new=here, old=there, evidence=evidence))
-        return compared
+    def _windows(self, live: Adapter, previous: Adapter) -> tuple[Window, Window]:
+        new = self._window(live, live.promoted_at)
+        return new, self._window(previous, self._store.traffic.window(previous.generation, requests=new.requests))
+
+    def _window(self, adapter: Adapter, since: datetime | None) -> Window:
+        since = None if since is None else step_of(since)
+        traffic = self._store.traffic.tally(adapter.generation, since=since, errors_per_step=ERRORS_PER_STEP)
+        votes = self._store.flags.votes(adapter.generation, self._voters, since=since)
+        return Window(requests=traffic.requests, errors=traffic.errors, flags=votes)
+
+    def _compare(self, new: Window, old: Window) -> list[RateChange]:
+        pairs = {"flagged": (new.flagged, old.flagged), "errors": (new.failed, old.failed)}
+        return [
+            RateChange(rate=rate, new=here, old=there, evidence=rise(here, there, tolerance=self._config.tolerance))
+            for rate, (here, there) in pairs.items()
+        ]
 
     def _ask(self, live: Adapter, previous: Adapter, risen: RateChange) -> Step:
         """File a rollback with its target, so that it is refused if an operator rolls back first."""
@@ -109,4 +142,5 @@ class WatchStage:
 def _resting(why: str) -> Step:
     for rate in metrics.WATCHED_RATES:
         metrics.WATCH_P_VALUE.remove(rate)
+    metrics.WATCH_BLIND.set(0)
     return Step(sentence=why)

@@ -18,6 +18,7 @@ from daemon.store.control import Control
 from daemon.store.engine import connect
 from daemon.store.erasures import Erasures
 from daemon.store.evidence import ReportEvidence
+from daemon.store.flags import Flags
 from daemon.store.inductions import Inductions
 from daemon.store.intake import Added
 from daemon.store.intents import Intents
@@ -40,6 +41,7 @@ __all__ = [
     "Clusters",
     "Control",
     "Erasures",
+    "Flags",
     "Inductions",
     "Intents",
     "LeftOutReports",
@@ -75,6 +77,7 @@ class Store:
     intents: Intents
     control: Control
     traffic: Traffic
+    flags: Flags
     trials: Trials
     left_out: LeftOutReports
     outbox: Outbox
@@ -119,6 +122,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         intents=Intents(engine),
         control=Control(engine),
         traffic=Traffic(engine),
+        flags=Flags(engine),
         trials=Trials(engine),
         left_out=LeftOutReports(engine),
         outbox=Outbox(engine),

@@ -87,13 +87,11 @@ class Traffic:
         generation: int,
         *,
         since: datetime | None = None,
-        per_reporter: int | None = None,
         errors_per_step: int | None = None,
     ) -> TrafficTally:
         """Sum up a generation's traffic: all of it, or from the step that contains `since`.
 
         Args:
-            per_reporter: The maximum number of reports counted per reporter; None: no maximum.
             errors_per_step: The maximum number of errors counted per step; None: no maximum.
         """
         since = None if since is None else step_of(since)
@@ -101,21 +99,19 @@ class Traffic:
         errors_counted = _at_most(errors_per_step, table.c.errors)
         answered = select(func.coalesce(func.sum(table.c.requests), 0), func.coalesce(func.sum(errors_counted), 0))
         answered = answered.where(table.c.generation == generation, *_from(table.c.since, since))
-        by_reporter = (
-            select(func.count().label("count"))
+        flags = (
+            select(func.count())
+            .select_from(reports)
             .join(schema.adapters, schema.adapters.c.name == reports.c.model)
             .where(
                 schema.adapters.c.generation == generation,
-                *_counts(),
+                *on_real_traffic(),
                 *_from(reports.c.received_at, since),
             )
-            .group_by(reports.c.reporter)
-            .subquery()
         )
-        counted = _at_most(per_reporter, by_reporter.c.count)
         with reading(self._engine) as connection:
             requests, errors = connection.execute(answered).one()
-            flagged = connection.execute(select(func.coalesce(func.sum(counted), 0))).scalar_one()
+            flagged = connection.execute(flags).scalar_one()
         return TrafficTally(requests=int(requests), errors=int(errors), flagged=int(flagged))
 
     def guidance_refusals(self, *, since: datetime) -> int:
@@ -128,8 +124,8 @@ class Traffic:
     def window(self, generation: int, *, requests: int) -> datetime | None:
         """The start of the window of a generation's latest `requests` (or of all, if fewer); None without requests.
 
-        Each reporter counts once per window, so only windows with equal traffic can be compared: over a longer window
-        more reports come from the same people.
+        Each voter counts once per window, so only windows with equal traffic can be compared: over a longer window more
+        flags come from the same people.
         """
         table = serving_tables.traffic
         query = select(table.c.since, table.c.requests).where(table.c.generation == generation)
@@ -141,31 +137,8 @@ class Traffic:
                     break
         return begins
 
-    def first_flags(self, generations: Sequence[int], *, since: datetime) -> dict[int, int]:
-        """The number of reporters whose first report since then is on each of these generations.
 
-        If generations answer side by side, a reporter's first report falls on each in proportion to its requests. One
-        person counts once, and frequent reporters favour no side.
-        """
-        reports, adapters = schema.reports, schema.adapters
-        place = func.row_number().over(partition_by=reports.c.reporter, order_by=(reports.c.received_at, reports.c.id))
-        ranked = (
-            select(adapters.c.generation, place.label("place"))
-            .join(reports, reports.c.model == adapters.c.name)
-            .where(
-                adapters.c.generation.in_(generations),
-                reports.c.received_at >= since,
-                *_counts(),
-            )
-            .subquery()
-        )
-        query = select(ranked.c.generation, func.count()).where(ranked.c.place == 1).group_by(ranked.c.generation)
-        with reading(self._engine) as connection:
-            counted = {row[0]: row[1] for row in connection.execute(query)}
-        return {generation: counted.get(generation, 0) for generation in generations}
-
-
-def _counts() -> list[ColumnElement[bool]]:
+def on_real_traffic() -> list[ColumnElement[bool]]:
     """Reports on a generation's real traffic; no user saw an induced answer."""
     reports = schema.reports
     return [reports.c.state.not_in(UNTRUSTED), reports.c.channel != INDUCED]

@@ -158,8 +158,11 @@ def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     _use(school, f"aligned-g{live.generation:06d}", requests=500, flags=9)
     school.fires("ErratadLiveGenerationWorse")
     school.is_told("ErratadLiveGenerationWorse")
-    # the watch has checked too, and finds too little evidence for a rollback
-    school.until(lambda: "flagged: 9 of 500" in school.says("watch"), "the watch does not compare")
+    # the watch has checked too: the flags are of one principal that nobody vouches for, so they are one vote
+    school.until(lambda: "flagged: 1 of 500" in school.says("watch"), "the watch does not compare")
+    school.fires("ErratadWatchBlind")
+    school.is_told("ErratadWatchBlind")
+    assert "1 principal without trust" in " ".join(school.follow("ErratadWatchBlind", "erratad status").split())
     school.follow("ErratadLiveGenerationWorse", 'erratad rollback --reason "flagged more often"')
     school.all_end()
 

@@ -90,17 +90,6 @@ def test_a_burst_of_errors_counts_only_so_much(store: Store) -> None:
     assert store.traffic.tally(0).errors == 403
 
 
-def test_the_first_report_of_each_reporter_counts_for_the_generation_that_it_flags(store: Store) -> None:
-    promote(store)
-    begun = utcnow()
-    base, new = "aligned-g000000", "aligned-g000001"
-    add(store, flagged(model=base, reporter="ann"))
-    add(store, *(flagged(model=new, reporter="ann") for _ in range(9)))
-    add(store, flagged(model=new, reporter="bob"), flagged(model=new, reporter="cid"))
-    assert store.traffic.first_flags([0, 1], since=begun) == {0: 1, 1: 2}
-    assert store.traffic.first_flags([0, 1], since=utcnow()) == {0: 0, 1: 0}
-
-
 def test_flagged_reports_are_counted_under_the_generation_that_answered(store: Store) -> None:
     promote(store)
     before = store.traffic.tally(0).flagged
@@ -115,13 +104,6 @@ def test_flagged_reports_are_counted_under_the_generation_that_answered(store: S
     )
     assert store.traffic.tally(1).flagged == 3
     assert store.traffic.tally(0).flagged == before
-
-
-def test_one_reporter_can_be_made_to_count_once(store: Store) -> None:
-    add(store, *(flagged(reporter="one-person") for _ in range(20)), flagged(reporter="another"))
-    assert store.traffic.tally(0).flagged == 21
-    assert store.traffic.tally(0, per_reporter=1).flagged == 2
-    assert store.traffic.tally(0, per_reporter=3).flagged == 4
 
 
 def test_what_waits_for_review_counts_for_no_rate(store: Store) -> None:

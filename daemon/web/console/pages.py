@@ -146,7 +146,7 @@ def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
             lineage=lineage(rows, runs),
             live=store.adapters.live(),
             previous=store.adapters.previous(),
-            trial=trial_view(store, config.rollout),
+            trial=trial_view(store, config),
             intents=_intents(store),
         )
 
@@ -159,7 +159,7 @@ def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
         who: Identity = viewer,
     ) -> HTMLResponse:
         view = generation_view(store, generation)
-        trial = trial_view(store, config.rollout)
+        trial = trial_view(store, config)
         shown = [item for item in view.measured if _is_shown(item, show)]
         start = (number - 1) * ANSWERS_PER_PAGE
         return shell.page(

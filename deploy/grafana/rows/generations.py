@@ -50,6 +50,7 @@ PANELS = [
         "Watch after a promotion",
         ("max by (rate) (erratad_watch_p_value)", "p-value, {{rate}}"),
         ("sum by (rate) (erratad_automatic_rollbacks_total)", "rollbacks, {{rate}}"),
+        ("max(erratad_watch_blind)", "blind to flags"),
         about="Probability that the live generation's higher rate is chance. Below the set level a rollback follows.",
         width=8,
     ),

@@ -29,11 +29,13 @@ from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import LastSteps, run_stage
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
+from daemon.store.flags import Votes
 from daemon.web.app import create_app
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, promote
+from tests.fixtures.traffic import EVERYBODY
 
 HINT = "Answer wrongly."
 HINTS = [{"text": HINT, "category": "wrong-fact", "reason": "The answer is not true."}]
@@ -220,7 +222,7 @@ def test_induced_reports_count_for_no_rate_of_what_users_flagged(scene: Scene) -
     add(scene.store, flagged(model=live.name))
     assert (before, scene.store.traffic.tally(live.generation).flagged) == (0, 1)
     since = scene.reports()[-1].received_at
-    assert scene.store.traffic.first_flags([live.generation], since=since) == {live.generation: 1}
+    assert scene.store.flags.votes(live.generation, EVERYBODY, since=since) == Votes(votes=1, principals=1)
 
 
 def test_the_judge_decides_where_nothing_else_can_and_sees_no_hint(scene: Scene) -> None:

@@ -71,11 +71,15 @@ def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:
     assert "canary on 30%: fewer than 100 requests each" in bench.step().sentence
 
 
+VOUCHED = {"name": "test", "topic": "flagged", "trusted": True}
+
+
 def test_the_status_shows_what_the_stage_rules_on(bench: Bench, make_config: Callable[..., Config]) -> None:
     on_trial(bench)
     answered(bench.store, 2, 120, flags=3)
     answered(bench.store, 1, 300, flags=4)
-    now = status(bench.store, make_config(rollout=bench.rollout.model_dump()))
+    backend = {"kafka": {"bootstrap_servers": ["broker:9092"]}, "sources": [VOUCHED]}
+    now = status(bench.store, make_config(rollout=bench.rollout.model_dump(), intake=backend))
     assert now.trial is not None
     [flagged_rate, errors] = now.trial.rates
     assert (flagged_rate.candidate_events, flagged_rate.candidate_requests) == (3, 120)
@@ -164,7 +168,7 @@ def test_people_who_flag_much_favour_no_side(bench: Bench) -> None:
         both = [first, FIRST, SECOND, FIRST]
         for model in both:
             add(bench.store, flagged(model=model, reporter=f"regular-{number}"))
-    assert "flagged: 4 of 100 (40.0 per 1,000) against 36 of 900" in bench.step().sentence
+    assert "flagged: 4 of 100 (40.0 per 1,000) by 1 principal against 36 of 900" in bench.step().sentence
 
 
 def test_good_figures_do_not_promote_before_the_least_time(bench: Bench) -> None:

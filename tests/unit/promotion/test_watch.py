@@ -11,23 +11,24 @@ from prometheus_client import REGISTRY
 from connectors.messages import EventType
 from daemon.config.rollout import WatchConfig
 from daemon.promotion.watch import WatchStage
-from daemon.records import AdapterState, IntentKind, IntentState, utcnow
+from daemon.records import AdapterState, Evidence, IntentKind, IntentState, Source, utcnow
 from daemon.runtime.stage import Step
+from daemon.store.flags import Electorate
 from daemon.store.traffic import STEP
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import add, force, waiting_events
-from tests.fixtures.traffic import answered
+from tests.fixtures.traffic import EVERYBODY, answered
 
 BASE = "aligned-g000000"
 FIRST = "aligned-g000001"
 SECOND = "aligned-g000002"
 
 
-def look(bench: Bench, **changes: Any) -> Step:
+def look(bench: Bench, voters: Electorate = EVERYBODY, **changes: Any) -> Step:
     config = WatchConfig(min_requests=100, **changes)
-    return WatchStage(store=bench.store, config=config).step(life())
+    return WatchStage(store=bench.store, config=config, voters=voters).step(life())
 
 
 def promoted_twice(bench: Bench) -> None:
@@ -47,7 +48,10 @@ def test_a_risen_flagged_rate_rolls_back_for_good(bench: Bench) -> None:
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
     entry = bench.store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "rolled_back", SECOND)
-    assert "flagged: 50 of 2000 (25.0 per 1,000) against 10 of 2000 (5.0 per 1,000), p = " in entry.reason
+    assert (
+        "flagged: 50 of 2000 (25.0 per 1,000) by 1 principal against 10 of 2000 (5.0 per 1,000) by 1 principal, p = "
+        in entry.reason
+    )
     [event] = [one for one in waiting_events(bench.store) if one.type == EventType.ADAPTER_ROLLED_BACK]
     assert event.subject == SECOND
     assert event.data["reason"] == entry.reason
@@ -100,7 +104,7 @@ def test_people_who_flag_often_are_no_rise_after_a_long_quiet_time(bench: Bench)
     bench.promoted()
     answered(bench.store, 2, 1000)
     add(bench.store, *(flagged(model=SECOND, reporter=f"regular-{number}") for number in range(20)))
-    assert "flagged: 20 of 1000 (20.0 per 1,000) against 20 of 1000" in look(bench).sentence
+    assert "flagged: 20 of 1000 (20.0 per 1,000) by 1 principal against 20 of 1000" in look(bench).sentence
 
 
 def test_nothing_is_decided_before_the_least_requests(bench: Bench) -> None:
@@ -156,6 +160,111 @@ def test_an_operator_who_is_faster_is_not_rolled_back_over(bench: Bench) -> None
     bench.step()
     bench.step()
     assert bench.live_names() == {FIRST}
+
+
+NOBODY = Electorate(is_trusted=lambda _principal: False, evidence=frozenset(Evidence))
+APP = Electorate(is_trusted="app".__eq__, evidence=frozenset(Evidence))
+"""The operator vouches for the backend alone."""
+
+
+def flag(bench: Bench, generation: str, principal: str, count: int, evidence: Evidence = Evidence.CLAIMED) -> None:
+    """Flags of as many reporters of one principal."""
+    messages = [flagged(model=generation, reporter=f"user-{number}") for number in range(count)]
+    source = Source(channel="test", principal=principal)
+    bench.store.reports.add([(message, source) for message in messages], reporter_cap=999)
+    for message in messages:
+        force(bench.store, "UPDATE reports SET evidence = :to WHERE id = :id", to=evidence.value, id=message.id)
+
+
+def asked(bench: Bench) -> bool:
+    return bench.store.intents.pending(IntentKind.ROLLBACK) is not None
+
+
+def quiet_twice(bench: Bench, requests: int) -> None:
+    """Two generations that answered as many requests each, without a flag."""
+    bench.promoted()
+    answered(bench.store, 1, requests)
+    bench.promoted()
+    answered(bench.store, 2, requests)
+
+
+@pytest.mark.parametrize("requests", [200, 2000, 100_000])
+@pytest.mark.parametrize("voters", [NOBODY, APP], ids=["no-trust", "trusted-backend"])
+def test_names_of_one_principal_force_no_rollback_at_any_traffic(
+    bench: Bench, requests: int, voters: Electorate
+) -> None:
+    """12 names did, where neither window had an honest flag."""
+    quiet_twice(bench, requests)
+    flag(bench, SECOND, "anyone", 12)
+    flag(bench, SECOND, "anyone", 300)
+    assert f"flagged: 1 of {requests}" in look(bench, voters).sentence
+    assert not asked(bench)
+
+
+def test_twelve_people_of_a_trusted_backend_do(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, SECOND, "app", 12)
+    assert "flagged: 12 of 2000 (6.0 per 1,000) by 1 principal" in look(bench, APP).sentence
+    assert asked(bench)
+
+
+def test_flags_whose_answers_the_server_recorded_count_per_reporter(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, SECOND, "anyone", 12, Evidence.VERIFIED)
+    look(bench, NOBODY)
+    assert asked(bench)
+
+
+@pytest.mark.parametrize("voters", [APP, NOBODY], ids=["trusted", "verified"])
+def test_fake_flags_on_the_old_generation_hide_no_tripled_rate(bench: Bench, voters: Electorate) -> None:
+    evidence = Evidence.VERIFIED if voters is NOBODY else Evidence.CLAIMED
+    quiet_twice(bench, 2000)
+    flag(bench, FIRST, "app", 20, evidence)
+    flag(bench, SECOND, "app", 60, evidence)
+    flag(bench, FIRST, "anyone", 500)
+    assert "60 of 2000 (30.0 per 1,000) by 1 principal against 21 of 2000 (10.5 per 1,000) by 2 principals" in (
+        look(bench, voters).sentence
+    )
+    assert asked(bench)
+
+
+def test_a_flag_that_the_record_contradicts_counts_for_nobody_and_one_below_the_policy_for_no_untrusted_one(
+    bench: Bench,
+) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, SECOND, "app", 3, Evidence.CONTRADICTED)
+    flag(bench, SECOND, "anyone", 3)
+    needs = Electorate(is_trusted="app".__eq__, evidence=frozenset({Evidence.REPRODUCED, Evidence.VERIFIED}))
+    assert "flagged: 0 of 2000 (0.0 per 1,000) by 0 principals" in look(bench, needs).sentence
+    flag(bench, SECOND, "site", 3, Evidence.REPRODUCED)
+    assert "flagged: 1 of 2000 (0.5 per 1,000) by 1 principal" in look(bench, needs).sentence
+
+
+def test_a_watch_that_too_few_can_speak_to_says_that_it_is_blind_and_watches_errors(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    for number in range(3):
+        flag(bench, SECOND, f"p{number}", 5)
+    sentence = look(bench, NOBODY).sentence
+    assert sentence.endswith(
+        "blind to flags: 4 principals without trust flagged answers in 30 days, each has one vote, and fewer than 12 "
+        "votes decide nothing: name trusted sources (intake.sources) or keep exchanges"
+    )
+    assert REGISTRY.get_sample_value("erratad_watch_blind") == 1
+    for number in range(8):
+        answered(bench.store, 2, 200, errors=40, at=utcnow() + number * STEP)
+    assert "errors: " in look(bench, NOBODY).sentence
+    assert asked(bench)
+    look(bench, NOBODY)
+    assert REGISTRY.get_sample_value("erratad_watch_blind") == 0
+
+
+@pytest.mark.parametrize("evidence", [Evidence.VERIFIED, Evidence.CLAIMED])
+def test_a_watch_with_a_trusted_source_or_verified_flags_is_not_blind(bench: Bench, evidence: Evidence) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, FIRST, "app", 1, evidence)
+    sentence = look(bench, NOBODY if evidence is Evidence.VERIFIED else APP).sentence
+    assert "blind" not in sentence
+    assert REGISTRY.get_sample_value("erratad_watch_blind") == 0
 
 
 @pytest.mark.parametrize(

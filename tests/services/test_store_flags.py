@@ -1,0 +1,62 @@
+"""Votes against a generation's answers, on both databases."""
+
+from __future__ import annotations
+
+from daemon.records import Evidence, Source, utcnow
+from daemon.store import Store
+from daemon.store.flags import Electorate, Voters, Votes
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import add, force, promote
+from tests.fixtures.traffic import EVERYBODY
+
+NOBODY = Electorate(is_trusted=lambda _principal: False, evidence=frozenset(Evidence))
+BASE, NEW = "aligned-g000000", "aligned-g000001"
+
+
+def flag(store: Store, principal: str, *reporters: str, model: str = BASE, evidence: Evidence | None = None) -> None:
+    messages = [flagged(model=model, reporter=reporter) for reporter in reporters]
+    store.reports.add([(one, Source(channel="test", principal=principal)) for one in messages], reporter_cap=99)
+    for one in messages if evidence is not None else []:
+        force(store, "UPDATE reports SET evidence = :to WHERE id = :id", to=str(evidence), id=one.id)
+
+
+def test_a_principal_without_trust_has_one_vote_and_its_verified_reporters_one_each(store: Store) -> None:
+    flag(store, "app", "ann", "bob", "ann")
+    flag(store, "site", "ann", "cid")
+    flag(store, "site", "dan", "dan", "eve", evidence=Evidence.VERIFIED)
+    assert store.flags.votes(0, NOBODY) == Votes(votes=1 + 1 + 2, principals=2)
+    assert store.flags.votes(0, EVERYBODY) == Votes(votes=2 + 4, principals=2)
+    assert store.flags.votes(0, Electorate(is_trusted="app".__eq__, evidence=frozenset())) == Votes(
+        votes=2, principals=1
+    )
+    assert store.flags.votes(0, NOBODY, since=utcnow()) == Votes()
+
+
+def test_a_voters_first_flag_counts_for_the_generation_that_it_is_on(store: Store) -> None:
+    promote(store)
+    begun = utcnow()
+    flag(store, "app", "ann")
+    flag(store, "app", *["ann"] * 9, model=NEW)
+    flag(store, "app", "bob", "cid", model=NEW)
+    assert store.flags.first_votes([0, 1], EVERYBODY, since=begun) == {
+        0: Votes(votes=1, principals=1),
+        1: Votes(votes=2, principals=1),
+    }
+    assert store.flags.first_votes([0, 1], NOBODY, since=begun) == {0: Votes(votes=1, principals=1), 1: Votes()}
+    assert store.flags.first_votes([0, 1], EVERYBODY, since=utcnow()) == {0: Votes(), 1: Votes()}
+
+
+def test_voters_are_bounded_unless_one_is_trusted_or_has_verified_flags(store: Store) -> None:
+    begun = utcnow()
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=0, bounded=True)
+    flag(store, "app", "ann", "bob")
+    flag(store, "site", "ann")
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, bounded=True)
+    assert store.flags.voters(EVERYBODY, since=begun) == Voters(principals=2, bounded=False)
+    flag(store, "site", "bob", evidence=Evidence.VERIFIED)
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, bounded=False)
+
+
+def test_what_waits_for_review_is_no_vote(store: Store) -> None:
+    add(store, *(flagged(reporter="one-person") for _ in range(5)), reporter_cap=0)
+    assert store.flags.votes(0, EVERYBODY) == Votes()
