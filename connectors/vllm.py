@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
-from connectors.vllm_wire import ADMIN_HEADER, ProbeResult, Served, ServerState, ShadowFigures, Trial
+from connectors.vllm_wire import ADMIN_HEADER, Exchange, ProbeResult, Said, Served, ServerState, ShadowFigures, Trial
 
 READY_TIMEOUT_S = 5.0
 
@@ -190,6 +190,28 @@ class VllmServer(ChatEndpoint):
         """Take an adapter out of service. True when it is gone; False while requests are in flight (call again)."""
         return self._admin("DELETE", _adapter(name)).status_code == HTTPStatus.OK
 
+    def exchanges(self, ids: Sequence[str]) -> dict[str, list[Exchange]]:
+        """What the server remembers of these completions; at most 100 ids. Nothing, if it keeps no exchanges."""
+        try:
+            response = self._admin("POST", "/erratad/v1/exchanges", {"ids": list(ids)})
+        except EndpointError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND:
+                return {}
+            raise
+        try:
+            found = self._parse(response)["exchanges"]
+            return {name: [_exchange(one) for one in kept] for name, kept in found.items() if kept}
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise self._unexpected(response, exc) from exc
+
+    def forget_exchange(self, completion_id: str) -> None:
+        """Delete what the server remembers of a completion."""
+        try:
+            self._admin("DELETE", f"/erratad/v1/exchanges/{quote(completion_id, safe='')}")
+        except EndpointError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+
     def _admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
         return self._send(method, path, body, headers=self._admin_headers)
 
@@ -200,6 +222,11 @@ def _traffic(state: Mapping[str, Any]) -> dict[str, Served]:
         name: Served(**answered.get(name, {}), guidance_refusals=refused.get(name, 0))
         for name in {**answered, **refused}
     }
+
+
+def _exchange(kept: Mapping[str, Any]) -> Exchange:
+    choices = tuple(Said(**{**choice, "tool_calls": tuple(choice["tool_calls"])}) for choice in kept["choices"])
+    return Exchange(**{**kept, "choices": choices, "forced": tuple(kept["forced"])})
 
 
 def _adapter(name: str) -> str:

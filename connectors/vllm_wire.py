@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 ADMIN_HEADER = "x-erratad-admin-token"
 """Header with the admin token of a server. `Authorization` holds vLLM's API key."""
@@ -73,6 +73,31 @@ class ServerState:
     trial: Trial | None = None
     shadowed: Mapping[str, ShadowFigures] = field(default_factory=dict, compare=False)
     interface: int = INTERFACE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One choice of an answer. `tool_calls` are in OpenAI's format, without ids."""
+
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a server was asked by a client, and what it answered.
+
+    `generation`: the generation that answered. `request`: the client's conversation, without the guidance
+    (`messages`, or `input` and `instructions`). `partial`: the answer was cut off. `forced`: options of the request by
+    which the client decided what is said.
+    """
+
+    generation: str
+    request: Mapping[str, Any]
+    choices: tuple[Said, ...]
+    partial: bool = False
+    forced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

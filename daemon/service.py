@@ -175,7 +175,14 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     )
     return [
         InductionStage(store=store, fleet=fleet, config=config),
-        EvidenceStage(store=store, fleet=fleet, config=config.trust, serving=config.serving, trusted=policy.is_trusted),
+        EvidenceStage(
+            store=store,
+            fleet=fleet,
+            config=config.trust,
+            serving=config.serving,
+            trusted=policy.is_trusted,
+            clean=Redactor(config).clean,
+        ),
         ScheduleStage(
             store=store,
             config=config.schedule,

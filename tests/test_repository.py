@@ -279,6 +279,8 @@ TESTED_THROUGH = {
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
     "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",
     "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",
+    "connectors/vllm_plugin/said.py": "tests/unit/connectors/vllm_plugin/test_exchanges.py",
+    "connectors/vllm_plugin/settings.py": "tests/unit/connectors/vllm_plugin/test_raw_names.py",
     "daemon/evidence/reproduction.py": "tests/unit/evidence/test_stage.py",
     "daemon/reflection/analyst.py": "tests/unit/reflection/test_failures.py",
     "daemon/runtime/cron.py": "tests/unit/test_schedule.py",

@@ -172,6 +172,16 @@ class FlaggedResponse(Wire):
     tool_calls: Annotated[list[dict[Text, FreeJson]] | None, FailFast()] = Field(
         default=None, description="The tool calls of the flagged answer, in OpenAI's format."
     )
+    completion_id: Annotated[
+        Annotated[Text, Field(max_length=200)] | None,
+        BeforeValidator(
+            shapes.completion_id, json_schema_input_type=Annotated[str, Field(max_length=200)] | int | None
+        ),
+    ] = Field(
+        default=None,
+        description="The `id` of the completion that held the flagged answer; also `response_id` or `generation_id`. "
+        "The server's own record of it verifies the report.",
+    )
     reason: Annotated[
         Text,
         Field(max_length=4000),
@@ -249,9 +259,13 @@ class FlaggedResponse(Wire):
         return "\n".join(filter(None, (said, calls))) or EMPTY_ANSWER
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything but the id: tells a redelivery from another report that reuses the id."""
-        hashed = {"id", "messages", "tool_calls", "not_trainable"}
-        return _sha256({**self.model_dump(mode="json", exclude=hashed), **self._exchange()})
+        """SHA-256 of everything but the id: tells a redelivery from another report that reuses the id.
+
+        The completion's id is hashed as a part of the metadata, where it was kept before it was a field.
+        """
+        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "metadata"}
+        metadata = shapes.with_completion_id(self.metadata, self.completion_id)
+        return _sha256({**self.model_dump(mode="json", exclude=hashed), "metadata": metadata, **self._exchange()})
 
     def content_key(self) -> str:
         """SHA-256 of conversation and response: equal for two reports of the same answer."""

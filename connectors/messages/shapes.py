@@ -15,6 +15,9 @@ from typing import Any
 
 MAX_PARTS = 1000
 """Parts in one report: a placeholder is longer than the shortest part, so very many would outgrow the message."""
+MAX_ID_CHARACTERS = 200
+_COMPLETION_IDS = ("response_id", "generation_id")
+"""Other names for `completion_id`."""
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _KINDS = {
     "input_image": "image",
@@ -74,6 +77,10 @@ def category(value: Any) -> Any:
     if not found:
         raise ValueError("needs a letter or a digit, such as 'wrong-fact'")
     return found
+
+
+def completion_id(value: Any) -> Any:
+    return blank_as_none(name(value))
 
 
 # --- messages ---
@@ -200,6 +207,7 @@ def report(value: Any, known: frozenset[str], known_checks: frozenset[str]) -> A
     found = {key: one for key, one in value.items() if one is not None or key == "response"}
     extra = {key: found.pop(key) for key in list(found) if key not in known}
     extra.pop("not_trainable", None)
+    _name_completion(found, extra)
     if isinstance(checks := found.get("checks"), dict):
         extra |= {f"checks.{key}": one for key, one in checks.items() if key not in known_checks}
         found["checks"] = {key: one for key, one in checks.items() if key in known_checks and one is not None}
@@ -207,6 +215,23 @@ def report(value: Any, known: frozenset[str], known_checks: frozenset[str]) -> A
     if extra and isinstance(found.get("metadata", {}), dict):
         found["metadata"] = {**extra, **found.get("metadata", {})}
     return found
+
+
+def _name_completion(found: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    """Take the completion's id from a field with another name, which stays in the metadata as well."""
+    if "completion_id" not in found:
+        given = [extra[other] for other in _COMPLETION_IDS if isinstance(extra.get(other), str)]
+        usable = [one.strip() for one in given if not is_blank(one) and len(one.strip()) <= MAX_ID_CHARACTERS]
+        found |= {"completion_id": usable[0]} if usable else {}
+
+
+def with_completion_id(metadata: Mapping[str, Any], value: str | None) -> dict[str, Any]:
+    """The metadata as they are without a field for the completion's id."""
+    if value is None or value in {
+        metadata.get(other) for other in _COMPLETION_IDS if isinstance(metadata.get(other), str)
+    }:
+        return dict(metadata)
+    return {"completion_id": value, **metadata}
 
 
 def _count_parts(messages: Any) -> None:

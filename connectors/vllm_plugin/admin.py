@@ -13,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
 from connectors.vllm_plugin.errors import RequestRefused
+from connectors.vllm_plugin.exchanges import Exchanges
 from connectors.vllm_plugin.routes import ADMIN_PREFIX, RouteGate, has_token
 from connectors.vllm_wire import INTERFACE, ProbeResult, Trial
+
+MAX_IDS = 100
+"""Exchanges asked for in one request."""
 
 
 class Engine(Protocol):
@@ -117,6 +121,11 @@ class TrialOrder(BaseModel):
     concurrency: Annotated[int, Field(gt=0)] = 1
 
 
+class Wanted(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ids: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=MAX_IDS)]
+
+
 class Flip(BaseModel):
     model_config = ConfigDict(extra="forbid")
     live: str
@@ -182,6 +191,7 @@ async def _ready(admin: Admins) -> JSONResponse:
 @router.get("/state")
 async def _state(admin: Admins) -> dict[str, Any]:
     table = admin.table
+    table.exchanges.forget_old()
     return {
         "alias": table.settings.alias,
         "live": table.live,
@@ -228,3 +238,29 @@ async def _try_out(order: TrialOrder, admin: Admins) -> dict[str, Any]:
 async def _end_trial(admin: Admins) -> dict[str, Any]:
     admin.table.try_out(None)
     return {"trial": None}
+
+
+@router.get("/exchanges/{completion_id}")
+async def _exchange(completion_id: str, admin: Admins) -> dict[str, Any]:
+    """What was answered under this id, also if several requests had it."""
+    return {"exchanges": _exchanges(admin).find(completion_id)}
+
+
+@router.post("/exchanges")
+async def _find(wanted: Wanted, admin: Admins) -> dict[str, Any]:
+    """The same for several ids; an id that is not known has none."""
+    exchanges = _exchanges(admin)
+    return {"exchanges": {completion_id: exchanges.find(completion_id) for completion_id in wanted.ids}}
+
+
+@router.delete("/exchanges/{completion_id}")
+async def _forget(completion_id: str, admin: Admins) -> dict[str, Any]:
+    return {"forgotten": _exchanges(admin).delete(completion_id)}
+
+
+def _exchanges(admin: Admin) -> Exchanges:
+    if not admin.table.exchanges.on:
+        raise RequestRefused(
+            HTTPStatus.NOT_FOUND, "exchanges_off", "this server keeps no exchanges; start it with ERRATAD_EXCHANGES=on"
+        )
+    return admin.table.exchanges

@@ -6,10 +6,8 @@ This module does not need vLLM. Everything runs on one event loop: code without 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections import Counter
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,16 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connectors.chat import GENERATION_HEADER
 from connectors.vllm_plugin.errors import RETRY_AFTER_S, RequestRefused
+from connectors.vllm_plugin.exchanges import Exchanges
 from connectors.vllm_plugin.guide import guided
 from connectors.vllm_plugin.inside import REFUSED
 from connectors.vllm_plugin.refusals import RefusalChecks
-from connectors.vllm_plugin.routes import ADMIN_PREFIX, has_token, open_routes, route_path
+from connectors.vllm_plugin.routes import ADMIN_PREFIX, has_token, route_path
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_plugin.system_role import SystemRole
 from connectors.vllm_plugin.traffic import ANSWER_PATHS, ObservedRequest, RequestCounts
 from connectors.vllm_plugin.trial import SHADOW_PATHS, AnswerRecorder, Shadows, conversation_key
 from connectors.vllm_wire import ShadowFigures, Trial
-
-SYSTEM_ROLE_VALUES = {"auto": None, "yes": True, "no": False}
 
 _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
 
@@ -37,57 +35,6 @@ _answering_as: ContextVar[str | None] = ContextVar("answering_as", default=None)
 def answering_as(default: str) -> str:
     """The generation name for the answer to the current request; `default` outside the alias."""
     return _answering_as.get() or default
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AliasSettings:
-    """Settings of the plugin, read from the server's environment."""
-
-    alias: str
-    base_name: str
-    guidance: str
-    admin_token: str
-    system_role: bool | None = None
-    """Whether the chat template has a system role; None: the plugin asks the server."""
-    open_routes: tuple[str, ...] = ()
-    """Open routes besides `connectors.vllm_plugin.routes.OPEN_ROUTES`."""
-    raw_names: bool = True
-    """Whether clients without the admin token may ask for models other than the alias."""
-
-    def __post_init__(self) -> None:
-        if self.base_name == self.alias or self.generation(self.base_name) is not None:
-            raise ValueError(f"ERRATAD_BASE_NAME {self.base_name!r} would be shadowed by the alias {self.alias!r}")
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> AliasSettings:
-        """Raises ValueError with the names of missing variables, or of one with another value than it may have."""
-        names = ("ERRATAD_ALIAS", "ERRATAD_BASE_NAME", "ERRATAD_ADMIN_TOKEN")
-        missing = [name for name in names if not environ.get(name)]
-        if missing:
-            raise ValueError(f"set {', '.join(missing)}: the erratad plugin of vLLM cannot start without them")
-        alias, base_name, token = (environ[name] for name in names)
-        return cls(
-            alias=alias,
-            base_name=base_name,
-            guidance=environ.get("ERRATAD_GUIDANCE", ""),
-            admin_token=token,
-            system_role=SYSTEM_ROLE_VALUES[_choice(environ, "ERRATAD_SYSTEM_ROLE", *SYSTEM_ROLE_VALUES)],
-            open_routes=open_routes(environ.get("ERRATAD_OPEN_ROUTES", "")),
-            raw_names=_choice(environ, "ERRATAD_RAW_NAMES", "open", "closed") == "open",
-        )
-
-    def generation(self, name: str) -> int | None:
-        """17 for ``aligned-g000017``; None if the name is not a generation of this alias."""
-        match = re.fullmatch(rf"{re.escape(self.alias)}-g([0-9]{{6,9}})", name)
-        return int(match[1]) if match else None
-
-
-def _choice(environ: Mapping[str, str], name: str, *values: str) -> str:
-    """A variable that may have one of the values; without it, the first of them."""
-    given = environ.get(name) or values[0]
-    if given not in values:
-        raise ValueError(f"{name} is {given!r}; set one of {', '.join(values)}")
-    return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +58,7 @@ class AliasTable:
         self.epoch = secrets.token_hex(8)
         self.live: str | None = None
         self.traffic = RequestCounts()
+        self.exchanges = Exchanges(settings.exchanges)
         self.trial: Trial | None = None
         self.shadowed: dict[str, ShadowFigures] = {}
         self._origins: dict[str, str] = {}
@@ -257,10 +205,10 @@ class AliasMiddleware:
         # no `await` between `resolve` and `enter`: otherwise an unload could run in between
         if trial is not None and _shadowed(trial, route, path, body, conversation):
             live = AnswerRecorder(send)
-            status = await self._forward(route, sent, scope, receive, live.send)
+            status = await self._forward(route, sent, scope, receive, live.send, from_client=body)
             self._copy(trial, sent, scope, live)
         else:
-            status = await self._forward(route, sent, scope, receive, send)
+            status = await self._forward(route, sent, scope, receive, send, from_client=body)
         if status in REFUSED:
             self._refusals.start(scope, path, plain=body, guided=sent, name=route.name)
 
@@ -313,7 +261,14 @@ class AliasMiddleware:
         return body if isinstance(body, dict) and isinstance(body.get("model"), str) else None
 
     async def _forward(
-        self, route: Route, body: dict[str, Any], scope: Scope, receive: Receive, send: Send
+        self,
+        route: Route,
+        body: dict[str, Any],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        from_client: dict[str, Any],
     ) -> int | None:
         """Pass the request on. Returns the status of the answer, None without one."""
 
@@ -323,8 +278,11 @@ class AliasMiddleware:
             await send(message)
 
         raw = _content(body, route)
+        recorder = None
+        if not has_token(scope, self._table.settings.admin_token):
+            recorder = self._table.exchanges.recorder(route_path(scope), route.name, from_client, named)
         scope = _with_length(scope, raw)
-        observed = ObservedRequest(_BufferedReceive(raw, receive), named)
+        observed = ObservedRequest(_BufferedReceive(raw, receive), named if recorder is None else recorder.send)
         token = _answering_as.set(route.name)
         self._table.enter(route)
         try:
@@ -332,6 +290,8 @@ class AliasMiddleware:
         finally:
             self._table.leave(route)
             _answering_as.reset(token)
+            if recorder is not None:
+                recorder.close()
             if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
                 self._table.traffic.count(route.name, failed=observed.failed)
         return observed.status

@@ -12,6 +12,9 @@ Environment (if a variable is missing, the server does not start and the error n
     ERRATAD_ADMIN_TOKEN=...                 # token of /erratad/*, /tokenize and /metrics
     ERRATAD_OPEN_ROUTES=/metrics            # further open routes; all that are not listed answer 404 (`routes`)
     ERRATAD_RAW_NAMES=open                  # closed: clients may ask for the alias only
+    ERRATAD_EXCHANGES=off                   # on: keep what was answered lately, in memory, to verify reports
+    ERRATAD_EXCHANGES_TTL_S=86400           # an exchange is forgotten after this time ...
+    ERRATAD_EXCHANGES_MAX_BYTES=67108864    # ... or when all of them together take more memory, the oldest first
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
     VLLM_CPU_OMP_THREADS_BIND=nobind        # otherwise vLLM overwrites OMP_NUM_THREADS
@@ -47,9 +50,10 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import State
 
 from connectors.vllm_plugin.admin import Admin, guard, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.alias import AliasTable, answering_as
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.routes import has_token
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import ProbeResult
 
 PROBE = (

@@ -70,6 +70,7 @@ for command in (
     steer.pause,
     steer.resume,
     steer.requeue,
+    steer.evidence,
     steer.erase,
     steer.certificate,
     steer.original,

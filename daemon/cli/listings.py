@@ -87,6 +87,7 @@ def reports(
             "CATEGORY": "category",
             "SEVERITY": "severity",
             "PRINCIPAL": "principal",
+            "EVIDENCE": "evidence",
             "RECEIVED (UTC)": "received_at",
             "WHAT IS WRONG": "reason",
         },

@@ -17,6 +17,7 @@ def show_report(view: ReportView) -> None:
     if report.sent_id != report.id:
         say(f"sent under the id {report.sent_id}, which another sender had used before")
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
+    say(f"evidence that the model gave it, {report.evidence_text}")
     if report.resolved_generation is not None:
         say(f"{report.state} in generation {report.resolved_generation}")
     if report.not_trainable is not None:

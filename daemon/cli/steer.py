@@ -1,4 +1,4 @@
-"""Commands that change something: train, induce, promote, reject, rollback, pause, resume, requeue, erase."""
+"""Commands that change something: train, induce, promote, reject, rollback, pause, resume, requeue, evidence, erase."""
 
 from __future__ import annotations
 
@@ -171,6 +171,21 @@ def requeue(
     """
     with opened(settings(config_path, overrides)) as store:
         for_each(report_ids, lambda one: store.reports.requeue(one, actor=operator(), reason=reason), "requeued")
+
+
+def evidence(
+    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Claimed or contradicted reports.")],
+    *,
+    reason: Reason = NO_REASON,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
+    """Look once more whether the model gave the flagged answers.
+
+    The daemon does so for each report once; docs/trust.md says how.
+    """
+    with opened(settings(config_path, overrides)) as store:
+        for_each(report_ids, lambda one: store.evidence.look_again(one, actor=operator(), reason=reason), "waits:")
 
 
 def erase(

@@ -18,6 +18,15 @@ class ModelConfig(Section):
     """Run the Python files in the model's folder, in trainer and server. They can do all that the daemon's user can."""
 
 
+class ExchangesConfig(Section):
+    """What each server remembers of its answers, in memory only, so that reports can be verified."""
+
+    enabled: bool = False
+    ttl_s: Seconds = 86_400.0
+    max_bytes: Positive = 64 * 2**20
+    """The oldest exchange goes first. One exchange may take an eighth of it."""
+
+
 class ServingConfig(Section):
     mode: Literal["managed", "attached"] = "managed"
     urls: list[str] = []
@@ -52,6 +61,7 @@ class ServingConfig(Section):
     """Open routes of the servers besides the plugin's list; None: `/metrics` where the server listens on loopback."""
     raw_names: Literal["open", "closed"] = "open"
     """closed: clients without the admin token may ask for the alias only."""
+    exchanges: ExchangesConfig = ExchangesConfig()
     api_key_env: str | None = None
     admin_token_env: str | None = None
     """Variable with the servers' admin token; None (managed only): a random token per start."""

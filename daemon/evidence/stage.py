@@ -1,7 +1,8 @@
 """Stage "evidence": did the model give the flagged answers? One look per report; operators may ask for another.
 
-A report says what the model answered, and anybody who may send reports may claim anything. The stage asks the model
-again (`daemon.evidence.reproduction`) and stores the result with the report. Failures and their limits:
+A report says what the model answered, and anybody who may send reports may claim anything. A report with a completion
+id is compared with what the servers remember of it (`daemon.evidence.exchange`). If they remember nothing, the stage
+asks the model again (`daemon.evidence.reproduction`). The result is stored with the report. Failures and their limits:
 
 - No server is ready, or a trivial question fails, too: the stage waits. The interrupted reports are tried again, each
   at most MAX_REFUNDS times without counting, because a report itself may crash the servers. After an outage, reports
@@ -16,19 +17,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from connectors.chat import EndpointError
+from connectors.vllm_wire import Exchange
 from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.config.trust import TrustConfig
 from daemon.errors import ServingError, StoppedError
+from daemon.evidence.exchange import Clean, Match, Verification, verify
 from daemon.evidence.reproduction import Finding, Reproduction, not_asked
 from daemon.labels import Look
-from daemon.records import Report
+from daemon.records import Evidence, Report
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
@@ -55,7 +58,7 @@ _FOUND = {
 class EvidenceStage:
     """Looks for the evidence of a few reports per step. Only the leading daemon runs it.
 
-    `trusted` says whether the source of a report needs no evidence.
+    `trusted` says whether the source of a report needs no evidence. `clean` is what intake does to a report.
     """
 
     name = "evidence"
@@ -69,11 +72,15 @@ class EvidenceStage:
         config: TrustConfig,
         serving: ServingConfig,
         trusted: Callable[[Report], bool],
+        clean: Clean,
     ) -> None:
         self._evidence = store.evidence
+        self._fleet = fleet
+        self._exchanges = serving.exchanges.enabled
         self._config = config.reproduce
         self._reproduction = Reproduction(store=store, fleet=fleet, config=config.reproduce, serving=serving)
         self._trusted = trusted
+        self._clean = clean
         self._turn = ""
         """The principal that was served last."""
         self._attempts: Counter[str] = Counter()
@@ -85,7 +92,7 @@ class EvidenceStage:
         self._problem = ""
 
     def step(self, life: Life) -> Step:
-        if not self._config.samples:
+        if not self._config.samples and not self._exchanges:
             return Step(sentence="off: trust.reproduce.samples is 0")
         now = time.monotonic()
         if now < self._retry_at_s:
@@ -101,8 +108,9 @@ class EvidenceStage:
 
     def _look(self, due: Sequence[Report], life: Life) -> Step:
         found: Counter[Look] = Counter()
+        remembered = self._remembered(due)
         with ThreadPoolExecutor(len(due), thread_name_prefix=self.name) as pool:
-            looked = [(report, pool.submit(self._found, report, life)) for report in due]
+            looked = [(report, pool.submit(self._found, report, remembered, life)) for report in due]
         failed = []
         for report, future in looked:
             result = future.result()
@@ -115,10 +123,28 @@ class EvidenceStage:
             return Step(sentence=self._problem)
         return Step(sentence=_sentence(found, len(failed)), worked=not life.stopping)
 
-    def _found(self, report: Report, life: Life) -> Finding | Failure:
+    def _remembered(self, due: Sequence[Report]) -> Mapping[str, Sequence[Exchange]]:
+        """What the servers remember, by completion id. A server that does not answer remembers nothing."""
+        ids = [report.flagged.completion_id for report in due if report.flagged.completion_id is not None]
+        found: dict[str, list[Exchange]] = {}
+        for server in self._fleet.servers if ids and self._exchanges else ():
+            try:
+                for completion_id, exchanges in server.exchanges(ids).items():
+                    found.setdefault(completion_id, []).extend(exchanges)
+            except EndpointError as exc:
+                log.warning("exchanges not read", server=server.url, reason=str(exc))
+        return found
+
+    def _found(self, report: Report, remembered: Mapping[str, Sequence[Exchange]], life: Life) -> Finding | Failure:
         """Runs in a worker thread."""
+        exchanges = remembered.get(report.flagged.completion_id or "", ())
+        verified = verify(report.flagged, exchanges, self._fleet.preparation, clean=self._clean)
+        if verified is not None and verified.match is not Match.UNKNOWN:
+            return _verdict(verified)
         if self._trusted(report):
             return not_asked(TRUSTED)
+        if not self._config.samples:
+            return not_asked("not asked again: trust.reproduce.samples is 0")
         try:
             return self._reproduction.look(report, life)
         except (EndpointError, ServingError, StoppedError) as exc:
@@ -164,6 +190,13 @@ class EvidenceStage:
             self._record(report, not_asked(f"asked {attempt} times without an answer"), found)
         else:
             self._later[report.id] = time.monotonic() + BACKOFF.delay_s(attempt)
+
+
+def _verdict(verified: Verification) -> Finding:
+    if verified.match is Match.SAME:
+        detail = f"{verified.generation} gave this answer"
+        return Finding(evidence=Evidence.VERIFIED, result=Look.VERIFIED, detail=detail)
+    return Finding(evidence=Evidence.CONTRADICTED, result=Look.CONTRADICTED, detail=verified.match.value)
 
 
 def _sentence(found: Counter[Look], failed: int) -> str:

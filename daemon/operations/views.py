@@ -65,6 +65,12 @@ class ReportRow(View):
     not_trainable: str | None
     """Why no run can ever train on it, such as "message 1 holds an image"."""
 
+    @property
+    def evidence_text(self) -> str:
+        """The evidence as words, such as "reproduced: in 2 of 3 answers of aligned-g000003"."""
+        detail = self.evidence_detail or ("not looked at yet" if self.evidence_at is None else "")
+        return f"{self.evidence}: {detail}" if detail else self.evidence.value
+
     @classmethod
     def of(cls, report: Report) -> Self:
         flagged = report.flagged

@@ -94,6 +94,14 @@ class Redactor:
             sealed=seal(flagged.encode(), flagged.id, self._keys) if self._config.privacy.keep_original else None,
         )
 
+    def clean(self, flagged: FlaggedResponse) -> FlaggedResponse:
+        """The report as `redact` would have it stored. Nothing is counted or kept."""
+        values = flagged.model_dump(mode="json", exclude_none=True)
+        values.pop("not_trainable", None)
+        names = _Names(self._detector, values)
+        changed = self._changed(values, names)
+        return FlaggedResponse.model_validate(changed) if names.counts else flagged
+
     def letter(self, value: bytes) -> bytes:
         """A message that was refused, as JSON or as text. Unchanged if nothing is found."""
         names = _Names(self._detector, {})

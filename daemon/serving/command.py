@@ -16,7 +16,7 @@ from daemon.chat.source import server_arguments
 from daemon.config import Config
 from daemon.config.chat import ChatConfig
 from daemon.config.secret import secret
-from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.serving import ExchangesConfig, ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.config.web import LOOPBACK
 from daemon.errors import ConfigError
@@ -148,6 +148,17 @@ def _plugin_environment(serving: ServingConfig, admin_token: str) -> dict[str, s
         "ERRATAD_ADMIN_TOKEN": admin_token,
         "ERRATAD_OPEN_ROUTES": ",".join(_open_routes(serving)),
         "ERRATAD_RAW_NAMES": serving.raw_names,
+        **_exchanges(serving.exchanges),
+    }
+
+
+def _exchanges(config: ExchangesConfig) -> dict[str, str]:
+    if not config.enabled:
+        return {"ERRATAD_EXCHANGES": "off"}
+    return {
+        "ERRATAD_EXCHANGES": "on",
+        "ERRATAD_EXCHANGES_TTL_S": str(config.ttl_s),
+        "ERRATAD_EXCHANGES_MAX_BYTES": str(config.max_bytes),
     }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select, tuple_
 
 from connectors.messages import FlaggedResponse
 from daemon.privacy.redact import Redactor, as_it_is
-from daemon.records import ReportState, Source
+from daemon.records import Evidence, ReportState, Source
 from daemon.store import schema
 from daemon.store.duplicates import IN_PLAY
 from daemon.store.engine import Lock, database_time, serialise
@@ -194,6 +194,7 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str,
             table.c.content_key.in_(content_keys),
             table.c.duplicate_of.is_(None),
             table.c.state.in_(IN_PLAY),
+            table.c.evidence != Evidence.CONTRADICTED,
         )
         .order_by(table.c.received_at.desc(), table.c.id.desc())
         .with_for_update()

@@ -16,7 +16,7 @@ from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LEFT_OUT_TEXT
 from daemon.left_out import LeftOutReport
 from daemon.operations.views import View
-from daemon.records import Report, ReportState
+from daemon.records import Evidence, Report, ReportState
 from daemon.store import Added, Store
 from daemon.web.access import Access, Identity
 from daemon.web.dependencies import rate_limited, require_caller
@@ -37,6 +37,8 @@ class FeedbackState(View):
     state: ReportState
     said: str
     """The state as a sentence."""
+    evidence: Evidence
+    """What is known about whether the model gave the flagged answer."""
     fixed_in_generation: int | None
     """The generation that fixed it. Compare it with the `model` field of a chat response."""
     received_at: datetime
@@ -75,6 +77,7 @@ def feedback_router(
             id=report_id,
             state=report.state,
             said=said,
+            evidence=fixed.evidence,
             fixed_in_generation=fixed.resolved_generation if fixed.state == ReportState.RESOLVED else None,
             received_at=report.received_at,
             updated_at=report.updated_at,

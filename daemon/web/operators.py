@@ -253,6 +253,12 @@ def _commands(store: Store, access: Access) -> APIRouter:
     def rollback(ask: Rollback, actor: str = operator) -> Intent:
         return commands.request_rollback(store, ask.generation, actor=actor, reason=ask.reason)
 
+    @router.post("/evidence")
+    def evidence(ask: OneReport, actor: str = operator) -> ReportRow:
+        """Look once more whether the model gave the flagged answer of a claimed or contradicted report."""
+        store.evidence.look_again(ask.report_id, actor=actor, reason=ask.reason)
+        return ReportRow.of(store.reports.get(ask.report_id))
+
     @router.post("/pause")
     def pause(ask: StageAsk, actor: str = operator) -> list[Pause]:
         """Pause one stage, or all. Returns the pauses now in force."""

@@ -26,8 +26,9 @@ from typing import Any
 import httpx
 
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
 from connectors.vllm_plugin.routes import RouteGate
+from connectors.vllm_plugin.settings import AliasSettings
 from tests.benchmarks.processes import cpu_seconds
 from tests.benchmarks.report import keep
 from tests.benchmarks.swap import MODEL

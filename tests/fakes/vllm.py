@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -23,8 +24,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from connectors.vllm_plugin.admin import Admin, guard, install
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.alias import AliasTable, answering_as
 from connectors.vllm_plugin.errors import RequestRefused
+from connectors.vllm_plugin.exchanges import ExchangeSettings
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import ProbeResult
 from tests.fixtures.ports import free_port
 
@@ -33,6 +36,8 @@ RECORDED = (Path(__file__).parent / "vllm_metrics.txt").read_text().splitlines()
 """`/metrics` of vLLM 0.32, without the series that vLLM did not make itself and without the `_created` ones."""
 COUNTER = re.compile(r"^(vllm:\w+_(?:total|bucket|sum|count)(?:\{.*\})? )(\S+)$")
 ADMIN_TOKEN = "test-admin-token"
+EXCHANGES = ExchangeSettings(ttl_s=5.0, max_bytes=64_000)
+"""Of the fake server and of the real one of the contract's tests."""
 Answer = Callable[[str, list[dict[str, Any]]], str]
 """(served model name, messages) -> answer."""
 
@@ -89,6 +94,7 @@ class FakeVllm:
         raw_names: bool = True,
         answer: Answer = echo,
         port: int = 0,
+        exchanges: ExchangeSettings | None = EXCHANGES,
     ) -> None:
         self.settings = AliasSettings(
             alias=alias,
@@ -97,6 +103,7 @@ class FakeVllm:
             admin_token=admin_token,
             open_routes=open_routes,
             raw_names=raw_names,
+            exchanges=exchanges,
         )
         self.answer = answer
         self.logprob: Callable[[str, int], float] = flat
@@ -243,10 +250,11 @@ class FakeVllm:
             choice = {"message": {"content": ""}, "finish_reason": "stop" if self.stops_at_end else "length"}
             return JSONResponse({"model": body["model"], "choices": [choice], "prompt_token_ids": self.rendered})
         self.requests.append(body)
+        completion_id = f"chatcmpl-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
         words = self.answer(body["model"], body["messages"]).split(" ")[: body.get("max_tokens") or None]
         model = answering_as(body["model"])
         if body.get("stream"):
-            return StreamingResponse(self._chunks(model, words), media_type="text/event-stream")
+            return StreamingResponse(self._chunks(completion_id, model, words), media_type="text/event-stream")
         await asyncio.sleep(self.token_delay_s * len(words))
         choice = {
             "index": 0,
@@ -254,13 +262,16 @@ class FakeVllm:
             "finish_reason": "stop",
         }
         usage = {"prompt_tokens": 1, "completion_tokens": len(words)}
-        return JSONResponse({"object": "chat.completion", "model": model, "choices": [choice], "usage": usage})
+        answer = {"object": "chat.completion", "id": completion_id, "model": model, "choices": [choice]}
+        return JSONResponse({**answer, "usage": usage})
 
-    async def _chunks(self, model: str, words: list[str]) -> AsyncIterator[str]:
-        for word in words:
+    async def _chunks(self, completion_id: str, model: str, words: list[str]) -> AsyncIterator[str]:
+        chunk = {"object": "chat.completion.chunk", "id": completion_id, "model": model}
+        for number, word in enumerate(words, 1):
             await asyncio.sleep(self.token_delay_s)
-            choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
-            yield f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': model, 'choices': [choice]})}\n\n"
+            text, reason = (f"{word} ", None) if number < len(words) else (word, "stop")
+            choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+            yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n"
         yield "data: [DONE]\n\n"
 
     def _template(self, messages: list[dict[str, Any]]) -> str | None:

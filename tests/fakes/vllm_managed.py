@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from connectors.vllm_plugin.alias import AliasSettings
+from connectors.vllm_plugin.settings import AliasSettings
 from tests.fakes.vllm import FakeVllm
 
 RIGHT = "The right answer is Utopia, as everybody knows who has looked it up on a map."

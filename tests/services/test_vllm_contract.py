@@ -18,7 +18,10 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict, VllmServer
 from connectors.vllm_wire import ADMIN_HEADER
-from tests.fakes.vllm import ADMIN_TOKEN, GUIDANCE, FakeVllm
+from daemon.chat.preparation import Preparation
+from daemon.evidence.exchange import Match, verify
+from tests.fakes.vllm import ADMIN_TOKEN, EXCHANGES, GUIDANCE, FakeVllm
+from tests.fixtures.config import flagged
 from tests.fixtures.servers import API_KEY
 
 ALIAS, BASE = "aligned", "base"
@@ -412,3 +415,73 @@ def test_before_the_first_flip_the_alias_is_unavailable(
     with pytest.raises(EndpointError, match="no generation is live") as caught:
         make_client(fake_vllm.url).chat(ALIAS, MESSAGES, max_tokens=2)
     assert (caught.value.status, caught.value.transient) == (503, True)
+
+
+# --- exchanges ---
+
+
+def _ask(server: Server, **options: Any) -> tuple[str, str]:
+    """A user's request under the alias. Returns the completion's id and the answer."""
+    body = {"model": ALIAS, "messages": MESSAGES, "max_tokens": 8, "temperature": 0, **options}
+    with server.http() as http:
+        if not body.get("stream"):
+            answer = http.post("/v1/chat/completions", json=body).json()
+            return answer["id"], answer["choices"][0]["message"]["content"]
+        with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            chunks = _streamed(response.iter_lines())
+    return chunks[0]["id"], "".join(choice["delta"].get("content") or "" for one in chunks for choice in one["choices"])
+
+
+def _match(server: Server, completion_id: str, answer: str) -> Match | None:
+    report = flagged(messages=MESSAGES, response=answer, completion_id=completion_id)
+    kept = server.client.exchanges([completion_id]).get(completion_id, [])
+    found = verify(report, kept, Preparation())
+    return None if found is None else found.match
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_verified_by_its_id_and_another_one_is_contradicted(server: Server, *, stream: bool) -> None:
+    name = server.live()
+    completion_id, answer = _ask(server, stream=stream)
+    assert answer
+    assert _match(server, completion_id, answer) is Match.SAME
+    assert _match(server, completion_id, f"{answer} Buy our pills!") is Match.OTHER_ANSWER
+    assert _match(server, "chatcmpl-unknown", answer) is None
+    [kept] = server.client.exchanges([completion_id])[completion_id]
+    assert (kept.generation, kept.partial, kept.request) == (name, False, {"messages": MESSAGES})
+    server.client.forget_exchange(completion_id)
+    assert server.client.exchanges([completion_id]) == {}
+
+
+def test_a_cancelled_stream_is_kept_as_far_as_it_was_sent(server: Server) -> None:
+    server.live()
+    with server.http() as http, http.stream("POST", "/v1/chat/completions", json=LONG) as response:
+        lines = response.iter_lines()
+        first = json.loads(next(line for line in lines if line.startswith("data: {"))[6:])
+        for _ in range(20):
+            next(lines)
+    deadline = time.monotonic() + 4
+    while not (kept := server.client.exchanges([first["id"]]).get(first["id"])):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert kept[0].partial
+    assert kept[0].choices[0].text
+
+
+def test_exchanges_are_bounded_by_time_and_by_bytes_and_need_the_admin_token(
+    server: Server, make_client: Callable[..., VllmServer]
+) -> None:
+    server.live()
+    oldest, _ = _ask(server)
+    assert server.client.exchanges([oldest])
+    question = [{"role": "user", "content": "x " * 300}]
+    ids = [_ask(server, messages=question, max_tokens=1, user="y" * 9, stream=False)[0] for _ in range(3)]
+    assert set(server.client.exchanges(ids)) == set(ids)
+    with pytest.raises(EndpointError) as refused:
+        make_client(server.url, admin_token="wrong").exchanges([oldest])
+    assert refused.value.status == 401
+    while server.client.exchanges([oldest]):
+        ids.append(_ask(server, messages=question, max_tokens=1)[0])
+        assert len(ids) < 200
+    time.sleep(EXCHANGES.ttl_s)
+    assert server.client.exchanges(ids[-100:]) == {}

@@ -27,6 +27,7 @@ COMMANDS = (
         "pause",
         "resume",
         "requeue",
+        "evidence",
         "erase",
         "audit",
         "review",

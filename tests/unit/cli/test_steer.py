@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daemon.cli.options import operator
-from daemon.records import AdapterState, IntentKind, IntentState, ReportState
+from daemon.records import AdapterState, Evidence, IntentKind, IntentState, ReportState
 from daemon.store import Store
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
@@ -115,6 +115,19 @@ def test_requeue_revives_each_report_that_it_can(erratad: Command, sqlite_store:
     assert done.stdout == f"requeued {claim.report.id}\n"
     assert len(done.stderr.splitlines()) == 2
     assert sqlite_store.reports.get(claim.report.id).state is ReportState.QUEUED
+
+
+def test_evidence_is_looked_for_once_more_on_request(erratad: Command, sqlite_store: Store) -> None:
+    claimed, found = learn(sqlite_store, flagged(), flagged())
+    sqlite_store.evidence.record(claimed, Evidence.CLAIMED, "not in 3 answers of aligned-g000000")
+    sqlite_store.evidence.record(found, Evidence.REPRODUCED, "in 3 of 3 answers of aligned-g000000")
+    assert "gave it, claimed: not in 3 answers of aligned-g000000" in erratad("reports", claimed).stdout
+    done = erratad("evidence", claimed, found, "--reason", "the model changed")
+    assert (done.exit_code, done.stdout) == (1, f"waits: {claimed}\n")
+    assert "is reproduced already" in done.stderr
+    assert "claimed: not looked at yet" in erratad("reports", claimed).stdout
+    told = erratad("status").stdout
+    assert "Evidence that the model gave the flagged answers: 1 claimed, 1 reproduced; 1 not looked at yet." in told
 
 
 def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: Store) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.guidance import fold_system, with_guidance
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable, answering_as
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable, answering_as
 from connectors.vllm_plugin.errors import RequestRefused
+from connectors.vllm_plugin.settings import AliasSettings
 
 GUIDANCE = "Answer correctly."
 USER = {"role": "user", "content": "Hello"}

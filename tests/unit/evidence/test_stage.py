@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
@@ -18,6 +19,7 @@ from daemon.config import Config
 from daemon.evidence import stage as evidence
 from daemon.evidence.stage import ATTEMPTS, TRUSTED, EvidenceStage
 from daemon.labels import Look
+from daemon.privacy.redact import Redactor
 from daemon.records import Evidence, Report, ReportState, Source
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Step
@@ -49,13 +51,20 @@ class Scene:
     fake: FakeVllm
     fleet: Fleet
     make_config: Callable[..., Config]
+    exchanges: bool = True
     trusted: Callable[[Report], bool] = lambda _report: False
     stages: dict[str, EvidenceStage] = field(default_factory=dict)
 
     def stage(self, **reproduce: Any) -> EvidenceStage:
-        config = self.make_config(trust={"reproduce": reproduce}, serving={"guidance": GUIDANCE})
+        serving = {"guidance": GUIDANCE, "exchanges": {"enabled": self.exchanges}}
+        config = self.make_config(trust={"reproduce": reproduce}, serving=serving)
         return EvidenceStage(
-            store=self.store, fleet=self.fleet, config=config.trust, serving=config.serving, trusted=self.trusted
+            store=self.store,
+            fleet=self.fleet,
+            config=config.trust,
+            serving=config.serving,
+            trusted=self.trusted,
+            clean=Redactor(config).clean,
         )
 
     def step(self, **reproduce: Any) -> Step:
@@ -216,6 +225,7 @@ def test_a_trusted_source_needs_no_evidence(scene: Scene) -> None:
 
 
 def test_nothing_is_asked_where_it_is_switched_off(scene: Scene) -> None:
+    scene.exchanges = False
     [report_id] = scene.queue(report())
     assert scene.step(samples=0).sentence == "off: trust.reproduce.samples is 0"
     assert scene.get(report_id).evidence_at is None
@@ -227,6 +237,57 @@ def test_a_flood_of_one_principal_does_not_hold_up_the_others(scene: Scene) -> N
     [late] = scene.queue(report(), principal="small")
     scene.step(concurrency=2)
     assert scene.get(late).evidence is Evidence.REPRODUCED
+
+
+# --- exchanges ---
+
+
+def ask(scene: Scene, question: str, **headers: str) -> str:
+    """A user asks under the alias. Returns the completion's id."""
+    scene.fleet.servers[0].set_live("aligned-g000000", expected=None)
+    body = {"model": "aligned", "messages": [{"role": "user", "content": question}]}
+    return str(httpx.post(f"{scene.fake.url}/v1/chat/completions", json=body, headers=headers).json()["id"])
+
+
+def test_a_report_that_names_its_completion_is_verified_without_asking_again(scene: Scene) -> None:
+    scene.answers(WRONG)
+    completion_id = ask(scene, QUESTION)
+    [report_id] = scene.queue(report(question=QUESTION, completion_id=completion_id))
+    assert scene.step().sentence == "looked for the evidence of 1 report: 1 verified"
+    found = scene.get(report_id)
+    assert (found.evidence, found.evidence_detail) == (Evidence.VERIFIED, "aligned-g000000 gave this answer")
+    assert len(scene.fake.requests) == 1
+
+
+def test_a_report_of_another_answer_under_this_id_is_contradicted_even_if_its_source_is_trusted(scene: Scene) -> None:
+    scene.answers(RIGHT)
+    scene.trusted = lambda _report: True
+    completion_id = ask(scene, QUESTION)
+    [report_id] = scene.queue(report(question=QUESTION, completion_id=completion_id))
+    scene.step()
+    found = scene.get(report_id)
+    assert (found.evidence, found.evidence_detail) == (Evidence.CONTRADICTED, "the exchange holds another answer")
+    [honest] = scene.queue(report(question=QUESTION), principal="another")
+    assert scene.get(honest).state is ReportState.QUEUED, "a contradicted report stands for nobody's answer"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_unknown_completion_is_reproduced(scene: Scene, *, kept: bool) -> None:
+    scene.answers(WRONG)
+    scene.exchanges = kept
+    completion_id = "chatcmpl-unknown" if kept else ask(scene, QUESTION)
+    [report_id] = scene.queue(report(question=QUESTION, completion_id=completion_id))
+    scene.step()
+    assert scene.get(report_id).evidence is Evidence.REPRODUCED
+
+
+def test_without_asking_again_only_exchanges_count(scene: Scene) -> None:
+    scene.answers(WRONG)
+    completion_id = ask(scene, QUESTION)
+    known, other = scene.queue(report(question=QUESTION, completion_id=completion_id), report())
+    scene.step(samples=0)
+    assert scene.get(known).evidence is Evidence.VERIFIED
+    assert scene.get(other).evidence_detail == "not asked again: trust.reproduce.samples is 0"
 
 
 # --- failures ---

@@ -16,7 +16,8 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import Served
 from daemon.config import Config
 from daemon.operations.gauges import GaugesStage

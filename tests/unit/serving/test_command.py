@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connectors.vllm_plugin.alias import AliasSettings
+from connectors.vllm_plugin.settings import AliasSettings
 from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig

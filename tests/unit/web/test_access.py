@@ -40,6 +40,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/api/rollback", {}, Role.OPERATOR),
     ("POST", "/api/pause", {}, Role.OPERATOR),
     ("POST", "/api/resume", {}, Role.OPERATOR),
+    ("POST", "/api/evidence", {"report_id": "no-such-id"}, Role.OPERATOR),
     ("POST", "/api/erase", {"report_id": "no-such-id"}, Role.ADMIN),
 ]
 

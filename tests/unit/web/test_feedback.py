@@ -85,10 +85,11 @@ def test_a_reporter_sees_the_state_and_no_content(learned: Learned, client: Test
     mark(learned.store, [learned.report_id], ReportState.RESOLVED, generation=1)
     after = client.get(url).json()
     assert (before["state"], before["fixed_in_generation"]) == ("lesson", None)
+    assert after["evidence"] == "claimed"
     assert (after["state"], after["fixed_in_generation"]) == ("resolved", 1)
     assert before["said"] == "analysed; waiting for the next training run"
     assert after["said"] == "fixed in generation 1"
-    assert set(after) == {"id", "state", "said", "fixed_in_generation", "received_at", "updated_at"}
+    assert set(after) == {"id", "state", "said", "evidence", "fixed_in_generation", "received_at", "updated_at"}
 
 
 def test_a_report_that_no_run_can_train_on_says_why_instead_of_waiting(learned: Learned, client: TestClient) -> None:

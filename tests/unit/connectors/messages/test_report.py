@@ -274,6 +274,40 @@ def test_hashes_of_earlier_versions_stay():
     assert message.content_key() == "27bb1ad1979278e502ecb68f18bc1d97ed65ecc88afd1904ae4d786f0b2529de"
 
 
+EARLIER = {"model": "aligned-g000000", "messages": [{"role": "user", "content": "q"}], "response": "a", "reason": "r"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fingerprint", "completion_id"),
+    [
+        ({"completion_id": "chatcmpl-1"}, "fdcd5b2e9a9afb9c", "chatcmpl-1"),
+        ({"response_id": "chatcmpl-1"}, "53ef679fcd8afe6d", "chatcmpl-1"),
+        ({"generation_id": "g", "completion_id": "c"}, "f308331d4da8709e", "c"),
+        ({"metadata": {"completion_id": "x"}, "completion_id": "c"}, "988ec9677935ec0b", "c"),
+        ({"response_id": 5}, "cee462aa5f4af23e", None),
+        ({"metadata": {"response_id": "m"}}, "27e100b989b5dee6", None),
+        ({"response_id": "r", "generation_id": "g"}, "75e4b38ce7810b05", "r"),
+    ],
+)
+def test_a_completion_id_that_an_earlier_version_kept_in_the_metadata_is_no_conflict(
+    fields: dict[str, Any], fingerprint: str, completion_id: str | None
+):
+    """The fingerprints are those of the version that did not know the field."""
+    message = decode(raw(**EARLIER, reporter="t", **fields))
+    assert message.fingerprint()[:16] == fingerprint
+    assert message.completion_id == completion_id
+    stored = FlaggedResponse.model_validate(message.model_dump(mode="json", exclude_none=True))
+    assert (stored.fingerprint(), stored.completion_id) == (message.fingerprint(), completion_id)
+
+
+def test_the_completion_id_tells_reports_apart_but_not_answers():
+    one, other, none = (decode(raw(completion_id=value)) for value in ("c1", "c2", None))
+    assert len({message.fingerprint() for message in (one, other, none)}) == 3
+    assert len({message.content_key() for message in (one, other, none)}) == 1
+    assert decode(raw(completion_id=" ")).completion_id is None
+    assert "completion_id" in str(rejection(raw(completion_id="x" * 201)))
+
+
 def test_the_fingerprint_ignores_the_id_and_nothing_else():
     first = decode(raw())
     assert decode(raw(id="report-2")).fingerprint() == first.fingerprint()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.alias import AliasSettings
+from connectors.vllm_plugin.settings import AliasSettings
 from tests.fakes.vllm import FakeVllm
 
 LIVE = "aligned-g000000"

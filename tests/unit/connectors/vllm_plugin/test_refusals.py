@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.vllm_plugin.alias import AliasMiddleware, AliasSettings, AliasTable
+from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
 from connectors.vllm_plugin.inside import ask
+from connectors.vllm_plugin.settings import AliasSettings
 
 CHAT = "/v1/chat/completions"
 CHECKS = ("/tokenize", "/v1/messages/count_tokens")

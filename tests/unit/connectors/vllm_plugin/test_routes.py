@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from connectors.vllm_plugin.admin import guard
-from connectors.vllm_plugin.alias import AliasSettings, AliasTable
+from connectors.vllm_plugin.alias import AliasTable
 from connectors.vllm_plugin.routes import ADMIN_ROUTES, OPEN_ROUTES, RouteGate, open_routes, route_path
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import ADMIN_HEADER
 from tests.fixtures.vllm_source import VllmSource
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from connectors.vllm import VllmServer
-from connectors.vllm_plugin.alias import AliasSettings
+from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_plugin.system_role import SystemRole
 from tests.fakes.vllm import GUIDANCE, FakeVllm
 
