@@ -235,7 +235,7 @@ def _trust(policy: Policy, store: Store) -> Trust:
     return Trust(
         counts=lambda report: bool(standing(report).gate),
         confirmed=lambda report: bool(standing(report).correction),
-        vouched=lambda report: policy.trusts(report.source.principal),
+        vouched=policy.trusts,
     )
 
 

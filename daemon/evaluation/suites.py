@@ -23,6 +23,7 @@ from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.evaluation.votes import Trust, Voter
 from daemon.labels import Suite
+from daemon.parts import Part
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.store import Store
 from daemon.text.merging import merged
@@ -220,12 +221,7 @@ def build_items(
             if run_item.role is Split.TRAIN and not is_reviewed(lesson):
                 suspects.append(report.prompt_text)
             shown = answers_only(replace(report, others=before), preparation)
-            voter = Voter(
-                principal=report.source.principal,
-                reporter=report.flagged.reporter,
-                cluster=str(run_item.cluster_id),
-                trusted=trust.vouched(report),
-            )
+            voter = _voter((report.parts[0], *before), str(run_item.cluster_id), trust)
             item = _report_item(suite, shown, lesson if trust.confirmed(report) else None)
             sides[suite].append(replace(item, voter=voter, counts=trust.counts(report)))
     drift = [
@@ -245,6 +241,14 @@ def build_items(
         ordinary = [prompt_of(messages) for messages in asked]
         chosen.append(trigger_items(of_golden, suspects, ordinary))
     return [item for items in chosen for item in items]
+
+
+def _voter(parts: Sequence[Part], cluster: str, trust: Trust) -> Voter:
+    """Of several who reported an answer, one for whom the operator vouches has the vote; else the first."""
+    part = next((part for part in parts if trust.vouched(part.principal)), parts[0])
+    return Voter(
+        principal=part.principal, reporter=part.reporter, cluster=cluster, trusted=trust.vouched(part.principal)
+    )
 
 
 def trigger_items(golden: Sequence[Item], suspects: Sequence[str], ordinary: Sequence[str]) -> list[Item]:

@@ -42,8 +42,8 @@ class Trust:
     """Whether the evidence for a report is enough to count in the gate."""
     confirmed: Callable[[Report], bool] = lambda _report: True
     """Whether its corrected answer may serve as an example of a good one."""
-    vouched: Callable[[Report], bool] = lambda _report: False
-    """Whether the operator vouches for the report's principal."""
+    vouched: Callable[[str], bool] = lambda _principal: False
+    """Whether the operator vouches for a principal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.suites import build_items
 from daemon.evaluation.votes import ItemKey, Trust, Voter, Votes
 from daemon.labels import Criterion, Suite
-from daemon.records import Answer, Split
+from daemon.records import Answer, Run, Source, Split
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.measured import Scene, open_run, use
@@ -28,6 +30,7 @@ Marks = Sequence[tuple[bool, bool]]
 """Of each item: passed by live, passed by the candidate."""
 WRONG, FIXED, RIGHT, LOST = (False, False), (False, True), (True, True), (True, False)
 GOLDEN = share(38, 40)
+ASKED = {"role": "user", "content": "Capital of France?"}
 
 
 class Reports:
@@ -259,6 +262,37 @@ def test_many_reports_of_one_principal_do_not_fill_a_suite(sqlite_store: Store, 
     )
     voters = Counter(item.voter.principal for item in items if item.voter is not None)
     assert voters == {"crowd": 8, "shop": 4}
+
+
+def test_of_several_who_report_an_answer_the_trusted_one_has_the_vote(sqlite_store: Store, tmp_path: Path) -> None:
+    run = open_run(sqlite_store, tmp_path)
+    [first] = learn(
+        sqlite_store, flagged(id="hostile", messages=[ASKED], response="The same.", reason="one"), principal="hostile"
+    )
+    use(sqlite_store, run, train=[first])
+    source = Source(channel="test", principal="shop")
+    sqlite_store.reports.add(
+        [(flagged(id="honest", messages=[ASKED], response="The same.", reason="two"), source)], reporter_cap=9
+    )
+    again = replace(run, created_at=run.created_at + timedelta(hours=1))
+
+    def voter(of: Run, trusted: str) -> Voter | None:
+        items = build_items(
+            sqlite_store,
+            of,
+            fixed=[],
+            limits=EvaluationConfig(),
+            preparation=Preparation(),
+            trust=Trust(vouched=lambda principal: principal == trusted),
+        )
+        return items[0].voter
+
+    shop = voter(again, "shop")
+    assert shop is not None
+    assert (shop.principal, shop.trusted) == ("shop", True)
+    for one in (voter(again, "nobody"), voter(run, "shop")):
+        assert one is not None
+        assert (one.principal, one.trusted) == ("hostile", False)
 
 
 # --- nobody vetoes a run alone ---
