@@ -52,7 +52,15 @@ ABLATIONS = (
     Variant(name="replay-out-of-context", recipe=FULL, in_context=False),
 )
 """All vary the default recipe; own and others' mistakes are those of the prompts for which both answers are known."""
-VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS)}
+_BY_TEACHER: Mapping[str, Any] = {"replay_loss": "distillation", "learning_rate": 4e-4}
+WITH_TEACHER = (
+    Variant(name="context-distillation", recipe="context-distillation", training=_BY_TEACHER, golden=0.0),
+    Variant(name="consistency", recipe="consistency", training=_BY_TEACHER, golden=0.0),
+    Variant(name="hindsight", recipe="hindsight", training=_BY_TEACHER, golden=0.0),
+    Variant(name="lesson-ahead", recipe="lesson-ahead"),
+)
+"""Measured only if named (`--recipe`). Golden pairs are left out because they are trained as targets."""
+VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS, *WITH_TEACHER)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from daemon.artifacts.jsonl import source_of
+from daemon.dataset.recipes import RECIPES as DAEMON_RECIPES
 from daemon.errors import TrainingError
 from tests.benchmarks import report as benchmark_report
 from tests.benchmarks.quality import __main__ as command
 from tests.benchmarks.quality import plan as plans
 from tests.benchmarks.quality.arguments import DEFAULT_TRAINING, parser, plan_of
 from tests.benchmarks.quality.data import PublicData
-from tests.benchmarks.quality.plan import ABLATIONS, ANSWERS, RECIPES, Plan, Sheet
+from tests.benchmarks.quality.plan import ABLATIONS, ANSWERS, RECIPES, WITH_TEACHER, Plan, Sheet
 from tests.fixtures.bench import result
 
 
@@ -130,6 +131,8 @@ def test_the_plan_is_what_the_options_say(model: Path) -> None:
     assert asked.analyst is not None
     assert (asked.analyst.url, asked.analyst.model) == ("http://localhost:9000", "big")
     assert planned("--recipe", "sft", "--recipe", "preference").variants == ("sft", "preference")
+    assert planned("--recipe", "consistency").variants == ("consistency",)
+    assert {one.recipe for one in WITH_TEACHER} <= {*DAEMON_RECIPES}
     assert planned("--training", "rank=8").training == {**DEFAULT_TRAINING, "rank": 8}
 
 

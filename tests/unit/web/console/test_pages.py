@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from daemon.config import Config
+from daemon.dataset.recipes import RECIPES
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
@@ -26,6 +27,7 @@ from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add, learn, lesson, run_to_verdict
 from tests.fixtures.traffic import answered
+from tests.fixtures.training import taught_in_three_ways
 
 VOID = {"meta", "link", "br", "input"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -192,6 +194,21 @@ def test_the_number_of_messages_agrees_with_its_noun(client: TestClient, sqlite_
     counts = re.findall(r"(\d+) (messages?) before the completion", client.get("/reports/plain").text)
     assert ("1", "message") in counts
     assert all((count == "1") == (noun == "message") for count, noun in counts)
+
+
+def test_a_text_that_is_no_target_is_not_shown_as_one(
+    client: TestClient, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "mistake-analysis+correction", taught_in_three_ways)
+    learn(sqlite_store, flagged(id="plain", response="Sydney, of course."))
+    sqlite_store.reviews.correct("plain", analysis="Wrong.", correction="Canberra.", actor="ann", reason="better")
+    page = client.get("/reports/plain").text
+    shown = re.findall(r'<span class="speaker">([^<]+)</span><pre>([^<]*)</pre>', page)
+    texts = {text for speaker, text in shown if speaker == "completion"}
+    assert texts == {"Canberra."}
+    assert ("compared at (no target)", "Canberra.") in shown
+    assert ("made less likely", "Sydney, of course.") in shown
+    assert ("teacher sees: system", "They do exist, say so.") in shown
 
 
 def test_a_report_and_a_generation_show_what_was_left_out(learned: Learned, client: TestClient) -> None:
