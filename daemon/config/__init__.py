@@ -41,6 +41,8 @@ class StorageConfig(Section):
     """Number of newest folders kept: of retired adapters, and also of failed, rejected and rolled-back ones."""
     keep_runs_days: Annotated[float, Field(gt=0)] | None = 90.0
     """Run folders (datasets) are removed this long after their run ended; None: never."""
+    keep_unused_reports_days: Annotated[float, Field(gt=0)] | None = 90.0
+    """Reports that no run used are deleted this long after they came; None: never. See `daemon.store.unused`."""
 
 
 class LogConfig(Section):

@@ -1,5 +1,7 @@
 """Stage "retention": removes old adapter and run folders from the disk. Their rows, and the live adapter, stay.
 
+It also deletes old reports that no run used (`daemon.store.unused`).
+
 The stage first marks an adapter's row and then removes its folder. After a crash between the two, the next step removes
 the marked folder. A rollback to a marked generation is refused. The stage removes no folder that a server may have
 loaded: vLLM 0.32 dies if such a folder is missing.
@@ -8,6 +10,7 @@ loaded: vLLM 0.32 dies if such a folder is missing.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +26,8 @@ from daemon.store import Store
 
 log = structlog.get_logger(__name__)
 
+LOOK_INTERVAL_S = 3600.0
+"""Between two looks for unused reports."""
 ENDED = (
     frozenset({AdapterState.RETIRED}),
     frozenset({AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK}),
@@ -31,7 +36,7 @@ ENDED = (
 
 
 class RetentionStage:
-    """Keeps the newest `keep_adapters` of each group in `ENDED`, and the run folders of `keep_runs_days`."""
+    """Keeps the newest `keep_adapters` of each group in `ENDED`, run folders for `keep_runs_days`, and used reports."""
 
     name = "retention"
     idle_s = 60.0
@@ -44,8 +49,11 @@ class RetentionStage:
         self._config = config
         self._adapters_dir = adapters_dir.absolute()
         self._runs_dir = runs_dir.absolute()
+        self._reports_looked_at = -LOOK_INTERVAL_S
 
     def step(self, life: Life) -> Step:
+        if reports := self._remove_reports():
+            return Step(sentence=f"removed {reports} reports that no run used", worked=True)
         try:
             held = {name for server in self._fleet.servers for name in server.state().adapters}
         except EndpointError as exc:
@@ -88,6 +96,20 @@ class RetentionStage:
         before = utcnow() - timedelta(days=self._config.keep_runs_days)
         folders = [Path(run.folder) for run in self._store.runs.ended(before=before)]
         return sum(self._remove(folder, self._runs_dir) for folder in folders if not life.stopping)
+
+    def _remove_reports(self) -> int:
+        """Delete a batch of unused reports. If there are none, look again after a while."""
+        days = self._config.keep_unused_reports_days
+        if days is None or time.monotonic() - self._reports_looked_at < LOOK_INTERVAL_S:
+            return 0
+        removed = self._store.unused.remove(
+            before=utcnow() - timedelta(days=days), reason=f"no run used it for {days:g} days"
+        )
+        if removed == 0:
+            self._reports_looked_at = time.monotonic()
+        else:
+            log.info("reports_removed", reports=removed)
+        return removed
 
     def _remove(self, folder: Path, parent: Path) -> int:
         """Remove only a direct child of the daemon's own folder, because the path comes from the database."""

@@ -32,6 +32,7 @@ from daemon.store.runs import Runs
 from daemon.store.sign_outs import SignOuts
 from daemon.store.traffic import Traffic
 from daemon.store.trials import Trials
+from daemon.store.unused import Unused
 from daemon.store.witnesses import Witnesses
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Store",
     "Traffic",
     "Trials",
+    "Unused",
     "Witnesses",
     "open_store",
 ]
@@ -85,6 +87,7 @@ class Store:
     erasures: Erasures
     originals: Originals
     sign_outs: SignOuts
+    unused: Unused
     witnesses: Witnesses
 
     def close(self) -> None:
@@ -130,6 +133,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         erasures=Erasures(engine),
         originals=Originals(engine),
         sign_outs=SignOuts(engine),
+        unused=Unused(engine),
         witnesses=Witnesses(engine),
     )
     try:

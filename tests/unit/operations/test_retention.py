@@ -15,9 +15,11 @@ from daemon.config import StorageConfig
 from daemon.errors import IllegalTransitionError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
-from daemon.records import IntentState, utcnow
+from daemon.records import IntentState, ReportState, utcnow
+from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
+from tests.fixtures.stores import add, force, quarantine
 
 
 @pytest.fixture
@@ -184,3 +186,20 @@ def test_runs_that_ended_are_found_by_time(bench: Bench) -> None:
     bench.step()
     assert [ended.id for ended in bench.store.runs.ended(before=utcnow())] == [run.id]
     assert bench.store.runs.ended(before=utcnow() - timedelta(days=1)) == []
+
+
+def test_reports_that_no_run_used_are_deleted_when_they_are_old(
+    bench: Bench, stage: Callable[..., RetentionStage]
+) -> None:
+    old, young = flagged(), flagged()
+    add(bench.store, old, young)
+    for one in (old, young):
+        quarantine(bench.store, one.id)
+    at = (utcnow() - timedelta(days=100)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    force(bench.store, "UPDATE reports SET received_at = :at WHERE id = :id", at=at, id=old.id)
+    assert "removed" not in stage(keep_unused_reports_days=None).step(life()).sentence
+    keeper = stage()
+    step = keeper.step(life())
+    assert (step.sentence, step.worked) == ("removed 1 reports that no run used", True)
+    assert "reports" not in keeper.step(life()).sentence
+    assert [report.id for report in bench.store.reports.find(state=ReportState.QUARANTINED)] == [young.id]
