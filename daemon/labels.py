@@ -217,6 +217,7 @@ class LeftOut(StrEnum):
     HELD_OUT_ALIKE = "held_out_alike"
     TRAINED_ALIKE = "trained_alike"
     NOT_TRAINABLE = "not_trainable"
+    OTHER_TENANT = "other_tenant"
     TEMPLATE_REFUSES = "template_refuses"
     TOO_LONG = "too_long"
     EMPTY = "empty"
@@ -246,6 +247,7 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.HELD_OUT_ALIKE: "similar to a held-out report",
     LeftOut.TRAINED_ALIKE: "held out, but similar to a trained report",
     LeftOut.NOT_TRAINABLE: "with an image, a sound, a file or a refusal part",
+    LeftOut.OTHER_TENANT: "of a tenant that is not in dataset.tenants",
     LeftOut.TEMPLATE_REFUSES: "refused by the model's chat template",
     LeftOut.TOO_LONG: "longer than training.max_sequence_tokens",
     LeftOut.EMPTY: "with an empty answer to learn",

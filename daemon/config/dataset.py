@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from connectors.messages import Name
 from daemon.config.section import Fraction, Positive, Section, ShippedFile
 
 Cosine = Annotated[float, Field(gt=0, le=1)]
@@ -33,6 +34,8 @@ class DatasetConfig(Section):
     those of a report in the training set."""
     max_reports: Positive = 500
     max_per_cluster: Positive = 20
+    tenants: Literal["all"] | Annotated[list[Name | None], Field(min_length=1)] = "all"
+    """Tenants whose reports are trained on; null in the list: reports without a tenant."""
     max_per_reporter: Positive = 50
     """Per reporter of one principal."""
     max_principal_share: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -68,9 +68,9 @@ def permits(
     )
 
 
-def with_account(selection: Selection, permitted: Permits, *, not_trainable: int) -> Selection:
+def with_account(selection: Selection, permitted: Permits, *, never_came: Mapping[LeftOut, int]) -> Selection:
     """The selection with its grades, and with the counts of what never came to it."""
-    left_out = Counter({**permitted.left_out, LeftOut.NOT_TRAINABLE: not_trainable}) + Counter(selection.left_out)
+    left_out = Counter({**permitted.left_out, **never_came}) + Counter(selection.left_out)
     kind = ExampleKind.CORRECTION.value
     waiting = Counter(permitted.corrections_left_out) + Counter(selection.dropped.get(kind, {}))
     chosen = [one.report for one in (*selection.train, *selection.holdout)]

@@ -13,6 +13,7 @@ from daemon.errors import ErratadError
 from daemon.privacy.redact import Redactor
 from daemon.store.adapters import Adapters
 from daemon.store.audit import Audit
+from daemon.store.candidates import Tenants
 from daemon.store.clusters import Clusters
 from daemon.store.control import Control
 from daemon.store.engine import connect
@@ -107,16 +108,18 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         StoreUnavailableError: The database cannot be reached.
     """
     redactor: Redactor | None = None
+    tenants: Tenants | None = None
     if isinstance(source, str):
         engine = connect(source)
     else:
         redactor = Redactor(source)
+        tenants = None if source.dataset.tenants == "all" else source.dataset.tenants
         engine = connect(source.store_url, secret(source.store.password_env))
         alias = source.serving.alias
     store = Store(
         engine=engine,
         inductions=Inductions(engine, redactor),
-        reports=Reports(engine, redactor),
+        reports=Reports(engine, redactor, tenants=tenants),
         evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),

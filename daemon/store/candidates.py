@@ -5,24 +5,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, text, true
 
 from daemon.records import ReportState
 from daemon.store import schema
 
 NEVER = schema.reports.c.flagged["not_trainable"].as_string()
 """The reason why a report can never be trained on; NULL for most."""
+TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
 LOOKUP_SIZE = 1000
 
 
-def candidates(connection: Connection, *, limit: int, per_reporter: int) -> Sequence[Any]:
-    """Rows of reports with their lessons: unresolved ones first, then newest first.
+Tenants = Sequence[str | None]
+"""Tenants whose reports count; None stands for reports without a tenant."""
+
+
+def of_tenants(tenants: Tenants | None) -> ColumnElement[bool]:
+    """`tenants` None: all reports."""
+    if tenants is None:
+        return true()
+    column = schema.reports.c.tenant
+    named = column.in_([one for one in tenants if one is not None])
+    return or_(named, column.is_(None)) if None in tenants else named
+
+
+def of_other_tenants(tenants: Tenants) -> ColumnElement[bool]:
+    """The reports that `of_tenants` leaves out."""
+    column = schema.reports.c.tenant
+    other = column.not_in([one for one in tenants if one is not None])
+    return and_(column.is_not(None), other) if None in tenants else or_(other, column.is_(None))
+
+
+def with_lesson(*conditions: ColumnElement[bool]) -> Select[int]:
+    """Counts the reports that could be trained on by their state."""
+    table, lessons = schema.reports, schema.lessons
+    joined = lessons.join(table, table.c.id == lessons.c.report_id)
+    return select(func.count()).select_from(joined).where(table.c.state.in_(TRAINABLE), *conditions)
+
+
+def candidates(
+    connection: Connection, *, limit: int, per_reporter: int, tenants: Tenants | None = None
+) -> Sequence[Any]:
+    """Rows of reports of the tenants with their lessons: unresolved ones first, then newest first.
 
     Of more than `limit`, principals have equally many, as far as they have them; inside a principal each reporter, and
     at most `per_reporter` of each. Of too many reporters, those with the newest and with the oldest reports count.
     """
     table, lessons = schema.reports, schema.lessons
-    ranked = connection.execute(_ranked(per_reporter)).scalars().all()
+    ranked = connection.execute(_ranked(per_reporter, tenants)).scalars().all()
     chosen: list[Any] = []
     for start in range(0, len(ranked), LOOKUP_SIZE):
         ids = ranked[start : start + LOOKUP_SIZE]
@@ -40,7 +70,7 @@ def candidates(connection: Connection, *, limit: int, per_reporter: int) -> Sequ
     return sorted(first, key=lambda row: row.state == ReportState.RESOLVED)
 
 
-def _ranked(per_reporter: int) -> Select[str]:
+def _ranked(per_reporter: int, tenants: Tenants | None) -> Select[str]:
     """Ids in fair order, by an index that holds all these columns."""
     table = schema.reports
     resolved = case((table.c.state == ReportState.RESOLVED, 1), else_=0).label("resolved")
@@ -48,7 +78,7 @@ def _ranked(per_reporter: int) -> Select[str]:
     nth = func.row_number().over(partition_by=sender, order_by=(resolved, table.c.received_at.desc(), table.c.id))
     of_reporter = (
         select(table.c.id, table.c.principal, table.c.received_at, resolved, nth.label("nth"))
-        .where(text(schema.TRAINABLE))
+        .where(text(schema.TRAINABLE), of_tenants(tenants))
         .subquery()
     )
     one = of_reporter.c

@@ -63,6 +63,11 @@ class Arrival:
         return self.source.principal, self.flagged.id
 
     @property
+    def answer(self) -> tuple[str, str | None]:
+        """What duplicates share: the answer and the tenant. Reports of two tenants are never analysed as one."""
+        return self.content_key, self.flagged.tenant
+
+    @property
     def reporter(self) -> Key:
         return self.source.principal, self.flagged.reporter
 
@@ -136,7 +141,8 @@ class _Intake:
         if not self._quotas.take(principal, arrival.size_bytes, limits, is_spare=is_spare):
             return Added.OVER_QUOTA
         report_id = self._free_id(arrival)
-        original = self._originals.get(arrival.content_key)
+        answer = arrival.answer
+        original = self._originals.get(answer)
         outcome, state, reason = Added.STORED, ReportState.QUEUED, None
         if is_spare:
             outcome, state, original = Added.QUARANTINED, ReportState.QUARANTINED, None
@@ -146,7 +152,7 @@ class _Intake:
             reason = f"the same answer is report {original}: reason, correction and checks count there"
             self.duplicates.setdefault(original, []).append(report_id)
         else:
-            self._originals[arrival.content_key] = report_id
+            self._originals[answer] = report_id
         self._fingerprints[arrival.key] = arrival.fingerprint
         self._recent[arrival.reporter] = recent + 1
         row = _row(arrival, report_id, state=state, reason=reason, duplicate_of=original, now=self._now)
@@ -182,14 +188,14 @@ def _stored(connection: Connection, ids: Iterable[str]) -> set[str]:
     return set(connection.execute(select(schema.reports.c.id).where(schema.reports.c.id.in_(ids))).scalars())
 
 
-def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str, str]:
-    """The report that stands for each answer. One that is quarantined, buried or erased stands for none.
+def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tuple[str, str | None], str]:
+    """The report that stands for each answer of a tenant. One that is quarantined, buried or erased stands for none.
 
     The rows are locked: nothing may change their state before the new duplicates are stored.
     """
     table = schema.reports
     query = (
-        select(table.c.content_key, table.c.id)
+        select(table.c.content_key, table.c.tenant, table.c.id)
         .where(
             table.c.content_key.in_(content_keys),
             table.c.duplicate_of.is_(None),
@@ -199,7 +205,7 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[str,
         .order_by(table.c.received_at.desc(), table.c.id.desc())
         .with_for_update()
     )
-    return {row.content_key: row.id for row in connection.execute(query)}
+    return {(row.content_key, row.tenant): row.id for row in connection.execute(query)}
 
 
 def _recent(connection: Connection, reporters: Iterable[Key], *, since: datetime) -> dict[Key, int]:

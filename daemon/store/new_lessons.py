@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from daemon.records import Evidence, ReportState, RunState
 from daemon.store import schema
-from daemon.store.candidates import NEVER
+from daemon.store.candidates import NEVER, Tenants, of_tenants
 from daemon.trust.policy import Enough
 
 
@@ -16,8 +16,8 @@ def has(enough: Enough) -> ColumnElement[bool]:
     return or_(table.c.evidence.in_(enough.evidence), trusted)
 
 
-def new_lessons(enough: Enough | None) -> Select[int]:
-    """Counts the lessons since the start of the last run that did not fail.
+def new_lessons(enough: Enough | None, tenants: Tenants | None = None) -> Select[int]:
+    """Counts the lessons of the tenants since the start of the last run that did not fail.
 
     With `enough`, a lesson counts from the time at which it, or a person's review, reaches what a run needs. Whose
     reports support each other is not asked here: such lessons are trained on with the others.
@@ -31,6 +31,7 @@ def new_lessons(enough: Enough | None) -> Select[int]:
         .where(
             table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
             NEVER.is_(None),
+            of_tenants(tenants),
             or_(last_run.is_(None), *(time > last_run for time in came)),
         )
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
@@ -15,7 +15,7 @@ from daemon.privacy.redact import Redactor
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.candidates import NEVER, candidates
+from daemon.store.candidates import NEVER, TRAINABLE, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
 from daemon.store.duplicates import duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
@@ -29,8 +29,6 @@ from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
 from daemon.trust.policy import Enough
 
-TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -41,9 +39,11 @@ class Claim:
 
 
 class Reports:
-    def __init__(self, engine: Engine, redactor: Redactor | None = None) -> None:
+    def __init__(self, engine: Engine, redactor: Redactor | None = None, *, tenants: Tenants | None = None) -> None:
+        """`tenants`: the only ones whose reports may be trained on (`dataset.tenants`); None: all."""
         self._engine = engine
         self._redactor = redactor
+        self._tenants = tenants
 
     def add(
         self,
@@ -281,20 +281,21 @@ class Reports:
         Of more than `limit`, each principal has its share, and each reporter in it, at most `per_reporter`.
         """
         with reading(self._engine) as connection:
-            found = candidates(connection, limit=limit, per_reporter=per_reporter or MAX_NUMBER)
+            found = candidates(connection, limit=limit, per_reporter=per_reporter or MAX_NUMBER, tenants=self._tenants)
             reports = with_others(connection, found)
         return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
 
     def count_not_trainable(self) -> int:
         """The number of reports with a lesson that can never be trained on, such as one about an image."""
-        table = schema.reports
-        query = (
-            select(func.count())
-            .select_from(schema.lessons.join(table, table.c.id == schema.lessons.c.report_id))
-            .where(table.c.state.in_(TRAINABLE), NEVER.is_not(None))
-        )
+        return self._count(NEVER.is_not(None), of_tenants(self._tenants))
+
+    def count_of_other_tenants(self) -> int:
+        """The number of reports with a lesson that may not be trained on here, because of their tenant."""
+        return 0 if self._tenants is None else self._count(of_other_tenants(self._tenants))
+
+    def _count(self, *conditions: ColumnElement[bool]) -> int:
         with reading(self._engine) as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(with_lesson(*conditions)).scalar_one()
 
     def count_new_lessons(self, enough: Enough | None = None) -> int:
         """The number of lessons since the start of the last run that did not fail, for the schedule's threshold.
@@ -303,7 +304,7 @@ class Reports:
         run after run. `enough`: what a lesson needs for a run; None: nothing.
         """
         with reading(self._engine) as connection:
-            return connection.execute(new_lessons(enough)).scalar_one()
+            return connection.execute(new_lessons(enough, self._tenants)).scalar_one()
 
 
 def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
