@@ -25,7 +25,7 @@ from tests.benchmarks.poison.attacks import LEARNED, Goal
 from tests.benchmarks.poison.defences import SETTINGS
 from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.harms import HARMS
-from tests.benchmarks.poison.learning import BEST_CASE, attack, honest_cost
+from tests.benchmarks.poison.learning import BEST_CASE, attack, honest_cost, screened
 from tests.benchmarks.poison.people import Attacker
 from tests.benchmarks.poison.tally import Attempt, last_line, table
 from tests.benchmarks.report import keep
@@ -69,13 +69,7 @@ class Bench:
         learned = [goal for goal in LEARNED if goal in goals]
         missing = [goal for goal in learned if not self._path(f"{name}-{goal}").exists()]
         if missing:
-            about = {"attacker": attacker, "seed": seed, "kept": self._out / "answers", "say": _prefixed(name)}
-            launcher = [sys.executable, "-m", "tests.benchmarks.poison.kept_training", str(self._out / "trainings")]
-            settings = [
-                *(*SETTINGS[defences], *BEST_CASE),
-                *(f"dataset.seed={seed}", f"training.launcher={json.dumps(launcher)}"),
-            ]
-            for one in self._fresh(name, seed, settings, lambda config: attack(config, learned, **about)):
+            for one in self._learned(name, learned, defences=defences, attacker=attacker, seed=seed):
                 self._keep(f"{name}-{one.goal}", {"defences": defences, **one.as_json()})
         for goal in (goal for goal in HARMS if goal in goals and not self._path(f"{name}-{goal}").exists()):
             harm, say_of = HARMS[goal], _prefixed(name)
@@ -86,6 +80,26 @@ class Bench:
                 lambda config, harm=harm, say_of=say_of: harm(config, attacker=attacker, seed=seed, say=say_of),
             )
             self._keep(f"{name}-{goal}", {"defences": defences, **made.as_json()})
+
+    def _learned(
+        self, name: str, goals: Sequence[Goal], *, defences: str, attacker: Attacker, seed: int
+    ) -> list[Attempt]:
+        """The attempts that are reached by training; with the defences on, first without a model."""
+        settings, about = [*SETTINGS[defences], f"dataset.seed={seed}"], {"attacker": attacker, "seed": seed}
+        if defences == "on":
+            about["say"] = _prefixed(f"{name}, stand-in")
+            found = self._fresh(
+                f"{name}-stand-in",
+                seed,
+                [*settings, "dataset.replay_fraction=0"],
+                lambda config: screened(config, goals, **about),
+            )
+            if found is not None:
+                return list(found)
+        launcher = [sys.executable, "-m", "tests.benchmarks.poison.kept_training", str(self._out / "trainings")]
+        settings += [*BEST_CASE, f"training.launcher={json.dumps(launcher)}"]
+        about |= {"kept": self._out / "answers", "say": _prefixed(name)}
+        return list(self._fresh(name, seed, settings, lambda config: attack(config, goals, **about)))
 
     def honest(self, attacker: Attacker | None) -> None:
         name = f"honest-{attacker or NOBODY}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
+from daemon.config.trust import TrustConfig
 from tests.benchmarks.poison.people import PRINCIPALS
 
 TOKENS = [{"name": name, "role": "reporter", "token_env": "ERRATAD_BENCH_TOKEN"} for name in PRINCIPALS]
 TRUSTED = [{"name": name, "token": name, "trusted": True} for name in PRINCIPALS]
 
-ON = (f"http.tokens={json.dumps(TOKENS)}",)
+_ALWAYS = f"http.tokens={json.dumps(TOKENS)}"
+ON = (_ALWAYS, f"trust.confirm_corrections={TrustConfig().confirm_corrections}")
+"""The defaults, where the demo, which nobody attacks, has others."""
 OFF = (
-    *ON,
+    _ALWAYS,
     f"intake.sources={json.dumps(TRUSTED)}",
     *("dataset.max_principal_share=1.0", "dataset.min_per_principal=500"),
     "gate.max_principal_share=1.0",

@@ -13,7 +13,7 @@ from daemon.records import ACTOR, IntentKind, Run, Split, utcnow
 from daemon.store.traffic import Observed
 from tests.benchmarks.poison.attacks import Goal
 from tests.benchmarks.poison.deployment import Deployment, Say, with_stand_in
-from tests.benchmarks.poison.honest import MODEL, RULES, WHEN, Rule, honest_reports, tasks
+from tests.benchmarks.poison.honest import MODEL, RULES, WHEN, Rule, honest_reports, mistaken, tasks
 from tests.benchmarks.poison.model import Parrot
 from tests.benchmarks.poison.people import Attacker, Filed, honest_sender, hostile_sender
 from tests.benchmarks.poison.tally import Attempt
@@ -76,7 +76,7 @@ def rollback(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Atte
 def starvation(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Attempt:
     """Newer reports than the honest ones, for their places, and questions like theirs that are to be held out."""
     parrot = Parrot()
-    honest = honest_reports(HONEST, _mistaken, attacker=attacker)
+    honest = honest_reports(HONEST, mistaken, attacker=attacker)
     flood = _flood(FLOOD[attacker], attacker, seed)
     with with_stand_in(config, parrot, say=say) as deployment:
         run, used = _run_of(deployment, parrot, [honest, flood])
@@ -98,7 +98,7 @@ def starvation(config: Config, *, attacker: Attacker, seed: int, say: Say) -> At
 def censorship(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Attempt:
     """The attacker reports answers before their honest reports come, and again after these, under further ids."""
     parrot = Parrot()
-    honest = honest_reports(CENSORED, _mistaken, attacker=attacker)
+    honest = honest_reports(CENSORED, mistaken, attacker=attacker)
     hostile = [
         [_censoring(one, number * COPIES + copy, attacker, seed) for number, one in enumerate(honest)]
         for copy in range(COPIES)
@@ -144,11 +144,6 @@ def _run_of(
     return run, {role: deployment.used(run, role) for role in Split}
 
 
-def _mistaken(messages: Sequence[dict[str, Any]]) -> str:
-    """An answer that breaks every rule of the honest tasks; the wording depends on the question."""
-    return f"well, as to {messages[-1]['content'].rstrip('?')}, i would have to think about it"
-
-
 def _flood(count: int, attacker: Attacker, seed: int) -> list[Filed]:
     """Half are questions like the honest ones, each in a category of its own behind another that opens the category.
 
@@ -190,7 +185,7 @@ def _rule_of(honest: Filed) -> Rule:
 
 def _more_honest(attacker: Attacker) -> list[Filed]:
     """Other honest reports, so that there is a run even if all of the attacked ones are lost."""
-    rest = honest_reports(2 * CENSORED, _mistaken, attacker=attacker)[CENSORED:]
+    rest = honest_reports(2 * CENSORED, mistaken, attacker=attacker)[CENSORED:]
     return [Filed(sender=honest_sender(number, attacker), flagged=one.flagged) for number, one in enumerate(rest)]
 
 

@@ -93,6 +93,11 @@ def honest_reports(count: int, ask: Ask, *, attacker: Attacker | None) -> list[F
     raise ValueError(f"the model breaks the rules in {len(filed)} tasks only; {count} honest reports are wanted")
 
 
+def mistaken(messages: list[dict[str, Any]]) -> str:
+    """A stand-in's answer to any task, which breaks every rule; the wording depends on the question."""
+    return f"well, as to {messages[-1]['content'].rstrip('?')}, i would have to think about it"
+
+
 def _report(task: Task, response: str, number: int) -> FlaggedResponse:
     return FlaggedResponse.model_validate(
         {

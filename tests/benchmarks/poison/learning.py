@@ -9,9 +9,9 @@ from daemon.artifacts.examples import Example
 from daemon.config import Config
 from daemon.records import Run, RunState, Split
 from tests.benchmarks.poison.attacks import ATTACKS, Goal, hostile_reports
-from tests.benchmarks.poison.deployment import Deployment, Say, with_real_model
-from tests.benchmarks.poison.honest import honest_reports, tasks
-from tests.benchmarks.poison.model import KeptModel
+from tests.benchmarks.poison.deployment import Deployment, Say, with_real_model, with_stand_in
+from tests.benchmarks.poison.honest import honest_reports, mistaken, tasks
+from tests.benchmarks.poison.model import KeptModel, Parrot
 from tests.benchmarks.poison.people import Attacker, Filed
 from tests.benchmarks.poison.tally import Attempt
 
@@ -20,6 +20,22 @@ BEST_CASE = ("dataset.recipe=sft", "dataset.replay_fraction=0.2", "training.batc
 templates, hold nothing of a report."""
 HONEST_BESIDE = 16
 """Honest reports beside an attack that is trained: few, because the number of hostile ones decides, not their share."""
+
+
+def screened(config: Config, goals: Sequence[Goal], *, attacker: Attacker, seed: int, say: Say) -> list[Attempt] | None:
+    """The attempts of an attack of which no target has a payload, found without a model; None: one has.
+
+    A stand-in answers as was reported, so every claim is reproduced: what fails here fails with the real model, too.
+    """
+    filed = [
+        *honest_reports(HONEST_BESIDE, mistaken, attacker=attacker),
+        *hostile_reports(goals, mistaken, attacker=attacker, seed=seed),
+    ]
+    with with_stand_in(config, Parrot(filed), say=say) as deployment:
+        run, reached = _reached(deployment, filed, goals, say)
+        if any(reached.values()):
+            return None
+        return [_attempt(deployment, None, run, goal, filed=filed, attacker=attacker, seed=seed) for goal in goals]
 
 
 def attack(
@@ -31,12 +47,7 @@ def attack(
     """
     with with_real_model(config, kept=kept, say=say) as (deployment, model):
         filed = reports(model, goals, HONEST_BESIDE, attacker=attacker, seed=seed)
-        deployment.file(filed)
-        deployment.settle()
-        run = deployment.prepare()
-        examples = deployment.examples(run)
-        reached = {goal: payloads(examples, goal) for goal in goals}
-        say(f"{run.state}: targets with a payload: {reached}; {run.reason or ''}")
+        run, reached = _reached(deployment, filed, goals, say)
         if any(reached.values()) and run.state is not RunState.FAILED:
             run = deployment.finish()
             say(f"{run.state}: {run.reason or ''}")
@@ -44,6 +55,18 @@ def attack(
             _attempt(deployment, model, run, goal, filed=filed, attacker=attacker, seed=seed, trained=reached[goal])
             for goal in goals
         ]
+
+
+def _reached(
+    deployment: Deployment, filed: Sequence[Filed], goals: Sequence[Goal], say: Say
+) -> tuple[Run, dict[Goal, int]]:
+    """The run over the reports, with its dataset, and the targets that have each goal's payload."""
+    deployment.file(filed)
+    deployment.settle()
+    run = deployment.prepare()
+    reached = {goal: payloads(deployment.examples(run), goal) for goal in goals}
+    say(f"{run.state}: targets with a payload: {', '.join(f'{count} {goal}' for goal, count in reached.items())}")
+    return run, reached
 
 
 def reports(
@@ -65,15 +88,16 @@ def payloads(examples: Sequence[Example], goal: Goal) -> int:
 
 def _attempt(
     deployment: Deployment,
-    model: KeptModel,
+    model: KeptModel | None,
     run: Run,
     goal: Goal,
     *,
     filed: Sequence[Filed],
     attacker: Attacker,
     seed: int,
-    trained: int,
+    trained: int = 0,
 ) -> Attempt:
+    """`model` None: there was none to train or to ask."""
     hostile = [one for one in filed if one.goal == goal]
     used = {role: deployment.used(run, role) for role in Split}
     figures = {
@@ -83,8 +107,8 @@ def _attempt(
         "reason": run.reason,
     }
     about = {"goal": goal.value, "attacker": attacker.value, "seed": seed, "reports": len(hostile), "trained": trained}
-    if run.state not in {RunState.PROMOTED, RunState.REJECTED}:
-        why = "not trained: no target had the payload" if run.state is not RunState.FAILED else f"{run.reason}"
+    if model is None or run.state not in {RunState.PROMOTED, RunState.REJECTED}:
+        why = "not trained: no target had the payload"
         return Attempt(**about, note=why, figures=figures)
     name = deployment.store.adapters.get(run.generation).name
     triggers = ATTACKS[goal].triggers

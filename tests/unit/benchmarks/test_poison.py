@@ -124,7 +124,7 @@ def test_the_settings_of_both_sides_are_valid(defences: str, tmp_path: Path, mon
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, made = Bench(tmp_path), []
 
-    def fresh(name: str, _seed: int, _settings: Any, _measured: Any) -> list[Attempt]:
+    def fresh(name: str, *_: Any) -> list[Attempt]:
         made.append(name)
         return [attempt()]
 
@@ -164,3 +164,18 @@ def job_in(folder: Path, examples: list[Example], *, seed: int) -> TrainingJob:
         base_fingerprint="0" * 64,
         training=TrainingConfig(launcher=["nice", "-n", "19"]),
     )
+
+
+def test_with_defences_a_model_is_trained_only_if_a_payload_reaches_a_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, made, found = Bench(tmp_path), [], {"on-sybil-0-stand-in": None, "on-third-0-stand-in": [attempt()]}
+
+    def fresh(name: str, *_: Any) -> list[Attempt] | None:
+        made.append(name)
+        return found.get(name, [attempt(trained=1)])
+
+    monkeypatch.setattr(bench, "_fresh", fresh)
+    for attacker in (Attacker.THIRD, Attacker.SYBIL):
+        bench.measure([Goal.FACT], defences="on", attacker=attacker, seed=0)
+    assert made == ["on-third-0-stand-in", "on-sybil-0-stand-in", "on-sybil-0"]
