@@ -33,6 +33,7 @@ from tests.benchmarks.report import keep
 PAGE = Path(__file__).parents[3] / "docs" / "measurements" / "2026-11-27-poisoning.md"
 SECTION = re.compile(r"(?<=<!-- poison -->\n).*?(?=<!-- end of poison -->)", re.DOTALL)
 NOBODY = "none"
+STAND_IN = "-stand-in"
 GOALS = tuple(Goal)
 
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     given = _parser().parse_args(arguments)
     log.configure(LogConfig(level="error", format="text"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are stopped, too
-    bench = Bench(given.out)
+    bench = Bench(given.out, has_model=given.model)
     try:
         for seed in range(given.seeds) if not given.kept else ():
             for defences in given.defences:
@@ -59,8 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 class Bench:
     """The measured attempts in a folder; what is there is not measured again."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, has_model: bool = True) -> None:
+        """`has_model` False: what needs the real model is not measured."""
         self._out = out.absolute()
+        self._has_model = has_model
         self._results = self._out / "results"
 
     def measure(self, goals: Sequence[Goal], *, defences: str, attacker: Attacker, seed: int) -> None:
@@ -89,23 +92,26 @@ class Bench:
         if defences == "on":
             about["say"] = _prefixed(f"{name}, stand-in")
             found = self._fresh(
-                f"{name}-stand-in",
+                f"{name}{STAND_IN}",
                 seed,
                 [*settings, "dataset.replay_fraction=0"],
                 lambda config: screened(config, goals, **about),
             )
             if found is not None:
                 return list(found)
+        if not self._has_model:
+            return []
         launcher = [sys.executable, "-m", "tests.benchmarks.poison.kept_training", str(self._out / "trainings")]
         settings += [*BEST_CASE, f"training.launcher={json.dumps(launcher)}"]
         about |= {"kept": self._out / "answers", "say": _prefixed(name)}
         return list(self._fresh(name, seed, settings, lambda config: attack(config, goals, **about)))
 
     def honest(self, attacker: Attacker | None) -> None:
-        name = f"honest-{attacker or NOBODY}"
+        name = f"honest-{attacker or NOBODY}{'' if self._has_model else STAND_IN}"
         if not self._path(name).exists():
             settings = [*SETTINGS["on"], "dataset.holdout_fraction=0", "dataset.max_replay_pairs=16"]
-            about = {"attacker": attacker, "kept": self._out / "answers", "say": _prefixed(name)}
+            kept = self._out / "answers" if self._has_model else None
+            about = {"attacker": attacker, "kept": kept, "say": _prefixed(name)}
             self._keep(name, self._fresh(name, 0, settings, lambda config: honest_cost(config, **about)))
 
     def attempts(self, defences: str) -> list[Attempt]:
@@ -115,7 +121,9 @@ class Bench:
         return sorted(made, key=lambda one: (order[0].index(one.goal), order[1].index(one.attacker), one.seed))
 
     def honest_trained(self) -> dict[str, dict[str, Any]]:
+        """Of the real model; of the stand-in, if there is nothing else."""
         paths = sorted(self._results.glob("honest-*.json"))
+        paths = [path for path in paths if not path.stem.endswith(STAND_IN)] or paths
         return {path.stem.removeprefix("honest-"): json.loads(path.read_bytes()) for path in paths}
 
     def _fresh(self, name: str, seed: int, settings: Sequence[str], measured: Callable[[Any], Any]) -> Any:
@@ -171,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--defences", type=lambda text: text.split(","), default=["off", "on"], help="on, off or on,off")
     made.add_argument("--seeds", type=int, default=1, help="attempts per goal and attacker")
     made.add_argument("--honest", action=argparse.BooleanOptionalAction, default=True, help="measure the cost, too")
+    made.add_argument(
+        "--model", action=argparse.BooleanOptionalAction, default=True, help="train and ask; --no-model: in minutes"
+    )
     made.add_argument("--out", type=Path, default=Path("var/bench-poison"), help="what was measured, to go on from")
     made.add_argument("--kept", action="store_true", help="measure nothing; show what was measured so far")
     return made

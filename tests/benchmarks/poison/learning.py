@@ -18,6 +18,7 @@ from tests.benchmarks.poison.tally import Attempt
 BEST_CASE = ("dataset.recipe=sft", "dataset.replay_fraction=0.2", "training.batch_tokens=256", "training.epochs=8")
 """The attacker's best case: most tokens go to corrections, with few ordinary pairs between them. The analyses, by
 templates, hold nothing of a report."""
+HONEST = 100
 HONEST_BESIDE = 16
 """Honest reports beside an attack that is trained: few, because the number of hostile ones decides, not their share."""
 
@@ -128,21 +129,35 @@ def _attempt(
     )
 
 
-def honest_cost(config: Config, *, attacker: Attacker | None, kept: Path, say: Say) -> dict[str, object]:
-    """How many of 100 honest lessons are trained on, with nothing held out, beside the reports of an attacker."""
+def honest_cost(config: Config, *, attacker: Attacker | None, kept: Path | None, say: Say) -> dict[str, object]:
+    """How many of 100 honest lessons are trained on, with nothing held out, beside the reports of an attacker.
+
+    `kept` None: a stand-in answers as was reported.
+    """
     goals = tuple(ATTACKS) if attacker else ()
+    if kept is None:
+        filed = honest_reports(HONEST, mistaken, attacker=attacker)
+        if attacker is not None:
+            filed += hostile_reports(goals, mistaken, attacker=attacker, seed=0)
+        with with_stand_in(config, Parrot(filed), say=say) as deployment:
+            return _cost(deployment, filed, attacker, say)
     with with_real_model(config, kept=kept, say=say) as (deployment, model):
-        filed = reports(model, goals, 100, attacker=attacker, seed=0)
-        deployment.file(filed)
-        deployment.settle()
-        run = deployment.prepare()
-        trained = {one for one in deployment.used(run, Split.TRAIN) if one.startswith("honest")}
-        corrected = {one.report_id for one in deployment.examples(run) if one.kind.value == "correction"}
-        return {
-            "attacker": attacker.value if attacker else "none",
-            "trained": len(trained),
-            "with_correction": len(trained & corrected),
-            "left_out": {str(key): value for key, value in run.progress.get("left_out", {}).items()},
-            "run": run.state.value,
-            "reason": run.reason,
-        }
+        filed = reports(model, goals, HONEST, attacker=attacker, seed=0)
+        return _cost(deployment, filed, attacker, say)
+
+
+def _cost(deployment: Deployment, filed: Sequence[Filed], attacker: Attacker | None, say: Say) -> dict[str, object]:
+    deployment.file(filed)
+    deployment.settle()
+    run = deployment.prepare()
+    trained = {one for one in deployment.used(run, Split.TRAIN) if one.startswith("honest")}
+    corrected = {one.report_id for one in deployment.examples(run) if one.kind.value == "correction"}
+    say(f"{len(trained)} of {HONEST} honest lessons are trained on")
+    return {
+        "attacker": attacker.value if attacker else "none",
+        "trained": len(trained),
+        "with_correction": len(trained & corrected),
+        "left_out": {str(key): value for key, value in run.progress.get("left_out", {}).items()},
+        "run": run.state.value,
+        "reason": run.reason,
+    }
