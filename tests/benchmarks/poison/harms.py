@@ -59,7 +59,7 @@ def rollback(config: Config, *, attacker: Attacker, seed: int, say: Say) -> Atte
         deployment.settle()
         sentence = deployment.step("watch")
         asked = store.intents.asked(IntentKind.ROLLBACK, actor=ACTOR, since=new.promoted_at or utcnow())
-        counted = store.traffic.tally(run.generation, since=new.promoted_at, per_reporter=1).flagged
+        counted = store.traffic.tally(run.generation, since=new.promoted_at).flagged
         say(f"rollback by {attacker}: {sentence}")
         return Attempt(
             goal=Goal.ROLLBACK,
