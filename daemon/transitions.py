@@ -54,7 +54,7 @@ ADAPTER_TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = {
     AdapterState.RETIRED: frozenset({AdapterState.LIVE}),
     AdapterState.FAILED: frozenset(),
     AdapterState.REJECTED: frozenset(),
-    AdapterState.ROLLED_BACK: frozenset(),
+    AdapterState.ROLLED_BACK: frozenset({AdapterState.RETIRED}),  # approved again by a person
 }
 RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     RunState.PREPARING: frozenset({RunState.TRAINING, RunState.FAILED}),

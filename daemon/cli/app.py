@@ -67,6 +67,7 @@ for command in (
     steer.promote,
     steer.reject,
     steer.rollback,
+    steer.approve,
     steer.pause,
     steer.resume,
     steer.requeue,

@@ -1,4 +1,4 @@
-"""Commands that change something: train, induce, promote, reject, rollback, pause, resume, requeue, evidence, erase."""
+"""Commands that change something: train, promote, reject, rollback, approve, pause, requeue, evidence, erase, ..."""
 
 from __future__ import annotations
 
@@ -98,12 +98,33 @@ def rollback(
 ) -> None:
     """Go back to an earlier generation.
 
-    The replaced generation is never promoted again.
+    The replaced generation does not go live again, unless `erratad approve` lifts that.
     """
     from daemon.operations.commands import request_rollback
 
     with opened(settings(config_path, overrides)) as store:
         intent = request_rollback(store, generation, actor=operator(), reason=reason)
+        _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
+
+
+def approve(
+    generation: Annotated[int, typer.Argument(min=0, help="A generation that was rolled back.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why it may go live again; it stands in the audit.")],
+    wait: Wait = True,
+    timeout: Timeout = 60.0,
+    as_json: AsJson = False,
+    config_path: ConfigPath = None,
+    overrides: Overrides = None,
+) -> None:
+    """Let a rolled-back generation go live again.
+
+    For a rollback that was forced, or whose cause was another one. The generation is watched again.
+    """
+    from daemon.operations import commands
+
+    with opened(settings(config_path, overrides)) as store:
+        intent = commands.approve(store, generation, actor=operator(), reason=reason)
         _follow(store, intent, wait_s=timeout if wait else None, as_json=as_json)
 
 

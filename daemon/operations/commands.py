@@ -45,6 +45,20 @@ def request_rollback(store: Store, generation: int | None, *, actor: str, reason
     return store.intents.request(IntentKind.ROLLBACK, actor=actor, reason=reason, target_generation=generation)
 
 
+def approve(store: Store, generation: int, *, actor: str, reason: str) -> Intent:
+    """Approve a rolled-back generation again, and request that it goes live. Both are in the audit.
+
+    Raises:
+        NotFoundError: The generation is unknown.
+        IllegalTransitionError: It was not rolled back, its files are gone, it was trained on erased reports, or the
+            reason is empty.
+    """
+    if not reason.strip():
+        raise IllegalTransitionError("give the reason why it may go live again: it stands in the audit")
+    store.adapters.approve(generation, actor=actor, reason=reason)
+    return request_rollback(store, generation, actor=actor, reason=f"approved again: {reason}")
+
+
 def reject_candidate(store: Store, generation: int, *, actor: str, reason: str) -> None:
     """Reject a candidate that the gate accepted.
 

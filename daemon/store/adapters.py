@@ -166,8 +166,9 @@ class Adapters:
     def roll_back(
         self, generation: int, *, expected_live: int, actor: str, reason: str, fulfils: Fulfilled | None = None
     ) -> None:
-        """Make a retired generation live again. The generation that it replaces is never promoted again.
+        """Make a retired generation live again. A newer generation that it replaces is not promoted again.
 
+        An older one that it replaces is retired: to go forward says nothing against it.
         Reports resolved by a generation newer than the target recur. The base model (generation 0)
         is never marked as rolled back: it must stay available. The intent ends in the same transaction, so that a crash
         never rolls back twice.
@@ -178,7 +179,8 @@ class Adapters:
                 rolled back, or the intent was completed before.
         """
         with transaction(self._engine) as connection:
-            leaving = AdapterState.RETIRED if expected_live == BASE_GENERATION else AdapterState.ROLLED_BACK
+            forward = BASE_GENERATION < expected_live < generation
+            leaving = AdapterState.RETIRED if forward or expected_live == BASE_GENERATION else AdapterState.ROLLED_BACK
             bad, target = _row(connection, expected_live), _row(connection, generation)
             if target.state != AdapterState.RETIRED:
                 raise IllegalTransitionError(
@@ -192,6 +194,11 @@ class Adapters:
                 ReportState.RECURRING,
                 generation=expected_live,
             )
+            if forward:
+                said = {"generation": generation, "previous": expected_live, "reason": reason}
+                emit(connection, EventType.ADAPTER_PROMOTED, target.name, said)
+                record_audit(connection, actor=actor, action="promoted", subject=target.name, reason=reason)
+                return
             emit(
                 connection,
                 EventType.ADAPTER_ROLLED_BACK,
@@ -199,6 +206,29 @@ class Adapters:
                 {"generation": expected_live, "live": generation, "reason": reason},
             )
             record_audit(connection, actor=actor, action="rolled_back", subject=bad.name, reason=reason)
+
+    def approve(self, generation: int, *, actor: str, reason: str) -> None:
+        """Lift the bar of a generation that was rolled back: it counts as retired, and may go live again.
+
+        Raises:
+            NotFoundError: The generation is unknown.
+            IllegalTransitionError: It was not rolled back, its files are gone, or it was trained on erased reports.
+        """
+        table = schema.adapters
+        with transaction(self._engine) as connection:
+            serialise(connection, Lock.LIVE)
+            row = _row(connection, generation)
+            if row.state != AdapterState.ROLLED_BACK:
+                raise IllegalTransitionError(
+                    f"generation {generation} is {row.state}: only a rolled-back one is approved"
+                )
+            if row.files_removed_at is not None:
+                raise IllegalTransitionError(f"the files of generation {generation} were removed: train a new one")
+            if generation in connection.execute(withdrawn_generations()).scalars().all():
+                raise IllegalTransitionError(f"generation {generation} was trained on reports that were erased since")
+            change = update(table).where(table.c.generation == generation)
+            connection.execute(change.values(state=AdapterState.RETIRED, updated_at=utcnow()))
+            record_audit(connection, actor=actor, action="approved", subject=row.name, reason=reason)
 
     def _replace_live(
         self, connection: Connection, generation: int, *, expected_live: int, leaving: AdapterState

@@ -47,6 +47,14 @@ class Generation(Ask):
     generation: Number
 
 
+class Approval(BaseModel):
+    """A reason is required: the generation was rolled back for one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    generation: Number
+    reason: Reason
+
+
 class Rollback(Ask):
     generation: Number | None = None
     """None: the previous live generation."""
@@ -227,7 +235,7 @@ def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
 
 def _commands(store: Store, access: Access) -> APIRouter:
     router = APIRouter(tags=["steer"])
-    operator = Depends(require_actor(access, Role.OPERATOR))
+    operator, admin = Depends(require_actor(access, Role.OPERATOR)), Depends(require_actor(access, Role.ADMIN))
 
     @router.post("/train", status_code=202)
     def train(ask: Ask, actor: str = operator) -> Intent:
@@ -258,6 +266,11 @@ def _commands(store: Store, access: Access) -> APIRouter:
         """Look once more whether the model gave the flagged answer of a claimed or contradicted report."""
         store.evidence.look_again(ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
+
+    @router.post("/approve", status_code=202)
+    def approve(ask: Approval, actor: str = admin) -> Intent:
+        """Let a rolled-back generation go live again."""
+        return commands.approve(store, ask.generation, actor=actor, reason=ask.reason)
 
     @router.post("/pause")
     def pause(ask: StageAsk, actor: str = operator) -> list[Pause]:

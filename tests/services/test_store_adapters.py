@@ -106,7 +106,33 @@ def test_daemons_that_promote_at_once_leave_one_live_and_a_clear_error(
     assert store.adapters.live().generation == run.generation
 
 
-def test_a_rolled_back_generation_never_comes_back(store: Store) -> None:
+def test_a_rolled_back_generation_that_a_person_approves_comes_back_and_nothing_is_held_against_the_older_one(
+    store: Store,
+) -> None:
+    promote(store)
+    promote(store)
+    with pytest.raises(IllegalTransitionError, match="generation 2 is live: only a rolled-back one is approved"):
+        store.adapters.approve(2, actor="admin", reason="why")
+    store.adapters.roll_back(1, expected_live=2, actor="op", reason="a crowd of names")
+    store.adapters.approve(2, actor="admin", reason="the flags were forged")
+    entry = store.audit.entries(limit=1)[0]
+    assert (entry.actor, entry.action, entry.reason) == ("admin", "approved", "the flags were forged")
+    assert store.adapters.get(2).state == AdapterState.RETIRED
+    store.adapters.roll_back(2, expected_live=1, actor="admin", reason="approved again")
+    assert (store.adapters.live().generation, store.adapters.get(1).state) == (2, AdapterState.RETIRED)
+    assert store.adapters.previous() == store.adapters.get(1)
+
+
+def test_a_generation_without_files_is_not_approved(store: Store) -> None:
+    promote(store)
+    promote(store)
+    store.adapters.roll_back(1, expected_live=2, actor="op", reason="worse")
+    assert store.adapters.files_removed(2, "old")
+    with pytest.raises(IllegalTransitionError, match="the files of generation 2 were removed"):
+        store.adapters.approve(2, actor="admin", reason="why")
+
+
+def test_a_rolled_back_generation_does_not_come_back_by_itself(store: Store) -> None:
     promote(store)
     promote(store)
     assert store.adapters.previous() == store.adapters.get(1)

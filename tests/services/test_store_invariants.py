@@ -92,6 +92,12 @@ class Daemon(RuleBasedStateMachine):
                 sorted(known)[pick % len(known)], expected_live=live, actor="op", reason="bad"
             )
 
+    @rule(pick=NUMBERS)
+    def approve(self, pick: int) -> None:
+        known = sorted(adapter.generation for adapter in self.store.adapters.find())
+        with suppress(IllegalTransitionError):
+            self.store.adapters.approve(known[pick % len(known)], actor="admin", reason="forged flags")
+
     # --- one run, step by step ---
 
     @rule()

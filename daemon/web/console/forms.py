@@ -74,6 +74,13 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
         _steer(store, intent, generation=generation, stage=stage, actor=who.name, reason=reason)
         return _back(back, intent)
 
+    @router.post("/approve")
+    def approve(
+        generation: Annotated[int, Form(ge=0, le=MAX_NUMBER)], reason: Reason, back: Back = "/", who: Identity = admin
+    ) -> RedirectResponse:
+        commands.approve(store, generation, actor=who.name, reason=reason)
+        return _back(back, "approve")
+
     @router.post("/erase")
     def erase(
         report_id: Annotated[Identifier, Form()], reason: Reason, back: Back = "/reports", who: Identity = admin

@@ -56,6 +56,7 @@ NOTICES = {
     "induce": "Induction requested; the daemon carries it out.",
     "promote": "Promotion requested; the daemon carries it out.",
     "rollback": "Rollback requested; the daemon carries it out.",
+    "approve": "Approved; the daemon takes it live.",
     "refuse": "The candidate is rejected and will not go live.",
     "pause": "Paused: running steps finish, no new steps start.",
     "resume": "Resumed.",

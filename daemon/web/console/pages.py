@@ -311,4 +311,5 @@ def _possible(view: GenerationView) -> dict[str, bool]:
         "can_promote": waits and AdapterState.LIVE in ADAPTER_TRANSITIONS[state],
         "can_refuse": waits,
         "can_roll_back_to": state == AdapterState.RETIRED,
+        "can_approve": state == AdapterState.ROLLED_BACK and view.adapter.files_removed_at is None,
     }

@@ -10,6 +10,8 @@ from prometheus_client import REGISTRY
 
 from connectors.messages import EventType
 from daemon.config.rollout import WatchConfig
+from daemon.errors import IllegalTransitionError
+from daemon.operations import commands
 from daemon.promotion.watch import WatchStage
 from daemon.records import AdapterState, Evidence, IntentKind, IntentState, Source, utcnow
 from daemon.runtime.stage import Step
@@ -59,6 +61,31 @@ def test_a_risen_flagged_rate_rolls_back_for_good(bench: Bench) -> None:
     again = bench.store.intents.request(IntentKind.PROMOTE, actor="operator", reason="try", target_generation=2)
     bench.step()
     assert bench.store.intents.get(again.id).state == IntentState.REFUSED
+
+
+def test_what_was_rolled_back_goes_live_again_when_a_person_approves_it_and_is_watched_again(bench: Bench) -> None:
+    promoted_twice(bench)
+    answered(bench.store, 2, 2000, flags=50)
+    look(bench)
+    bench.step()
+    assert bench.live_names() == {FIRST}
+    commands.approve(bench.store, 2, actor="admin", reason="the flags were forged")
+    bench.step()
+    assert bench.live_names() == {SECOND}
+    actions = [(one.actor, one.action, one.reason) for one in bench.store.audit.entries(limit=4)]
+    assert actions[0] == ("admin", "promoted", "approved again: the flags were forged")
+    assert ("admin", "approved", "the flags were forged") in actions
+    answered(bench.store, 2, 2000, flags=10)
+    assert f"{SECOND} against {FIRST}: " in look(bench).sentence
+
+
+def test_an_approval_needs_a_reason(bench: Bench) -> None:
+    promoted_twice(bench)
+    bench.ask_rollback()
+    bench.step()
+    with pytest.raises(IllegalTransitionError, match="give the reason"):
+        commands.approve(bench.store, 2, actor="admin", reason=" ")
+    assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
 
 
 def test_a_like_rate_stays_live(bench: Bench) -> None:

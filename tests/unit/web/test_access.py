@@ -38,6 +38,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/api/promote", {"generation": 0}, Role.OPERATOR),
     ("POST", "/api/reject", {"generation": 0}, Role.OPERATOR),
     ("POST", "/api/rollback", {}, Role.OPERATOR),
+    ("POST", "/api/approve", {"generation": 1, "reason": "forged flags"}, Role.ADMIN),
     ("POST", "/api/pause", {}, Role.OPERATOR),
     ("POST", "/api/resume", {}, Role.OPERATOR),
     ("POST", "/api/evidence", {"report_id": "no-such-id"}, Role.OPERATOR),
