@@ -71,9 +71,9 @@ def drift_measured(comparison: Comparison, policy: GatePolicy) -> Finding:
 
 
 def items_left(comparison: Comparison, policy: GatePolicy, configured: Mapping[Suite, int]) -> Finding:
-    left = [(suite, comparison.measured(suite), count) for suite, count in configured.items() if count]
+    left = [(suite, *_measured(comparison, suite, count)) for suite, count in configured.items() if count]
     few = [one for one in left if not at_least(one[1] / one[2], policy.min_measured_share)]
-    named = ", ".join(f"{measured} of {count} of {suite.value}" for suite, measured, count in few)
+    named = ", ".join(f"{number(measured)} of {number(count)} of {suite.value}" for suite, measured, count in few)
     return _finding(
         Criterion.ITEMS_LEFT,
         holds=not few,
@@ -83,6 +83,16 @@ def items_left(comparison: Comparison, policy: GatePolicy, configured: Mapping[S
         "serving.max_model_len, refused by the chat template or by servers); items similar to training prompts are "
         "left out too, so give others",
     )
+
+
+def _measured(comparison: Comparison, suite: Suite, count: int) -> tuple[float, float]:
+    """The measured items and all; votes of reports, so that nobody's unanswerable ones make the measurement useless."""
+    voted = [item for item in comparison.votes.voters if item[0] == suite]
+    if not voted:
+        return comparison.measured(suite), count
+    weights = comparison.votes.weights(voted)
+    answered = {pair.item for pair in comparison.of(suite, guided=True)}
+    return math.fsum(weight for item, weight in weights.items() if item in answered), math.fsum(weights.values())
 
 
 def _finding(criterion: Criterion, *, holds: bool, sentence: str, advice: str) -> Finding:

@@ -36,7 +36,7 @@ from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, u
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
 from daemon.evaluation.taught import asked_by, taught_by_run
-from daemon.evaluation.votes import Trust
+from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
@@ -132,8 +132,17 @@ class EvaluationStage:
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
         trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
-        configured = configured_counts([item for item in found if item.counts], self._fixed, self._config)
-        return self._decide(run, candidate, live, requests, trained=trained, configured=configured, left_out=left_out)
+        counted = [item for item in found if item.counts]
+        return self._decide(
+            run,
+            candidate,
+            live,
+            requests,
+            trained=trained,
+            configured=configured_counts(counted, self._fixed, self._config),
+            voters={item.key: item.voter for item in counted if item.voter is not None},
+            left_out=left_out,
+        )
 
     def _items(self, run: Run, fixed: Sequence[Item], life: Life) -> tuple[list[Item], list[Item], list[LeftOutItem]]:
         """All items; those that can be asked; and the others with their reasons."""
@@ -202,12 +211,12 @@ class EvaluationStage:
         *,
         trained: Sequence[str],
         configured: Mapping[Suite, int],
+        voters: Mapping[ItemKey, Voter],
         left_out: Sequence[LeftOutItem],
     ) -> Step:
         wanted = {request.key for request in requests}
         answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
-        items = {(request.item.suite.value, request.item.id): request.item for request in requests}
-        voters = {key: item.voter for key, item in items.items() if item.voter is not None}
+        items = {request.item.key: request.item for request in requests}
         scores = arm_scores(candidate, answers), arm_scores(live, answers)
         decision = decide(
             *scores,

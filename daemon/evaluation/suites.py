@@ -21,7 +21,7 @@ from daemon.chat.preparation import Preparation
 from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
-from daemon.evaluation.votes import Trust, Voter
+from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import Suite
 from daemon.parts import Part
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
@@ -62,6 +62,10 @@ class Item:
 
     asked: Asked | None = None
     """What an answer to a report is compared with, so that noise or a refusal does not pass its rules."""
+
+    @property
+    def key(self) -> ItemKey:
+        return self.suite.value, self.id
 
     def passes(self, text: str) -> bool | None:
         """Whether the answer meets the rules and is sound; None if the item has no rules. An empty one never passes."""

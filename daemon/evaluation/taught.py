@@ -34,7 +34,7 @@ def taught_by_run(store: Store, run: Run) -> Taught:
 
 def asked_by(items: Iterable[Item], *, guidance: str) -> dict[ItemKey, Asked]:
     """The prompts by item. The operator's own items may be answered in the words of their rules."""
-    return {(item.suite.value, item.id): _asked(item, guidance) for item in items}
+    return {item.key: _asked(item, guidance) for item in items}
 
 
 def _asked(item: Item, guidance: str) -> Asked:

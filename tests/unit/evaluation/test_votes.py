@@ -74,7 +74,9 @@ class Reports:
                     )
         return self
 
-    def decide(self, policy: GatePolicy | None = None, *, golden: list[bool] = GOLDEN) -> Decision:
+    def decide(
+        self, policy: GatePolicy | None = None, *, golden: list[bool] = GOLDEN, configured: Any = None
+    ) -> Decision:
         def tasks(passed: list[bool], text: str) -> list[Answer]:
             return [
                 found for guided in (True, False) for found in asked(Suite.GOLDEN, passed, guided=guided, text=text)
@@ -86,6 +88,7 @@ class Reports:
             arm(LIVE, [*live, *tasks(GOLDEN, "old")]),
             policy or GatePolicy(),
             voters=self.voters,
+            configured=configured,
         )
 
 
@@ -334,6 +337,23 @@ def test_prompts_that_make_long_answers_are_one_vote_against_the_measurement() -
             if reports.voters[Suite.FLAGGED, found.item_id].principal == "hostile":
                 side[number] = _cut(found)
     assert Criterion.CUT_ANSWERS not in failed(reports.decide())
+
+
+def test_reports_that_servers_refuse_do_not_make_the_measurement_useless() -> None:
+    reports = Reports().add([FIXED] * 10 + [WRONG] * 10)
+    unanswered = {
+        (Suite.FLAGGED, f"refused-{number}"): Voter(principal="hostile", reporter="r", cluster=str(number))
+        for number in range(60)
+    }
+    reports.voters |= unanswered
+    assert Criterion.ITEMS_LEFT not in failed(reports.decide(configured={Suite.FLAGGED: 80}))
+    reports.voters |= {
+        (Suite.FLAGGED, f"lost-{number}"): Voter(principal="shop", reporter="r", cluster=f"lost-{number}")
+        for number in range(30)
+    }
+    decision = reports.decide(configured={Suite.FLAGGED: 110})
+    assert Criterion.ITEMS_LEFT in failed(decision)
+    assert "(20 of 100 of flagged)" in sentence(decision, Criterion.ITEMS_LEFT)
 
 
 def _cut(found: Answer) -> Answer:
