@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from daemon.training.batches import Encoded, TrainingSet, fill
+from daemon.training.batches import Encoded, Objective, TrainingSet, fill
 from daemon.training.losses import kl, log_probs
 from daemon.training.teacher import completion_logits, evaluating, frozen_base
 
@@ -22,10 +22,14 @@ TOKENS = 32
 
 
 class Drift:
-    """A fixed sample of the training set's lessons."""
+    """A fixed sample of the training set's lessons: of those with a teacher, if there are any.
+
+    At the tokens of a target the divergence is large by intent, and says little of other answers.
+    """
 
     def __init__(self, training_set: TrainingSet, *, seed: int, pad_id: int) -> None:
         lessons = [one for one in training_set.encoded if one.report_id is not None and not one.analyses]
+        lessons = [one for one in lessons if one.objective is Objective.TEACHER] or lessons
         sample = random.Random(seed).sample(lessons, min(ROWS, len(lessons)))  # noqa: S311 - must be repeatable
         short = [replace(one, completion=one.completion[:TOKENS], token_weights=(), sampled=()) for one in sample]
         self._rows = sorted(short, key=len)

@@ -220,6 +220,17 @@ def test_the_meter_is_the_divergence_from_the_base_model_on_lessons() -> None:
     assert found > 0.01
 
 
+def test_the_meter_leaves_targets_out_where_there_is_a_teacher() -> None:
+    target = Encoded(prompt=(3, 4), completion=(30, 31), report_id="a")
+    taught = replace(ROW, report_id="b")
+    model = tiny_peft(changed=True)
+    both, alone = (
+        Drift(TrainingSet(encoded=rows, plan=(), left_out={}), seed=1, pad_id=0).measure(model, batch_tokens=60)
+        for rows in ((target, taught), (taught,))
+    )
+    assert both == alone is not None
+
+
 def test_without_lessons_nothing_is_measured() -> None:
     other = Encoded(prompt=(1,), completion=(2,))
     assert (
