@@ -33,6 +33,7 @@ class Remains:
         self._note("copies made before", "backups and snapshots of data_dir and of the database", "they are deleted")
         if same:
             self._note("the same conversation and answer", f"reports {', '.join(same)} by others", "they are erased")
+        self._note_exchange()
         source, kafka = self._report.source, self._config.intake.kafka
         if source.offset is not None and kafka is not None:
             self._note(
@@ -40,6 +41,19 @@ class Remains:
                 f"topic {source.channel}, partition {source.partition}, offset {source.offset}",
                 self._until(source.channel),
                 "kafka-delete-records.sh (docs/runbook.md)",
+            )
+
+    def _note_exchange(self) -> None:
+        """The model answered before the report was received, so its exchange is forgotten by then plus `ttl_s`."""
+        exchanges, completion_id = self._config.serving.exchanges, self._report.flagged.completion_id
+        until = self._report.received_at + timedelta(seconds=exchanges.ttl_s)
+        if exchanges.enabled and until > utcnow():
+            named = "the completion" if completion_id is None else f"completion {completion_id}"
+            self._note(
+                f"the exchange of {named}, if it came from these servers",
+                "memory of the model servers",
+                f"{until:%Y-%m-%d %H:%M} UTC (serving.exchanges.ttl_s)",
+                "a restart of the servers, or DELETE /erratad/v1/exchanges/ID with the admin token",
             )
 
     def note_database(self, *, emptied: bool) -> None:

@@ -95,6 +95,20 @@ def test_the_certificate_names_other_reports_with_the_same_text(sqlite_store: St
     assert sqlite_store.reports.get("twin").state is ReportState.QUEUED
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_certificate_names_what_the_model_servers_remember(
+    sqlite_store: Store, make_config: Configure, *, enabled: bool
+) -> None:
+    config = make_config(serving={"exchanges": {"enabled": enabled}})
+    one = flagged(completion_id="chatcmpl-7")
+    add(sqlite_store, one)
+    certificate = erase(sqlite_store, config, one.id, actor="op", reason="asked")
+    found = [entry for entry in certificate["remains"] if entry["where"] == "memory of the model servers"]
+    assert len(found) == enabled
+    assert all("chatcmpl-7" in entry["what"] and "DELETE" in entry["earlier"] for entry in found)
+    assert sqlite_store.reports.get(one.id).flagged.completion_id is None
+
+
 ASKED = [{"role": "user", "content": "When does the ferry leave?"}]
 
 
