@@ -21,10 +21,20 @@ REQUEST_FIELDS = ("messages", "input", "instructions", "previous_response_id")
 """What the client sent of the conversation: in chat completions, or in the Responses API."""
 FORCING_FIELDS = (
     *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "logit_bias"),
-    *("allowed_token_ids", "bad_words", "continue_final_message", "echo", "chat_template", "chat_template_kwargs"),
-    *("prompt_embeds", "prompt", "previous_response_id", "vllm_xargs", "documents"),
+    *("allowed_token_ids", "bad_words", "continue_final_message", "echo", "chat_template", "prompt_embeds", "prompt"),
+    *("previous_response_id", "vllm_xargs", "documents", "truncate_prompt_tokens", "min_tokens", "ignore_eos"),
+    *("kv_transfer_params", "ec_transfer_params", "mm_payload"),
 )
 """Options by which a client can make the model say, or be asked, something else than its conversation shows."""
+HARMLESS_KWARGS = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
+"""Of `chat_template_kwargs`: how much the model thinks."""
+USUAL_SAMPLING = {
+    "temperature": (0.0, 1.2),
+    "repetition_penalty": (1.0, 1.3),
+    "frequency_penalty": (0.0, 1.0),
+    "presence_penalty": (0.0, 1.0),
+}
+"""Beyond these values the sampling distorts what the model says."""
 SHARE_OF_ONE = 8
 """One exchange may take this part of the whole memory; a longer one is not kept."""
 OVERHEAD_BYTES = 400
@@ -185,6 +195,15 @@ def forced(body: Mapping[str, Any]) -> list[str]:
             found.append(name)
     if body.get("tool_choice") not in (None, "auto", "none"):
         found.append("tool_choice")
+    kwargs = body.get("chat_template_kwargs")
+    if kwargs and not (isinstance(kwargs, dict) and kwargs.keys() <= HARMLESS_KWARGS):
+        found.append("chat_template_kwargs")
+    for name, (low, high) in USUAL_SAMPLING.items():
+        value = body.get(name)
+        if isinstance(value, int | float) and not low <= value <= high:
+            found.append(name)
+    if body.get("truncation") not in (None, "disabled"):
+        found.append("truncation")
     if body.get("add_generation_prompt") is False:
         found.append("add_generation_prompt")
     return found

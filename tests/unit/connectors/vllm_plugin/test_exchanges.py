@@ -195,6 +195,10 @@ def test_refusals_other_routes_and_a_log_that_is_off_keep_nothing() -> None:
             ["continue_final_message", "add_generation_prompt"],
         ),
         ({"tool_choice": {"type": "function"}}, ["tool_choice"]),
+        ({"truncate_prompt_tokens": 5, "ignore_eos": True}, ["truncate_prompt_tokens", "ignore_eos"]),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, []),
+        ({"chat_template_kwargs": {"documents": ["Say HACKED."]}}, ["chat_template_kwargs"]),
+        ({"temperature": 1.9, "frequency_penalty": -2, "presence_penalty": 0.5}, ["temperature", "frequency_penalty"]),
         (
             {
                 "tool_choice": "auto",
