@@ -301,6 +301,10 @@ AUTOMATIC_ROLLBACKS = _closed(
 
 # schedule and the process; a time of 0: never
 SCHEDULE_NEXT_RUN = Gauge("erratad_schedule_next_run_timestamp_seconds", "Next cron time.")
+APPROVAL_WAITS = Gauge(
+    "erratad_approval_waits_seconds",
+    "Time for which an accepted candidate waits for a person's approval (rollout.approval); 0: none does.",
+)
 SCHEDULE_LAST_START = Gauge("erratad_schedule_last_start_timestamp_seconds", "Time of the latest start of a run.")
 SCHEDULE_MIN_LESSONS = _closed(
     Gauge(

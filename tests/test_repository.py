@@ -276,6 +276,7 @@ TESTED_THROUGH = {
     "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",
+    "daemon/operations/reviews.py": "tests/unit/web/test_operators.py",
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
     "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",
     "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",

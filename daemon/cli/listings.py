@@ -72,7 +72,7 @@ def reports(
     wanted = one_of(ReportState, state)
     with opened(config) as store:
         if report_id is not None:
-            view = report_view(store, report_id)
+            view = report_view(store, config, report_id)
             print_json(view) if as_json else show_report(view)
             return
         found = store.reports.find(

@@ -17,7 +17,7 @@ from daemon.errors import ConfigError, IllegalTransitionError
 from daemon.text.visible import hidden_again, visible
 
 if TYPE_CHECKING:
-    from daemon.operations.views import ReviewQueueView
+    from daemon.operations.reviews import ReviewQueueView
     from daemon.records import Lesson
     from daemon.store import Store
 
@@ -45,7 +45,7 @@ def list_(
     overrides: Overrides = None,
 ) -> None:
     """List the review queue: quarantined reports, analyses with something set aside, other analyses."""
-    from daemon.operations.views import review_queue
+    from daemon.operations.reviews import review_queue
 
     with opened(settings(config_path, overrides)) as store:
         queue = review_queue(store, limit=limit)
@@ -64,8 +64,9 @@ def show(
     from daemon.cli.show import show_report
     from daemon.operations.views import report_view
 
-    with opened(settings(config_path, overrides)) as store:
-        view = report_view(store, report_id)
+    config = settings(config_path, overrides)
+    with opened(config) as store:
+        view = report_view(store, config, report_id)
     print_json(view) if as_json else show_report(view)
 
 

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
 from daemon.operations.status import because, progress_text
-from daemon.operations.views import AnswerView, GenerationView, MeasuredView, ReportView, SameAnswerView, suite_scores
+from daemon.operations.views import (
+    AnswerView,
+    GenerationView,
+    MeasuredView,
+    ReportView,
+    SameAnswerView,
+    StandingView,
+    suite_scores,
+)
 
 
 def show_report(view: ReportView) -> None:
@@ -18,6 +26,7 @@ def show_report(view: ReportView) -> None:
         say(f"sent under the id {report.sent_id}, which another sender had used before")
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")
     say(f"evidence that the model gave it, {report.evidence_text}")
+    _show_standing(view.standing)
     if report.resolved_generation is not None:
         say(f"{report.state} in generation {report.resolved_generation}")
     if report.not_trainable is not None:
@@ -38,6 +47,19 @@ def show_report(view: ReportView) -> None:
     _section("Adapters trained on it", trained or "none")
     _section("Left out", "\n".join(one.said for one in view.left_out))
     _show_measured(view.measured)
+
+
+def _show_standing(standing: StandingView) -> None:
+    say(f"grade: {standing.grade}{', from a trusted source' if standing.trusted else ''}")
+    for name, decision in (
+        ("train on the analysis", standing.analysis),
+        ("train on the correction", standing.correction),
+        ("count in the gate", standing.gate),
+    ):
+        if decision is not None:
+            say(f"{name}: {'yes' if decision.allowed else 'no'}, {decision.said}")
+    if standing.analysis is None and standing.waits is not None:
+        say(f"not analysed yet: {standing.waits}")
 
 
 def _show_same_answer(same: SameAnswerView) -> None:

@@ -24,6 +24,9 @@ class WatchConfig(Section):
 
 
 class RolloutConfig(Section):
+    approval: Literal["required", "none"] = "none"
+    """required: an accepted candidate waits until a person promotes it. A shadow, which no user sees, comes before it;
+    a canary is replaced by the person's decision."""
     mode: Literal["direct", "canary", "shadow"] = "direct"
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of the conversations under the alias (canary), or of the requests (shadow)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from daemon import metrics
 from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
+from daemon.promotion.rollout import approval_waits_s
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
@@ -56,6 +57,7 @@ class GaugesStage:
         runs = self._store.runs.find(limit=LATEST_RUNS)
         metrics.SCHEDULE_LAST_START.set(runs[0].created_at.timestamp() if runs else 0)
         active = next((run for run in runs if run.state in ACTIVE_RUN_STATES), None)
+        metrics.APPROVAL_WAITS.set(approval_waits_s(active, utcnow()) or 0.0)
         self._show_generations(active)
         for state in ACTIVE_RUN_STATES:
             metrics.RUN_ACTIVE.labels(state=state).set(int(active is not None and active.state == state))

@@ -14,6 +14,7 @@ from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.labels import LEFT_OUT_TEXT
 from daemon.operations.views import InductionRow, RunRow, View
+from daemon.promotion.rollout import approval_waits_s
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each
 from daemon.promotion.trial_figures import TrialStatus, trial_status
@@ -141,6 +142,8 @@ class StatusView(View):
     """The default target of a rollback."""
     active_run: RunRow | None
     trial: TrialView | None
+    approval_waits_s: float | None
+    """How long the candidate of the active run waits for a person's approval; null: none does."""
     last_run: RunRow | None
     """The latest ended run."""
     next_cron: datetime | None
@@ -173,6 +176,7 @@ def status(store: Store, config: Config) -> StatusView:
         previous=previous,
         active_run=None if active is None else RunRow.of(active),
         trial=trial_view(store, config),
+        approval_waits_s=approval_waits_s(active, now),
         last_run=RunRow.of(ended[0]) if ended else None,
         next_cron=next_cron_time(config.schedule.cron, config.schedule.timezone, now),
         induction=_induction_view(store, config, now) if config.induction.enabled else None,
@@ -229,6 +233,7 @@ def sentences(view: StatusView) -> list[str]:
         *_evidence(view),
         *_runs(view),
         *_trial(view),
+        *_approval(view),
         _schedule(view),
         *_induction(view),
     ]
@@ -253,6 +258,8 @@ def _progress_parts(progress: Mapping[str, Any]) -> Iterator[str]:
             # earlier versions stored the texts as keys
             counted = ", ".join(f"{count} {LEFT_OUT_TEXT.get(kind, kind)}" for kind, count in counts.items())
             yield f"{name.replace('_', ' ')}: {counted}"
+    if grades := progress.get("grades"):
+        yield f"grades of the reports: {', '.join(f'{count} {grade}' for grade, count in grades.items())}"
     yield from _left_out(progress.get("left_out_texts", {}))
     if progress.get("steps"):
         loss, speed, left, far = (progress.get(name) for name in ("loss", "tokens_per_s", "eta_s", "kl_to_base"))
@@ -343,6 +350,14 @@ def _trial(view: StatusView) -> list[str]:
     return [
         f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
     ]
+
+
+def _approval(view: StatusView) -> list[str]:
+    if view.approval_waits_s is None or view.active_run is None:
+        return []
+    number = view.active_run.generation
+    waits = f"Waits for approval for {span(view.approval_waits_s)}: generation {number}, no other run starts before."
+    return [f"{waits} See `erratad adapters {number}`, then `erratad promote {number}` or `erratad reject {number}`."]
 
 
 def because(reason: str | None, mark: str = ": ") -> str:

@@ -9,6 +9,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from connectors.messages import ChatMessage, Checks, Severity
+from daemon.config import Config
+from daemon.labels import Grade
 from daemon.left_out import LeftOutReport
 from daemon.parts import Part
 from daemon.records import (
@@ -26,6 +28,8 @@ from daemon.records import (
 )
 from daemon.store import Store
 from daemon.text.merging import SetAside, merged
+from daemon.trust.policy import Decision, Policy
+from daemon.trust.standing import Standing, Standings
 
 
 class View(BaseModel):
@@ -186,10 +190,49 @@ class SameAnswerView(View):
         )
 
 
+class DecisionView(View):
+    """What the policy `trust` says to one use of a report."""
+
+    allowed: bool
+    said: str
+
+    @classmethod
+    def of(cls, decision: Decision | None) -> Self | None:
+        return None if decision is None else cls(allowed=decision.allowed, said=decision.sentence)
+
+
+class StandingView(View):
+    """What supports a report, and what it may be used for. The decisions are null before its analysis."""
+
+    grade: Grade
+    trusted: bool
+    """Whether a trusted source reports this answer."""
+    waits: str | None
+    """What the report, or its correction, waits for."""
+    analysis: DecisionView | None
+    """Whether a run may train on the analysis."""
+    correction: DecisionView | None
+    """Whether a run may train on the corrected answer."""
+    gate: DecisionView | None
+    """Whether the report counts in the gate."""
+
+    @classmethod
+    def of(cls, standing: Standing) -> Self:
+        return cls(
+            grade=standing.grade,
+            trusted=standing.trusted,
+            waits=standing.waits,
+            analysis=DecisionView.of(standing.analysis),
+            correction=DecisionView.of(standing.correction),
+            gate=DecisionView.of(standing.gate),
+        )
+
+
 class ReportView(View):
     """One report from message to fix."""
 
     report: ReportRow
+    standing: StandingView
     messages: list[ChatMessage]
     response: str
     shown_response: str
@@ -234,45 +277,6 @@ class InductionRow(View):
     reason: str | None
 
 
-class ReviewView(View):
-    """One report as a reviewer sees it. `lesson` is the analysis to approve."""
-
-    report: ReportRow
-    messages: list[ChatMessage]
-    response: str
-    shown_response: str
-    """The flagged answer for people: its text and its tool calls."""
-    user_correction: str | None
-    checks: Checks | None
-    same_answer: SameAnswerView | None
-    lesson: Lesson | None
-
-    @classmethod
-    def of(cls, report: Report, lesson: Lesson | None) -> Self:
-        return cls(
-            report=ReportRow.of(report),
-            messages=report.messages,
-            response=report.flagged.response,
-            shown_response=report.flagged.shown_response,
-            user_correction=report.flagged.correction,
-            checks=report.flagged.checks,
-            same_answer=SameAnswerView.of(report),
-            lesson=lesson,
-        )
-
-
-class ReviewQueueView(View):
-    """The reviews to do: the number of each kind, and the first items of each kind."""
-
-    quarantined_waiting: int
-    set_aside_waiting: int
-    analyses_waiting: int
-    quarantined: list[ReviewView]
-    set_aside: list[ReviewView]
-    """Analyses whose reports have a correction or checks that are set aside; heaviest first, bounded."""
-    analyses: list[ReviewView]
-
-
 class SuiteScore(View):
     """The number of items of one suite that each arm answered well. Items without a rule do not count."""
 
@@ -283,12 +287,13 @@ class SuiteScore(View):
     passed_after: int
 
 
-def report_view(store: Store, report_id: str) -> ReportView:
+def report_view(store: Store, config: Config, report_id: str) -> ReportView:
     """Raises NotFoundError."""
     report = store.reports.get(report_id)
     lesson = store.reports.lesson(report_id)
     return ReportView(
         report=ReportRow.of(report),
+        standing=StandingView.of(Standings(Policy.of(config), store.witnesses).of(report, lesson)),
         messages=report.messages,
         response=report.flagged.response,
         shown_response=report.flagged.shown_response,
@@ -319,19 +324,6 @@ def generation_view(store: Store, generation: int) -> GenerationView:
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
         left_out=store.left_out.of_run(adapter.run_id),
         measured=_measured(store, store.runs.answers(adapter.run_id)),
-    )
-
-
-def review_queue(store: Store, *, limit: int) -> ReviewQueueView:
-    """Read at most `limit` items of each kind."""
-    waiting = store.reviews.waiting()
-    return ReviewQueueView(
-        quarantined_waiting=waiting.quarantined,
-        set_aside_waiting=waiting.set_aside,
-        analyses_waiting=waiting.analyses,
-        quarantined=[ReviewView.of(report, None) for report in store.reviews.quarantined(limit=limit)],
-        set_aside=[ReviewView.of(report, lesson) for report, lesson in store.reviews.set_aside(limit=limit)],
-        analyses=[ReviewView.of(report, lesson) for report, lesson in store.reviews.analyses(limit=limit)],
     )
 
 

@@ -6,14 +6,25 @@ daemon and restarted servers.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from daemon.config.rollout import RolloutConfig
 from daemon.promotion.swap import FleetState, Reconciler, load_and_probe
 from daemon.promotion.trial import Action, Ruling
 from daemon.promotion.trial_figures import trial_status
-from daemon.records import ACTOR, Adapter, AdapterState
+from daemon.records import ACTOR, Adapter, AdapterState, Run, RunState, utcnow
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.flags import Electorate
+
+WAITS_SINCE = "waits_for_approval_since"
+"""In the progress of a run: when its candidate began to wait for a person's approval (Unix time)."""
+
+
+def approval_waits_s(active: Run | None, now: datetime) -> float | None:
+    """How long the candidate of the active run waits for a person's approval; None: none does."""
+    since = None if active is None or active.state is not RunState.PROMOTING else active.progress.get(WAITS_SINCE)
+    return None if since is None else max(0.0, now.timestamp() - since)
 
 
 class Rollout:
@@ -36,12 +47,30 @@ class Rollout:
         current = self._store.trials.current()
         if current is None or current.generation != candidate.generation:
             if self._config.mode == "direct":
-                return Ruling(action=Action.PROMOTE, reason="passed the gate")
+                return self._approved(candidate, "passed the gate")
+            if self._config.mode == "canary" and self._config.approval == "required":
+                return self._approved(candidate, "passed the gate; users meet it only after the approval")
             return self._start(candidate, live, fleet_state)
         ruling = trial_status(
             self._store, current, live=live.generation, config=self._config, voters=self._voters
         ).ruling
-        return Ruling(action=ruling.action, reason=f"{current.mode} on {current.share:.0%}: {ruling.reason}")
+        reason = f"{current.mode} on {current.share:.0%}: {ruling.reason}"
+        if ruling.action is Action.PROMOTE:
+            return self._approved(candidate, reason)
+        return Ruling(action=ruling.action, reason=reason)
+
+    def _approved(self, candidate: Adapter, reason: str) -> Ruling:
+        """Promote, or wait for a person who does (`daemon.promotion.stage` promotes at an operator's request)."""
+        if self._config.approval == "none":
+            return Ruling(action=Action.PROMOTE, reason=reason)
+        if candidate.run_id is not None and WAITS_SINCE not in self._store.runs.get(candidate.run_id).progress:
+            self._store.runs.progress(candidate.run_id, {WAITS_SINCE: utcnow().timestamp()})
+        number = candidate.generation
+        return Ruling(
+            action=Action.WAIT,
+            reason=f"{candidate.name} waits for approval: {reason}; look at `erratad adapters {number}`, then "
+            f"`erratad promote {number}` or `erratad reject {number}`",
+        )
 
     def _start(self, candidate: Adapter, live: Adapter, fleet_state: FleetState) -> Ruling:
         fleet_state.require(live)

@@ -33,13 +33,18 @@ class Standing:
     gate: Decision | None = None
 
     @property
+    def missing(self) -> Decision | None:
+        """The decision that keeps the report, or its correction, from being used; None: none does."""
+        if self.analysis is None:
+            return None if self.may_analyse else self.may_analyse
+        if not self.analysis:
+            return self.analysis
+        return self.correction if self.correction is not None and self.correction.is_missing else None
+
+    @property
     def waits(self) -> str | None:
         """What the report, or its correction, waits for; None: nothing."""
-        if self.analysis is None:
-            return None if self.may_analyse else self.may_analyse.sentence
-        if not self.analysis:
-            return self.analysis.sentence
-        return self.correction.sentence if self.correction is not None and self.correction.is_missing else None
+        return None if self.missing is None else self.missing.sentence
 
 
 class Standings:

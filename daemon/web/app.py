@@ -59,7 +59,7 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
     _add_error_handlers(app)
     app.include_router(probes_router(health))
     limit = RateLimit(config.http.feedback_per_minute)
-    app.include_router(feedback_router(intake, store, access, limit, config.sources))
+    app.include_router(feedback_router(intake, store, access, limit, config))
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app

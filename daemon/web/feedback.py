@@ -9,15 +9,17 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 
 from connectors import messages
 from connectors.messages import Identifier
-from daemon.config.sources import Sources
+from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import NotFoundError
 from daemon.intake.stage import FeedbackIntake
-from daemon.labels import LEFT_OUT_TEXT
+from daemon.labels import GROUND_TEXT, LEFT_OUT_TEXT
 from daemon.left_out import LeftOutReport
 from daemon.operations.views import View
 from daemon.records import Evidence, Report, ReportState
 from daemon.store import Added, Store
+from daemon.trust.policy import Decision, Policy
+from daemon.trust.standing import Standings
 from daemon.web.access import Access, Identity
 from daemon.web.dependencies import rate_limited, require_caller
 from daemon.web.rate_limit import RateLimit
@@ -46,10 +48,11 @@ class FeedbackState(View):
 
 
 def feedback_router(
-    intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit, sources: Sources
+    intake: FeedbackIntake, store: Store, access: Access, limit: RateLimit, config: Config
 ) -> APIRouter:
     router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
     signed_in = Depends(require_caller(access, Role.REPORTER))
+    sources, standings = config.sources, Standings(Policy.of(config), store.witnesses)
 
     @router.post(
         "", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(rate_limited(limit, access))]
@@ -70,7 +73,8 @@ def feedback_router(
         report = fixed = _of_caller(store, caller, caller.principal(sources), report_id)
         if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
             fixed = store.reports.get(report.duplicate_of)
-        said = state_text(fixed, store.left_out.still(fixed.id))
+        missing = standings.of(fixed, store.reports.lesson(fixed.id)).missing
+        said = state_text(fixed, store.left_out.still(fixed.id), missing)
         if fixed is not report:
             said = f"counted with another report of the same answer: {said}"
         return FeedbackState(
@@ -119,12 +123,19 @@ _STATE_TEXT = {
 }
 
 
-def state_text(report: Report, left_out: LeftOutReport | None = None) -> str:
-    """The state as a sentence. `left_out`: why the latest run could not use the report."""
+def state_text(report: Report, left_out: LeftOutReport | None = None, missing: Decision | None = None) -> str:
+    """The state as a sentence. `left_out`: why the latest run could not use the report.
+
+    `missing`: the decision of `trust` that keeps it, or its correction, from being used. Its detail is not told.
+    """
     if report.state == ReportState.RESOLVED:
         return f"fixed in generation {report.resolved_generation}"
     if report.state == ReportState.LESSON and report.flagged.not_trainable:
         return f"analysed; not trainable here: {report.flagged.not_trainable}"
     if report.state == ReportState.LESSON and left_out is not None:
         return f"analysed; not trainable with this model and configuration: {LEFT_OUT_TEXT[left_out.reason]}"
+    if missing is not None and report.state == ReportState.QUEUED:
+        return f"received; {GROUND_TEXT[missing.ground]}"
+    if missing is not None and report.state in {ReportState.LESSON, ReportState.RECURRING}:
+        return f"{_STATE_TEXT[report.state]}; {GROUND_TEXT[missing.ground]}"
     return _STATE_TEXT[report.state]

@@ -11,16 +11,15 @@ from connectors.messages import FlaggedResponse, Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.operations import commands, erasure
+from daemon.operations.reviews import ReviewQueueView, review_queue
 from daemon.operations.status import StatusView, status
 from daemon.operations.views import (
     GenerationView,
     ReportRow,
     ReportView,
-    ReviewQueueView,
     RunRow,
     generation_view,
     report_view,
-    review_queue,
     run_view,
 )
 from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, ReportState
@@ -123,7 +122,7 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
     @router.get("/reports/{report_id:path}", tags=["look"])
     def report(report_id: Identifier) -> ReportView:
         """One report from message to fix."""
-        return report_view(store, report_id)
+        return report_view(store, config, report_id)
 
     @router.get("/reviews", tags=["look"])
     def reviews(limit: Limit = 50) -> ReviewQueueView:

@@ -50,7 +50,9 @@ class Night:
 
     def pass_by(self, *, answer: str | None = None, **sections: Any) -> Run:
         """`answer`: what the model says now; None: the same mistakes as before."""
-        config = self.make_config(http=TOKENS, dataset={"replay_fraction": 0.2, "golden_pairs": False}, **sections)
+        config = self.make_config(
+            http=TOKENS, dataset={"replay_fraction": 0.2, "golden_pairs": False}, **{"trust": {}, **sections}
+        )
         policy = Policy.of(config)
         self.fake.answer = lambda _model, messages: answer or f"There are no {messages[-1]['content'].split()[-1]}."
         client = VllmServer(self.fake.url, admin_token=self.fake.settings.admin_token)
@@ -96,7 +98,7 @@ class Night:
 
     def waits(self, report_id: str) -> str | None:
         report = self.store.reports.get(report_id)
-        standings = Standings(Policy.of(self.make_config()), self.store.witnesses)
+        standings = Standings(Policy.of(self.make_config(trust={})), self.store.witnesses)
         return standings.of(report, self.store.reports.lesson(report_id)).waits
 
 

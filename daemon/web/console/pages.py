@@ -17,6 +17,7 @@ from daemon.config.masking import masked
 from daemon.config.web import Role
 from daemon.dataset.recipes import recipe
 from daemon.errors import NotFoundError
+from daemon.operations.reviews import review_queue
 from daemon.operations.status import PAUSABLE, status, trial_view
 from daemon.operations.views import (
     GenerationView,
@@ -25,7 +26,6 @@ from daemon.operations.views import (
     ReportView,
     generation_view,
     report_view,
-    review_queue,
 )
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store
@@ -112,7 +112,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
 
     @router.get("/reports/{report_id:path}")
     def report(request: Request, report_id: Identifier, who: Identity = viewer) -> HTMLResponse:
-        view = report_view(store, report_id)
+        view = report_view(store, config, report_id)
         return shell.page(
             request,
             who,

@@ -18,6 +18,7 @@ from tests.fixtures.stores import add
 def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learned) -> None:
     told = erratad("reports", learned.report_id).stdout
     parts = ("What is the capital", "The capital is town", "It is wrong.", "aligned-g000001 (live)", "before", "after")
+    assert "grade: claimed\ntrain on the analysis: no, it waits for evidence that the model gave this answer" in told
     positions = [told.index(part) for part in parts]
     assert positions == sorted(positions)
     assert "aligned-g000000: fails, margin -0.500" in told

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
 from daemon.operations.gauges import GaugesStage
+from daemon.promotion.rollout import WAITS_SINCE
 from daemon.store import Store
 from daemon.training.process import resident_bytes
 from tests.fixtures.config import flagged, trusting
@@ -90,6 +92,18 @@ def test_signs_of_planted_reports_are_shown_until_a_verdict_without(sqlite_store
     run_to_verdict(sqlite_store, accepted=False)
     show(gauges)
     assert value("gate_planted", criterion="memorised") == 0
+
+
+def test_a_candidate_that_waits_for_a_person_is_shown(sqlite_store: Store, gauges: GaugesStage) -> None:
+    run = run_to_verdict(sqlite_store)
+    show(gauges)
+    assert value("approval_waits_seconds") == 0
+    sqlite_store.runs.progress(run.id, {WAITS_SINCE: time.time() - 100})
+    show(gauges)
+    assert value("approval_waits_seconds") == pytest.approx(100, abs=60)
+    sqlite_store.runs.rejected(run.id, reason="no")
+    show(gauges)
+    assert value("approval_waits_seconds") == 0
 
 
 def test_the_share_of_unusable_lessons_is_that_of_the_latest_run_with_a_dataset(

@@ -57,6 +57,36 @@ def events(bench: Bench, kind: EventType) -> list[Any]:
     return [one for one in waiting_events(bench.store) if one.type == kind]
 
 
+@pytest.mark.parametrize("mode", ["direct", "canary"])
+def test_with_approval_required_a_candidate_waits_for_a_person(
+    bench: Bench, make_config: Callable[..., Config], mode: str
+) -> None:
+    bench.promoted()
+    policy(bench, mode=mode, approval="required")
+    run = bench.promoting()
+    for _ in range(3):
+        step = bench.step()
+    assert "waits for approval" in step.sentence
+    assert bench.store.runs.get(run.id).state is RunState.PROMOTING
+    assert (bench.store.adapters.live().name, bench.store.trials.current()) == (FIRST, None)
+    view = status(bench.store, make_config(rollout={"approval": "required"}))
+    assert view.approval_waits_s is not None
+    assert any("Waits for approval" in sentence and "erratad promote 2" in sentence for sentence in view.summary)
+
+    bench.store.intents.request(IntentKind.PROMOTE, actor="ann", reason="looks good", target_generation=2)
+    bench.step()
+    assert bench.store.adapters.live().name == SECOND
+    assert status(bench.store, make_config()).approval_waits_s is None
+
+
+def test_a_shadow_comes_before_the_approval(bench: Bench) -> None:
+    on_trial(bench, mode="shadow", approval="required")
+    current = bench.store.trials.current()
+    assert current is not None
+    assert current.mode is AdapterState.SHADOW
+    assert "waits for approval" not in bench.step().sentence
+
+
 def test_a_canary_begins_on_every_server_and_in_the_store(bench: Bench) -> None:
     run = on_trial(bench)
     trial = Trial(mode="canary", name=SECOND, share=0.3, concurrency=2)

@@ -19,7 +19,7 @@ from daemon.records import ReportState, Source
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
-from tests.fixtures.stores import add, learn, lesson, mark, start_run
+from tests.fixtures.stores import add, force, learn, lesson, mark, start_run
 from tests.fixtures.web import BASE_URL, HOST, bearer, error
 
 
@@ -112,6 +112,20 @@ def test_a_report_that_no_run_can_train_on_says_why_instead_of_waiting(learned: 
     said = "analysed; not trainable with this model and configuration: refused by the model's chat template"
     assert client.get(f"/v1/feedback/{first.id}").json()["said"] == said
     assert client.get(f"/v1/feedback/{again.id}").json()["said"].endswith(said)
+
+
+def test_a_report_that_waits_for_evidence_says_so(make_app: Callable[..., FastAPI], sqlite_store: Store) -> None:
+    client = TestClient(make_app(trust={}), base_url=BASE_URL)
+    [report_id] = learn(sqlite_store, flagged())
+    force(sqlite_store, "UPDATE reports SET principal = 'local', evidence_detail = '0 of 3 answers are alike'")
+    said = "analysed; waiting for the next training run; it waits for evidence that the model gave this answer"
+    assert client.get(f"/v1/feedback/{report_id}").json()["said"] == said
+    view = client.get(f"/api/reports/{report_id}").json()["standing"]
+    assert (view["grade"], view["trusted"], view["analysis"]["allowed"]) == ("claimed", False, False)
+    assert view["waits"] == "it waits for evidence that the model gave this answer: 0 of 3 answers are alike"
+    page = client.get(f"/reports/{report_id}").text
+    assert "Grade: claimed" in page
+    assert "Count in the gate: no, it waits for evidence" in page
 
 
 def test_a_recurring_report_is_not_called_fixed(learned: Learned, client: TestClient) -> None:
