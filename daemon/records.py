@@ -20,7 +20,10 @@ MAX_NUMBER = 2**31 - 1
 BASE_GENERATION = 0
 """The generation number of the model without an adapter."""
 INDUCED = "induced"
-"""Channel and reporter of the reports that `daemon.induction.stage` files."""
+"""Principal, channel and reporter of the reports that `daemon.induction.stage` files.
+
+Only the principal proves it: anybody may name this reporter, but no sender can be it (see `daemon.config.sources`).
+"""
 TRUSTED_IMPORT = "trusted-import"
 """Principal of the reports of a file that an operator imported with `--trusted`."""
 COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)

@@ -89,12 +89,7 @@ class Backlog:
 
 def emit(connection: Connection, kind: EventType, subject: str, data: Mapping[str, Any]) -> None:
     """Put an event into the outbox, in the transaction of its change."""
-    emit_all(connection, kind, [subject], data)
-
-
-def emit_all(connection: Connection, kind: EventType, subjects: Sequence[str], data: Mapping[str, Any]) -> None:
-    """One event of the same kind and data for each subject, in order."""
-    _emit(connection, kind, [(subject, data) for subject in subjects])
+    _emit(connection, kind, [(subject, data)])
 
 
 def emit_about(connection: Connection, kind: EventType, report_ids: Sequence[str], data: Mapping[str, Any]) -> None:

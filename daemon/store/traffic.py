@@ -141,7 +141,7 @@ class Traffic:
 def on_real_traffic() -> list[ColumnElement[bool]]:
     """Reports on a generation's real traffic; no user saw an induced answer."""
     reports = schema.reports
-    return [reports.c.state.not_in(UNTRUSTED), reports.c.channel != INDUCED]
+    return [reports.c.state.not_in(UNTRUSTED), reports.c.principal != INDUCED]
 
 
 def _from(column: Any, since: datetime | None) -> list[ColumnElement[bool]]:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from daemon.errors import IllegalTransitionError, LeaseLostError
-from daemon.records import Induction, IntentKind, IntentState, Trigger, utcnow
+from daemon.records import Evidence, Induction, IntentKind, IntentState, Source, Trigger, utcnow
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import force
@@ -76,3 +76,13 @@ def test_a_intent_for_an_induction_ends_with_its_start_and_starts_no_other_one(s
     with pytest.raises(IllegalTransitionError, match="carried out before"):
         store.inductions.start(trigger=Trigger.MANUAL, requested_by="op", intent_id=intent.id)
     assert store.inductions.active() is None
+
+
+def test_nobody_passes_for_erratad_or_takes_the_id_of_its_report(store: Store) -> None:
+    induced = flagged(id="induced-1", reporter="induced")
+    posed = flagged(id="induced-1", reporter="induced", response="Another answer.")
+    assert store.reports.add([(posed, Source(channel="http", principal="shop"))]) == [Added.STORED]
+    [outcome] = store.inductions.file(start(store), [induced], asked=1, position=1, reporter_cap=1)[1]
+    assert outcome == Added.STORED, "neither its id nor its place under the cap is taken"
+    assert store.reports.sent("shop", "induced-1").evidence is Evidence.CLAIMED
+    assert store.reports.sent("induced", "induced-1").flagged.response == induced.response

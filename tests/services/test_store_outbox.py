@@ -15,7 +15,7 @@ from daemon.records import utcnow
 from daemon.store import Store
 from daemon.store.engine import connect, transaction
 from daemon.store.migrate import MIGRATIONS
-from daemon.store.outbox import KAFKA, Attempt, DeliveryState, Sink, Subscription, due_query, emit_all
+from daemon.store.outbox import KAFKA, Attempt, DeliveryState, Sink, Subscription, due_query, emit
 from tests.fixtures.stores import waiting_events
 
 WEBHOOK = Subscription(sink=Sink.WEBHOOK, types=(EventType.REPORT_RESOLVED, EventType.ADAPTER_PROMOTED))
@@ -27,7 +27,8 @@ NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM nu
 def test_events_of_one_change_keep_their_order(store: Store) -> None:
     subjects = [f"report-{number}" for number in range(2500)]
     with transaction(store.engine) as connection:
-        emit_all(connection, EventType.REPORT_RESOLVED, subjects, {})
+        for subject in subjects:
+            emit(connection, EventType.REPORT_RESOLVED, subject, {})
     assert [event.subject for event in waiting_events(store, limit=5000)] == subjects
 
 
