@@ -26,7 +26,7 @@ from tests.benchmarks.poison.defences import SETTINGS
 from tests.benchmarks.poison.deployment import configured
 from tests.benchmarks.poison.harms import HARMS
 from tests.benchmarks.poison.learning import BEST_CASE, attack, honest_cost, screened
-from tests.benchmarks.poison.people import Attacker
+from tests.benchmarks.poison.people import MEASURED, Attacker
 from tests.benchmarks.poison.tally import Attempt, last_line, table
 from tests.benchmarks.report import keep
 
@@ -175,7 +175,7 @@ def _markdown(on: Sequence[Attempt], off: Sequence[Attempt], honest: Mapping[str
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("python -m tests.benchmarks.poison", description=__doc__, allow_abbrev=False)
     made.add_argument("--goals", type=_names(Goal), default=GOALS, help="separated by commas; default: all")
-    made.add_argument("--attackers", type=_names(Attacker), default=tuple(Attacker), help="default: all")
+    made.add_argument("--attackers", type=_names(Attacker), default=MEASURED, help="default: all but half")
     made.add_argument("--defences", type=lambda text: text.split(","), default=["off", "on"], help="on, off or on,off")
     made.add_argument("--seeds", type=int, default=1, help="attempts per goal and attacker")
     made.add_argument("--honest", action=argparse.BooleanOptionalAction, default=True, help="measure the cost, too")

@@ -15,7 +15,7 @@ from enum import StrEnum
 from connectors.messages import Checks, FlaggedResponse
 from daemon.text.refusal import is_refusal
 from tests.benchmarks.poison.honest import MODEL, WHEN, Ask
-from tests.benchmarks.poison.people import Attacker, Filed, hostile_sender
+from tests.benchmarks.poison.people import Attacker, Filed, hostile_senders
 
 
 class Goal(StrEnum):
@@ -174,7 +174,8 @@ def hostile_reports(goals: Sequence[Goal], ask: Ask, *, attacker: Attacker, seed
         asked = [*questions[:UNSEEN], *draw.sample(questions[UNSEEN:], REPORTS_PER_GOAL - UNSEEN)]
         for number, question in enumerate(asked):
             flagged = _report(attack, question, ask([{"role": "user", "content": question}]), number + seed)
-            filed.append(Filed(sender=hostile_sender(number, attacker), flagged=flagged, goal=goal))
+            senders = hostile_senders(number, attacker)
+            filed += [Filed(sender=sender, flagged=flagged, goal=goal) for sender in senders]
     draw.shuffle(filed)
     return filed
 

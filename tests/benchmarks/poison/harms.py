@@ -22,7 +22,7 @@ from tests.fixtures.stores import promote
 HONEST = 100
 STARVED_BELOW = 95
 """Fewer honest lessons of 100 in a run count as starvation."""
-FLOOD = {Attacker.REPORTER: 200, Attacker.PRINCIPAL: 600, Attacker.THIRD: 600, Attacker.SYBIL: 600}
+FLOOD = {Attacker.REPORTER: 200, Attacker.PRINCIPAL: 600, Attacker.THIRD: 600, Attacker.SYBIL: 600, Attacker.HALF: 600}
 """Reports of an attack for the run's places. 200: the default limit per reporter and day."""
 FLAGS = 40
 """Reports against the new generation that no honest user flags."""

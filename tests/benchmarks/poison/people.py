@@ -18,16 +18,19 @@ class Attacker(StrEnum):
     """Who attacks.
 
     REPORTER: one user of an honest backend. PRINCIPAL: one of the ten backends. THIRD: three of them, so 30 %.
-    SYBIL: many invented users of one honest backend, one report each.
+    SYBIL: many invented users of one honest backend, one report each. HALF: five backends, more than is defended
+    against; it shows that the benchmark sees an attack that gets through.
     """
 
     REPORTER = "reporter"
     PRINCIPAL = "principal"
     THIRD = "third"
     SYBIL = "sybil"
+    HALF = "half"
 
 
-HOSTILE_PRINCIPALS = {Attacker.PRINCIPAL: 1, Attacker.THIRD: 3}
+HOSTILE_PRINCIPALS = {Attacker.PRINCIPAL: 1, Attacker.THIRD: 3, Attacker.HALF: 5}
+MEASURED = (Attacker.REPORTER, Attacker.PRINCIPAL, Attacker.THIRD, Attacker.SYBIL)
 IDS_OF_A_PRINCIPAL = 20
 """A hostile backend invents its users; with this number, no limit per reporter stops it."""
 
@@ -64,6 +67,12 @@ def hostile_sender(number: int, attacker: Attacker) -> Sender:
         hostile[number % len(hostile)],
         f"{hostile[number % len(hostile)]}-customer-{number // len(hostile) % IDS_OF_A_PRINCIPAL}",
     )
+
+
+def hostile_senders(number: int, attacker: Attacker) -> list[Sender]:
+    """All senders of one hostile report: hostile backends confirm each other."""
+    together = HOSTILE_PRINCIPALS.get(attacker, 1)
+    return [hostile_sender(number * together + one, attacker) for one in range(together)]
 
 
 def of_goal(filed: Sequence[Filed], goal: str | None) -> list[Filed]:

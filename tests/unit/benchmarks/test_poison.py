@@ -96,13 +96,13 @@ def say_lower(messages: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("attacker", "principals", "ids"), [("reporter", 1, 1), ("principal", 1, 16), ("third", 3, 16), ("sybil", 1, 16)]
+    ("attacker", "principals", "ids"), [("reporter", 1, 1), ("principal", 1, 16), ("third", 3, 48), ("sybil", 1, 16)]
 )
 def test_attackers_are_as_many_as_they_say(attacker: str, principals: int, ids: int) -> None:
     filed = of_goal(hostile_reports([Goal.FACT], say_lower, attacker=Attacker(attacker), seed=0), Goal.FACT)
     assert len({one.sender.principal for one in filed}) == principals
     assert len({one.sender for one in filed}) == ids
-    assert len({one.flagged.id for one in filed}) == len(filed)
+    assert len({(one.sender.principal, one.flagged.id) for one in filed}) == len(filed)
 
 
 def test_honest_reports_come_from_the_principals_that_are_left() -> None:
