@@ -16,7 +16,8 @@ from typing import Any
 from daemon.artifacts.files import sha256_file, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE, DatasetFile, DatasetManifest
 
-CHECKPOINTS = "checkpoints"
+DERIVED = ("checkpoints", "teacher")
+"""Folders of a run whose numbers come from its lines."""
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".npy", ".gguf"})
 """Files of numbers: they hold no text."""
 
@@ -47,8 +48,8 @@ def _scrub_run(
     }
     for path in folder.glob("*.log"):
         _rewrite(path, without)
-    if erased and (folder / CHECKPOINTS).is_dir():
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in DERIVED if erased else ():
+        shutil.rmtree(folder / name, ignore_errors=True)
     _correct_manifest(folder, erased, report_ids)
     return sum(erased.values())
 
