@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.chat.template import ChatTemplate
 from daemon.chat.tokenizer import load_tokenizer
+from daemon.dataset.recipes import RECIPES
 from daemon.records import RunState
 from daemon.store import open_store
 from daemon.training.batches import TrainingSet
 from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress
 from tests.fixtures.recorded import COMMAND, TORCHRUN, trained_file
-from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
+from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, taught_in_three_ways
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +49,20 @@ class Recorded:
     weights: dict[str, np.ndarray]
 
 
-def _trained(folder: Path, model: Path, *, ranks: int = 1, gpus: int = 0, launcher: Sequence[str] = ()) -> Recorded:
+def _trained(
+    folder: Path,
+    model: Path,
+    *,
+    ranks: int = 1,
+    gpus: int = 0,
+    launcher: Sequence[str] = (),
+    recipe: str = "mistake-analysis+correction",
+    **training: Any,
+) -> Recorded:
     store = open_store(f"sqlite:///{folder / 'erratad.sqlite3'}")
-    run = run_to_train(store, folder, model)
-    config = {**SMALL_BATCHES, "launcher": [*launcher, *COMMAND, str(gpus)], "timeout_s": 300.0, "max_attempts": 1}
+    run = run_to_train(store, folder, model, recipe=recipe)
+    command = [*launcher, *COMMAND, str(gpus)]
+    config = {**SMALL_BATCHES, "launcher": command, "timeout_s": 300.0, "max_attempts": 1, **training}
     step_until_trained(store, finetune_stage(store, folder, model, **config))
     ended = store.runs.get(run.id)
     store.close()
@@ -116,6 +128,24 @@ def test_two_ranks_train_every_example_with_the_losses_of_one(
     assert together.weights.keys() == alone.weights.keys()
     for name, tensor in alone.weights.items():
         np.testing.assert_allclose(together.weights[name], tensor, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_two_ranks_divide_the_teachers_work_and_end_as_one(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "three ways", taught_in_three_ways)
+    with_teacher: dict[str, Any] = {
+        "recipe": "three ways",
+        "epochs": 1,
+        "replay_loss": "distillation",
+        "distillation": {"stop_kl": None, "hindsight_floor": 0.0},
+    }
+    one = _trained(tmp_path / "one", tiny_model, **with_teacher)
+    two = _trained(tmp_path / "two", tiny_model, ranks=2, launcher=TORCHRUN, **with_teacher)
+
+    _assert_all_was_trained(two)
+    assert two.losses == pytest.approx(one.losses, rel=TOLERANCE, abs=TOLERANCE)
+    assert two.progress.kl_to_base == pytest.approx(one.progress.kl_to_base, rel=1e-2)
 
 
 def test_two_visible_gpus_without_a_launcher_leave_no_batch_out(alone: Recorded) -> None:
