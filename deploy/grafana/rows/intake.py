@@ -22,6 +22,7 @@ PANELS = [
         about="Partitions that are read again from their start. before_start: messages were deleted unread.",
     ),
     bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
+    bars("Redacted values", ("sum by (kind) (erratad_redacted_total)", "{{kind}}")),
     graph(
         "Offset commits per second",
         ("sum by (outcome) (rate(erratad_kafka_commits_total[$__rate_interval]))", "{{outcome}}"),

@@ -42,6 +42,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/api/pause", {}, Role.OPERATOR),
     ("POST", "/api/resume", {}, Role.OPERATOR),
     ("POST", "/api/evidence", {"report_id": "no-such-id"}, Role.OPERATOR),
+    ("POST", "/api/original", {"report_id": "no-such-id", "reason": "a dispute"}, Role.ADMIN),
     ("POST", "/api/erase", {"report_id": "no-such-id"}, Role.ADMIN),
 ]
 
