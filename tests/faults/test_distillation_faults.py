@@ -123,6 +123,7 @@ def test_a_training_that_ended_early_makes_no_further_step_after_a_kill(
     results = []
     for killed in (False, True):
         folder = tmp_path / str(killed)
+        folder.mkdir()
         store = open_store(f"sqlite:///{folder / 'erratad.sqlite3'}") if killed else sqlite_store
         run = _run(store, folder, tiny_model)
         stage = finetune_stage(store, folder, tiny_model, **stopping)
