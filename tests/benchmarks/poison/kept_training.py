@@ -9,8 +9,9 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
@@ -18,19 +19,23 @@ from daemon.training import trainer
 from daemon.training.job import Phase, TrainingJob, TrainingProgress
 
 FACTS = "kept.json"
-"""Beside the weights: what the manifest says of the training."""
-NOT_KEPT = frozenset({artifact.MANIFEST_FILE})
+"""The manifest of the adapter that was trained, beside its weights."""
 
 
-@dataclass(frozen=True, slots=True)
 class Kept:
     """A finished training whose weights lie in a folder."""
 
-    folder: Path
-    steps: int
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        manifest = artifact.Manifest.model_validate_json((folder / FACTS).read_bytes())
+        lineage = manifest.lineage
+        self.training_set: Any = SimpleNamespace(
+            report_ids=lineage.report_ids, plan=range(lineage.steps), left_out_reports=lineage.left_out
+        )
+        self.kl_to_base = lineage.kl_to_base
 
     def save(self, folder: Path) -> None:
-        for path in self.folder.iterdir():
+        for path in self._folder.iterdir():
             if path.name != FACTS:
                 shutil.copy(path, folder)
 
@@ -44,11 +49,9 @@ def key_of(job: TrainingJob) -> str:
 
 
 def keep(job: TrainingJob, folder: Path) -> None:
-    """Copy the weights of a published adapter."""
-    manifest = artifact.Manifest.model_validate_json((job.adapter_folder / artifact.MANIFEST_FILE).read_bytes())
-    shutil.copytree(job.adapter_folder, folder, ignore=shutil.ignore_patterns(*NOT_KEPT), dirs_exist_ok=True)
-    facts = {"steps": manifest.lineage.steps, "report_ids": manifest.lineage.report_ids}
-    (folder / FACTS).write_text(json.dumps(facts))
+    """Copy the weights of a published adapter, and what its manifest says of the training."""
+    shutil.copytree(job.adapter_folder, folder, dirs_exist_ok=True)
+    (folder / artifact.MANIFEST_FILE).rename(folder / FACTS)
 
 
 def main() -> int:
@@ -56,8 +59,7 @@ def main() -> int:
     job = TrainingJob.load(Path(path))
     folder = Path(kept) / key_of(job)
     if (folder / FACTS).exists():
-        facts = json.loads((folder / FACTS).read_text())
-        trainer.publish_adapter(job, Kept(folder, facts["steps"]), tuple(facts["report_ids"]))
+        trainer.publish_adapter(job, Kept(folder))
         TrainingProgress(phase=Phase.DONE).save(job.run_folder)
         return 0
     sys.argv = [sys.argv[0], path]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from daemon.artifacts.examples import Example
 from daemon.config import Config
+from daemon.errors import TrainingError
 from daemon.records import Run, RunState, Split
 from tests.benchmarks.poison.attacks import ATTACKS, Goal, hostile_reports
 from tests.benchmarks.poison.deployment import Deployment, Say, with_real_model, with_stand_in
@@ -52,6 +53,8 @@ def attack(
         if any(reached.values()) and run.state is not RunState.FAILED:
             run = deployment.finish()
             say(f"{run.state}: {run.reason or ''}")
+            if run.state is RunState.FAILED:
+                raise TrainingError(f"{attacker} was not trained: {run.reason}")
         return [
             _attempt(deployment, model, run, goal, filed=filed, attacker=attacker, seed=seed, trained=reached[goal])
             for goal in goals
