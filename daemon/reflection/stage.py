@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 import structlog
 
@@ -45,6 +46,7 @@ from daemon.records import CorrectionSource, Lesson, Report, conversation, utcno
 from daemon.reflection.analyst import Analyst, Availability, Messages
 from daemon.reflection.best_of import AnswerScorer, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
+from daemon.reflection.preference import prefers_correction
 from daemon.reflection.prompts import Prompts
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
@@ -129,6 +131,7 @@ class ReflectionStage:
         self._analyst = analyst
         self._score = score
         self._preparation = preparation
+        self._policy = policy
         self._enough = policy.enough(policy.config.analyse)
         self._config = config
         self._guidance = guidance
@@ -192,7 +195,7 @@ class ReflectionStage:
         replies = [self._ask(self._analyst, messages, report, life) for _ in range(self._config.candidates)]
         analyses = self._passing(replies, said.flagged, messages)
         correction = _from_users(said) or self._proposed(self._analyst, report, said, life)
-        return _lesson_of(
+        lesson = _lesson_of(
             report,
             analysis=best(analyses, said.flagged, None if correction is None else correction.text, self._score),
             analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
@@ -200,6 +203,18 @@ class ReflectionStage:
             correction=correction,
             said=said,
         )
+        return replace(lesson, judged_better=self._judged_better(self._analyst, report, lesson, life))
+
+    def _judged_better(self, analyst: Analyst, report: Report, lesson: Lesson, life: Life) -> bool | None:
+        """Whether another model prefers the user's correction; None: nobody needs to know, or none could be asked.
+
+        The served model is no judge of its own answers.
+        """
+        judges = analyst.correction_source is CorrectionSource.ANALYST
+        if lesson.correction is None or not judges or not self._policy.needs_confirmation(report, lesson):
+            return None
+        ask = partial(self._ask, analyst, report=report, life=life)
+        return prefers_correction(ask, self._prompts, report.flagged, lesson.correction)
 
     def _passing(self, replies: Sequence[Reply], flagged: FlaggedResponse, messages: Messages) -> list[str]:
         """The analyses that pass the checks. Raises the last fault if all fail."""

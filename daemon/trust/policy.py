@@ -114,6 +114,12 @@ class Policy:
             decision = self._confirmed(report, lesson, support)
         return _clean(decision, lesson.correction, report)
 
+    def needs_confirmation(self, report: Report, lesson: Lesson) -> bool:
+        """Whether a judge's preference would decide about the correction: nobody else stands behind it by now."""
+        if lesson.correction is None or self.config.train_correction is Grade.REVIEWED:
+            return False
+        return not self._confirmed(report, lesson, UNSUPPORTED)
+
     def counts_in_gate(
         self, report: Report, lesson: Lesson | None = None, support: Corroboration = UNSUPPORTED
     ) -> Decision:

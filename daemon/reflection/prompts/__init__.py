@@ -8,6 +8,7 @@ The fence is derived from the SHA-256 of the report, so a flagged text cannot cl
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -56,11 +57,12 @@ class Prompts:
 
     def analysis(self, flagged: FlaggedResponse, *, guided: bool) -> list[dict[str, str]]:
         """The messages that request an analysis of the flagged response (method step 2)."""
-        template = self._environment.get_template(f"analysis-{'guided' if guided else 'unguided'}.j2")
-        context = template.new_context(_quoted(flagged))
-        return [
-            {"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in ("system", "user")
-        ]
+        return self._messages(f"analysis-{'guided' if guided else 'unguided'}.j2", _quoted(flagged))
+
+    def preference(self, flagged: FlaggedResponse, first: str, second: str) -> list[dict[str, str]]:
+        """The messages that ask which of two answers to the conversation is better."""
+        texts = {name: clip(text, MAX_RESPONSE_BYTES) for name, text in (("first", first), ("second", second))}
+        return self._messages("preference.j2", {**_quoted(flagged), **texts})
 
     def correction_hint(self, flagged: FlaggedResponse, guidance: str) -> str:
         """The system text to request a corrected answer: the guidance and a description of the mistake."""
@@ -81,6 +83,13 @@ class Prompts:
             wording=int(flagged.content_key()[-8:], 16),
         )
         return " ".join(text.split())
+
+    def _messages(self, name: str, values: Mapping[str, str]) -> list[dict[str, str]]:
+        template = self._environment.get_template(name)
+        context = template.new_context(dict(values))
+        return [
+            {"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in ("system", "user")
+        ]
 
 
 def fence(flagged: FlaggedResponse) -> str:

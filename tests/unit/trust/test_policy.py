@@ -81,6 +81,24 @@ def test_a_judge_who_does_not_prefer_it_and_the_model_itself_confirm_nothing(cha
     assert used(policy(), report(Evidence.VERIFIED), told) == (True, False, Ground.NEEDS_CONFIRMATION)
 
 
+@pytest.mark.parametrize(
+    ("rules", "one", "told", "expected"),
+    [
+        (policy(), report(), corrected(), True),
+        (policy(), report(principal="vouched"), corrected(), True),
+        (policy(), report(), lesson("r"), False),
+        (policy(), report(), corrected(correction_source=CorrectionSource.ANALYST), False),
+        (policy(confirm_corrections="never"), report(), corrected(), False),
+        (policy(confirm_corrections="untrusted"), report(principal="vouched"), corrected(), False),
+        (policy(train_correction="reviewed"), report(), corrected(), False),
+    ],
+)
+def test_a_judge_is_needed_where_nobody_else_stands_behind_a_correction(
+    rules: Policy, one: Report, told: Lesson, expected: bool
+) -> None:
+    assert rules.needs_confirmation(one, told) is expected
+
+
 def test_corroboration_trains_the_analysis_but_shows_not_that_the_model_gave_the_answer() -> None:
     assert used(policy(), report(), corrected(), ALL) == (True, False, Ground.NEEDS_EVIDENCE)
     assert policy().counts_in_gate(report(), None, ALL)
