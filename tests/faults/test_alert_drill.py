@@ -81,6 +81,31 @@ def test_intake_falls_behind(stand: Stand) -> None:
     stand.all_end()
 
 
+def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None:
+    [sent] = stand.send_reports(1)
+    stand.reconfigure("intake", sources=[{"name": "desk", "topic": "erratad.desk"}], max_reports_per_day=1)
+
+    def send() -> httpx.Response:
+        return stand.daemon.post("/v1/feedback", flagged().model_dump(mode="json", exclude_none=True))
+
+    stand.fires("ErratadQuotaReached", channel="http", meanwhile=send)
+    stand.fires("ErratadKafkaTopicMissing")
+    stand.is_told("ErratadQuotaReached", "ErratadKafkaTopicMissing")
+    # the page of ErratadQuotaReached: the answer names the sender
+    answer = send()
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (429, "quota")
+    with stand.store() as store:
+        principal = store.reports.get(sent).source.principal
+    assert principal in answer.json()["error"]["detail"]
+    assert sent in stand.follow("ErratadQuotaReached", "erratad reports --principal NAME", NAME=principal)
+    assert "erratad.desk" in stand.follow("ErratadKafkaTopicMissing", "erratad status")
+    stand.broker.create_topics(["erratad.desk"])
+    stand.until(lambda: not stand.firing("ErratadKafkaTopicMissing"), "ErratadKafkaTopicMissing does not end")
+    stand.reconfigure("intake", sources=[], max_reports_per_day=20_000)
+    assert send().status_code == 202
+    stand.all_end()
+
+
 def test_the_guidance_makes_a_prompt_too_long(stand: Stand) -> None:
     fake, question = stand.fakes[0], "Which town is the capital?"
     fake.max_chars = len(f"<user>{question}<assistant>")

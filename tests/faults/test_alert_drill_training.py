@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from daemon.promotion.rollout import WAITS_SINCE
 from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
 from daemon.training.job import JOB_FILE, TrainingJob
 from tests.fakes.vllm import FakeVllm
@@ -129,6 +131,37 @@ def test_the_gate_sees_nothing(school: Stand) -> None:
     school.reconfigure("gate", min_live_golden_share=0.0)
     school.follow("ErratadGateBlind", "erratad train")
     assert _ended(school).state == RunState.PROMOTED
+    school.all_end()
+
+
+def test_a_candidate_shows_a_planted_link_and_the_next_one_waits_for_a_person(school: Stand) -> None:
+    school.reconfigure("rollout", approval="required")
+    _teach(school, 8)
+    honest = school.fakes[0].answer
+    for fake in school.fakes:
+        fake.answer = lambda model, messages: (
+            honest(model, messages) + ("" if model == "base" else " See https://planted-drill.com/prize for more.")
+        )
+    assert _run(school).state == RunState.REJECTED
+    school.fires("ErratadGatePlanted", criterion="new_contacts")
+    school.is_told("ErratadGatePlanted")
+    planted = str(_ended(school).generation)
+    school.follow("ErratadGatePlanted", "erratad adapters GENERATION", GENERATION=planted)
+    for fake in school.fakes:
+        fake.answer = honest
+    school.follow("ErratadGatePlanted", "erratad train")
+
+    with school.store() as store:
+        school.until(lambda: WAITS_SINCE in store.runs.find(limit=1)[0].progress, "no candidate waits for approval")
+        waits = store.runs.find(limit=1)[0]
+        store.runs.progress(waits.id, {WAITS_SINCE: time.time() - 13 * 3600})
+    school.fires("ErratadApprovalWaits")
+    school.is_told("ErratadApprovalWaits")
+    assert "Waits for approval" in school.follow("ErratadApprovalWaits", "erratad status")
+    number = str(waits.generation)
+    school.follow("ErratadApprovalWaits", "erratad promote GENERATION --reason ...", GENERATION=number)
+    assert _ended(school).state == RunState.PROMOTED
+    school.reconfigure("rollout", approval="none")
     school.all_end()
 
 
