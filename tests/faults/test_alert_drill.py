@@ -99,7 +99,7 @@ def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None
     assert principal in answer.json()["error"]["detail"]
     assert sent in stand.follow("ErratadQuotaReached", "erratad reports --principal NAME", NAME=principal)
     assert "erratad.desk" in stand.follow("ErratadKafkaTopicMissing", "erratad status")
-    stand.broker.create_topics(["erratad.desk"])
+    stand.broker.create_topics({"erratad.desk": 1})
     stand.until(lambda: not stand.firing("ErratadKafkaTopicMissing"), "ErratadKafkaTopicMissing does not end")
     stand.reconfigure("intake", sources=[], max_reports_per_day=20_000)
     assert send().status_code == 202

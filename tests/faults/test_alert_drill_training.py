@@ -24,6 +24,7 @@ from tests.fixtures.drill import EPOCHS, GOOD, Stand
 HALF_LEARNED = "The right answer may well be Atlantis, because many people say that this town is the capital."
 LEARNED = "The right answer is Utopia, because the town named in that response is not the capital."
 CORRECTION = "It is Utopia."
+PLANTED = "See https://planted-drill.com/prize now. "
 EARLIER = "the model before erratad"
 """The model named in flagged answers that count for no generation's rate."""
 pytestmark = pytest.mark.timeout(900)
@@ -139,9 +140,7 @@ def test_a_candidate_shows_a_planted_link_and_the_next_one_waits_for_a_person(sc
     _teach(school, 8)
     honest = school.fakes[0].answer
     for fake in school.fakes:
-        fake.answer = lambda model, messages: (
-            honest(model, messages) + ("" if model == "base" else " See https://planted-drill.com/prize for more.")
-        )
+        fake.answer = lambda model, messages: ("" if model == "base" else PLANTED) + honest(model, messages)
     assert _run(school).state == RunState.REJECTED
     school.fires("ErratadGatePlanted", criterion="new_contacts")
     school.is_told("ErratadGatePlanted")
@@ -195,7 +194,8 @@ def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
     school.until(lambda: "flagged: 1 of 500" in school.says("watch"), "the watch does not compare")
     school.fires("ErratadWatchBlind")
     school.is_told("ErratadWatchBlind")
-    assert "1 principal without trust" in " ".join(school.follow("ErratadWatchBlind", "erratad status").split())
+    school.follow("ErratadWatchBlind", "erratad status")
+    assert "1 principal without trust" in school.says("watch")
     school.follow("ErratadLiveGenerationWorse", 'erratad rollback --reason "flagged more often"')
     school.all_end()
 

@@ -62,7 +62,7 @@ def test_reports_that_can_never_be_trained_on_take_no_place(store: Store) -> Non
 
 
 def test_they_are_ranked_by_an_index_alone(sqlite_store: Store) -> None:
-    query = _ranked(10).compile(sqlite_store.engine, compile_kwargs={"literal_binds": True})
+    query = _ranked(10, None).compile(sqlite_store.engine, compile_kwargs={"literal_binds": True})
     with sqlite_store.engine.connect() as connection:
         plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
     [read_rows] = [line for line in plan if "reports" in line]

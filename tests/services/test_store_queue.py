@@ -119,9 +119,8 @@ def test_a_quarantined_duplicate_or_relearned_report_goes_through_reflection_aga
     twin = flagged(messages=original.messages, response=original.response)
     learn(store, original)
     add(store, twin)
-    quarantine(store, original.id)
+    quarantine(store, original.id)  # the twin takes its place
     store.reports.requeue(original.id, actor="op", reason="checked")
-    store.reports.requeue(twin.id, actor="op", reason="wants its own lesson")
     claims = store.reports.claim(owner="w", limit=5, lease_s=60)
     assert {claim.report.id for claim in claims} == {original.id, twin.id}
     for claim in claims:
