@@ -14,6 +14,7 @@ from daemon.artifacts.run_folder import TRAIN_FILE
 from daemon.chat.preparation import Preparation
 from daemon.config import Config
 from daemon.evidence.stage import EvidenceStage
+from daemon.privacy.redact import Redactor
 from daemon.records import ReportState, Run, RunState, Source
 from daemon.reflection.stage import ReflectionStage
 from daemon.serving.fleet import Fleet
@@ -58,7 +59,12 @@ class Night:
         client = VllmServer(self.fake.url, admin_token=self.fake.settings.admin_token)
         fleet = Fleet([client], verify=lambda _adapter: None)
         evidence = EvidenceStage(
-            store=self.store, fleet=fleet, config=config.trust, serving=config.serving, trusted=policy.is_trusted
+            store=self.store,
+            fleet=fleet,
+            config=config.trust,
+            serving=config.serving,
+            trusted=policy.is_trusted,
+            clean=Redactor(config).clean,
         )
         while evidence.step(life()).worked:
             pass
