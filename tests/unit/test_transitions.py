@@ -50,7 +50,7 @@ def test_a_run_can_fail_exactly_while_it_is_active() -> None:
     assert can_fail == set(ACTIVE_RUN_STATES)
 
 
-def test_only_a_judged_or_retired_adapter_can_go_live_and_a_rolled_back_one_never_again() -> None:
+def test_only_a_judged_or_retired_adapter_can_go_live_and_a_rolled_back_one_only_as_a_retired_one() -> None:
     can_go_live = {state for state, news in ADAPTER_TRANSITIONS.items() if AdapterState.LIVE in news}
     assert can_go_live == {AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY, AdapterState.RETIRED}
-    assert ADAPTER_TRANSITIONS[AdapterState.ROLLED_BACK] == frozenset()
+    assert ADAPTER_TRANSITIONS[AdapterState.ROLLED_BACK] == {AdapterState.RETIRED}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from datasets import Dataset
@@ -30,6 +31,9 @@ TOKENS_LIMIT = 512
 
 class PreferenceFit:
     """One training; `steps` fill the job's token budget, both answers of a pair counted."""
+
+    training_set: Any
+    kl_to_base = None
 
     def __init__(self, job: TrainingJob, rows: list[dict[str, Any]]) -> None:
         budget = job.training.max_tokens
@@ -84,7 +88,10 @@ def main() -> None:
     rows = [json.loads(line) for line in lines if line]
     fit = PreferenceFit(job, [{side: row[side] for side in ("prompt", "chosen", "rejected")} for row in rows])
     fit.run()
-    publish_adapter(job, fit, tuple(row["id"] for row in rows))
+    fit.training_set = SimpleNamespace(
+        report_ids=tuple(sorted(row["id"] for row in rows)), plan=((),) * fit.steps, left_out_reports={}
+    )
+    publish_adapter(job, fit)
 
 
 if __name__ == "__main__":
