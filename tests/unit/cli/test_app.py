@@ -88,7 +88,7 @@ def test_every_command_takes_the_options_of_its_kind() -> None:
         *("schema", "demo", "version")
     }
     waiting = {name for name, known in options.items() if "--wait" in known}
-    assert waiting == {"train", "induce", "promote", "rollback"}
+    assert waiting == {"train", "induce", "promote", "rollback", "approve"}
     assert all({"--timeout", "--json", "--reason"} <= options[name] for name in waiting)
 
 
