@@ -50,10 +50,8 @@ def test_a_risen_flagged_rate_rolls_back_for_good(bench: Bench) -> None:
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
     entry = bench.store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.subject) == ("erratad", "rolled_back", SECOND)
-    assert (
-        "flagged: 50 of 2000 (25.0 per 1,000) by 50 principals against 10 of 2000 (5.0 per 1,000) by 10 principals, p = "
-        in entry.reason
-    )
+    new, old = "50 of 2000 (25.0 per 1,000) by 50 principals", "10 of 2000 (5.0 per 1,000) by 10 principals"
+    assert f"flagged: {new} against {old}, p = " in entry.reason
     [event] = [one for one in waiting_events(bench.store) if one.type == EventType.ADAPTER_ROLLED_BACK]
     assert event.subject == SECOND
     assert event.data["reason"] == entry.reason
