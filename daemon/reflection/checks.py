@@ -22,7 +22,7 @@ from daemon.text.content import correction_fault as fault_of_any
 from daemon.text.refusal import _QUOTATION, refusal
 from daemon.text.rules import Rules
 from daemon.text.soundness import SENTENCE_END, is_analysis_talk, repeats_itself
-from daemon.text.words import _UNSPACED_RUN, NGRAM_WORDS, normalised, overlap, stems, words
+from daemon.text.words import _UNSPACED_RUN, NGRAM_WORDS, letter_share, normalised, overlap, stems, words
 
 MIN_LETTER_SHARE = 0.6
 """Minimum share of letters and digits among the visible characters. Below it, the text is markup or noise."""
@@ -36,7 +36,6 @@ MAX_GUIDANCE_OVERLAP = 0.5
 
 
 _NO_SENTENCE_MARKS = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _HINT = regex.compile(r"\bflagged\b|\bmay be (?:wrong|harmful|unethical|offensive)\b|\bharmful, unethical\b")
 _APPROVAL = regex.compile(
     r"""\b(?:this|the|that|my|your|its|assistant's)\s(?:answer|response|reply)\s
@@ -132,10 +131,9 @@ def hint(analysis: str) -> str | None:
 
 def unreadable(text: str) -> str | None:
     """The fault if the text is empty, noise, a loop, or has no sentence."""
-    visible = "".join(text.split())
-    if not visible:
+    if not text.split():
         return "it is empty, or was cut off before its first sentence ended"
-    if len(_LETTER.findall(visible)) < MIN_LETTER_SHARE * len(visible) or "\N{REPLACEMENT CHARACTER}" in text:
+    if letter_share(text) < MIN_LETTER_SHARE or "\N{REPLACEMENT CHARACTER}" in text:
         return "it is mostly signs, not words"
     if not SENTENCE_END.search(text) and not _NO_SENTENCE_MARKS.search(text):
         return "it has no complete sentence"

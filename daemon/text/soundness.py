@@ -18,7 +18,7 @@ from connectors.messages import FlaggedResponse
 from daemon.categories import REFUSAL_IS_RIGHT, Kind, kind_of
 from daemon.labels import Unsound
 from daemon.text.refusal import refusal
-from daemon.text.words import _ngrams, normalised, stems, words
+from daemon.text.words import _ngrams, letter_share, normalised, stems, words
 
 MAX_SAME_SENTENCES = 2
 MIN_DISTINCT_SHARE = 0.5
@@ -33,7 +33,6 @@ MIN_LANGUAGE_PROBABILITY = 0.9
 
 SENTENCE_END = regex.compile(r"[.!?…।]+[\"'”’)\]]*(?=\s|$)|[。！？]+[」』”]*")  # noqa: RUF001 - Chinese and Japanese marks
 _CHARACTER_RUN = regex.compile(r"([^\s.\-_=])\1{11,}")
-_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _ANALYSIS_TALK = regex.compile(
     r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
       | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
@@ -90,12 +89,7 @@ def is_analysis_talk(text: str) -> bool:
 def _is_noise(answer: str, asked: Asked) -> bool:
     """Signs instead of words, where neither the flagged answer nor the correction is of that form (code, a table)."""
     reference = asked.correction or asked.flagged
-    return _letters(answer) < MIN_LETTER_SHARE <= _letters(reference)
-
-
-def _letters(text: str) -> float:
-    visible = "".join(text.split())
-    return len(_LETTER.findall(visible)) / len(visible) if visible else 1.0
+    return letter_share(answer) < MIN_LETTER_SHARE <= letter_share(reference)
 
 
 def _may_refuse(asked: Asked) -> bool:

@@ -16,6 +16,8 @@ _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar
 
 _WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+(?:'\p{{L}}+)*")
 
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
+
 _UNSPACED_RUN = regex.compile(rf"{_UNSPACED}+")
 
 _SPACED_WORD = regex.compile(rf"(?:(?!{_UNSPACED})[\p{{L}}\p{{M}}\p{{N}}])+")
@@ -39,6 +41,12 @@ _SUFFIXES = (
 def words(text: str) -> list[str]:
     """The words in lower case. In scripts without spaces, each character is a word."""
     return _WORD.findall(normalised(text))
+
+
+def letter_share(text: str) -> float:
+    """Share of letters, marks and digits among the visible characters; 1 without any."""
+    visible = "".join(text.split())
+    return len(_LETTER.findall(visible)) / len(visible) if visible else 1.0
 
 
 def overlap(text: str, source: str) -> float:
