@@ -17,10 +17,7 @@ ACTIVE = timedelta(days=30)
 def electorate(policy: Policy) -> Electorate:
     """Evidence decides: grades above `verified` need what a watch cannot wait for, so they count as `verified`."""
     needed = policy.config.watch if policy.config.watch in {one.value for one in Evidence} else Grade.VERIFIED
-    return Electorate(
-        is_trusted=policy.trusts,
-        evidence=frozenset(one for one in Evidence if Grade(one.value).reaches(needed)),
-    )
+    return Electorate(is_trusted=policy.trusts, evidence=policy.enough(needed).evidence)
 
 
 def why_blind(flags: Flags, voters: Electorate, *, new: int, old: int, level: float, tolerance: float) -> str | None:
