@@ -223,7 +223,7 @@ def test_a_report_that_was_set_aside_silences_no_later_report_of_its_answer(stor
 def test_a_duplicate_counts_under_the_cap_of_its_reporter(store: Store) -> None:
     first = flagged(reporter="a")
     add(store, first)
-    loud = [twin(first, reporter="loud", correction=f"Town {number}.") for number in range(3)]
+    loud = [twin(first, id=f"loud-{number}", reporter="loud", correction=f"Town {number}.") for number in range(3)]
     assert add(store, *loud, reporter_cap=2) == [Added.DUPLICATE, Added.DUPLICATE, Added.QUARANTINED]
     assert [part.report_id for part in store.reports.get(first.id).others] == [one.id for one in loud[:2]]
 
