@@ -48,9 +48,14 @@ class Part:
         return f"{self.reporter} of {self.principal}"
 
     @property
+    def rules(self) -> Checks | None:
+        """Its checks; None: it has none, or empty ones."""
+        return None if self.checks == Checks() else self.checks
+
+    @property
     def content(self) -> list[str | Checks]:
         """Its reason, its correction and its checks, as far as it has them."""
-        return [value for value in (self.reason, self.correction, self.checks) if value and value != Checks()]
+        return [value for value in (self.reason, self.correction, self.rules) if value]
 
     def adds_to(self, others: Iterable[Part]) -> bool:
         """Whether its reason, its correction or its checks are in none of the others."""

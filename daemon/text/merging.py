@@ -166,8 +166,8 @@ def _telling(parts: Sequence[Part], answer: str) -> tuple[list[Part], list[SetAs
     """The parts, without the checks that the flagged answer meets or that are not tried on it."""
     groups: dict[str, list[Part]] = {}
     for part in parts:
-        if part.checks is not None and part.checks != Checks():
-            groups.setdefault(part.checks.model_dump_json(), []).append(part)
+        if part.rules is not None:
+            groups.setdefault(part.rules.model_dump_json(), []).append(part)
     aside: dict[str, SetAside] = {}
     tried = 0
     for key in strongest_first(groups):
@@ -195,7 +195,7 @@ def _meets(checks: str, text: str) -> bool:
 
 
 def _checks(parts: Sequence[Part]) -> tuple[tuple[Checks, ...], list[SetAside]]:
-    own = [part.checks for part in parts if part.checks is not None and part.checks != Checks()]
+    own = [part.rules for part in parts if part.rules is not None]
     if len(own) < 2:
         return tuple(own), []
     rules = {field: _rules(parts, field) for field in _MOST}
@@ -300,9 +300,8 @@ def _corrections(
 
 
 def _finding(part: Part, flagged: FlaggedResponse, max_characters: int) -> Finding | None:
-    rules = None if part.checks is None or part.checks == Checks() else part.checks
     return correction_fault(
-        part.correction or "", flagged, rules=rules, max_characters=max_characters, timeout_s=_SHARE_S
+        part.correction or "", flagged, rules=part.rules, max_characters=max_characters, timeout_s=_SHARE_S
     )
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from connectors.messages import Checks
 from daemon.config.trust import CorroborationConfig
 from daemon.parts import Part
 from daemon.records import INDUCED, Lesson, Report
@@ -63,7 +62,7 @@ def corroborated(report: Report, lesson: Lesson | None, voices: Sequence[Part], 
     `voices`: of the reports of its cluster, which are of one category (`voices_of`).
     """
     correction = None if lesson is None else lesson.correction
-    own_checks = [part.checks for part in report.parts if _tells(part.checks)]
+    own_checks = [part.rules for part in report.parts if part.rules is not None]
     same_text: list[Part] = []
     same_mistake: list[Part] = list(report.parts)
     for part in chain(report.parts, voices):
@@ -74,7 +73,7 @@ def corroborated(report: Report, lesson: Lesson | None, voices: Sequence[Part], 
         )
         if agrees:
             same_text.append(part)
-        if agrees or (_tells(part.checks) and part.checks in own_checks):
+        if agrees or part.rules in own_checks:
             same_mistake.append(part)
     return Corroboration(mistake=senders.suffice(same_mistake), correction=senders.suffice(same_text))
 
@@ -83,7 +82,7 @@ def voices_of(reports: Iterable[Report]) -> list[Part]:
     """The parts of the reports of one cluster that may support others: bounded, principals in turn, newest first."""
     newest: dict[tuple[str, str], Part] = {}
     for part in sorted((part for report in reports for part in report.parts), key=_age, reverse=True):
-        if part.correction is not None or _tells(part.checks):
+        if part.correction is not None or part.rules is not None:
             newest.setdefault((part.principal, part.reporter), part)
     by_principal: dict[str, list[Part]] = defaultdict(list)
     for part in newest.values():
@@ -91,10 +90,6 @@ def voices_of(reports: Iterable[Report]) -> list[Part]:
             by_principal[part.principal].append(part)
     in_turn = chain.from_iterable(zip_longest(*by_principal.values()))
     return [part for part in in_turn if part is not None][:MAX_VOICES]
-
-
-def _tells(checks: Checks | None) -> bool:
-    return checks is not None and checks != Checks()
 
 
 def _age(part: Part) -> tuple[object, str]:
