@@ -48,6 +48,8 @@ class DatasetConfig(Section):
     pairs, if there are enough prompts."""
     max_replay_pairs: Positive = 500
     """Maximum number of ordinary pairs over all epochs. The base model answers each once."""
+    replay_ahead: bool = True
+    """Whether ordinary prompts are answered between runs, while no user asks the servers."""
     replay_in_context: Fraction = 0.5
     """Share of ordinary pairs with the system message of a flagged conversation; lower if too few conversations have
     one."""

@@ -36,6 +36,7 @@ from daemon.config.dataset import DatasetConfig
 from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
+from daemon.dataset.ahead import IDLE, AnswersAhead
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
@@ -118,11 +119,17 @@ class DatasetStage:
             guidance=serving.guidance,
             in_context=config.replay_in_context,
         )
+        at_most = config.max_replay_pairs if config.replay_fraction else 0
+        self._ahead = AnswersAhead(
+            self._replay, fleet, model_path=model_path, check_chat=check_chat, at_most=at_most, seed=config.seed
+        )
 
     def step(self, life: Life) -> Step:
         run = self._runs.active()
+        if run is None and self._config.replay_ahead:
+            return self._ahead.step()
         if run is None or run.state is not RunState.PREPARING:
-            return Step(sentence="no run to prepare")
+            return Step(sentence=IDLE)
         try:
             self._check_chat()
             return self._prepare(run, life)

@@ -103,9 +103,11 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
 def test_many_reports_are_too_long_for_the_trainer(school: Stand) -> None:
     school.reconfigure("training", max_sequence_tokens=200)
     _teach(school, 8)
+    others = sum(school.daemon.get("/api/status")["reports"].values())  # of earlier drills, too
     long = []
-    for number in range(100, 124):  # each in a cluster of its own, and of 4 tokens a word
-        long += _teach(school, 1, messages=[{"role": "user", "content": f"town{number} " * 80}])
+    for number in range(100, 100 + max(others, 24)):  # each in a cluster of its own, and of 4 tokens a word
+        long += _send(school, 1, messages=[{"role": "user", "content": f"town{number} " * 80}])
+    _become_lessons(school, long)
     assert _run(school).state == RunState.PROMOTED
     school.fires("ErratadReportsLeftOut")
     school.is_told("ErratadReportsLeftOut")
@@ -202,10 +204,18 @@ def test_users_flag_the_live_generation_more_often(school: Stand) -> None:
 
 def _teach(school: Stand, count: int, *, model: str = EARLIER, **changes: Any) -> list[str]:
     """New lessons; returns their reports' ids."""
-    rules = {"must_contain": ["Utopia"]}
-    reports = school.send_reports(count, model=model, checks=rules, correction=CORRECTION, **changes)
-    school.until(lambda: {school.state(one) for one in reports} == {ReportState.LESSON}, "not all become lessons")
+    reports = _send(school, count, model=model, **changes)
+    _become_lessons(school, reports)
     return reports
+
+
+def _send(school: Stand, count: int, *, model: str = EARLIER, **changes: Any) -> list[str]:
+    rules = {"must_contain": ["Utopia"]}
+    return school.send_reports(count, model=model, checks=rules, correction=CORRECTION, **changes)
+
+
+def _become_lessons(school: Stand, reports: list[str]) -> None:
+    school.until(lambda: {school.state(one) for one in reports} == {ReportState.LESSON}, "not all become lessons")
 
 
 def _use(school: Stand, live: str, *, requests: int, flags: int) -> None:

@@ -1,0 +1,69 @@
+"""Ordinary prompts are answered while no run needs the servers and no user asks them, so that a run waits for fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from connectors.chat import EndpointError
+from daemon.artifacts.base_model import base_fingerprint
+from daemon.dataset.replay import CONCURRENCY, ReplaySource
+from daemon.errors import ConfigError, ServingError
+from daemon.runtime.stage import Step
+from daemon.serving.fleet import Fleet
+
+IDLE = "no run to prepare"
+
+
+class AnswersAhead:
+    """Asks in small batches, and only servers that have had no request of a user since the last look."""
+
+    def __init__(
+        self,
+        replay: ReplaySource,
+        fleet: Fleet,
+        *,
+        model_path: Path,
+        check_chat: Callable[[], None],
+        at_most: int,
+        seed: int,
+    ) -> None:
+        """`at_most` and `seed` are those of the runs, so that the same prompts are asked."""
+        self._replay = replay
+        self._fleet = fleet
+        self._model_path = model_path
+        self._check_chat = check_chat
+        self._at_most = at_most
+        self._seed = seed
+        self._served: int | None = None
+        """Requests that the servers had answered at the last look."""
+        self._complete_for: str | None = None
+        """The base model whose answers are complete."""
+
+    def step(self) -> Step:
+        """Ask a batch, if prompts have no answer yet and no user asks."""
+        try:
+            self._check_chat()
+            return self._ask(base_fingerprint(self._model_path))
+        except (ServingError, EndpointError, ConfigError, OSError) as exc:
+            return Step(sentence=f"{IDLE}; no ordinary prompt is answered ahead: {exc}")
+
+    def _ask(self, fingerprint: str) -> Step:
+        if self._complete_for == fingerprint:
+            return Step(sentence=IDLE)
+        missing = self._replay.pairs(fingerprint, count=self._at_most, seed=self._seed).missing
+        if not missing:
+            self._complete_for = fingerprint
+            return Step(sentence=IDLE)
+        if self._users_ask():
+            return Step(sentence=f"{IDLE}; {len(missing)} ordinary prompts wait until no user asks the servers")
+        self._replay.ask(fingerprint, missing[:CONCURRENCY])
+        waiting = max(len(missing) - CONCURRENCY, 0)
+        return Step(sentence=f"{IDLE}; {waiting} ordinary prompts wait for the base model", worked=True)
+
+    def _users_ask(self) -> bool:
+        """Whether a request is in flight, or was answered since the last look. True at the first look."""
+        states = [server.state() for server in self._fleet.servers]
+        served, before = sum(one.requests for state in states for one in state.traffic.values()), self._served
+        self._served = served
+        return served != before or any(sum(state.adapters.values()) for state in states)
