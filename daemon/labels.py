@@ -156,6 +156,7 @@ class Criterion(StrEnum):
     CUT_ANSWERS = "cut_answers"
     DRIFT_MEASURED = "drift_measured"
     ITEMS_LEFT = "items_left"
+    KEPT_GAIN = "kept_gain"
 
 
 BLIND_CRITERIA = (

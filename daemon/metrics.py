@@ -198,6 +198,10 @@ TRAINING_KL = Gauge(
     "erratad_training_kl_nats",
     "KL divergence of the trained from the base model on lessons' prompts, measured last (nats per token).",
 )
+TRAINING_ENTROPY = Gauge(
+    "erratad_training_entropy_nats",
+    "Entropy of the next token on lessons' prompts, measured last; a collapsed model has nearly none.",
+)
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
 TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second by the latest training.")
@@ -214,6 +218,29 @@ EVALUATION_SCORE = _closed(
     suite=[suite for suite in Suite if suite is not Suite.TRIGGERS],
     arm=("candidate", "live"),
     guided=("true", "false"),
+)
+GATE_STRENGTH = Gauge(
+    "erratad_gate_strength_ratio", "Strength of the candidate decided last: served alpha over trained alpha."
+)
+GATE_KL = Gauge(
+    "erratad_gate_kl_nats",
+    "KL divergence of the candidate decided last from the base model on lessons' prompts (nats per token).",
+)
+ANSWERS_DISTINCT = _closed(
+    Gauge(
+        "erratad_answers_distinct_ratio",
+        "Latest evaluation: different pairs of words among all pairs in an arm's guided answers to tasks.",
+        ["arm"],
+    ),
+    arm=("candidate", "live"),
+)
+ANSWERS_OVERLAP = _closed(
+    Gauge(
+        "erratad_answers_overlap_ratio",
+        "Latest evaluation: sequences of four words in an arm's guided answers that other items' answers have, too.",
+        ["arm"],
+    ),
+    arm=("candidate", "live"),
 )
 GATE_VERDICTS = _closed(
     Counter("erratad_gate_verdicts_total", "Verdicts of the gate.", ["verdict"]), verdict=("accepted", "rejected")

@@ -221,6 +221,7 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             reader=reader,
             similarity=config.dataset.same_by_words,
             trust=_trust(policy, store),
+            strengths=config.training.strengths,
         ),
     ]
 

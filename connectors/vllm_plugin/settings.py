@@ -53,8 +53,8 @@ class AliasSettings:
         )
 
     def generation(self, name: str) -> int | None:
-        """17 for ``aligned-g000017``; None if the name is not a generation of this alias."""
-        match = re.fullmatch(rf"{re.escape(self.alias)}-g([0-9]{{6,9}})", name)
+        """17 for ``aligned-g000017`` and, at a lower strength, for ``aligned-g000017-s75``; None for any other name."""
+        match = re.fullmatch(rf"{re.escape(self.alias)}-g([0-9]{{6,9}})(-s[0-9]{{2}})?", name)
         return int(match[1]) if match else None
 
 

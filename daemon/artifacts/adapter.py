@@ -50,6 +50,13 @@ class Lineage(BaseModel):
     kl_to_base: float | None = Field(
         default=None, description="KL(base || trained) on the lessons' prompts, in nats per token."
     )
+    kl_by_strength: Mapping[str, float] = Field(
+        default={}, description="The same at each strength of `training.strengths`."
+    )
+    entropy: float | None = Field(
+        default=None, description="Entropy of the next token on the lessons' prompts after training, in nats."
+    )
+    base_entropy: float | None = Field(default=None, description="The same of the base model.")
 
 
 class Manifest(BaseModel):
@@ -63,6 +70,7 @@ class Manifest(BaseModel):
     base_fingerprint: _SHA256
     rank: int = Field(ge=1)
     target_modules: tuple[str, ...] = Field(min_length=1)
+    strength: float = Field(default=1.0, gt=0, le=1, description="lora_alpha is this share of the trained one.")
     files: Mapping[_PLAIN_NAME, _SHA256]
     lineage: Lineage
 
@@ -90,7 +98,7 @@ def verify(
     Raises:
         AdapterInvalidError: names the file and the reason.
     """
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if manifest.name != name:
         _refuse(folder / MANIFEST_FILE, f"is of adapter {manifest.name}, not {name}")
     if manifest.base_fingerprint != base_fingerprint:
@@ -108,7 +116,8 @@ def _refuse(path: Path, reason: str) -> NoReturn:
     raise AdapterInvalidError(f"{path} {reason}; the adapter must not be loaded, train a new one")
 
 
-def _manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest as written; `verify` compares it with the files. Raises AdapterInvalidError."""
     path = folder / MANIFEST_FILE
     try:
         return Manifest.model_validate_json(path.read_bytes())
@@ -140,7 +149,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_config(path: Path, manifest: Manifest, *, max_rank: int, allowed: Sequence[str]) -> None:
-    config = _json_object(path)
+    config = read_json(path)
     modules = config.get("target_modules")
     if config.get("peft_type") != "LORA":
         _refuse(path, f"is of peft_type {config.get('peft_type')!r}, not LORA")
@@ -158,7 +167,8 @@ def _check_config(path: Path, manifest: Manifest, *, max_rank: int, allowed: Seq
             _refuse(path, f"sets {key}, which vLLM does not apply")
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises AdapterInvalidError if the file is not a JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:

@@ -13,6 +13,7 @@ from daemon.operations.views import (
     ReportView,
     SameAnswerView,
     StandingView,
+    strength_lines,
     suite_scores,
 )
 
@@ -100,6 +101,7 @@ def show_generation(view: GenerationView) -> None:
         _section("Verdict", "none yet")
     else:
         _section("Verdict: accepted" if verdict.accepted else "Verdict: rejected", "\n".join(verdict.reasons))
+        _section("Strengths", "\n".join(strength_lines(verdict.figures)))
     _show_scores(view.measured)
 
 

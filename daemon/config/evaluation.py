@@ -43,6 +43,8 @@ class GatePolicy(Section):
     min_shared_gain: Fraction = 0.02
     """Minimum rise of the share of votes passed without the untrusted principals that gain most (one in three), and
     without the reporter that gains most."""
+    min_kept_gain: Fraction = 0.8
+    """Minimum share of the strongest passing strength's gain that a weaker one keeps (`training.strengths`)."""
     max_holdout_drop: Fraction = 0.0
     max_p_value: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Exact McNemar, one-sided, over flagged and held-out items."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from daemon.config.section import Fraction, Positive, Seconds, Section
+
+_FULL = 100
+_ROUNDING = 1e-6
 
 
 class DistillationConfig(Section):
@@ -52,6 +55,8 @@ class TrainingConfig(Section):
     kl_weight: Annotated[float, Field(gt=0)] = 2.0
     """With `kl`: weight of a replayed answer relative to a trained one."""
     distillation: DistillationConfig = DistillationConfig()
+    strengths: tuple[Annotated[float, Field(ge=0.01, le=1)], ...] = (1.0,)
+    """Shares of alpha at which the gate measures a candidate, falling from 1.0. The weakest that passes goes live."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     warmup_ratio: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -64,3 +69,12 @@ class TrainingConfig(Section):
     """CPU threads of the trainer; None: torch decides. Use 1 if a server runs on the same CPU."""
     max_attempts: Positive = 3
     timeout_s: Seconds = 14_400.0
+
+    @field_validator("strengths")
+    @classmethod
+    def _fall(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
+        percents = [round(100 * one) for one in strengths] or [100]
+        whole = all(abs(100 * one - percent) < _ROUNDING for one, percent in zip(strengths, percents, strict=False))
+        if percents[0] != _FULL or sorted(set(percents), reverse=True) != percents or not whole:
+            raise ValueError("write falling shares of whole percents that begin with 1.0, such as [1.0, 0.75, 0.5]")
+        return strengths or (1.0,)

@@ -52,6 +52,21 @@ class Decision:
     def reasons(self) -> tuple[str, ...]:
         return tuple(finding.sentence for finding in self.failed or self.findings)
 
+    def also(self, finding: Finding) -> Decision:
+        """The decision if this must hold, too."""
+        shown = {"holds": finding.holds, "sentence": finding.sentence}
+        criteria = {**self.figures["criteria"], finding.criterion.value: shown}
+        return Decision(
+            accepted=self.accepted and finding.holds,
+            findings=(*self.findings, finding),
+            figures={**self.figures, "criteria": criteria},
+        )
+
+    def only(self, criteria: Collection[Criterion]) -> Decision:
+        """A rejection by those of the criteria that fail."""
+        findings = tuple(finding for finding in self.failed if finding.criterion in criteria)
+        return replace(self, accepted=False, findings=findings)
+
 
 def decide(
     candidate: ArmScores,

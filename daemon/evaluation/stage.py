@@ -10,13 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 
 import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
+from daemon.artifacts.adapter import MANIFEST_FILE, read_manifest
+from daemon.artifacts.strength import weakened
 from daemon.chat.readings import OpensReader, Readings, served_limit
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
 from daemon.config.serving import ServingConfig
@@ -29,19 +33,31 @@ from daemon.errors import (
     ServingError,
     StoppedError,
 )
-from daemon.evaluation.comparison import PASS_SUITES, PROBE_SUITES, ArmScores, Comparison, arm_scores, mean
+from daemon.evaluation.collapse import variety
+from daemon.evaluation.comparison import FIX_SUITES, ArmScores, arm_scores
+from daemon.evaluation.exports import ARMS, export_verdict
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
 from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
+from daemon.evaluation.progress import EvaluationProgress, seconds_of
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
+from daemon.evaluation.sweep import (
+    GAIN,
+    Tried,
+    chosen,
+    goes_on,
+    sweep_figures,
+    sweep_sentences,
+    with_kept_gain,
+)
 from daemon.evaluation.taught import asked_by, taught_by_run
 from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
-from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
+from daemon.records import FULL_STRENGTH, Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
-from daemon.store import Runs, Store
+from daemon.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -71,9 +87,11 @@ class EvaluationStage:
         reader: OpensReader,
         similarity: float,
         trust: Trust = ALL_COUNT,
+        strengths: Sequence[float] = (FULL_STRENGTH,),
     ) -> None:
         """Items with a cosine similarity of at least `similarity` to a training prompt of the run are not asked.
 
+        `strengths` fall from 1.0: the weakest that passes goes live (`daemon.evaluation.sweep`).
         `trust` says which reports count in the gate, and for which principals the operator vouches.
 
         Raises:
@@ -85,6 +103,7 @@ class EvaluationStage:
         self._gate = gate
         self._similarity = similarity
         self._trust = trust
+        self._strengths = tuple(strengths)
         self._fixed = [*golden_items(config.golden), *probe_items(config)]
         self._judge = open_judge(config)
         self._meter = Meter(fleet, config, serving, judge=self._judge)
@@ -124,25 +143,56 @@ class EvaluationStage:
             self._fleet.ensure_loaded(adapter)
         fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
         found, items, left_out = self._items(run, fixed, life)
-        requests = eval_requests(items, (candidate, live))
-        self._measure(run, requests, life, left_out=counts(left_out))
-        if life.stopping:
-            return Step(sentence=f"run {run.id}: stopped while measuring; the answers so far are kept")
-        # a rollback during the measurement changes the live generation: the verdict must compare with the current one
-        if self._store.adapters.live().generation != live.generation:
-            return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
-        trained = sorted({item.id for item in self._fixed} - {item.id for item in fixed})
         counted = [item for item in found if item.counts]
-        return self._decide(
-            run,
-            candidate,
-            live,
-            requests,
-            trained=trained,
+        measured = _Measured(
+            live=live,
+            items=items,
+            trained=sorted({item.id for item in self._fixed} - {item.id for item in fixed}),
             configured=configured_counts(counted, self._fixed, self._config),
             voters={item.key: item.voter for item in counted if item.voter is not None},
             left_out=left_out,
         )
+        tried = [self._try(run, candidate, measured, life, before=())]
+        for strength in self._strengths[1:]:
+            if not goes_on(tried):
+                break
+            weaker = self._weaker(candidate, strength, tried[-1].adapter)
+            if weaker is None:
+                break
+            tried.append(self._try(run, weaker, measured, life, before=tried))
+        # a rollback during the measurement changes the live generation: the verdict must compare with the current one
+        if self._store.adapters.live().generation != live.generation:
+            return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
+        return self._conclude(run, measured, tried)
+
+    def _weaker(self, candidate: Adapter, strength: float, loaded: Adapter) -> Adapter | None:
+        """The candidate at a lower strength, loaded instead of `loaded`. None if it cannot be made or served."""
+        try:
+            folder = weakened(Path(candidate.path or ""), strength)
+            weaker = replace(candidate, name=folder.name, path=str(folder))
+            for server in self._fleet.servers:
+                server.unload(loaded.name)  # a slot may be free only then
+            self._fleet.ensure_loaded(weaker)
+        except (AdapterInvalidError, OSError, EndpointError) as exc:
+            if isinstance(exc, EndpointError) and _is_temporary(exc):
+                raise
+            log.warning("strength not measured", adapter=candidate.name, strength=strength, reason=str(exc))
+            return None
+        return weaker
+
+    def _try(self, run: Run, adapter: Adapter, measured: _Measured, life: Life, *, before: Sequence[Tried]) -> Tried:
+        """Measure one strength. Of a weaker one first the reports: often they reject it."""
+        requests = eval_requests(measured.items, (adapter, measured.live))
+        strength = self._strengths[len(before)]
+        tried = partial(Tried, strength=strength, adapter=adapter, kl_to_base=_kl_to_base(adapter))
+        if before:
+            reports = [request for request in requests if request.item.suite in FIX_SUITES]
+            self._measure(run, reports, life, left_out=counts(measured.left_out), strength=strength)
+            early = with_kept_gain(self._decision(run, adapter, measured, reports), before, self._gate).only(GAIN)
+            if early.failed:
+                return tried(decision=early, whole=False)
+        self._measure(run, requests, life, left_out=counts(measured.left_out), strength=strength)
+        return tried(decision=with_kept_gain(self._decision(run, adapter, measured, requests), before, self._gate))
 
     def _items(self, run: Run, fixed: Sequence[Item], life: Life) -> tuple[list[Item], list[Item], list[LeftOutItem]]:
         """All items; those that can be asked; and the others with their reasons."""
@@ -167,16 +217,23 @@ class EvaluationStage:
         life: Life,
         *,
         left_out: Mapping[str, Mapping[str, int]],
+        strength: float,
     ) -> None:
         """Send the requests that have no stored answer. `left_out`: counts for the progress.
 
         Raises:
             EndpointError, ServingError: the first error of a request, raised after the answers in flight were stored.
+            StoppedError: the daemon stops.
         """
         known = {key_of(answer) for answer in self._store.runs.answers(run.id)}
         missing = [request for request in requests if request.key not in known]
-        progress = _Progress(
-            self._store.runs, run, done=len(requests) - len(missing), total=len(requests), left_out=left_out
+        progress = EvaluationProgress(
+            self._store.runs,
+            self._store.runs.get(run.id),
+            done=len(requests) - len(missing),
+            total=len(requests),
+            left_out=left_out,
+            strength=strength,
         )
         outage: _Outage | None = None
         with ThreadPoolExecutor(self._config.concurrency, thread_name_prefix=self.name) as pool:
@@ -193,8 +250,10 @@ class EvaluationStage:
                 pool.shutdown(cancel_futures=True)
         if outage is not None:
             raise outage
+        if life.stopping:
+            raise StoppedError("stopped while measuring; the answers so far are kept")
 
-    def _keep(self, finished: set[Future[Answer | None]], progress: _Progress) -> None:
+    def _keep(self, finished: set[Future[Answer | None]], progress: EvaluationProgress) -> None:
         answers = [future.result() for future in finished if future.exception() is None]
         kept = [answer for answer in answers if answer is not None]
         self._store.runs.save_answers(kept)
@@ -202,56 +261,63 @@ class EvaluationStage:
             self._outage = None
             progress.advance(len(answers))
 
-    def _decide(
-        self,
-        run: Run,
-        candidate: Adapter,
-        live: Adapter,
-        requests: Sequence[EvalRequest],
-        *,
-        trained: Sequence[str],
-        configured: Mapping[Suite, int],
-        voters: Mapping[ItemKey, Voter],
-        left_out: Sequence[LeftOutItem],
-    ) -> Step:
-        wanted = {request.key for request in requests}
-        answers = [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
+    def _decision(self, run: Run, candidate: Adapter, measured: _Measured, requests: Sequence[EvalRequest]) -> Decision:
         items = {request.item.key: request.item for request in requests}
-        scores = arm_scores(candidate, answers), arm_scores(live, answers)
-        decision = decide(
-            *scores,
+        return decide(
+            *self._scores(run, candidate, measured, requests),
             self._gate,
-            configured=configured,
-            voters=voters,
+            configured=measured.configured,
+            voters=measured.voters,
             uncounted={key for key, item in items.items() if not item.counts},
             asked=asked_by(items.values(), guidance=self._guidance),
             taught=taught_by_run(self._store, run),
         )
-        left_out = [*left_out, *unanswered(requests, answers, self._meter.refusals)]
+
+    def _scores(
+        self, run: Run, candidate: Adapter, measured: _Measured, requests: Sequence[EvalRequest]
+    ) -> tuple[ArmScores, ArmScores]:
+        answers = self._answers(run, requests)
+        return arm_scores(candidate, answers), arm_scores(measured.live, answers)
+
+    def _answers(self, run: Run, requests: Sequence[EvalRequest]) -> list[Answer]:
+        wanted = {request.key for request in requests}
+        return [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
+
+    def _conclude(self, run: Run, measured: _Measured, tried: Sequence[Tried]) -> Step:
+        best = chosen(tried)
+        decision, candidate = best.decision, best.adapter
+        requests = eval_requests(measured.items, (candidate, measured.live))
+        answers = self._answers(run, requests)
+        scores = self._scores(run, candidate, measured, requests)
+        left_out = [*measured.left_out, *unanswered(requests, answers, self._meter.refusals)]
         self._store.left_out.add(account(run.id, left_out))
+        reasons = (*decision.reasons, *sweep_sentences(tried))
         self._store.runs.decided(
             Verdict(
                 run_id=run.id,
                 generation=run.generation,
                 accepted=decision.accepted,
-                reasons=decision.reasons,
+                reasons=reasons,
                 figures={
                     **decision.figures,
-                    "unanswered": len(wanted) - len(answers),
-                    "items_like_trained_ones": list(trained),
+                    **sweep_figures(tried),
+                    "variety": {arm: asdict(variety(one)) for arm, one in zip(ARMS, scores, strict=True)},
+                    "unanswered": len(requests) - len(answers),
+                    "items_like_trained_ones": list(measured.trained),
                     "left_out": counts(left_out),
-                    "without_evidence": sum(not item.counts for item in items.values()),
+                    "without_evidence": sum(not item.counts for item in measured.items),
                 },
                 decided_at=utcnow(),
-            )
+            ),
+            served=candidate,
         )
-        _export_metrics(decision, *scores)
-        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(_seconds(self._store.runs.get(run.id)))
+        export_verdict(best, *scores)
+        metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(seconds_of(self._store.runs.get(run.id)))
         verdict = "accepted" if decision.accepted else "rejected"
         useless = {Criterion.CHANGES_SOMETHING, *BLIND_CRITERIA}
         say = log.error if any(finding.criterion in useless for finding in decision.failed) else log.info
-        say("verdict", run=run.id, adapter=candidate.name, live=live.name, verdict=verdict, reasons=decision.reasons)
-        return Step(sentence=f"run {run.id}: {verdict} {candidate.name}: {'; '.join(decision.reasons)}", worked=True)
+        say("verdict", run=run.id, adapter=candidate.name, live=measured.live.name, verdict=verdict, reasons=reasons)
+        return Step(sentence=f"run {run.id}: {verdict} {candidate.name}: {'; '.join(reasons)}", worked=True)
 
     def _postpone(self, run: Run, outage: _Outage) -> Step:
         if self._outage is None or self._outage[0] != run.id:
@@ -267,37 +333,23 @@ class EvaluationStage:
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
 
-class _Progress:
-    """Progress of an evaluation, as shown by `erratad status`. `seconds` is the sum over restarts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What all strengths of the candidate are measured with."""
 
-    def __init__(
-        self, runs: Runs, run: Run, *, done: int, total: int, left_out: Mapping[str, Mapping[str, int]]
-    ) -> None:
-        self._runs = runs
-        self._run_id = run.id
-        self._done = done
-        self._total = total
-        self._left_out = left_out
-        self._before_s = _seconds(run)
-        self._started = time.monotonic()
-        self._first = done
-        self.advance(0)
-
-    def __str__(self) -> str:
-        asked = self._done - self._first
-        left_s = (time.monotonic() - self._started) / asked * (self._total - self._done) if asked else None
-        left = "" if left_s is None else f", about {left_s:.0f} s left"
-        return f"measures, {self._done} of {self._total} answers{left}"
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        seconds = self._before_s + time.monotonic() - self._started
-        figures = {"done": self._done, "total": self._total, "seconds": round(seconds, 3), "left_out": self._left_out}
-        self._runs.progress(self._run_id, {"evaluation": figures})
+    live: Adapter
+    items: Sequence[Item]
+    trained: Sequence[str]
+    """Ids of fixed items that are not asked, because they are like trained ones."""
+    configured: Mapping[Suite, int]
+    voters: Mapping[ItemKey, Voter]
+    left_out: Sequence[LeftOutItem]
 
 
-def _seconds(run: Run) -> float:
-    return float(run.progress.get("evaluation", {}).get("seconds", 0.0))
+def _kl_to_base(adapter: Adapter) -> float | None:
+    """As the trainer measured it for this strength; None if it did not."""
+    folder = Path(adapter.path or "")
+    return read_manifest(folder).lineage.kl_to_base if (folder / MANIFEST_FILE).exists() else None
 
 
 def _is_temporary(exc: _Outage) -> bool:
@@ -313,27 +365,3 @@ def _outage_of(finished: set[Future[Answer | None]]) -> _Outage | None:
         if exc is not None:
             raise exc
     return None
-
-
-def _export_metrics(decision: Decision, candidate: ArmScores, live: ArmScores) -> None:
-    metrics.GATE_VERDICTS.labels(verdict="accepted" if decision.accepted else "rejected").inc()
-    for finding in decision.failed:
-        metrics.GATE_REASONS.labels(criterion=finding.criterion.value).inc()
-    if not decision.accepted:
-        metrics.RUNS.labels(outcome="rejected").inc()
-    comparison = Comparison(candidate, live)
-    for suite in (*PASS_SUITES, *PROBE_SUITES):
-        for guided in (True, False):
-            counts = comparison.counts(suite, guided=guided)
-            for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):
-                _set_score(suite, arm, guided=guided, score=passed / counts.votes if counts.items else None)
-    drift = comparison.of(Suite.DRIFT, guided=False)
-    for arm, answers in (("candidate", [p.candidate for p in drift]), ("live", [p.live for p in drift])):
-        bits = [answer.bits_per_token for answer in answers if answer.bits_per_token is not None]
-        _set_score(Suite.DRIFT, arm, guided=False, score=mean(bits))
-
-
-def _set_score(suite: Suite, arm: str, *, guided: bool, score: float | None) -> None:
-    """Set the pass rate, or bits per token for drift; NaN if nothing was measured."""
-    gauge = metrics.EVALUATION_SCORE.labels(suite=suite.value, arm=arm, guided=str(guided).lower())
-    gauge.set(float("nan") if score is None else score)

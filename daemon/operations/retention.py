@@ -19,7 +19,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon.config import StorageConfig
-from daemon.records import Adapter, AdapterState, utcnow
+from daemon.records import Adapter, AdapterState, RunState, trained_name, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -65,7 +65,7 @@ class RetentionStage:
             removed += self._remove_adapter(adapter, held, f"storage.keep_adapters is {self._config.keep_adapters}")
         for adapter in self._store.erasures.withdrawn():
             removed += self._remove_adapter(adapter, held, "it was trained on a report that is erased")
-        removed += self._remove_marked() + self._remove_runs(life)
+        removed += self._remove_marked() + self._remove_unchosen(held) + self._remove_runs(life)
         if removed:
             return Step(sentence=f"removed {removed} folders")
         return Step(sentence=f"keeps {self._config.keep_adapters} adapters of each kind and {self._days()} of runs")
@@ -89,6 +89,20 @@ class RetentionStage:
         """Remove the folders that a crash left between the mark and the removal."""
         marked = self._store.adapters.without_files()
         return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
+
+    def _remove_unchosen(self, held: Collection[str]) -> int:
+        """Remove the strengths that were not chosen: the same weights with another scale."""
+        run = self._store.runs.active()
+        undecided = run.generation if run is not None and run.state != RunState.PROMOTING else None
+        adapters = [*self._store.adapters.with_files(), *self._store.adapters.without_files()]
+        kept = {
+            trained_name(adapter.name): Path(adapter.path or "").name
+            for adapter in adapters
+            if adapter.generation != undecided
+        }
+        folders = self._adapters_dir.iterdir() if kept and self._adapters_dir.is_dir() else ()
+        unchosen = [one for one in folders if kept.get(trained_name(one.name), one.name) != one.name]
+        return sum(self._remove(one, self._adapters_dir) for one in unchosen if one.name not in held)
 
     def _remove_runs(self, life: Life) -> int:
         if self._config.keep_runs_days is None:

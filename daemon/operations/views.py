@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from daemon.records import (
     Split,
     Trigger,
     Verdict,
+    trained_name,
 )
 from daemon.store import Store
 from daemon.text.merging import SetAside, merged
@@ -351,6 +352,19 @@ def suite_scores(measured: Iterable[MeasuredView]) -> list[SuiteScore]:
     ]
 
 
+def strength_lines(figures: Mapping[str, Any]) -> list[str]:
+    """What the gate says of each strength that it measured; nothing where only the trained one was."""
+    tried = figures.get("strengths", [])
+    return [_strength_line(one, served=one["strength"] == figures["strength"]) for one in tried] if tried[1:] else []
+
+
+def _strength_line(one: Mapping[str, Any], *, served: bool) -> str:
+    said = "passes" if one["accepted"] else f"fails: {'; '.join(one['reasons'])}"
+    chosen = ", chosen" if served and one["accepted"] else ""
+    far = "" if one["kl_to_base"] is None else f", {one['kl_to_base']:.3f} nats per token from the base model"
+    return f"strength {one['strength']:g}{chosen}: gain {one['gain']:.3g}{far}; {said}"
+
+
 def _measured(store: Store, answers: Iterable[Answer]) -> list[MeasuredView]:
     runs: dict[int, tuple[int, str]] = {}
     pairs: dict[tuple[int, str, str, bool], dict[str, AnswerView]] = {}
@@ -358,7 +372,10 @@ def _measured(store: Store, answers: Iterable[Answer]) -> list[MeasuredView]:
         if answer.run_id not in runs:
             generation = store.runs.get(answer.run_id).generation
             runs[answer.run_id] = generation, store.adapters.get(generation).name
-        side = "after" if answer.arm == runs[answer.run_id][1] else "before"
+        candidate = runs[answer.run_id][1]
+        if answer.arm != candidate and trained_name(answer.arm) == trained_name(candidate):
+            continue  # a strength that is not served
+        side = "after" if answer.arm == candidate else "before"
         key = answer.run_id, answer.suite, answer.item_id, answer.guided
         pairs.setdefault(key, {})[side] = AnswerView.model_validate(answer)
     return [

@@ -45,7 +45,7 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from daemon.store.flags import Electorate
-from daemon.store.runs import REPORT_SUITES
+from daemon.store.runs import REPORT_SUITES, strengths_of
 
 log = structlog.get_logger(__name__)
 
@@ -225,6 +225,7 @@ class PromotionStage:
                 resolved=resolved,
                 recurring=recurring,
                 fulfils=None if intent is None else Fulfilled(intent_id=intent.id, outcome=sentence),
+                strengths=strengths_of(self._store.runs.verdict(run.id)),
             )
         metrics.SWAP_SECONDS.observe(seconds)
         return sentence

@@ -7,7 +7,7 @@ The store decides which generation is live. A crash between any two calls leaves
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ from connectors.vllm_wire import INTERFACE, ServerState, Trial
 from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.errors import AdapterInvalidError, PromotionError, ServingError
-from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun, trained_name
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 
@@ -162,7 +162,7 @@ class Reconciler:
     def _clean(self, server: VllmServer, state: ServerState, live: Adapter) -> None:
         """Unload drained adapters that are neither live, nor the previous generation, nor a candidate."""
         loaded = set(state.adapters) - {live.name}
-        for name in sorted(loaded - self._needed() if loaded else ()):
+        for name in sorted(loaded - self._needed(loaded) if loaded else ()):
             key = (server.url, state.epoch, name)
             if server.unload(name):
                 self._draining.pop(key, None)
@@ -180,13 +180,15 @@ class Reconciler:
                     next="it keeps its slot until these requests end; look for clients that hang",
                 )
 
-    def _needed(self) -> set[str]:
+    def _needed(self, loaded: Collection[str]) -> set[str]:
         """Names that must stay loaded. Read it after the server: a candidate is loaded only in `MEASURED_STATES`."""
         run = self._store.runs.active()
         previous = self._store.adapters.previous() if self._serving.keep_previous else None
         needed = {self._store.adapters.live().name}
         if run is not None and run.state in MEASURED_STATES:
-            needed.add(self._store.adapters.get(run.generation).name)
+            candidate = self._store.adapters.get(run.generation).name
+            weaker = run.state == RunState.EVALUATING
+            needed |= {name for name in loaded if name == candidate or (weaker and trained_name(name) == candidate)}
         if previous is not None:
             needed.add(previous.name)
         return needed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,7 @@ class Adapters:
         resolved: Sequence[str] = (),
         recurring: Sequence[str] = (),
         fulfils: Fulfilled | None = None,
+        strengths: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the candidate live, retire the live generation and end the run as promoted, in one transaction.
 
@@ -137,6 +138,7 @@ class Adapters:
             resolved: Ids of the reports that the candidate answers well now.
             recurring: Ids of the reports that it still answers badly.
             fulfils: The operator's intent that the promotion completes.
+            strengths: What the event says of the strengths that were measured.
 
         Raises:
             IllegalTransitionError: Another generation than `expected_live` is live, the candidate may not go live, or
@@ -159,7 +161,7 @@ class Adapters:
                 connection,
                 EventType.ADAPTER_PROMOTED,
                 candidate.name,
-                {"generation": generation, "previous": expected_live, "reason": reason},
+                {"generation": generation, "previous": expected_live, "reason": reason, **(strengths or {})},
             )
             record_audit(connection, actor=actor, action="promoted", subject=candidate.name, reason=reason)
 

@@ -173,21 +173,25 @@ class Runs:
                 return Counter()
             return _take_out_untrained(connection, run_id, report_ids, left_out or {})
 
-    def decided(self, verdict: Verdict) -> None:
-        """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter."""
+    def decided(self, verdict: Verdict, *, served: Adapter | None = None) -> None:
+        """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter.
+
+        `served` has the name and the folder of the strength that was accepted; from now on they are the candidate's.
+        """
         reasons = "; ".join(verdict.reasons)
         ended = RunState.PROMOTING if verdict.accepted else RunState.REJECTED
         with transaction(self._engine) as connection:
             _move(connection, verdict.run_id, RunState.EVALUATING, ended, reason=None if verdict.accepted else reasons)
             connection.execute(schema.verdicts.insert().values(**asdict(verdict)))
             if verdict.accepted:
+                at_strength = {} if served is None else {"name": served.name, "path": served.path}
                 connection.execute(
                     update(schema.adapters)
                     .where(schema.adapters.c.run_id == verdict.run_id)
-                    .values(evidence_run_id=verdict.run_id, evidence_accepted=True, updated_at=utcnow())
+                    .values(evidence_run_id=verdict.run_id, evidence_accepted=True, updated_at=utcnow(), **at_strength)
                 )
             else:
-                self._reject_adapter(connection, verdict.run_id, reasons)
+                self._reject_adapter(connection, verdict.run_id, reasons, strengths=strengths_of(verdict))
 
     def rejected(self, run_id: int, *, reason: str, actor: str | None = None) -> None:
         """Reject a candidate that the gate accepted; `actor` is an operator, or the daemon itself."""
@@ -206,10 +210,13 @@ class Runs:
             _move(connection, run_id, state, RunState.FAILED, reason=reason)
             _move_adapter(connection, run_id, AdapterState.FAILED, reason=reason)
 
-    def _reject_adapter(self, connection: Connection, run_id: int, reason: str) -> str:
+    def _reject_adapter(
+        self, connection: Connection, run_id: int, reason: str, *, strengths: Mapping[str, Any] | None = None
+    ) -> str:
         """Returns the adapter's name."""
         row = _move_adapter(connection, run_id, AdapterState.REJECTED, reason=reason)
-        emit(connection, EventType.ADAPTER_REJECTED, row.name, {"generation": row.generation, "reason": reason})
+        said = {"generation": row.generation, "reason": reason, **(strengths or {})}
+        emit(connection, EventType.ADAPTER_REJECTED, row.name, said)
         return str(row.name)
 
     # --- items, answers, verdicts ---
@@ -263,6 +270,12 @@ class Runs:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.verdict(row)
+
+
+def strengths_of(verdict: Verdict | None) -> dict[str, Any]:
+    """What an event says of the strengths; nothing of verdicts that know none."""
+    figures = {} if verdict is None else verdict.figures
+    return {name: figures[name] for name in ("strength", "strengths") if name in figures}
 
 
 def _erased(connection: Connection, report_ids: Collection[str]) -> set[str]:

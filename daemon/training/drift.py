@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from peft.helpers import rescale_adapter_scale
 
 from daemon.training.batches import Encoded, Objective, TrainingSet, fill
 from daemon.training.losses import kl, log_probs
@@ -19,6 +20,16 @@ from daemon.training.teacher import completion_logits, evaluating, frozen_base
 ROWS = 16
 TOKENS = 32
 """Of each answer: the start, where it is decided what the answer will be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """Means over the lessons, in nats per token. A collapsed model has a much lower entropy than the base model."""
+
+    kl: float
+    """KL(base || trained)."""
+    entropy: float
+    base_entropy: float
 
 
 class Drift:
@@ -35,18 +46,30 @@ class Drift:
         self._rows = sorted(short, key=len)
         self._pad_id = pad_id
 
-    def measure(self, model: Any, *, batch_tokens: int) -> float | None:
-        """KL(base || trained) in nats per token, the mean over the lessons; None without lessons."""
+    def measure(self, model: Any, *, batch_tokens: int, strengths: Sequence[float] = (1.0,)) -> list[Distance]:
+        """The distance from the base model at each strength of the adapter; empty without lessons."""
         if not self._rows:
-            return None
+            return []
         batches = fill(range(len(self._rows)), [len(one) for one in self._rows], batch_tokens)
-        found = [self._of_batch(model, [self._rows[index] for index in batch]) for batch in batches]
-        return float(torch.cat(found).mean())
+        rows = [[self._rows[index] for index in batch] for batch in batches]
+        found = torch.cat([self._of_batch(model, batch, strengths) for batch in rows]).mean(dim=0)
+        return [Distance(kl=far, entropy=now, base_entropy=base) for far, now, base in found.tolist()]
 
-    def _of_batch(self, model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    def _of_batch(self, model: Any, rows: Sequence[Encoded], strengths: Sequence[float]) -> torch.Tensor:
+        """For each row, and for each strength: the three figures of `Distance`."""
         with frozen_base(model):
-            base = completion_logits(model, rows, self._pad_id)
-        with evaluating(model):
-            trained = completion_logits(model, rows, self._pad_id)
-        pairs = zip(base, trained, strict=True)
-        return torch.stack([kl(log_probs(before), log_probs(now)).mean() for before, now in pairs]).cpu()
+            base = [log_probs(logits) for logits in completion_logits(model, rows, self._pad_id)]
+        figures = []
+        for strength in strengths:
+            with evaluating(model), rescale_adapter_scale(model, strength):
+                trained = [log_probs(logits) for logits in completion_logits(model, rows, self._pad_id)]
+            figures.append([_distance(before, now) for before, now in zip(base, trained, strict=True)])
+        return torch.tensor(figures).transpose(0, 1)
+
+
+def _distance(base: torch.Tensor, trained: torch.Tensor) -> list[float]:
+    return [float(figure.mean()) for figure in (kl(base, trained), _entropy(trained), _entropy(base))]
+
+
+def _entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)

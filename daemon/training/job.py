@@ -107,6 +107,8 @@ class TrainingProgress(BaseModel):
     """The same by reason."""
     kl_to_base: float | None = None
     """KL(base || trained) on lessons' prompts (nats per token), measured last."""
+    entropy: float | None = None
+    """Entropy of the next token on lessons' prompts (nats), measured last."""
     reason: str | None = None
 
     def __str__(self) -> str:

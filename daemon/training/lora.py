@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class TrainingRun:
         self._model = with_adapter(load_base(job), job)
         self.training_set = training_set
         self.progress = TrainingProgress(phase=Phase.LOADING)
-        self.kl_to_base: float | None = None
+        self.drift: Mapping[str, Any] = {}
         arguments = _arguments(config, self._model, seed=job.seed, checkpoints=checkpoints)
         if arguments.device.type == "cuda" and arguments.world_size < torch.cuda.device_count():
             print(f"GPUs: {torch.cuda.device_count()} visible, {arguments.world_size} used; see training.launcher")  # noqa: T201 - the log
@@ -113,13 +114,25 @@ class TrainingRun:
             if made < self.steps and not callback.ended_early:
                 return self._stopped()
             self.training_set = self.training_set.first(made)
-        self.kl_to_base = self.measure_drift() if self.is_main_process else None
-        self.progress = self.progress.model_copy(update={"step": self.steps, "kl_to_base": self.kl_to_base})
+        if self.is_main_process:
+            self._measure_drift(*self._job.training.strengths)
+        self.progress = self.progress.model_copy(update={"step": self.steps})
         return True
 
-    def measure_drift(self) -> float | None:
-        """KL(base || trained) on lessons' prompts; None without such prompts."""
-        return self._drift.measure(self._model, batch_tokens=self._job.training.batch_tokens)
+    def _measure_drift(self, *strengths: float) -> float | None:
+        """Measure the distance from the base model; the result is KL(base || trained), None without lessons."""
+        found = self._drift.measure(self._model, batch_tokens=self._job.training.batch_tokens, strengths=strengths)
+        if not found:
+            return None
+        trained = found[0]
+        self.drift = {
+            "kl_to_base": trained.kl,
+            "kl_by_strength": {str(strength): one.kl for strength, one in zip(strengths, found, strict=True)},
+            "entropy": trained.entropy,
+            "base_entropy": trained.base_entropy,
+        }
+        self.progress = self.progress.model_copy(update={"kl_to_base": trained.kl, "entropy": trained.entropy})
+        return trained.kl
 
     def too_far(self) -> bool:
         """Whether training must end here. All processes must call this together."""
@@ -128,9 +141,8 @@ class TrainingRun:
             return False
         far = False
         if self.is_main_process:
-            self.kl_to_base = self.measure_drift()
-            self.progress = self.progress.model_copy(update={"kl_to_base": self.kl_to_base})
-            far = self.kl_to_base is not None and self.kl_to_base > limit
+            kl_to_base = self._measure_drift(1.0)
+            far = kl_to_base is not None and kl_to_base > limit
         return self.any_rank(far)
 
     def _stopped(self) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from daemon.artifacts import adapter as artifact
 from daemon.artifacts import files
@@ -111,7 +112,8 @@ class FinishedTraining(Protocol):
 
     training_set: TrainingSet
     """The steps that were made."""
-    kl_to_base: float | None
+    drift: Mapping[str, Any]
+    """Fields of the lineage: how far the model is from the base model; empty if not measured."""
 
     def save(self, folder: Path) -> None:
         """Write the weights and the configuration of peft."""
@@ -141,7 +143,7 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining) -> None:
             seed=job.seed,
             steps=len(training.training_set.plan),
             left_out=training.training_set.left_out_reports,
-            kl_to_base=training.kl_to_base,
+            **training.drift,
             examples=load_manifest(job.run_folder).examples,
         ),
     )

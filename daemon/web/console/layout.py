@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.operations.status import progress_text, span
-from daemon.operations.views import suite_scores
+from daemon.operations.views import strength_lines, suite_scores
 from daemon.records import utcnow
 from daemon.store import Store
 from daemon.text.visible import visible
@@ -154,6 +154,7 @@ def _environment() -> Environment:
         span=span,
         progress=progress_text,
         scores=suite_scores,
+        strengths=strength_lines,
         figures=_figures,
         code=_code,
     )

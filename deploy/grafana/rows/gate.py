@@ -35,6 +35,21 @@ PANELS = [
         about="Bits per token of ordinary answers: lower is more likely.",
         width=8,
     ),
+    graph(
+        "Strength, and distance from the base model",
+        ("max(erratad_gate_strength_ratio)", "strength"),
+        ("max(erratad_gate_kl_nats)", "distance"),
+        about="Of the candidate decided last: served over trained alpha; KL divergence on lessons' prompts.",
+        width=8,
+    ),
+    graph(
+        "Variety of answers",
+        ("max by (arm) (erratad_answers_distinct_ratio)", "{{arm}} distinct"),
+        ("max by (arm) (erratad_answers_overlap_ratio)", "{{arm}} overlap"),
+        unit="percentunit",
+        about="Different pairs of words; sequences that stand in answers to several items, too.",
+        width=8,
+    ),
     graph("Verdicts", ("sum by (verdict) (erratad_gate_verdicts_total)", "{{verdict}}"), width=8),
     bars("Failed criteria", ("sum by (criterion) (erratad_gate_rejections_total)", "{{criterion}}"), width=8),
 ]

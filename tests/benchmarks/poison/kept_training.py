@@ -32,7 +32,7 @@ class Kept:
         self.training_set: Any = SimpleNamespace(
             report_ids=lineage.report_ids, plan=range(lineage.steps), left_out_reports=lineage.left_out
         )
-        self.kl_to_base = lineage.kl_to_base
+        self.drift = {"kl_to_base": lineage.kl_to_base}
 
     def save(self, folder: Path) -> None:
         for path in self._folder.iterdir():

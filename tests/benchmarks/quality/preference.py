@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ class PreferenceFit:
     """One training; `steps` fill the job's token budget, both answers of a pair counted."""
 
     training_set: Any
-    kl_to_base = None
+    drift: Mapping[str, Any] = {}
 
     def __init__(self, job: TrainingJob, rows: list[dict[str, Any]]) -> None:
         budget = job.training.max_tokens

@@ -9,6 +9,7 @@ import pytest
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.records import Source
+from daemon.store import schema
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
@@ -89,6 +90,17 @@ def test_one_generation_is_told_with_lineage_verdict_and_scores(erratad: Command
         assert f"Trained on 1 reports\n    {learned.report_id}" in told
         assert "Verdict: accepted\n    a reason" in told
         assert told.rstrip().splitlines()[-1].split() == ["flagged", "with", "1", "0", "1"]
+
+
+def test_a_generation_is_told_with_the_strengths_that_were_measured(erratad: Command, learned: Learned) -> None:
+    tried = {"accepted": True, "gain": 0.5, "kl_to_base": 0.25, "reasons": []}
+    weaker = {"strength": 0.75, "accepted": False, "gain": 0.1, "kl_to_base": None, "reasons": ["too little"]}
+    figures = {"strength": 1.0, "strengths": [{"strength": 1.0, **tried}, weaker]}
+    with learned.store.engine.begin() as connection:
+        connection.execute(schema.verdicts.update().values(figures=figures))
+    told = erratad("adapters", "1").stdout
+    assert "strength 1, chosen: gain 0.5, 0.250 nats per token from the base model; passes" in told
+    assert "strength 0.75: gain 0.1; fails: too little" in told
 
 
 def test_a_generation_is_told_with_what_it_did_to_probes(erratad: Command, learned: Learned) -> None:

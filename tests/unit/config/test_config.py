@@ -108,3 +108,16 @@ def test_suites_of_probes_are_switched_off_by_false_and_by_nothing_else(written:
     assert (config.evaluation.over_refusal, config.evaluation.attacks) == (False, False)
     with pytest.raises(ConfigError, match=r"evaluation\.attacks"):
         load_config(written(MINIMAL), ["evaluation.attacks=true"])
+
+
+@pytest.mark.parametrize(
+    "strengths", ["[0.5, 1.0]", "[0.75, 0.5]", "[1.0, 0.755]", "[1.0, 1.0]", "[1.0, 0.0]", "[2.0]"]
+)
+def test_strengths_fall_from_the_trained_one_in_whole_percents(strengths: str, written: Callable[[str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"training\.strengths"):
+        load_config(written(MINIMAL), [f"training.strengths={strengths}"])
+
+
+@pytest.mark.parametrize(("given", "meant"), [("[1.0, 0.75, 0.5]", (1.0, 0.75, 0.5)), ("[1]", (1.0,)), ("[]", (1.0,))])
+def test_good_strengths_are_taken(given: str, meant: tuple[float, ...], written: Callable[[str], Path]) -> None:
+    assert load_config(written(MINIMAL), [f"training.strengths={given}"]).training.strengths == meant

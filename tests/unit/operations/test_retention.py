@@ -15,7 +15,8 @@ from daemon.config import StorageConfig
 from daemon.errors import IllegalTransitionError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
-from daemon.records import IntentState, ReportState, utcnow
+from daemon.records import IntentState, ReportState, Verdict, strength_name, utcnow
+from daemon.store import schema
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
@@ -134,6 +135,29 @@ def test_a_crash_after_the_mark_is_made_good_by_the_next_step(
     assert bench.store.adapters.get(1).files_removed_at is not None
     stage(keep_adapters=1).step(life())
     assert "g000001" not in _kept(tmp_path)
+
+
+def test_the_strengths_that_were_not_chosen_go_when_the_gate_has_decided(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path
+) -> None:
+    run = bench.evaluating()
+    folders = tmp_path / "adapters"
+    name = bench.store.adapters.get(run.generation).name
+    trained, weaker, weakest = (folders / strength_name(name, one) for one in (1.0, 0.75, 0.5))
+    for folder in (trained, weaker, weakest):
+        folder.mkdir()
+    with bench.store.engine.begin() as connection:
+        connection.execute(schema.adapters.update().where(schema.adapters.c.run_id == run.id).values(path=str(trained)))
+    stage().step(life())
+    assert {trained, weaker, weakest} < set(folders.iterdir()), "the gate has not decided"
+
+    chosen = replace(bench.store.adapters.get(run.generation), name=weaker.name, path=str(weaker))
+    verdict = Verdict(
+        run_id=run.id, generation=run.generation, accepted=True, reasons=("better",), figures={}, decided_at=utcnow()
+    )
+    bench.store.runs.decided(verdict, served=chosen)
+    stage().step(life())
+    assert {path for path in folders.iterdir() if path.name.startswith("aligned")} == {weaker}
 
 
 def test_folders_outside_the_daemons_own_are_never_removed(

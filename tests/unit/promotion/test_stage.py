@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from connectors.vllm_wire import ProbeResult
 from daemon.errors import IllegalTransitionError, PromotionError
 from daemon.operations.commands import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
-from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
+from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, strength_name, utcnow
 from daemon.transitions import ADAPTER_TRANSITIONS
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
@@ -233,6 +234,18 @@ def test_a_candidate_under_evaluation_stays_loaded(bench: Bench) -> None:
     bench.fleet.ensure_loaded(bench.store.adapters.get(run.generation))
     bench.step()
     assert bench.loaded() == {FIRST}
+    bench.store.runs.failed(run.id, reason="no memory")
+    bench.step()
+    assert bench.loaded() == set()
+
+
+def test_a_weaker_candidate_stays_loaded_while_it_is_measured(bench: Bench) -> None:
+    run = bench.evaluating()
+    candidate = bench.store.adapters.get(run.generation)
+    weaker = replace(candidate, name=strength_name(candidate.name, 0.75))
+    bench.fleet.ensure_loaded(weaker)
+    bench.step()
+    assert bench.loaded() == {weaker.name}
     bench.store.runs.failed(run.id, reason="no memory")
     bench.step()
     assert bench.loaded() == set()

@@ -204,20 +204,35 @@ def test_the_meter_is_the_divergence_from_the_base_model_on_lessons() -> None:
     drift = Drift(TrainingSet(encoded=(*lessons, *others), plan=(), left_out={}), seed=1, pad_id=0)
     assert len(lessons) <= ROWS
     model = tiny_peft()
-    assert drift.measure(model, batch_tokens=60) == pytest.approx(0.0, abs=1e-6)
+    [untouched] = drift.measure(model, batch_tokens=60)
+    assert untouched.kl == pytest.approx(0.0, abs=1e-6)
+    assert untouched.entropy == untouched.base_entropy
 
     change(model)
     model.train()
     before = torch.get_rng_state()
-    found = drift.measure(model, batch_tokens=60)
+    [found] = drift.measure(model, batch_tokens=60)
     assert torch.equal(before, torch.get_rng_state())  # a resumed training must draw the same dropout
     assert model.training
-    each = []
+    figures = []
     for row in lessons:
         answer = row.completion[:TOKENS]
-        each.append(float(kl(direct(model, row.prompt, answer), direct(model, row.prompt, answer, base=False)).mean()))
-    assert found == pytest.approx(sum(each) / len(each), rel=1e-4)
-    assert found > 0.01
+        base, trained = (direct(model, row.prompt, answer, base=one) for one in (True, False))
+        entropies = [-(one.exp() * one).sum(-1).mean() for one in (trained, base)]
+        figures.append([float(one) for one in (kl(base, trained).mean(), *entropies)])
+    means = [sum(column) / len(lessons) for column in zip(*figures, strict=True)]
+    assert [found.kl, found.entropy, found.base_entropy] == pytest.approx(means, rel=1e-4)
+    assert found.kl > 0.01
+
+
+def test_a_weaker_adapter_is_nearer_to_the_base_model() -> None:
+    lesson = Encoded(prompt=(3, 4), completion=(30, 31), report_id="a")
+    model = tiny_peft(changed=True)
+    drift = Drift(TrainingSet(encoded=(lesson,), plan=(), left_out={}), seed=1, pad_id=0)
+    full, half, tenth = drift.measure(model, batch_tokens=60, strengths=(1.0, 0.5, 0.1))
+    assert full.kl > half.kl > tenth.kl > 0
+    assert full.base_entropy == half.base_entropy
+    assert drift.measure(model, batch_tokens=60) == [full]  # the scale is as before
 
 
 def test_the_meter_leaves_targets_out_where_there_is_a_teacher() -> None:
@@ -228,12 +243,11 @@ def test_the_meter_leaves_targets_out_where_there_is_a_teacher() -> None:
         Drift(TrainingSet(encoded=rows, plan=(), left_out={}), seed=1, pad_id=0).measure(model, batch_tokens=60)
         for rows in ((target, taught), (taught,))
     )
-    assert both == alone is not None
+    assert both == alone != []
 
 
 def test_without_lessons_nothing_is_measured() -> None:
     other = Encoded(prompt=(1,), completion=(2,))
     assert (
-        Drift(TrainingSet(encoded=(other,), plan=(), left_out={}), seed=1, pad_id=0).measure(None, batch_tokens=9)
-        is None
+        Drift(TrainingSet(encoded=(other,), plan=(), left_out={}), seed=1, pad_id=0).measure(None, batch_tokens=9) == []
     )

@@ -250,3 +250,18 @@ def test_the_gate_is_outside_of_all_middleware_and_the_app_starts_behind_it(buil
 
 def test_a_refusal_is_an_error_as_openai_writes_it() -> None:
     assert json.loads(client().get("/docs").text)["error"]["code"] == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "generation"),
+    [
+        ("aligned-g000017", 17),
+        ("aligned-g000017-s75", 17),
+        ("aligned-g000017-s7", None),
+        ("aligned-g000017-s100", None),
+        ("aligned-g17", None),
+    ],
+)
+def test_a_strength_is_part_of_a_generations_name(name: str, generation: int | None) -> None:
+    settings = AliasSettings(alias="aligned", base_name="base", guidance="", admin_token=TOKEN)
+    assert settings.generation(name) == generation
