@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,30 +26,12 @@ Only the principal proves it: anybody may name this reporter, but no sender can 
 """
 TRUSTED_IMPORT = "trusted-import"
 """Principal of the reports of a file that an operator imported with `--trusted`."""
-FULL_STRENGTH = 1.0
-"""The strength at which an adapter was trained."""
-_WEAKENED = re.compile(r"-s[0-9]{2}$")
 COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)
 """For records that the HTTP API returns as they are: its schema says that a field with a default is always there."""
 
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
-
-
-def adapter_name(alias: str, generation: int) -> str:
-    """Name of a generation inside vLLM, e.g. ``aligned-g000017``; never reused."""
-    return f"{alias}-g{generation:06d}"
-
-
-def strength_name(name: str, strength: float) -> str:
-    """Name of an adapter at a strength: ``aligned-g000017-s75`` at 0.75."""
-    return name if strength == FULL_STRENGTH else f"{name}-s{round(100 * strength):02d}"
-
-
-def trained_name(name: str) -> str:
-    """Name of the adapter at full strength, of one at any strength."""
-    return _WEAKENED.sub("", name)
 
 
 class ReportState(StrEnum):

@@ -273,6 +273,8 @@ TESTED_THROUGH = {
     "daemon/evaluation/finding.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/taught.py": "tests/unit/evaluation/test_novelty.py",
     "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",
+    "daemon/evaluation/progress.py": "tests/unit/evaluation/test_stage.py",
+    "daemon/evaluation/exports.py": "tests/unit/evaluation/test_sweep.py",
     "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",

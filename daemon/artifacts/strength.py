@@ -11,10 +11,10 @@ import os
 import shutil
 from pathlib import Path
 
+from daemon.adapter_names import FULL_STRENGTH, strength_name
 from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, Manifest, read_json, read_manifest
 from daemon.artifacts.files import fresh_partial, publish, sha256_file
 from daemon.errors import AdapterInvalidError
-from daemon.records import FULL_STRENGTH, strength_name
 
 
 def weakened(folder: Path, strength: float) -> Path:

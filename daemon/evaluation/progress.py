@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from daemon.records import FULL_STRENGTH, Run
+from daemon.adapter_names import FULL_STRENGTH
+from daemon.records import Run
 from daemon.store import Runs
 
 

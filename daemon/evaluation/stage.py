@@ -19,6 +19,7 @@ import structlog
 
 from connectors.chat import EndpointError
 from daemon import metrics
+from daemon.adapter_names import FULL_STRENGTH
 from daemon.artifacts.adapter import MANIFEST_FILE, read_manifest
 from daemon.artifacts.strength import weakened
 from daemon.chat.readings import OpensReader, Readings, served_limit
@@ -54,7 +55,7 @@ from daemon.evaluation.sweep import (
 from daemon.evaluation.taught import asked_by, taught_by_run
 from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
-from daemon.records import FULL_STRENGTH, Adapter, Answer, Run, RunState, Verdict, utcnow
+from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store

@@ -18,8 +18,9 @@ from pathlib import Path
 import structlog
 
 from connectors.chat import EndpointError
+from daemon.adapter_names import trained_name
 from daemon.config import StorageConfig
-from daemon.records import Adapter, AdapterState, RunState, trained_name, utcnow
+from daemon.records import Adapter, AdapterState, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from connectors.messages import ChatMessage, Checks, Severity
+from daemon.adapter_names import trained_name
 from daemon.config import Config
 from daemon.labels import Grade
 from daemon.left_out import LeftOutReport
@@ -25,7 +26,6 @@ from daemon.records import (
     Split,
     Trigger,
     Verdict,
-    trained_name,
 )
 from daemon.store import Store
 from daemon.text.merging import SetAside, merged

@@ -18,9 +18,10 @@ from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from connectors.vllm_wire import INTERFACE, ServerState, Trial
 from daemon import metrics
+from daemon.adapter_names import trained_name
 from daemon.config.serving import ServingConfig
 from daemon.errors import AdapterInvalidError, PromotionError, ServingError
-from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun, trained_name
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, TrialRun
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, or_, select, update
 
 from connectors.messages import EventType
+from daemon.adapter_names import adapter_name
 from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, RunState, adapter_name, utcnow
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, RunState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction

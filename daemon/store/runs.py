@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, update
 
 from connectors.messages import EventType
+from daemon.adapter_names import adapter_name
 from daemon.errors import ErasedMeanwhileError, IllegalTransitionError, NotFoundError
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
@@ -27,7 +28,6 @@ from daemon.records import (
     Split,
     Trigger,
     Verdict,
-    adapter_name,
     utcnow,
 )
 from daemon.store import rows, schema

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from daemon.adapter_names import adapter_name
 from daemon.records import (
     Adapter,
     AdapterState,
     Report,
     ReportState,
     Source,
-    adapter_name,
     served_name,
     utcnow,
 )

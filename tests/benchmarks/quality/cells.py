@@ -17,6 +17,7 @@ from typing import Any
 
 from connectors.guidance import with_guidance
 from connectors.vllm import VllmServer
+from daemon.adapter_names import adapter_name
 from daemon.artifacts.examples import Example, to_jsonl
 from daemon.artifacts.files import publish_files, write_atomically
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
@@ -28,7 +29,6 @@ from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import complement_size, replay_in_all, replay_size
 from daemon.errors import ConfigError, TrainingError
 from daemon.evaluation.measurement import bits_per_token
-from daemon.records import adapter_name
 from daemon.text.similarity import Words
 from daemon.training import process as training_process
 from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress

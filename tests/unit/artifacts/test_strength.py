@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from daemon.adapter_names import strength_name
 from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Lineage, Manifest, read_manifest, verify
 from daemon.artifacts.files import sha256_file
 from daemon.artifacts.strength import weakened
 from daemon.errors import AdapterInvalidError
-from daemon.records import strength_name, trained_name
 
 BASE = "b" * 64
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
@@ -117,12 +117,3 @@ def test_weights_are_copied_where_links_are_impossible(folder: Path, monkeypatch
     made = weakened(folder, 0.5)
     verify(made, name=made.name, base_fingerprint=BASE, max_rank=4, target_modules=["q_proj"])
     assert (made / WEIGHTS_FILE).stat().st_ino != (folder / WEIGHTS_FILE).stat().st_ino
-
-
-@pytest.mark.parametrize(
-    ("name", "strength", "at_strength"),
-    [("a-g000001", 1.0, "a-g000001"), ("a-g000001", 0.75, "a-g000001-s75"), ("a-g000001", 0.05, "a-g000001-s05")],
-)
-def test_each_strength_has_its_name(name: str, strength: float, at_strength: str) -> None:
-    assert strength_name(name, strength) == at_strength
-    assert trained_name(at_strength) == name

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from connectors.vllm import VllmServer
+from daemon.adapter_names import strength_name
 from daemon.config import StorageConfig
 from daemon.errors import IllegalTransitionError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
-from daemon.records import IntentState, ReportState, Verdict, strength_name, utcnow
+from daemon.records import IntentState, ReportState, Verdict, utcnow
 from daemon.store import schema
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life

@@ -14,10 +14,11 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import AliasConflict
 from connectors.vllm_wire import ProbeResult
+from daemon.adapter_names import strength_name
 from daemon.errors import IllegalTransitionError, PromotionError
 from daemon.operations.commands import reject_candidate
 from daemon.promotion.stage import GIVE_UP_AFTER_S, GIVE_UP_ATTEMPTS
-from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, strength_name, utcnow
+from daemon.records import AdapterState, IntentKind, IntentState, ReportState, RunState, utcnow
 from daemon.transitions import ADAPTER_TRANSITIONS
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
