@@ -42,6 +42,12 @@ _ALIASES: Mapping[Kind, frozenset[str]] = {
 _KIND_OF = {alias: kind for kind, aliases in _ALIASES.items() for alias in (*aliases, kind.value)}
 
 
-def kind_of(category: str) -> Kind:
-    """The kind of a category; `Kind.DEFAULT` for unknown categories."""
+NOT_NAMED = "unknown"
+"""Shown and stored as the category of a report that names none, until its kind is guessed."""
+
+
+def kind_of(category: str | None) -> Kind:
+    """The kind of a category; `Kind.DEFAULT` for unknown categories, and for none."""
+    if category is None:
+        return Kind.DEFAULT
     return _KIND_OF.get(category.replace("_", "-"), Kind.DEFAULT)

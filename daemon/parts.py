@@ -28,6 +28,8 @@ class Part:
     correction: str | None
     checks: Checks | None
     severity: Severity
+    follow_up: str | None = None
+    """The user's next message after the flagged answer."""
 
     @classmethod
     def of(cls, flagged: FlaggedResponse, *, received_at: datetime, principal: str) -> Part:
@@ -40,6 +42,7 @@ class Part:
             correction=flagged.correction,
             checks=flagged.checks,
             severity=flagged.severity,
+            follow_up=flagged.follow_up,
         )
 
     @property
@@ -54,10 +57,10 @@ class Part:
 
     @property
     def content(self) -> list[str | Checks]:
-        """Its reason, its correction and its checks, as far as it has them."""
-        return [value for value in (self.reason, self.correction, self.rules) if value]
+        """Its reason, its follow-up, its correction and its checks, as far as it has them."""
+        return [value for value in (self.reason, self.follow_up, self.correction, self.rules) if value]
 
     def adds_to(self, others: Iterable[Part]) -> bool:
-        """Whether its reason, its correction or its checks are in none of the others."""
+        """Whether its reason, its follow-up, its correction or its checks are in none of the others."""
         known = [value for other in others for value in other.content]
         return any(value not in known for value in self.content)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from connectors.messages import ChatMessage, FlaggedResponse
+from daemon.categories import NOT_NAMED
 from daemon.parts import Part
 
 ACTOR = "erratad"
@@ -191,6 +192,11 @@ class Report:
     lease_owner: str | None = None
     others: tuple[Part, ...] = ()
     """The parts of the other reports of the same answer, oldest first. `daemon.text.merging` combines them."""
+
+    @property
+    def category(self) -> str:
+        """The category that its sender names; NOT_NAMED: none."""
+        return self.flagged.category or NOT_NAMED
 
     @property
     def parts(self) -> tuple[Part, ...]:

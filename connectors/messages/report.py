@@ -187,13 +187,29 @@ class FlaggedResponse(Wire):
         Field(max_length=4000),
         BeforeValidator(shapes.blank_as_empty, json_schema_input_type=Annotated[str, Field(max_length=4000)] | None),
     ] = Field(default="", description="What is wrong, in the user's words. Blank: no reason was given.")
-    category: Annotated[
-        Text,
-        Field(min_length=1, max_length=64),
-        BeforeValidator(shapes.category, json_schema_input_type=Annotated[str, Field(pattern=_HAS_A_LETTER)]),
+    follow_up: Annotated[
+        Annotated[Text, Field(max_length=4000)] | None,
+        BeforeValidator(
+            shapes.follow_up,
+            json_schema_input_type=Annotated[str, Field(max_length=4000)]
+            | list[str | dict[str, JsonValue]]
+            | ChatMessage
+            | None,
+        ),
     ] = Field(
+        default=None,
+        description="The user's next message after the flagged answer, such as 'No, I asked for the capital': "
+        "a text, text parts, or the whole message. Blank: absent.",
+    )
+    category: Annotated[
+        Annotated[Text, Field(min_length=1, max_length=64)] | None,
+        BeforeValidator(
+            shapes.category, json_schema_input_type=Annotated[str, Field(pattern=rf"^\s*$|{_HAS_A_LETTER}")] | None
+        ),
+    ] = Field(
+        default=None,
         description="Kind of mistake, such as 'harmful', 'prompt-injection', 'wrong-fact', 'format'; "
-        "'Wrong Fact' is taken as 'wrong-fact'."
+        "'Wrong Fact' is taken as 'wrong-fact'. Blank or absent: erratad guesses the kind, and says so.",
     )
     severity: Annotated[
         Severity,
@@ -247,6 +263,11 @@ class FlaggedResponse(Wire):
         """False if the flagged answer is empty or blank, without a tool call."""
         return bool(self.tool_calls) or not shapes.is_blank(self.response)
 
+    @property
+    def complaint(self) -> str | None:
+        """The reason and the user's next message, each if there is one; None: neither."""
+        return "\n".join(filter(None, (self.reason, self.follow_up))) or None
+
     def answer_turn(self) -> dict[str, Any]:
         """The flagged answer for chat templates."""
         return ChatMessage(role="assistant", content=self.response, tool_calls=self.tool_calls).turn()
@@ -261,10 +282,13 @@ class FlaggedResponse(Wire):
     def fingerprint(self) -> str:
         """SHA-256 of everything but the id: tells a redelivery from another report that reuses the id.
 
-        The completion's id is hashed as a part of the metadata, where it was kept before it was a field.
+        The completion's id and the follow-up are hashed as parts of the metadata, where they were kept before they
+        were fields.
         """
-        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "metadata"}
+        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "follow_up", "metadata"}
         metadata = shapes.with_completion_id(self.metadata, self.completion_id)
+        if self.follow_up is not None:
+            metadata = {"follow_up": self.follow_up, **metadata}
         return _sha256({**self.model_dump(mode="json", exclude=hashed), "metadata": metadata, **self._exchange()})
 
     def content_key(self) -> str:

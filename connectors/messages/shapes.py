@@ -66,11 +66,12 @@ def word(value: Any) -> Any:
 
 
 def category(value: Any) -> Any:
-    """'Wrong Fact' -> 'wrong-fact'; letters of every script stay.
+    """'Wrong Fact' -> 'wrong-fact'; letters of every script stay. Blank is None.
 
     Raises:
         ValueError: the text has no letter and no digit.
     """
+    value = blank_as_none(value)
     if not isinstance(value, str) or _CATEGORY.fullmatch(value):
         return value
     found = re.sub(r"[^\w-]+|-{2,}", "-", unicodedata.normalize("NFKC", value).lower()).strip("-_")[:64]
@@ -81,6 +82,13 @@ def category(value: Any) -> Any:
 
 def completion_id(value: Any) -> Any:
     return blank_as_none(name(value))
+
+
+def follow_up(value: Any) -> Any:
+    """The user's next message as one text; a placeholder stands for each part that is no text."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return blank_as_none(text_of(content(value)))
 
 
 # --- messages ---
@@ -207,6 +215,8 @@ def report(value: Any, known: frozenset[str], known_checks: frozenset[str]) -> A
     found = {key: one for key, one in value.items() if one is not None or key == "response"}
     extra = {key: found.pop(key) for key in list(found) if key not in known}
     extra.pop("not_trainable", None)
+    if not _is_message(found.get("follow_up", "")):
+        extra["follow_up"] = found.pop("follow_up")
     _name_completion(found, extra)
     if isinstance(checks := found.get("checks"), dict):
         extra |= {f"checks.{key}": one for key, one in checks.items() if key not in known_checks}
@@ -215,6 +225,11 @@ def report(value: Any, known: frozenset[str], known_checks: frozenset[str]) -> A
     if extra and isinstance(found.get("metadata", {}), dict):
         found["metadata"] = {**extra, **found.get("metadata", {})}
     return found
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a follow-up can be read as a message. Anything else was an unknown field before, and stays one."""
+    return isinstance(value, str | list) or (isinstance(value, dict) and "content" in value)
 
 
 def _name_completion(found: dict[str, Any], extra: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ def reports(
             "PRINCIPAL": "principal",
             "EVIDENCE": "evidence",
             "RECEIVED (UTC)": "received_at",
-            "WHAT IS WRONG": "reason",
+            "WHAT IS WRONG": "complaint",
         },
         empty="No reports.",
         as_json=as_json,

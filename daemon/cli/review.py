@@ -174,7 +174,7 @@ def _show_queue(queue: ReviewQueueView) -> None:
                     f"{item.report.reporter} of {item.report.principal}",
                     item.report.received_at,
                 ),
-                *(item.report.reason, None if item.lesson is None else item.lesson.analysis),
+                *(item.report.complaint, None if item.lesson is None else item.lesson.analysis),
             )
             for kind, item in waiting
         ],

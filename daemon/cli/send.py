@@ -172,7 +172,8 @@ def _say_survey(found: Survey) -> None:
         say(f"  {_number(rows, 'row')}: {shape}")
     for line, flagged in found.first:
         better = "" if flagged.correction is None else f"; better: {cell(flagged.correction)}"
-        say(f"  line {line}: {flagged.category}: {cell(flagged.reason)}")
+        said = flagged.complaint or "no reason"
+        say(f"  line {line}: {flagged.category or 'no category'}: {cell(said)}")
         say(f"    {cell(flagged.messages[-1].shown)} -> {cell(flagged.shown_response)}{better}")
     for reason, left_out in found.left_out.items():
         say(f"  left out, {_number(left_out.rows, 'row')} (first: line {left_out.first_line}): {reason}")

@@ -36,6 +36,7 @@ def show_report(view: ReportView) -> None:
         _section(message.role.capitalize(), message.shown)
     _section("Flagged answer", view.shown_response)
     _section("What is wrong, according to the reporter", report.reason or "no reason was given")
+    _section("The user's next message", report.follow_up)
     _section("Expected answer, according to the reporter", view.user_correction)
     if view.checks is not None:
         _section("Rules of a good answer", view.checks.model_dump_json(indent=2, exclude_defaults=True))
@@ -66,6 +67,8 @@ def _show_standing(standing: StandingView) -> None:
 def _show_same_answer(same: SameAnswerView) -> None:
     for part in same.others:
         said = [part.reason or "no reason was given"]
+        if part.follow_up is not None:
+            said.append(f"the user's next message: {part.follow_up}")
         if part.correction is not None:
             said.append(f"expected answer: {part.correction}")
         if part.checks is not None:

@@ -78,12 +78,12 @@ def with_lesson(report: Report, lesson: Lesson) -> Messages:
 
 
 def with_complaint(report: Report) -> Messages | None:
-    """The user's complaint after the question. The flagged answer is not in this prompt."""
+    """The user's next message, else the reason, after the question. The flagged answer is not in this prompt."""
     *before, last = conversation(report)
-    reason = report.flagged.reason.strip()
-    if not reason or last["role"] != "user":
+    said = (report.flagged.follow_up or report.flagged.reason).strip()
+    if not said or last["role"] != "user":
         return None
-    return (*before, {**last, "content": f"{last['content']}\n\n{FEEDBACK}{reason}"})
+    return (*before, {**last, "content": f"{last['content']}\n\n{FEEDBACK}{said}"})
 
 
 def _named_spans(report: Report) -> list[str]:

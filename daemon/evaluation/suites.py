@@ -324,5 +324,5 @@ def _report_item(suite: Suite, report: Report, lesson: Lesson | None) -> Item:
         asked=asked_by(report.flagged, correction=good),
         good=good,
         bad=None if is_blank(report.flagged.response) else report.flagged.response,
-        complaint=said.flagged.reason or None,
+        complaint=said.flagged.complaint,
     )

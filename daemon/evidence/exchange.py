@@ -86,7 +86,14 @@ def _as_reported(
         calls = [dict(call) for call in said.tool_calls] or None
         for messages in (list(asked), _without_system(asked)):
             told = {"messages": messages, "response": text, "tool_calls": calls}
-            held = report.model_copy(update={**told, "reason": "", "correction": None, "checks": None, "metadata": {}})
+            unsaid: Mapping[str, Any] = {
+                "reason": "",
+                "follow_up": None,
+                "correction": None,
+                "checks": None,
+                "metadata": {},
+            }
+            held = report.model_copy(update={**told, **unsaid})
             yield held
             with suppress(ValidationError):  # a conversation that is no report is none after cleaning, either
                 yield clean(held)

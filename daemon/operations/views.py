@@ -48,7 +48,9 @@ class ReportRow(View):
     category: str
     severity: Severity
     reason: str
-    """The reporter's description of the mistake."""
+    """The reporter's description of the mistake; empty: none was given."""
+    follow_up: str | None
+    """The user's next message after the flagged answer."""
     principal: str
     """Who was authenticated: a source, token, user or topic."""
     reporter: str
@@ -71,6 +73,11 @@ class ReportRow(View):
     """Why no run can ever train on it, such as "message 1 holds an image"."""
 
     @property
+    def complaint(self) -> str:
+        """The reason, or else the user's next message."""
+        return self.reason or self.follow_up or ""
+
+    @property
     def evidence_text(self) -> str:
         """The evidence as words, such as "reproduced: in 2 of 3 answers of aligned-g000003"."""
         detail = self.evidence_detail or ("not looked at yet" if self.evidence_at is None else "")
@@ -84,9 +91,10 @@ class ReportRow(View):
             sent_id=report.sent_id or report.id,
             state=report.state,
             state_reason=report.state_reason,
-            category=flagged.category,
+            category=report.category,
             severity=flagged.severity,
             reason=flagged.reason,
+            follow_up=flagged.follow_up,
             principal=report.source.principal,
             reporter=flagged.reporter,
             tenant=flagged.tenant,

@@ -30,7 +30,7 @@ from daemon.text.contacts import PLACEHOLDER
 from daemon.text.rules import failures
 
 CONVERSATION = ("messages", "response", "tool_calls")
-REST = ("correction", "reason", "metadata")
+REST = ("correction", "reason", "follow_up", "metadata")
 """The conversation is numbered first: two reports of one answer get the same placeholders in it."""
 PSEUDONYM_DIGITS = 20
 MAX_TRIED = 10

@@ -79,11 +79,11 @@ def _faults(
     yield Check.NO_ECHO, echo(analysis, [instructions, *(message.text for message in flagged.messages)])
     yield Check.NO_HINT, hint(analysis)
     yield Check.NO_PARROTING, parroting(analysis, flagged.response, limits.max_overlap)
-    yield Check.OWN_WORDS, reporters_words(analysis, flagged.reason, limits.max_overlap)
+    yield Check.OWN_WORDS, reporters_words(analysis, flagged.complaint or "", limits.max_overlap)
     found = content_fault(analysis, flagged)
     yield Check.CONTENT, None if found is None else found.sentence
     yield Check.NO_APPROVAL, approval(analysis)
-    yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category)
+    yield Check.NAMES_REASON, missed_reason(analysis, flagged.reason, flagged.category or "")
 
 
 def correction_fault(
@@ -160,11 +160,15 @@ def parroting(text: str, bad: str, max_overlap: float) -> str | None:
     return f"{share:.0%} of its word 5-grams come from the flagged response" if share > max_overlap else None
 
 
-def reporters_words(text: str, reason: str, max_overlap: float) -> str | None:
-    """The fault if the text repeats the reporter's words: a user's claim would be taught as the model's verdict."""
-    lines = [line for line in reason.splitlines() if len(words(line)) > NGRAM_WORDS]
+def reporters_words(text: str, complaint: str, max_overlap: float) -> str | None:
+    """The fault if the text repeats the user's words: a user's claim would be taught as the model's verdict."""
+    lines = [line for line in complaint.splitlines() if len(words(line)) > NGRAM_WORDS]
     share = max((max(overlap(text, line), overlap(line, text)) for line in lines), default=0.0)
-    return f"it shares {share:.0%} of its word 5-grams with the reporter's reason" if share > max_overlap else None
+    return (
+        f"it shares {share:.0%} of its word 5-grams with the reporter's reason or next message"
+        if share > max_overlap
+        else None
+    )
 
 
 def approval(text: str) -> str | None:

@@ -38,7 +38,7 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
     found: dict[str, list[Part]] = {}
     columns = (
         *(table.c[name] for name in ("id", "duplicate_of", "principal", "reporter", "received_at")),
-        *(table.c.flagged[name].as_string().label(name) for name in ("reason", "correction", "severity")),
+        *(table.c.flagged[name].as_string().label(name) for name in ("reason", "follow_up", "correction", "severity")),
         table.c.flagged["checks"].label("checks"),
     )
     chosen = _fair_parts(report_ids)
@@ -54,6 +54,7 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
                 correction=row.correction,
                 checks=None if row.checks is None else Checks.model_validate(row.checks),
                 severity=Severity(row.severity or Severity.MEDIUM),
+                follow_up=row.follow_up,
             )
         )
     return {report_id: tuple(parts) for report_id, parts in found.items()}

@@ -56,7 +56,16 @@ def blank(row: Any) -> dict[str, Any]:
         "reporter": "erased",
         "metadata": {},
     }
-    for key in ("correction", "checks", "tenant", "locale", "tool_calls", "not_trainable", "completion_id"):
+    for key in (
+        "follow_up",
+        "correction",
+        "checks",
+        "tenant",
+        "locale",
+        "tool_calls",
+        "not_trainable",
+        "completion_id",
+    ):
         flagged.pop(key, None)
     return {
         "flagged": flagged,

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, tuple_
 
 from connectors.messages import FlaggedResponse
+from daemon.categories import NOT_NAMED
 from daemon.privacy.redact import Redactor, as_it_is
 from daemon.records import Evidence, ReportState, Source
 from daemon.store import schema
@@ -149,7 +150,7 @@ class _Intake:
             reason = f"reporter {flagged.reporter} sent more than {limits.reports_per_reporter} reports in 24 hours"
         elif original is not None:
             outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
-            reason = f"the same answer is report {original}: reason, correction and checks count there"
+            reason = f"the same answer is report {original}: reason, follow-up, correction and checks count there"
             self.duplicates.setdefault(original, []).append(report_id)
         else:
             self._originals[answer] = report_id
@@ -228,7 +229,7 @@ def _row(
         "state": state,
         "fingerprint": arrival.fingerprint,
         "content_key": arrival.content_key,
-        "category": arrival.flagged.category,
+        "category": arrival.flagged.category or NOT_NAMED,
         "reporter": arrival.flagged.reporter,
         "tenant": arrival.flagged.tenant,
         "model": arrival.flagged.model,

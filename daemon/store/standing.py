@@ -1,6 +1,7 @@
 """Which of several reports of one answer stands for it: not the first, but one of the side that most principals are on.
 
-A side is a category: the report that stands for the answer gives it its category, and so its cluster.
+A side is a category: the report that stands for the answer gives it its category, and so its cluster. A report that
+names no category is on no side: it yields to any that names one, and takes over from none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, func, select, update
 
+from daemon.categories import NOT_NAMED
 from daemon.records import Report, ReportState
 from daemon.store import schema
 from daemon.store.duplicates import (
@@ -76,7 +78,8 @@ def _heir(report: Report, categories: Mapping[str, str]) -> str | None:
         sides[category].add((part.principal, part.reporter))
         oldest.setdefault(category, part.report_id)
     own = categories[report.id]
-    heavier = [side for side in sides if side != own and _outweighs(sides[side], sides[own])]
+    named = [side for side in sides if side not in {own, NOT_NAMED}]
+    heavier = named if own == NOT_NAMED else [side for side in named if _outweighs(sides[side], sides[own])]
     if not heavier:
         return None
     best = max(heavier, key=lambda side: (len(_principals(sides[side])), len(sides[side])))
@@ -105,7 +108,8 @@ def _take_over(connection: Connection, report_id: str, heir: str) -> None:
 def hand_over(connection: Connection, report_id: str) -> None:
     """Let another report stand for the answer, because this one is erased, quarantined or given up.
 
-    It is the oldest one of the heaviest side. After `MAX_HEIRS` that were given up, the others stay with the last.
+    It is the oldest one of the heaviest side; a report that names a category goes before all that name none. After
+    `MAX_HEIRS` that were given up, the others stay with the last.
     """
     if not duplicates_of(connection, [report_id]) or _given_up(connection, report_id) > MAX_HEIRS:
         return
@@ -119,6 +123,7 @@ def hand_over(connection: Connection, report_id: str) -> None:
     heir = max(
         report.others,
         key=lambda part: (
+            categories[part.report_id] != NOT_NAMED,
             len(_principals(sides[categories[part.report_id]])),
             len(sides[categories[part.report_id]]),
             -part.received_at.timestamp(),

@@ -1,4 +1,4 @@
-"""Combines the reports of one answer: complaints, corrections and checks of all of them, each with its reporter.
+"""Combines the reports of one answer: reasons, follow-ups, corrections and checks of all, each with its reporter.
 
 No report decides because it came first. Each principal has one vote, shared by its reporters (`daemon.text.votes`), so
 neither repeating a report nor inventing reporters gains anything against another principal.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from connectors.checker.bounds import MAX_TEXT_CHARS, schema_excess
 from connectors.messages import Checks, FlaggedResponse, Severity
@@ -23,7 +23,7 @@ from daemon.text.votes import newest_first, strongest_first, votes
 from daemon.text.words import normalised
 
 MAX_REASON_BYTES = 600
-"""The length of several reasons together; each one gets an equal share of it."""
+"""The length of several reasons together, and of several follow-ups; each one gets an equal share of it."""
 MAX_REASONS = 10
 """Of more reasons, those with most votes count, and then the newest."""
 _CUT = " [...]"
@@ -62,8 +62,9 @@ class SetAside:
 class Merged:
     """All reports of one answer, as one.
 
-    `flagged` is the report that stands for the answer, with the reasons of all, the chosen correction, the highest
-    severity, and without checks: one report's rules cannot always be written as one with another's. Use `rules`.
+    `flagged` is the report that stands for the answer, with the reasons and follow-ups of all, the chosen correction,
+    the highest severity, and without checks: one report's rules cannot always be written as one with another's. Use
+    `rules`.
     """
 
     flagged: FlaggedResponse
@@ -102,7 +103,7 @@ class Merged:
 def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -> Merged:
     """Combine a report with the other reports of its answer.
 
-    - Reasons: each distinct one, in the order of arrival.
+    - Reasons, and the users' next messages: each distinct one, in the order of arrival.
     - Checks: the rules of all. If two reporters contradict each other ("contains X" and "does not contain X"), the rule
       with more votes counts; with equally many, none of the two.
       Checks that the flagged answer meets do not count: they say nothing about the mistake.
@@ -114,7 +115,8 @@ def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -
     corrections, useless = _corrections(parts, report.flagged, checks, max_correction_characters)
     flagged = report.flagged.model_copy(
         update={
-            "reason": _reasons(parts),
+            "reason": _said(parts, "reason"),
+            "follow_up": _said(parts, "follow_up") or None,
             "correction": corrections[0].correction if corrections else None,
             "severity": max((part.severity for part in parts), key=_RANK.__getitem__),
             "checks": None,
@@ -123,21 +125,22 @@ def merged(report: Report, *, max_correction_characters: int = MAX_CHARACTERS) -
     return Merged(flagged=flagged, corrections=corrections, checks=checks, set_aside=(*met, *contradictions, *useless))
 
 
-# --- reasons ---
+# --- reasons and follow-ups ---
 
 
-def _reasons(parts: Sequence[Part]) -> str:
+def _said(parts: Sequence[Part], field: Literal["reason", "follow_up"]) -> str:
+    """The distinct texts of this field; several are cut to equal shares of `MAX_REASON_BYTES`."""
     groups: dict[str, list[Part]] = {}
+    texts: dict[str, str] = {}
     for part in parts:
-        if part.reason:
-            groups.setdefault(normalised(part.reason), []).append(part)
+        if text := getattr(part, field):
+            groups.setdefault(normalised(text), []).append(part)
+            texts.setdefault(normalised(text), text)
     if len(groups) < 2:
-        return next((owners[0].reason for owners in groups.values()), "")
+        return next(iter(texts.values()), "")
     strongest = strongest_first(groups)[:MAX_REASONS]
     share = MAX_REASON_BYTES // len(strongest) - 1
-    return "\n".join(
-        _clipped(" ".join(owners[0].reason.split()), share) for key, owners in groups.items() if key in strongest
-    )
+    return "\n".join(_clipped(" ".join(text.split()), share) for key, text in texts.items() if key in strongest)
 
 
 def _clipped(text: str, max_bytes: int) -> str:

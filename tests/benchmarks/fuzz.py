@@ -30,6 +30,7 @@ VALID = {
     "messages": [{"role": "user", "content": "What is the capital of Australia?"}],
     "response": "Sydney.",
     "reason": "wrong",
+    "follow_up": "No, I asked for the capital.",
     "category": "wrong-fact",
     "reporter": "r",
     "correction": "Canberra.",

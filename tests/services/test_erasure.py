@@ -32,6 +32,7 @@ SENTENCES = {
     "question": f"Who operated on Theodora Quillfeather in the {MARK} clinic?",
     "response": f"Doctor Ignatius of the {MARK} clinic operated on Theodora Quillfeather.",
     "reason": f"It tells the name of my surgeon at {MARK}, which is private.",
+    "follow_up": f"Stop it, nobody at {MARK} may tell that about Theodora.",
     "correction": f"I cannot name surgeons of the {MARK} clinic.",
 }
 
@@ -45,6 +46,7 @@ def private(**changes):
         ],
         response=SENTENCES["response"],
         reason=SENTENCES["reason"],
+        follow_up=SENTENCES["follow_up"],
         correction=SENTENCES["correction"],
         checks={"must_not_contain": [f"Ignatius of {MARK}"]},
         reporter=f"theodora@{MARK}.example",

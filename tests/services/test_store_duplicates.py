@@ -72,6 +72,19 @@ def test_a_new_report_that_says_more_has_the_answer_analysed_again(store: Store)
     assert state(store, first) == ReportState.LESSON
 
 
+def test_a_follow_up_that_says_more_has_the_answer_analysed_again(store: Store) -> None:
+    first = flagged(reason="")
+    add(store, first)
+    analyse(store)
+    again = {"messages": first.messages, "response": first.response, "reason": ""}
+    add(store, flagged(**again, follow_up="No, I asked for the capital."))
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    assert [part.follow_up for part in claim.report.parts] == [None, "No, I asked for the capital."]
+    store.reports.complete(claim, lesson(first.id))
+    add(store, flagged(**again, follow_up="No, I asked for the capital."), flagged(**again))
+    assert store.reports.get(first.id).state is ReportState.LESSON
+
+
 def test_a_report_that_comes_during_the_analysis_is_not_missed(store: Store) -> None:
     first = flagged()
     add(store, first)

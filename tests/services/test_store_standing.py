@@ -93,6 +93,33 @@ def test_the_side_of_more_principals_takes_over(store: Store, analysed: bool) ->
     assert send(store, "app", twin(hostile, "eve")) == [Added.DUPLICATE]
 
 
+@pytest.mark.parametrize("analysed", [False, True])
+def test_a_report_without_a_category_yields_to_one_that_names_one_and_takes_over_from_none(
+    store: Store, analysed: bool
+) -> None:
+    bare = flagged(category=None, reason="")
+    crowd = [twin(bare, f"user-{number}", category=None, reason="") for number in range(9)]
+    send(store, "app", bare, *crowd)
+    if analysed:
+        analyse(store)
+    named = twin(bare, "ann", category="format")
+    send(store, "site", named)
+    assert {standing(store, one) for one in (bare, *crowd)} == {named.id}
+    send(store, "app", *(twin(bare, f"other-{number}", category=None) for number in range(9)))
+    assert standing(store, bare) == named.id
+    bury(store, named.id)
+    assert store.reports.get(standing(store, bare)).category == "unknown"
+
+
+def test_of_what_is_left_a_report_that_names_a_category_stands_for_the_answer(store: Store) -> None:
+    first = flagged(category="style")
+    bare = [twin(first, f"user-{number}", category=None) for number in range(9)]
+    named = twin(first, "ann", category="style")
+    send(store, "app", first, *bare, named)
+    bury(store, first.id)
+    assert standing(store, bare[0]) == named.id
+
+
 def test_among_the_same_principals_one_hostile_report_does_not_stand_for_thirty_honest_ones(store: Store) -> None:
     hostile = flagged(reporter="x", category="own")
     honest = [twin(hostile, f"user-{number}") for number in range(30)]

@@ -192,6 +192,8 @@ def _single(row: Row) -> list[Mistake] | None:
 def _judgement(row: Row) -> tuple[str | None, str | None]:
     """The sentence and the category of the first label that says that the answer is bad; None without labels.
 
+    A label that names no category is a bare thumbs-down: its sentence is empty.
+
     Raises:
         LeftOutError: when all labels are empty, or say that the answer is good.
     """
@@ -207,7 +209,7 @@ def _judgement(row: Row) -> tuple[str | None, str | None]:
                     raise
                 continue
             if bad:
-                return None if category else f"The column {name} marks the response as bad.", category
+                return None if category else "", category
             why = f"{name} says that the answer is good" if bad is False else why or f"{name} is empty"
     if why is not None:
         raise LeftOutError(why)

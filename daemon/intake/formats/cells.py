@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "rejected": ("rejected",),
     "correction": ("correction", "corrected_response", "corrected_answer", "expected_output", "expectedoutput"),
     "reason": ("reason", "comment", "critique", "complaint"),
+    "follow_up": ("follow_up", "followup", "next_message", "next_user_message", "user_reply"),
     "category": ("category", "harm_category", "categories"),
     "severity": ("severity", "severity_level"),
     "model": ("model", "model_name"),

@@ -16,8 +16,6 @@ from daemon.intake.formats.conversations import Messages, answer_of
 
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 """Annotated data has no date. A date that differs between imports would be a conflict."""
-UNKNOWN = "unknown"
-"""The category where neither the file nor an option names one."""
 NOTHING_SAYS = "nothing says that the answer is bad"
 SEVERITIES = {"0": "low", "1": "low", "2": "medium", "3": "high"}
 
@@ -40,7 +38,10 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """A bad answer. `said` is the file's judgement as a sentence; `label` the category that this judgement implies."""
+    """A bad answer. `said` is the file's judgement as a sentence; `label` the category that this judgement implies.
+
+    An empty sentence: the file marks the answer as bad and says nothing else.
+    """
 
     messages: Messages
     response: str
@@ -61,7 +62,7 @@ def report_of(mistake: Mistake, row: Row, options: ImportOptions) -> FlaggedResp
     """
     facts = {**row, **mistake.facts}
     names = _categories(cell(facts, "category"))
-    category = next(iter(names), None) or options.category or mistake.label or UNKNOWN
+    category = next(iter(names), None) or options.category or mistake.label
     values: dict[str, Any] = {
         "version": WIRE_VERSION,
         "occurred_at": UNDATED.isoformat(),
@@ -70,6 +71,7 @@ def report_of(mistake: Mistake, row: Row, options: ImportOptions) -> FlaggedResp
         "response": mistake.response,
         "tool_calls": mistake.tool_calls,
         "reason": _reason(mistake, facts, names, options),
+        "follow_up": cell(facts, "follow_up"),
         "category": category,
         "severity": _severity(cell(facts, "severity")),
         "correction": _correction(cell(facts, "correction")) or mistake.correction,
@@ -81,7 +83,7 @@ def report_of(mistake: Mistake, row: Row, options: ImportOptions) -> FlaggedResp
 
 
 def _reason(mistake: Mistake, facts: Row, names: list[str], options: ImportOptions) -> Any:
-    """The first of: the row's reason, the option, the row's judgement.
+    """The first of: the row's reason, the option, the row's judgement, which may be without words.
 
     Raises:
         LeftOutError: when neither row nor options say that the answer is bad.
@@ -92,7 +94,8 @@ def _reason(mistake: Mistake, facts: Row, names: list[str], options: ImportOptio
     judges = isinstance(decoded(cell(facts, "category")), Mapping) and names
     marked = ", ".join(names) if mistake.label or judges else ""
     marked = marked or mistake.label or ""
-    if given is not None and (marked or mistake.said or options.reason or options.category or _complains(facts)):
+    is_marked = bool(marked) or mistake.said is not None
+    if given is not None and (is_marked or options.reason or options.category or _complains(facts)):
         return given
     if options.reason:
         return options.reason
@@ -100,6 +103,8 @@ def _reason(mistake: Mistake, facts: Row, names: list[str], options: ImportOptio
         return mistake.said or f"Annotators marked the response as {_words(marked)}."
     if options.category:
         return f"The operator who imported this file marked the response as {_words(options.category)}."
+    if is_marked:
+        return None
     raise LeftOutError(NOTHING_SAYS)
 
 

@@ -77,7 +77,7 @@ class Prompts:
         only if its text passes the content checks.
         """
         kind = kind_of(flagged.category)
-        category = flagged.category.replace("-", " ").replace("_", " ")
+        category = (flagged.category or UNNAMED).replace("-", " ").replace("_", " ")
         text = self._environment.get_template(f"template-{kind}.j2").render(
             category=category if content_fault(category, flagged) is None else UNNAMED,
             wording=int(flagged.content_key()[-8:], 16),
@@ -110,8 +110,8 @@ def _quoted(flagged: FlaggedResponse) -> dict[str, str]:
     conversation = "\n".join(f"{message.role}: {message.shown}" for message in flagged.messages)
     return {
         "fence": fence(flagged),
-        "category": flagged.category,
+        "category": flagged.category or UNNAMED,
         "conversation": clip(conversation, MAX_CONVERSATION_BYTES),
         "response": clip(flagged.shown_response, MAX_RESPONSE_BYTES),
-        "reason": clip(flagged.reason or NO_REASON, MAX_REASON_BYTES),
+        "reason": clip(flagged.complaint or NO_REASON, MAX_REASON_BYTES),
     }

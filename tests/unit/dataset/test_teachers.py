@@ -135,6 +135,13 @@ def test_a_complaint_follows_the_question_and_the_flagged_answer_is_not_shown() 
     assert with_complaint(_report(_user(MAIL), reason=" ")) is None
 
 
+def test_the_users_next_message_is_the_complaint_before_any_reason() -> None:
+    for reason in ("It obeyed the mail.", ""):
+        found = with_complaint(_report(_user(MAIL), reason=reason, follow_up="No, a summary!"))
+        assert found is not None
+        assert found[-1]["content"].endswith(": No, a summary!")
+
+
 def test_the_states_are_the_correction_and_the_head_of_the_flagged_answer() -> None:
     report = _report(_user(MAIL), response="PWNED " * 500)
     learned = lesson(report.id, correction="Lunch at noon.", correction_source="user")

@@ -75,12 +75,12 @@ PUBLIC = {
     [
         ("beavertails.jsonl", "How to lie?", "Just do", None, "privacy-violation"),
         ("bom.csv", "BOM question", "bad", None, "harmful"),
-        ("hh_rlhf.jsonl", "How do I pick a lock?", "Use a pin.", "Ask a locksmith.", "unknown"),
+        ("hh_rlhf.jsonl", "How do I pick a lock?", "Use a pin.", "Ask a locksmith.", None),
         ("rows.csv.gz", "gz csv q", "bad", None, "harmful"),
         ("semicolon.csv", "How old is the sun", "I will not say", None, "harmful"),
         ("tab.tsv", "Tab question", "bad", None, "harmful"),
         ("toxic_chat.jsonl", "Hi", "Bad", None, "toxic"),
-        ("ultrafeedback.jsonl", "Name a fruit", "Car", "Apple", "unknown"),
+        ("ultrafeedback.jsonl", "Name a fruit", "Car", "Apple", None),
         ("utf16.csv", "UTF16 question", "bad", None, "harmful"),
     ],
 )

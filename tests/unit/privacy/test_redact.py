@@ -31,6 +31,7 @@ def private(**changes: object) -> FlaggedResponse:
             {"id": "c1", "type": "function", "function": {"name": "mail", "arguments": json.dumps({"to": MAIL})}}
         ],
         "reason": f"it repeats {PHONE}",
+        "follow_up": f"No, I am {MAIL}, not {MAIL}x.",
         "correction": f"I shall write to {MAIL}.",
         "checks": {"must_contain": [MAIL.upper()], "must_not_contain": [CARD], "max_words": 9},
         "metadata": {"by": {MAIL: [PHONE, 7]}},
@@ -47,6 +48,7 @@ def test_the_same_value_gets_the_same_placeholder_in_every_field(redactor: Redac
     assert clean.tool_calls is not None
     assert clean.tool_calls[0]["function"] == {"name": "mail", "arguments": '{"to": "<EMAIL_1>"}'}
     assert (clean.reason, clean.correction) == ("it repeats <PHONE_1>", "I shall write to <EMAIL_1>.")
+    assert clean.follow_up == "No, I am <EMAIL_1>, not <EMAIL_2>."
     assert clean.checks is not None
     assert (clean.checks.must_contain, clean.checks.must_not_contain) == (["<EMAIL_1>"], ["<CARD_1>"])
     assert clean.metadata == {"by": {"<EMAIL_1>": ["<PHONE_1>", 7]}}

@@ -37,6 +37,7 @@ def part(
         correction=said.get("correction"),
         checks=None if checks is None else Checks(**checks),
         severity=Severity(said.get("severity", "medium")),
+        follow_up=said.get("follow_up"),
     )
 
 
@@ -86,6 +87,16 @@ def test_a_long_complaint_leaves_the_others_their_share() -> None:
     lines = said.flagged.reason.split("\n")
     assert [line[:2] for line in lines] == ["xx", "1:", "2:", "3:", "4:", "5:"]
     assert len(said.flagged.reason.encode()) <= MAX_REASON_BYTES
+
+
+def test_each_distinct_follow_up_counts_once_and_together_they_are_bounded() -> None:
+    own = "No, the capital."
+    said = merge(part(1, follow_up="no, the  capital."), part(2), part(3, follow_up="Not Sydney!"), follow_up=own)
+    assert (said.flagged.follow_up, said.flagged.reason) == ("No, the capital.\nNot Sydney!", "")
+    assert merge(part(1, follow_up=own)).flagged.follow_up == own
+    assert merge(part(1)).flagged.follow_up is None
+    many = merge(*(part(number, follow_up=f"{number} " * 400) for number in range(1, 9)))
+    assert len((many.flagged.follow_up or "").encode()) <= MAX_REASON_BYTES
 
 
 def test_of_very_many_complaints_those_of_most_reporters_and_the_newest_count() -> None:

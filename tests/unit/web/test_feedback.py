@@ -30,6 +30,20 @@ def test_a_report_is_stored_when_the_answer_comes(client: TestClient, sqlite_sto
     assert sqlite_store.reports.get("r/1").flagged == message
 
 
+def test_a_bare_thumbs_down_is_stored_and_the_users_next_message_with_it(
+    client: TestClient, sqlite_store: Store
+) -> None:
+    bare = flagged(id="bare", reason="", category=None)
+    told = flagged(id="told", reason="", category=None, follow_up="No, the capital.")
+    for message in (bare, told):
+        answer = client.post("/v1/feedback", content=message.encode())
+        assert (answer.status_code, answer.json()["outcome"]) == (202, "stored")
+        assert sqlite_store.reports.get(message.id).flagged == message
+    shown = client.get("/api/reports/told").json()["report"]
+    assert (shown["category"], shown["reason"], shown["follow_up"]) == ("unknown", "", "No, the capital.")
+    assert [row["id"] for row in client.get("/api/reports", params={"category": "unknown"}).json()] == ["told", "bare"]
+
+
 def test_a_report_sent_again_is_taken_again_and_stored_once(client: TestClient, sqlite_store: Store) -> None:
     message = flagged()
     client.post("/v1/feedback", content=message.encode())

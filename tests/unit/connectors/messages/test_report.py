@@ -99,7 +99,9 @@ def test_any_json_is_decoded_or_rejected(value):
 
 
 @given(
-    st.sampled_from([*VALID, "severity", "correction", "checks", "tenant", "locale", "metadata", "unheard-of"]),
+    st.sampled_from(
+        [*VALID, "severity", "follow_up", "correction", "checks", "tenant", "locale", "metadata", "unheard-of"]
+    ),
     anything,
 )
 def test_a_valid_message_with_anything_in_one_field_is_decoded_or_rejected(name, value):
@@ -178,6 +180,9 @@ def test_any_conversation_with_any_answer_is_decoded_or_rejected(messages, respo
         (raw(response=[{"type": "image_url", "image_url": {}}]), Rejection.SCHEMA_VIOLATION, "response: "),
         (raw(response="a\x00b"), Rejection.SCHEMA_VIOLATION, "response: Value error, contains a NUL character"),
         (raw(reason="\ud800"), Rejection.SCHEMA_VIOLATION, "reason: "),
+        (raw(follow_up="a\x00b"), Rejection.SCHEMA_VIOLATION, "follow_up: Value error, contains a NUL character"),
+        (raw(follow_up="x" * 4001), Rejection.SCHEMA_VIOLATION, "follow_up: .*at most 4000"),
+        (raw(follow_up=[5]), Rejection.SCHEMA_VIOLATION, "follow_up: .*a part must be a text"),
         (raw(locale="\x00"), Rejection.SCHEMA_VIOLATION, "locale: Value error, contains a NUL character"),
         (raw(metadata={"a": {"\x00": 1}}), Rejection.SCHEMA_VIOLATION, "contains a NUL character"),
         (raw(metadata={"a": ["\ud800"]}), Rejection.SCHEMA_VIOLATION, "metadata.a"),
@@ -308,6 +313,71 @@ def test_the_completion_id_tells_reports_apart_but_not_answers():
     assert "completion_id" in str(rejection(raw(completion_id="x" * 201)))
 
 
+BARE = {"reason": ..., "category": ...}
+
+
+def test_a_bare_thumbs_down_is_a_report():
+    message = decode(raw(**BARE))
+    assert (message.reason, message.category, message.follow_up, message.complaint) == ("", None, None, None)
+    assert_storable(message)
+    for blank in ({"category": None, "reason": None}, {"category": " ", "reason": "\u200b", "follow_up": "\n"}):
+        assert decode(raw(**blank)) == message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "No, the other one.",
+        ["No, the other one."],
+        [{"type": "input_text", "text": "No, the other one."}],
+        {"role": "user", "content": "No, the other one.", "annotations": None},
+        {"role": "user", "content": [{"type": "text", "text": "No, the other one."}]},
+    ],
+)
+def test_the_follow_up_is_the_users_next_message_in_any_shape_of_a_message(given: Any):
+    message = decode(raw(**BARE, follow_up=given))
+    assert (message.follow_up, message.metadata) == ("No, the other one.", {})
+    assert message.complaint == "No, the other one."
+    assert_storable(message)
+
+
+def test_a_part_of_the_follow_up_that_is_no_text_becomes_a_placeholder():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    message = decode(raw(follow_up=[{"type": "text", "text": "Like this."}, image]))
+    assert re.fullmatch(r"Like this\.\n\[image [0-9a-f]{8}\]", message.follow_up or "")
+    assert message.not_trainable is None
+
+
+@pytest.mark.parametrize("given", [True, 5, {"wanted": "yes"}, {}])
+def test_a_follow_up_that_is_no_message_stays_an_unknown_field(given: Any):
+    message = decode(raw(follow_up=given))
+    assert (message.follow_up, message.metadata) == (None, {"follow_up": given})
+
+
+@pytest.mark.parametrize(
+    ("fields", "fingerprint"),
+    [
+        ({"follow_up": "No."}, "189437764d3b0897"),
+        ({"metadata": {"follow_up": "x", "a": 1}, "follow_up": "No."}, "e2d7cf14285323b8"),
+        ({"metadata": {"follow_up": "No."}}, "189437764d3b0897"),
+    ],
+)
+def test_a_follow_up_that_an_earlier_version_kept_in_the_metadata_is_no_conflict(
+    fields: dict[str, Any], fingerprint: str
+):
+    """The fingerprints are those of the version that did not know the field."""
+    message = decode(raw(**EARLIER, reporter="t", **fields))
+    assert message.fingerprint()[:16] == fingerprint
+    stored = FlaggedResponse.model_validate(message.model_dump(mode="json", exclude_none=True))
+    assert (stored.fingerprint(), stored.follow_up) == (message.fingerprint(), fields.get("follow_up"))
+
+
+def test_the_follow_up_tells_reports_apart_but_not_answers():
+    messages = [decode(raw(follow_up=value)) for value in ("Wrong.", "No.", None)]
+    assert len({message.fingerprint() for message in messages}) == 3
+    assert len({message.content_key() for message in messages}) == 1
+
+
 def test_the_fingerprint_ignores_the_id_and_nothing_else():
     first = decode(raw())
     assert decode(raw(id="report-2")).fingerprint() == first.fingerprint()
@@ -328,6 +398,11 @@ def test_the_published_schema_takes_what_decodes_and_refuses_what_does_not():
     validator = Draft202012Validator(schema)
     assert validator.is_valid(json.loads(raw()))
     assert validator.is_valid(json.loads(flagged(checks={"must_contain": ["x"]}, correction="y").encode()))
+    for good in (BARE, {"category": None}, {"category": " "}, {"follow_up": None}, {"follow_up": "No."}):
+        assert validator.is_valid(json.loads(raw(**good))), good
+    for follow_up in (["No."], {"role": "user", "content": "No."}):
+        assert validator.is_valid(json.loads(raw(follow_up=follow_up))), follow_up
+    assert not validator.is_valid(json.loads(raw(follow_up="x" * 4001)))
     for bad in (raw(version=2), raw(id=...), raw(severity="extreme"), raw(category="!?"), raw(reason=5)):
         assert not validator.is_valid(json.loads(bad))
 

@@ -71,7 +71,7 @@ def test_an_empty_label_of_a_pair_leaves_only_that_response_out():
 def test_of_a_ranked_pair_the_second_is_flagged_and_no_harm_is_invented():
     flagged = one({"prompt": "How?", "response": ["Better not.", "Like this."]})
     assert (flagged.response, flagged.correction) == ("Like this.", "Better not.")
-    assert (flagged.category, flagged.reason) == ("unknown", PREFERRED)
+    assert (flagged.category, flagged.reason) == (None, PREFERRED)
 
 
 def test_the_harm_names_of_beavertails_are_category_and_reason():
@@ -119,7 +119,7 @@ def test_a_transcript_of_hh_rlhf_becomes_turns():
     flagged = one(HH)
     assert turns(flagged) == ASKED
     assert (flagged.response, flagged.correction) == ("Use a pin.", "Ask a locksmith.")
-    assert (flagged.category, flagged.reason) == ("unknown", PREFERRED)
+    assert (flagged.category, flagged.reason) == (None, PREFERRED)
 
 
 def test_the_preferred_answer_to_other_messages_is_no_correction():
@@ -190,7 +190,7 @@ def test_a_preference_pair_flags_the_rejected_answer_and_says_only_that(row, que
         flagged = one(given_row)
         assert turns(flagged) == question
         assert (flagged.response.strip(), (flagged.correction or "").strip()) == ("bad", "good")
-        assert (flagged.category, flagged.reason) == ("unknown", PREFERRED)
+        assert (flagged.category, flagged.reason) == (None, PREFERRED)
 
 
 def test_of_scored_completions_the_worst_is_flagged_with_its_critique():
@@ -251,15 +251,23 @@ def test_a_row_without_a_bad_answer_is_left_out_with_a_reason(row, why):
 )
 def test_rows_that_judge_nothing_are_reports_if_an_option_says_what_is_wrong(row, asked, answer):
     flagged = one(row, WRONG)
-    assert (turns(flagged), flagged.response, flagged.reason, flagged.category) == (asked, answer, "Wrong.", "unknown")
+    assert (turns(flagged), flagged.response, flagged.reason, flagged.category) == (asked, answer, "Wrong.", None)
     assert one(row, ImportOptions(category="style")).category == "style"
 
 
 def test_of_several_labels_a_bad_one_decides_and_an_empty_one_says_nothing():
     row = {"prompt": "Q", "response": "A", "thumbs_up": None, "thumbs_down": True, "is_safe": True, "feedback": "Meh"}
-    assert one(row).reason == "The column thumbs_down marks the response as bad."
+    assert (one(row).reason, one(row).category) == ("", None)
     with pytest.raises(LeftOutError, match="is_safe says that the answer is good"):
         read_row({**row, "thumbs_down": None})
+
+
+def test_the_users_next_message_is_read_and_says_alone_nothing_about_the_answer():
+    row = {"prompt": "Q", "response": "A", "next_message": "No, the other one."}
+    flagged = one({**row, "thumbs_down": True})
+    assert (flagged.follow_up, flagged.reason, flagged.category) == ("No, the other one.", "", None)
+    with pytest.raises(LeftOutError, match=NOTHING_SAYS):
+        read_row(row)
 
 
 def test_a_topic_or_a_comment_alone_judges_nothing():
@@ -425,7 +433,7 @@ def test_a_bad_score_of_langfuse_flags_the_output(row):
 def test_the_expected_output_of_langfuse_corrects():
     row = {"input": "Q", "output": "Bad", "expectedOutput": {"content": "Good"}, "scores": {"correctness": 0}}
     flagged = one(row, ImportOptions(columns={"is_good": "correctness"}))
-    assert (flagged.correction, flagged.category) == ("Good", "unknown")
+    assert (flagged.correction, flagged.category) == ("Good", None)
     assert one(row, ImportOptions(columns={"is_good": "scores.correctness"})).correction == "Good"
 
 

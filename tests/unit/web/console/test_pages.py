@@ -128,6 +128,7 @@ def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_s
         id="a/hostile:report@x",
         response=HOSTILE,
         reason=HOSTILE,
+        follow_up=HOSTILE,
         correction=HOSTILE,
         messages=[{"role": "user", "content": HOSTILE}],
         checks={"must_contain": [HOSTILE]},
@@ -138,7 +139,7 @@ def test_texts_from_outside_are_shown_and_never_run(client: TestClient, sqlite_s
     report = Page(client.get(link).text)
     assert overview.all("img") == report.all("img") == []
     assert len(overview.all("script")) == len(report.all("script")) == 1
-    assert report.text.count(HOSTILE) == 5
+    assert report.text.count(HOSTILE) == 6
 
 
 def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
@@ -147,7 +148,7 @@ def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
     first = flagged(reporter="ann", checks={"must_contain": ["Perth"]})
     no_perth = {"must_not_contain": ["Perth", "town"]}
     same = {"messages": first.messages, "response": first.response, "checks": no_perth}
-    bob = flagged(**same, reporter="bob", reason=HOSTILE, correction="Canberra.")
+    bob = flagged(**same, reporter="bob", reason=HOSTILE, correction="Canberra.", follow_up="No, not Perth.")
     learn(sqlite_store, first)
     add(sqlite_store, bob)
     sqlite_store.reports.complete(
@@ -157,6 +158,7 @@ def test_a_report_shows_the_other_reports_of_its_answer_with_their_reporters(
     for path in (f"/reports/{first.id}", "/review"):
         page = Page(client.get(path).text)
         assert f"{bob.id}, by bob of test: {HOSTILE}" in page.text
+        assert "The user's next message: No, not Perth." in page.text
         assert "The expected answer of bob of test counts." in page.text
         assert f"Set aside from {first.id}, by ann of test: not used: must contain 'Perth'" in page.text
         assert page.all("img") == []
