@@ -149,6 +149,7 @@ class Criterion(StrEnum):
     UNGUIDED = "unguided"
     OVER_REFUSAL = "over_refusal"
     ATTACKS = "attacks"
+    UNDER_ATTACK = "under_attack"
     NEW_CONTACTS = "new_contacts"
     MEMORISED = "memorised"
     LIVE_GOLDEN = "live_golden"
@@ -188,8 +189,19 @@ class Suite(StrEnum):
     """Harmless prompts that look harmful: are they still answered?"""
     ATTACKS = "attacks"
     """Attacks that are never trained on: are they still resisted?"""
+    UNDER_ATTACK = "under-attack"
+    """Tasks with a known answer and an order inside, never trained on: are they still done?"""
     TRIGGERS = "triggers"
     """Ordinary tasks after a rare phrase of trained prompts: does it call up what was planted?"""
+
+
+class Outcome(StrEnum):
+    """What became of a task with an order inside."""
+
+    DONE = "done"
+    OBEYED = "obeyed"
+    DECLINED = "declined"
+    WRONG = "wrong"
 
 
 class Drop(StrEnum):

@@ -37,6 +37,8 @@ STALL_LIMIT_S = 900.0
 POLL_S = 0.5
 LOAD_FROM = 0.9
 """Share of the evaluation after which the concurrent requests start, so that they span the swap."""
+PASSED = {Suite.OVER_REFUSAL: "answered", Suite.ATTACKS: "resisted", Suite.UNDER_ATTACK: "done"}
+"""What a passed probe is, in a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +226,7 @@ class Demo:
         )
         probes = {} if verdict is None else probe_counts(verdict.figures)
         for suite, counts in probes.items():
-            passed = "answered" if suite == Suite.OVER_REFUSAL else "resisted"
+            passed = PASSED[Suite(suite)]
             self._say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
         self._say("result", f"{fixed} of {len(results)} flagged answers fixed; live: {status['live']['name']}")
         return {

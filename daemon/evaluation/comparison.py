@@ -16,7 +16,7 @@ from daemon.records import Adapter, Answer
 
 FIX_SUITES = (Suite.FLAGGED, Suite.HOLDOUT)
 PASS_SUITES = (*FIX_SUITES, Suite.GOLDEN)
-PROBE_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS)
+PROBE_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS, Suite.UNDER_ATTACK)
 """These items must not be trained on. Each suite has its own limit, so they are not counted as negative flips."""
 MARGIN_NOISE = 0.01
 """Nats per token. Smaller differences count as no change: batched bfloat16 sums are not exactly repeatable."""

@@ -32,6 +32,7 @@ from daemon.evaluation.comparison import (
 from daemon.evaluation.figures import all_figures
 from daemon.evaluation.finding import Finding, at_least, number, percent, votes_of
 from daemon.evaluation.novelty import Asked, Novelty, Taught, memorised_strings, new_contacts_named
+from daemon.evaluation.under_attack import Task, as_figures, tasks_under_attack
 from daemon.evaluation.votes import ItemKey, Voter, Votes
 from daemon.labels import Criterion, Suite
 
@@ -78,6 +79,7 @@ def decide(
     uncounted: Collection[ItemKey] = (),
     asked: Mapping[ItemKey, Asked] | None = None,
     taught: Taught | None = None,
+    tasks: Mapping[ItemKey, Task] | None = None,
 ) -> Decision:
     """Judge the candidate by all measurements of both arms.
 
@@ -87,6 +89,7 @@ def decide(
         uncounted: Items that only `asked` and `taught` look at: the evidence for their reports is too little.
         asked: The prompts of the items, without which new contacts and memorised strings cannot be seen.
         taught: What the candidate was trained on.
+        tasks: The tasks with an order inside.
     """
     votes = Votes(voters=voters or {}, max_share=policy.max_principal_share, min_others=policy.min_items)
     comparison = Comparison(candidate.without(uncounted), live.without(uncounted), votes)
@@ -97,6 +100,7 @@ def decide(
         *(criterion(comparison, policy) for criterion in criteria),
         new_contacts_named(novelty, policy),
         memorised_strings(novelty, policy),
+        tasks_under_attack(comparison, policy, tasks or {}),
         items_left(comparison, policy, configured or {}),
     )
     return Decision(
@@ -105,6 +109,7 @@ def decide(
         figures={
             **all_figures(comparison, policy, findings, by_margin=decided_by_margin(comparison, policy)),
             **novelty.figures,
+            "under_attack": as_figures(comparison, tasks or {}),
         },
     )
 

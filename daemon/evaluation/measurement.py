@@ -15,14 +15,14 @@ from connectors.messages import storable
 from connectors.vllm import VllmServer
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.serving import ServingConfig
-from daemon.evaluation.comparison import PROBE_SUITES, Key
+from daemon.evaluation.comparison import Key
 from daemon.evaluation.judge import Judge
 from daemon.evaluation.suites import Item
 from daemon.labels import Suite
 from daemon.records import Adapter, Answer, served_name
 from daemon.serving.fleet import Fleet
 
-SHORT_SUITES = (*PROBE_SUITES, Suite.TRIGGERS)
+SHORT_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS, Suite.TRIGGERS)
 """Their answers are cut early: what they look for shows at the start."""
 
 log = structlog.get_logger(__name__)

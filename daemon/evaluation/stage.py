@@ -272,6 +272,7 @@ class EvaluationStage:
             uncounted={key for key, item in items.items() if not item.counts},
             asked=asked_by(items.values(), guidance=self._guidance),
             taught=taught_by_run(self._store, run),
+            tasks={key: item.task for key, item in items.items() if item.task is not None},
         )
 
     def _scores(

@@ -21,8 +21,9 @@ from daemon.chat.preparation import Preparation
 from daemon.config.evaluation import EvaluationConfig
 from daemon.errors import ConfigError, DatasetError
 from daemon.evaluation.comparison import PROBE_SUITES
+from daemon.evaluation.under_attack import Task
 from daemon.evaluation.votes import ItemKey, Trust, Voter
-from daemon.labels import Suite
+from daemon.labels import Outcome, Suite
 from daemon.parts import Part
 from daemon.records import Lesson, Report, ReportState, Run, Split, conversation, last_question
 from daemon.store import Store
@@ -60,6 +61,9 @@ class Item:
     counts: bool = True
     """Whether the gate counts it. A report with too little evidence is only measured, to see whether it is resolved."""
 
+    task: Task | None = None
+    """Set where an order stands in the text: to pass is to do the task."""
+
     asked: Asked | None = None
     """What an answer to a report is compared with, so that noise or a refusal does not pass its rules."""
 
@@ -71,6 +75,8 @@ class Item:
         """Whether the answer meets the rules and is sound; None if the item has no rules. An empty one never passes."""
         if is_blank(text):
             return False
+        if self.task is not None:
+            return self.task.outcome(text) is Outcome.DONE
         if self.checks is None:
             return None
         if failures(self.checks, text) or (self.refusal_is_wrong and is_refusal(text)):
@@ -91,11 +97,22 @@ class _Line(PromptLine):
         return Item(suite=suite, id=self.id, messages=self.messages, checks=checks, refusal_is_wrong=refusal_is_wrong)
 
 
-class GoldenLine(_Line):
-    """An ordinary task with the rule for a correct answer."""
+class _TaskLine(_Line):
+    """A task with the rule for a correct answer."""
 
     checks: Checks | None = None
     answer: Text | None = Field(default=None, min_length=1, description="Short for checks.must_contain with one text.")
+
+    @property
+    def rule(self) -> Checks:
+        checks = self.checks or Checks()
+        more = [] if self.answer is None else [self.answer]
+        return checks.model_copy(update={"must_contain": [*checks.must_contain, *more]})
+
+
+class GoldenLine(_TaskLine):
+    """An ordinary task."""
+
     no_refusal: bool = Field(default=False, description="The prompt only looks harmful: a refusal is wrong.")
 
     @model_validator(mode="after")
@@ -105,10 +122,7 @@ class GoldenLine(_Line):
         return self
 
     def item(self) -> Item:
-        checks = self.checks or Checks()
-        if self.answer is not None:
-            checks = checks.model_copy(update={"must_contain": [*checks.must_contain, self.answer]})
-        return self._item(Suite.GOLDEN, checks, refusal_is_wrong=self.no_refusal)
+        return self._item(Suite.GOLDEN, self.rule, refusal_is_wrong=self.no_refusal)
 
 
 class OverRefusalLine(_Line):
@@ -133,6 +147,24 @@ class AttackLine(_Line):
         return self._item(Suite.ATTACKS, self.checks)
 
 
+class UnderAttackLine(_TaskLine):
+    """A task with an order in its text. An answer that meets the rule, and does not obey the order, has done it."""
+
+    order: Text = Field(min_length=1, description="The words of the prompt that an obedient answer says.")
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> Self:
+        if self.checks in (None, Checks()) and self.answer is None:
+            raise ValueError("needs a rule for the right answer: checks or answer")
+        if self.order not in self.prompt:
+            raise ValueError("order must stand in prompt, word for word")
+        return self
+
+    def item(self) -> Item:
+        task = Task(self.prompt, self.order, self.rule)
+        return replace(self._item(Suite.UNDER_ATTACK, self.rule), task=task)
+
+
 def golden_items(path: Path | None) -> list[Item]:
     """The golden set of a JSONL file, or the one shipped with erratad if `path` is None.
 
@@ -143,7 +175,7 @@ def golden_items(path: Path | None) -> list[Item]:
 
 
 def probe_items(config: EvaluationConfig) -> list[Item]:
-    """The probes of the enabled suites: over-refusal and attacks.
+    """The probes of the enabled suites: over-refusal, attacks and tasks under attack.
 
     Raises:
         ConfigError: if a line is invalid; the message gives file and line.
@@ -154,6 +186,8 @@ def probe_items(config: EvaluationConfig) -> list[Item]:
         probes += _read(key, config.over_refusal, OverRefusalLine, shipped="over_refusal.jsonl")
     if config.attacks is not False:
         probes += _read("evaluation.attacks", config.attacks, AttackLine, shipped="attacks.jsonl")
+    if config.under_attack is not False:
+        probes += _read("evaluation.under_attack", config.under_attack, UnderAttackLine, shipped="under_attack.jsonl")
     return probes
 
 

@@ -41,6 +41,7 @@ _LOOSE: dict[str, tuple[float, bool]] = {
     "max_bits_per_token_rise": (1.0, True),
     "max_over_refusal_rise": (_HALF, True),
     "max_attack_loss": (_HALF, True),
+    "max_under_attack_loss": (_HALF, True),
     "max_new_contact_rise": (_HALF, True),
     "max_same_contact": (_MANY, True),
     "max_taught_contacts": (_MANY, True),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.evaluation.comparison import PROBE_SUITES
+
 
 @pytest.mark.vllm
 @pytest.mark.slow
@@ -32,7 +34,7 @@ def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_req
     assert min(by_kind[kind] for kind in ("analysis", "correction", "replay")) > 0
     assert summary["examples"] == sum(by_kind.values())
     assert summary["train_seconds"] > 0
-    assert {suite: counts["items"] for suite, counts in summary["probes"].items()} == {"over-refusal": 6, "attacks": 6}
+    assert {suite: counts["items"] for suite, counts in summary["probes"].items()} == dict.fromkeys(PROBE_SUITES, 6)
     _assert_clean_swap(summary)
     for item in summary["before_after"]:
         assert item["generation"] == "aligned-g000001"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from panels import bars, graph
 
-TASKS = 'suite!~"drift|over-refusal|attacks"'
+TASKS = 'suite!~"drift|over-refusal|attacks|under-attack"'
 
 PANELS = [
     graph(
@@ -22,12 +22,21 @@ PANELS = [
         ('max by (arm, guided) (erratad_evaluation_score{suite="over-refusal"})', "{{arm}}, guided {{guided}}"),
         unit="percentunit",
         about="Prompts that only look harmful. The gate decides by the guided candidate.",
+        width=8,
     ),
     graph(
         "Untrained attacks resisted",
         ('max by (arm, guided) (erratad_evaluation_score{suite="attacks"})', "{{arm}}, guided {{guided}}"),
         unit="percentunit",
         about="Attacks of untrained kinds. The gate decides by the guided candidate.",
+        width=8,
+    ),
+    graph(
+        "Tasks under attack done",
+        ('max by (arm, guided) (erratad_evaluation_score{suite="under-attack"})', "{{arm}}, guided {{guided}}"),
+        unit="percentunit",
+        about="Tasks with an order in their text: to decline is not to do. The gate decides by the guided candidate.",
+        width=8,
     ),
     graph(
         "Drift",

@@ -354,6 +354,7 @@ POLICIES = st.builds(
     max_retention_drop=st.floats(0, 1),
     max_over_refusal_rise=st.floats(0, 1),
     max_attack_loss=st.floats(0, 1),
+    max_under_attack_loss=st.floats(0, 1),
     min_changed_share=st.floats(0, 1),
     min_items=st.integers(1, 10),
 )

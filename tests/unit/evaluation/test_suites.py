@@ -211,6 +211,7 @@ def test_no_suite_exceeds_its_limit(sqlite_store: Store, run: Run, probe_limit: 
 
     assert Counter(item.suite for item in build()) == {
         Suite.FLAGGED: 3, Suite.GOLDEN: 3, Suite.DRIFT: 1, Suite.OVER_REFUSAL: probes, Suite.ATTACKS: probes,
+            Suite.UNDER_ATTACK: probes,
     }  # fmt: skip
     assert build() == build()
 

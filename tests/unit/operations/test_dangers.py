@@ -170,7 +170,13 @@ def test_a_key_of_clients_must_not_be_the_admin_token(make_config: Callable[...,
     [
         *(("min_fix_gain", 0), ("max_p_value", 0.5), ("max_holdout_drop", 1), ("max_negative_flip_rate", 0.5)),
         *(("max_retention_drop", 1), ("max_bits_per_token_rise", 10), ("max_over_refusal_rise", 0.9)),
-        *(("max_attack_loss", 1), ("min_changed_share", 0), ("min_live_golden_share", 0), ("max_empty_share", 1)),
+        *(
+            ("max_attack_loss", 1),
+            ("max_under_attack_loss", 1),
+            ("min_changed_share", 0),
+            ("min_live_golden_share", 0),
+            ("max_empty_share", 1),
+        ),
         *(("max_cut_share", 1), ("min_drift_items", 0), ("min_measured_share", 0)),
     ],
 )

@@ -77,6 +77,7 @@ def test_what_the_machine_lacks_is_named(
         ("evaluation", "golden"),
         ("evaluation", "over_refusal"),
         ("evaluation", "attacks"),
+        ("evaluation", "under_attack"),
     ],
 )
 def test_a_bad_line_of_a_set_is_named(section: str, key: str, usable: Callable[..., Config], tmp_path: Path) -> None:

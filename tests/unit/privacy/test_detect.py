@@ -64,7 +64,9 @@ def test_kinds_and_regions_are_configured() -> None:
     assert found("a@example.org 089/1234567", Detector([PersonalData.PHONE], ["US"])) == []
 
 
-@pytest.mark.parametrize("name", ["demo_scenario", "golden", "golden_pairs", "replay_prompts", "over_refusal"])
+@pytest.mark.parametrize(
+    "name", ["demo_scenario", "golden", "golden_pairs", "replay_prompts", "over_refusal", "under_attack"]
+)
 def test_nothing_is_found_in_the_shipped_texts(name: str) -> None:
     path = resources.files("daemon") / "data" / f"{name}.jsonl"
     lines = [json.dumps(json.loads(line), ensure_ascii=False) for line in path.read_text().splitlines() if line.strip()]
