@@ -202,6 +202,18 @@ TRAINING_ENTROPY = Gauge(
     "erratad_training_entropy_nats",
     "Entropy of the next token on lessons' prompts, measured last; a collapsed model has nearly none.",
 )
+TEACHER_FLIP_RATIO = _closed(
+    Gauge(
+        "erratad_teacher_flip_ratio",
+        "Share of the latest run's lessons where the model answers well under a teacher's prompt, by kind of mistake.",
+        ["kind"],
+    ),
+    kind=Kind,
+)
+HINDSIGHT_ADVANTAGE = Gauge(
+    "erratad_hindsight_advantage_nats",
+    "What complaints take from the flagged answers of the latest training with them (nats per token, mean).",
+)
 TRAINING_STEPS = Counter("erratad_training_steps_total", "Optimiser steps made.")
 TRAINING_TOKENS = Counter("erratad_training_tokens_total", "Tokens trained on (prompt and completion).")
 TRAINING_SPEED = Gauge("erratad_training_tokens_per_second", "Tokens trained on per second by the latest training.")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from daemon.artifacts.base_layers import Shape, layer_shapes
 from daemon.artifacts.files import sha256_file
+from daemon.artifacts.run_folder import Flips
 from daemon.errors import AdapterInvalidError
 from daemon.labels import LeftOut
 
@@ -41,6 +42,11 @@ class Lineage(BaseModel):
     report_ids: tuple[str, ...] = Field(description="Reports with examples in the training set, sorted.")
     dataset_sha256: _SHA256 = Field(description="SHA-256 of the run folder's manifest.json.")
     recipe: str
+    recipes: Mapping[str, str] = Field(default={}, description="Kinds of mistakes with another recipe.")
+    flips: Mapping[str, Flips] = Field(default={}, description="The test of the teachers, by kind of mistake.")
+    hindsight_advantage: float | None = Field(
+        default=None, description="Mean of |A| over flagged answers with a complaint, in nats per token."
+    )
     seed: int
     steps: int = Field(ge=1, description="Optimiser steps.")
     examples: Mapping[str, int] = Field(default={}, description="Examples in the dataset, by kind.")

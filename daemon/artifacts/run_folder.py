@@ -46,6 +46,17 @@ class UnusableReport(_Record):
     detail: str
 
 
+class Flips(_Record):
+    """How often a teacher answers well where the model erred, of the lessons of one kind."""
+
+    lessons: int = Field(description="Lessons with a teacher, and with rules or a correction to judge it by.")
+    flipped: int = Field(description="Those of which a teacher's answer is good.")
+
+    @property
+    def ratio(self) -> float:
+        return self.flipped / self.lessons if self.lessons else 0.0
+
+
 class DatasetManifest(_Record):
     """`manifest.json` of a run folder."""
 
@@ -54,6 +65,8 @@ class DatasetManifest(_Record):
     run_created_at: datetime = Field(description="Distinguishes runs with the same number in two databases.")
     generation: int
     recipe: str
+    recipes: Mapping[str, str] = Field(default={}, description="Kinds of mistakes with another recipe.")
+    flips: Mapping[str, Flips] = Field(default={}, description="The test of the teachers, by kind of mistake.")
     seed: int
     base_fingerprint: str
     files: Mapping[str, DatasetFile]

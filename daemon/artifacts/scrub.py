@@ -113,6 +113,16 @@ def _correct_manifest(folder: Path, erased: dict[str, int], report_ids: Collecti
     path.chmod(0o444)
 
 
+def scrub_lesson_answers(cache: Path, report_ids: Collection[str]) -> int:
+    """Delete the base model's cached answers to the questions of these reports; returns their number."""
+    gone = 0
+    for path in cache.glob("*/*.json"):
+        if json.loads(path.read_bytes()).get("report_id") in report_ids:
+            path.unlink()
+            gone += 1
+    return gone
+
+
 def scrub_replay(cache: Path, system: Collection[str]) -> int:
     """Delete the cached answers to ordinary prompts below one of these system messages; returns their number."""
     gone = 0

@@ -215,7 +215,7 @@ def audit(
 
 
 def _show_status(view: StatusView) -> None:
-    from daemon.operations.status import span
+    from daemon.operations.progress import span
 
     for sentence in view.summary:
         say(sentence)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
-from daemon.operations.status import because, progress_text
+from daemon.operations.progress import progress_text
+from daemon.operations.status import because
 from daemon.operations.views import (
     AnswerView,
     GenerationView,

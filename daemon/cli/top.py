@@ -168,7 +168,7 @@ def _stages(view: StatusView) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from daemon.operations.status import span
+    from daemon.operations.progress import span
     from daemon.store.control import DAEMON_SILENT_S
 
     table = Table("STAGE", "LAST STEP", "WHAT IT DID", box=None, pad_edge=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from connectors.messages import Name
+from daemon.categories import Kind
 from daemon.config.section import Fraction, Positive, Section, ShippedFile
 
 Cosine = Annotated[float, Field(gt=0, le=1)]
@@ -17,8 +19,23 @@ SAME_KIND = {"words": 0.8, "embeddings": 0.5}
 0.33 in 99 of 100 pairs."""
 
 
+class OwnAnswersConfig(Section):
+    """Answers that the base model draws itself, before a training with a teacher (`daemon.dataset.teaching`)."""
+
+    count: Annotated[int, Field(ge=0, le=8)] = 4
+    """Per lesson, half of them under the served guidance. 0: the corrected answer takes their place."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.8
+    max_tokens: Annotated[int, Field(gt=0, le=512)] = 64
+
+
 class DatasetConfig(Section):
     recipe: str = "mistake-analysis+correction"
+    """`auto`: chosen for each kind of mistake by the measured flip rate of the teachers."""
+    recipes: Mapping[Kind, str] = {}
+    """Kinds of mistakes with another recipe."""
+    teacher_tokens: Annotated[int, Field(ge=48)] = 64
+    """Longest answer of a teacher. Below 48, answers seem to be good because they are cut before the mistake."""
+    own_answers: OwnAnswersConfig = OwnAnswersConfig()
     seed: int = 0
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     split_key_env: str | None = None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from connectors.chat import EndpointError
 from daemon.artifacts.base_model import base_fingerprint
-from daemon.dataset.replay import CONCURRENCY, ReplaySource
+from daemon.dataset.answers import CONCURRENCY
+from daemon.dataset.replay import ReplaySource
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet

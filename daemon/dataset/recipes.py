@@ -13,11 +13,22 @@ from typing import Any
 
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
-from daemon.dataset.states import Rollouts, insight, no_rollouts, taught
-from daemon.dataset.teachers import with_complaint, with_correction, with_lesson, without_harm
+from daemon.categories import kind_of
+from daemon.config.dataset import DatasetConfig
+from daemon.dataset.states import insight, taught
+from daemon.dataset.teachers import (
+    CONSISTENCY,
+    CONTEXT_DISTILLATION,
+    with_complaint,
+    with_correction,
+    with_lesson,
+    without_harm,
+)
 from daemon.errors import ConfigError
 from daemon.records import Lesson, Report, conversation
 
+AUTO = "auto"
+"""No recipe: one is chosen for each kind of mistake by the flip rate of the teachers (`daemon.dataset.teaching`)."""
 Recipe = Callable[[Report, Lesson], list[Example]]
 
 NEUTRAL_QUESTIONS = (
@@ -79,22 +90,22 @@ def critique_revise(report: Report, lesson: Lesson) -> list[Example]:
     return _corrected(report, lesson, prompt, f"{lesson.analysis.strip()}\n\nA better answer: ")
 
 
-def context_distillation(report: Report, lesson: Lesson, rollouts: Rollouts = no_rollouts) -> list[Example]:
+def context_distillation(report: Report, lesson: Lesson) -> list[Example]:
     """Without being told, say what the base model says when it knows the correction, or else the analysis.
 
     arXiv 2602.12275.
     """
     teacher = with_correction(report, lesson) or with_lesson(report, lesson)
-    return taught(report, lesson, teacher, rollouts)
+    return taught(report, lesson, teacher)
 
 
-def consistency(report: Report, lesson: Lesson, rollouts: Rollouts = no_rollouts) -> list[Example]:
+def consistency(report: Report, lesson: Lesson) -> list[Example]:
     """What the base model says when the attack, or the secret, is not there (arXiv 2605.21834).
 
     A report in which neither is found gets the corrected answer as a target.
     """
     teacher = without_harm(report)
-    return sft(report, lesson) if teacher is None else taught(report, lesson, teacher, rollouts)
+    return sft(report, lesson) if teacher is None else taught(report, lesson, teacher)
 
 
 def hindsight(report: Report, lesson: Lesson) -> list[Example]:
@@ -158,8 +169,8 @@ RECIPES: Mapping[str, Recipe] = {
     "sft": sft,
     "chain-of-hindsight": chain_of_hindsight,
     "critique-revise": critique_revise,
-    "context-distillation": context_distillation,
-    "consistency": consistency,
+    CONTEXT_DISTILLATION: context_distillation,
+    CONSISTENCY: consistency,
     "hindsight": hindsight,
     "lesson-ahead": lesson_ahead,
 }
@@ -172,5 +183,15 @@ def recipe(name: str) -> Recipe:
         ConfigError: if there is no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"dataset.recipe: no recipe {name!r}; choose one of {', '.join(sorted(RECIPES))}")
+        raise ConfigError(f"dataset.recipe: no recipe {name!r}; choose {AUTO}, or one of {', '.join(sorted(RECIPES))}")
     return RECIPES[name]
+
+
+def previewed(config: DatasetConfig, report: Report) -> Recipe:
+    """The configured recipe for the kind of a mistake. Where a run chooses it by measurement: `sft`, its last resort.
+
+    Raises:
+        ConfigError: if there is no such recipe.
+    """
+    name = config.recipes.get(kind_of(report.flagged.category), config.recipe)
+    return sft if name == AUTO else recipe(name)

@@ -7,23 +7,19 @@ no run ever trains on a drift pair.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.guidance import SYSTEM_ROLES, with_guidance
 from connectors.messages import Checks, FlaggedResponse
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
-from daemon.artifacts.files import write_atomically
 from daemon.artifacts.jsonl import PromptLine, read_lines, source_of
+from daemon.dataset.answers import Answer, Answers, Draw
 from daemon.dataset.usable import Usable
 from daemon.labels import LeftOut
 from daemon.serving.fleet import Fleet
@@ -32,7 +28,6 @@ from daemon.text.rules import failures
 Prompt = tuple[Mapping[str, str], ...]
 """A conversation without its answer."""
 
-CONCURRENCY = 8
 TEMPERATURE = 1.0
 """Answers are sampled, not greedy. On samples of the base model, the mean log-probability ratio is the divergence from
 it. Greedy answers differ much from human texts, so their replay would not protect human-like texts from forgetting."""
@@ -40,8 +35,6 @@ DRIFT_SHARE = 8
 """One of this number of prompts is for drift."""
 MAX_DRIFT_PAIRS = 24
 """Maximum number of measured drift pairs; further drift prompts take the places of those without a usable answer."""
-REFUSED_S = 7 * 86_400.0
-"""After this time a refused prompt is asked again: the servers may have been set up otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +71,11 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _CachedAnswer:
-    """`refusal` is the server's reason if it did not answer."""
+class _Known:
+    """A kept answer. `forbidden`: it has words that are forbidden in its context."""
 
-    text: str = ""
-    ends: bool = True
-    refusal: str | None = None
+    answer: Answer
     forbidden: bool = False
-    """Whether the text has words that are forbidden in its context."""
 
 
 class ReplaySource:
@@ -116,7 +106,8 @@ class ReplaySource:
         self._cache_dir = cache_dir
         self._guidance = guidance
         self._in_context = in_context
-        self._wanted: set[Path] = set()
+        self._wanted: list[Draw] = []
+        self._answers: Answers | None = None
 
     def pairs(
         self,
@@ -141,13 +132,15 @@ class ReplaySource:
         draw = random.Random(seed)  # noqa: S311 - must be repeatable, not secret
         draw.shuffle(pool)
         pool, forbidden = _with_contexts(pool, contexts, at_most=self._in_context, draw=draw)
-        self._wanted = {self._entry(base_fingerprint, prompt) for prompt in (*prompts, *pool)}
+        self._wanted = [self._draw(prompt) for prompt in (*prompts, *pool)]
+        answers = self._answers = self._of(base_fingerprint)
 
-        def known(prompt: Prompt) -> _CachedAnswer | None:
-            reply, checks = self._cached(base_fingerprint, prompt), forbidden.get(_key(prompt))
-            if reply is None or checks is None or is_blank(reply.text):
-                return reply
-            return replace(reply, forbidden=bool(failures(checks, reply.text)))
+        def known(prompt: Prompt) -> _Known | None:
+            answer, checks = answers.known(self._draw(prompt)), forbidden.get(_key(prompt))
+            if answer is None:
+                return None
+            judged = checks is not None and not is_blank(answer.text)
+            return _Known(answer=answer, forbidden=judged and bool(failures(checks or (), answer.text)))
 
         replayed = _Collector(ExampleKind.REPLAY, known, usable).collect(pool, count)
         drifted = _Collector(ExampleKind.DRIFT, known, usable).collect(drift, MAX_DRIFT_PAIRS)
@@ -159,59 +152,21 @@ class ReplaySource:
         )
 
     def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
-        """Let the base model answer the prompts and cache the answers. Answers received before an error are kept.
-
-        A refusal of a prompt is cached, too: the prompt is not asked again for `REFUSED_S`.
-
-        Raises:
-            EndpointError, ServingError: if a server does not answer.
-        """
-
-        def ask_one(prompt: Prompt) -> None:
-            try:
-                entry = self._answer(prompt)
-            except EndpointError as exc:
-                if exc.status not in UNANSWERABLE:
-                    raise
-                entry = {"refusal": str(exc)}
-            entry["messages"] = prompt
-            write_atomically(self._entry(base_fingerprint, prompt), json.dumps(entry, ensure_ascii=False).encode())
-
-        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="replay") as pool:
-            list(pool.map(ask_one, prompts))
-
-    def _answer(self, prompt: Prompt) -> dict[str, Any]:
-        reply = self._fleet.any().chat(
-            self._base_name,
-            prompt,
-            max_tokens=self._max_tokens,
-            temperature=TEMPERATURE,
-            seed=int(_key(prompt)[:8], 16),
-        )
-        text = self._fleet.preparation.whole(reply.thoughts, reply.text) if not is_blank(reply.text) else ""
-        return {"text": text, "ends": not reply.truncated}
+        """Let the base model answer the prompts; see `Answers.ask`."""
+        self._of(base_fingerprint).ask([self._draw(prompt) for prompt in prompts])
 
     def forget_unused(self) -> None:
         """Delete answers not used by the last `pairs`: they may belong to the system message of an erased report."""
-        for path in self._cache_dir.glob("*/*.json"):
-            if path not in self._wanted:
-                path.unlink()
+        if self._answers is not None:
+            self._answers.forget_others(self._wanted)
 
-    def _cached(self, base_fingerprint: str, prompt: Prompt) -> _CachedAnswer | None:
-        path = self._entry(base_fingerprint, prompt)
-        try:
-            entry = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        if "refusal" in entry:
-            is_old = time.time() - path.stat().st_mtime > REFUSED_S
-            return None if is_old else _CachedAnswer(refusal=entry["refusal"])
-        return _CachedAnswer(text=entry["text"].strip(), ends=entry["ends"])
+    def _of(self, base_fingerprint: str) -> Answers:
+        return Answers(
+            fleet=self._fleet, base_name=self._base_name, folder=self._cache_dir, fingerprint=base_fingerprint
+        )
 
-    def _entry(self, base_fingerprint: str, prompt: Prompt) -> Path:
-        asked = f"{TEMPERATURE:g} {self._max_tokens} {self._fleet.preparation.template}\n{_key(prompt)}"
-        key = hashlib.sha256(asked.encode()).hexdigest()
-        return self._cache_dir / base_fingerprint[:16] / f"{key}.json"
+    def _draw(self, prompt: Prompt) -> Draw:
+        return Draw(messages=prompt, identity=_key(prompt), max_tokens=self._max_tokens, temperature=TEMPERATURE)
 
 
 def _with_contexts(
@@ -232,9 +187,7 @@ def _with_contexts(
 class _Collector:
     """Takes pairs in the order of their prompts. Prompts without a usable answer are skipped and counted."""
 
-    def __init__(
-        self, kind: ExampleKind, known: Callable[[Prompt], _CachedAnswer | None], usable: Usable | None
-    ) -> None:
+    def __init__(self, kind: ExampleKind, known: Callable[[Prompt], _Known | None], usable: Usable | None) -> None:
         self.kind = kind
         self.pairs: list[Example] = []
         self.missing: list[Prompt] = []
@@ -257,29 +210,29 @@ class _Collector:
         for prompt in prompts:
             if len(self.pairs) + len(self.missing) >= count:
                 break
-            reply = self._known(prompt)
-            why_not = self._why_not(prompt, reply)
+            known = self._known(prompt)
+            why_not = self._why_not(prompt, known)
             if why_not is not None:
                 self.left_out[why_not] += 1
-            elif reply is None:
+            elif known is None:
                 self.missing.append(prompt)
-            elif not reply.forbidden:
-                self.pairs.append(self._pair(prompt, reply))
+            elif not known.forbidden:
+                self.pairs.append(self._pair(prompt, known.answer))
 
-    def _why_not(self, prompt: Prompt, reply: _CachedAnswer | None) -> LeftOut | None:
+    def _why_not(self, prompt: Prompt, known: _Known | None) -> LeftOut | None:
         if self._usable is not None and (refusal := self._usable.why_not_prompt(prompt, self.kind)) is not None:
             return refusal.reason
-        if reply is None or reply.forbidden:
+        if known is None or known.forbidden:
             return None
-        if reply.refusal is not None:
+        if known.answer.refusal is not None:
             return LeftOut.SERVER_REFUSES
-        if is_blank(reply.text):
+        if is_blank(known.answer.text):
             return LeftOut.EMPTY
-        refusal = None if self._usable is None else self._usable.why_not_example(self._pair(prompt, reply))
+        refusal = None if self._usable is None else self._usable.why_not_example(self._pair(prompt, known.answer))
         return None if refusal is None else refusal.reason
 
-    def _pair(self, prompt: Prompt, reply: _CachedAnswer) -> Example:
-        return Example(messages=prompt, completion=reply.text, kind=self.kind, ends=reply.ends)
+    def _pair(self, prompt: Prompt, answer: Answer) -> Example:
+        return Example(messages=prompt, completion=answer.text, kind=self.kind, ends=answer.ends)
 
 
 def every_second_guided(pairs: Sequence[Example], guidance: str) -> tuple[Example, ...]:

@@ -17,7 +17,7 @@ from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.fairness import Candidate, IsTrusted, Places, candidates, in_turn
 from daemon.dataset.leaks import conflicts
-from daemon.dataset.recipes import Recipe, recipe, without_repeats
+from daemon.dataset.recipes import Recipe, without_repeats
 from daemon.dataset.usable import Usable
 from daemon.labels import Grade, LeftOut
 from daemon.records import Cluster, Evidence, Lesson, Report, Split
@@ -76,6 +76,11 @@ class Selection:
     """Those that lack what others need, by trusted source."""
 
     @property
+    def lessons(self) -> list[tuple[Report, Lesson]]:
+        """Those of the training side."""
+        return [(chosen.report, chosen.lesson) for chosen in self.train]
+
+    @property
     def examples(self) -> list[Example]:
         return without_repeats([example for chosen in self.train for example in chosen.examples])
 
@@ -85,7 +90,7 @@ def select(
     assigned: Mapping[str, Cluster],
     *,
     config: DatasetConfig,
-    recipe_name: str,
+    render: Recipe,
     vectorizer: Vectorizer,
     usable: Usable,
     is_trusted: IsTrusted,
@@ -95,13 +100,10 @@ def select(
     Of near-duplicates on the training side, the one with most support stays. On the holdout side each one is a real
     question of a user. Examples, and held-out prompts, that are known to be unusable are left out; others take their
     places.
-
-    Raises:
-        ConfigError: if there is no such recipe.
     """
     waiting = candidates(found, assigned)
     places = Places(config, waiting, is_trusted)
-    taking = _Taking(places, _Kept(config.near_duplicate), recipe(recipe_name), usable)
+    taking = _Taking(places, _Kept(config.near_duplicate), render, usable)
     held_back = in_turn(waiting, places, taking.take)
     train, holdout = taking.train(is_trusted), taking.holdout
     leaks, yielding = conflicts(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 from collections import Counter
@@ -17,16 +15,11 @@ import structlog
 from connectors.chat import EndpointError
 from daemon import metrics
 from daemon.artifacts.base_model import base_fingerprint
-from daemon.artifacts.examples import ExampleKind, to_jsonl
+from daemon.artifacts.examples import ExampleKind
 from daemon.artifacts.files import publish_files
 from daemon.artifacts.run_folder import (
-    DRIFT_FILE,
     HOLDOUT_FILE,
-    MANIFEST_FILE,
-    REPLAY_FILE,
     TRAIN_FILE,
-    DatasetFile,
-    DatasetItem,
     DatasetManifest,
     account_of,
     load_manifest,
@@ -37,17 +30,20 @@ from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
 from daemon.dataset.ahead import IDLE, AnswersAhead
+from daemon.dataset.answers import CONCURRENCY, Answers
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
 from daemon.dataset.permits import permits, with_account
-from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
-from daemon.dataset.selection import SelectedLesson, Selection, select
+from daemon.dataset.replay import Context, Pairs, ReplaySource
+from daemon.dataset.run_files import render
+from daemon.dataset.selection import Selection, select
 from daemon.dataset.split import split_key
+from daemon.dataset.teaching import LESSON_ANSWERS, Teaching
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ErasedMeanwhileError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import ACTOR, Lesson, Report, Run, RunState, Split, conversation, utcnow
+from daemon.records import ACTOR, Lesson, Report, Run, RunState, Split, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -110,6 +106,9 @@ class DatasetStage:
         self._vectors: dict[str, Matrix] = {}
         self._selected: tuple[int, list[tuple[Report, Lesson]], Selection] | None = None
         """Run, candidates and selection of the last step: to select takes seconds, and a run asks in many steps."""
+        self._fleet, self._base_name = fleet, serving.base_name
+        self._teachings: dict[int, Teaching] = {}
+        """That of the active run."""
         self._replay = ReplaySource(
             fleet=fleet,
             base_name=serving.base_name,
@@ -168,8 +167,12 @@ class DatasetStage:
             return self._write(run, vectorizer, usable)
 
     def _write(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Step:
-        selection = self._select(run, vectorizer, usable)
         fingerprint = base_fingerprint(self._model_path)
+        teaching = self._teaching(run, fingerprint)
+        teaching.read_with(usable)
+        selection = self._select(run, vectorizer, usable, teaching)
+        if (asked := self._ask_about(run, selection, teaching)) is not None:
+            return asked
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
         contexts = [
@@ -182,14 +185,50 @@ class DatasetStage:
             waiting = max(len(pairs.missing) - CONCURRENCY, 0)
             return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
         self._replay.forget_unused()
+        teaching.forget_unused()
         _require_replay(pairs, count)
         golden = self._golden(run, selection, vectorizer, usable)
         self._say_grades(run, selection)
         folder = Path(run.folder)
-        publish_files(folder, render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden))
+        publish_files(
+            folder,
+            render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden, teaching=teaching),
+        )
         vectorizer.forget_unused()
         self._selected = None
         return self._hand_over(run, load_manifest(folder))
+
+    def _teaching(self, run: Run, fingerprint: str) -> Teaching:
+        """A run keeps the recipes that it began with, and those that it chose."""
+        if run.id not in self._teachings:
+            by_kind = run.progress.get("recipes")
+            if by_kind is None:
+                by_kind = {kind.value: name for kind, name in self._config.recipes.items()}
+                self._runs.progress(run.id, {"recipes": by_kind})
+            folder = self._data_dir / LESSON_ANSWERS
+            teaching = Teaching(
+                recipe_name=run.recipe,
+                by_kind=by_kind,
+                answers=Answers(fleet=self._fleet, base_name=self._base_name, folder=folder, fingerprint=fingerprint),
+                guidance=self._guidance,
+                config=self._config,
+            )
+            self._teachings = {run.id: teaching}
+        return self._teachings[run.id]
+
+    def _ask_about(self, run: Run, selection: Selection, teaching: Teaching) -> Step | None:
+        """Ask the base model about the lessons: one batch per step. None: everything is known."""
+        missing = teaching.missing(selection.lessons)
+        if missing:
+            teaching.ask(missing[:CONCURRENCY])
+            left = max(len(missing) - CONCURRENCY, 0)
+            return Step(sentence=f"run {run.id}: {left} questions about lessons wait for the base model", worked=True)
+        if not teaching.is_stale:
+            return None
+        teaching.is_stale = False
+        self._selected = None
+        self._runs.progress(run.id, {"recipes": teaching.by_kind})
+        return Step(sentence=f"run {run.id}: the base model was asked about its lessons", worked=True)
 
     def _say_grades(self, run: Run, selection: Selection) -> None:
         """Note what supports the lessons, and in the audit log which sources the run trusts: one entry per source."""
@@ -212,7 +251,7 @@ class DatasetStage:
             usable=usable,
         )
 
-    def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Selection:
+    def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable, teaching: Teaching) -> Selection:
         candidates = self._reports.trainable(
             limit=self._config.max_reports * SCAN_FACTOR,
             per_reporter=self._config.max_per_reporter * SCAN_PER_REPORTER,
@@ -234,7 +273,7 @@ class DatasetStage:
                 permitted.lessons,
                 assigned,
                 config=self._config,
-                recipe_name=run.recipe,
+                render=teaching.render,
                 vectorizer=vectorizer,
                 usable=usable,
                 is_trusted=self._is_trusted,
@@ -263,6 +302,7 @@ class DatasetStage:
             "lessons": Counter(item.role.value for item in manifest.items),
             "left_out": manifest.left_out,
             "left_out_texts": manifest.left_out_texts,
+            "flips": {kind: counted.model_dump() for kind, counted in manifest.flips.items()},
         }
         try:
             self._runs.prepared(run.id, manifest.run_items(), left_out=manifest.account())
@@ -273,6 +313,9 @@ class DatasetStage:
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe((utcnow() - run.created_at).total_seconds())
         for kind, count in manifest.examples.items():
             metrics.DATASET_EXAMPLES.labels(kind=kind).set(count)
+        metrics.TEACHER_FLIP_RATIO.clear()
+        for kind, counted in manifest.flips.items():
+            metrics.TEACHER_FLIP_RATIO.labels(kind=kind).set(counted.ratio)
         for reason in LeftOut:
             metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
         examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
@@ -332,66 +375,3 @@ def complement_size(examples: int, fraction: float) -> int:
     """Number of additional examples so that they are `fraction` (at most 0.9) of all examples."""
     share = min(fraction, 0.9)
     return round(examples * share / (1 - share))
-
-
-def render(
-    run: Run,
-    selection: Selection,
-    pairs: Pairs,
-    fingerprint: str,
-    *,
-    replay_per_epoch: int,
-    golden: GoldenPairs,
-) -> dict[str, bytes]:
-    """Contents of all files of the run folder; the manifest is last."""
-    contents = {
-        TRAIN_FILE: to_jsonl(selection.examples),
-        HOLDOUT_FILE: b"".join(_holdout_line(chosen) for chosen in selection.holdout),
-        REPLAY_FILE: to_jsonl([*pairs.replay, *golden.pairs]),
-        DRIFT_FILE: to_jsonl(pairs.drift),
-    }
-    sources = {TRAIN_FILE: selection.train, HOLDOUT_FILE: selection.holdout}
-    manifest = DatasetManifest(
-        run_id=run.id,
-        run_created_at=run.created_at,
-        generation=run.generation,
-        recipe=run.recipe,
-        seed=run.seed,
-        base_fingerprint=fingerprint,
-        files={
-            name: DatasetFile(
-                sha256=hashlib.sha256(content).hexdigest(),
-                lines=content.count(b"\n"),
-                report_ids=tuple(sorted(chosen.report.id for chosen in sources.get(name, ()))),
-            )
-            for name, content in contents.items()
-        },
-        items=tuple(
-            DatasetItem(report_id=chosen.report.id, cluster_id=chosen.cluster.id, role=chosen.cluster.split)
-            for chosen in (*selection.train, *selection.holdout)
-        ),
-        replay_per_epoch=replay_per_epoch,
-        examples=Counter(
-            example.kind.value for example in (*selection.examples, *pairs.replay, *golden.pairs, *pairs.drift)
-        ),
-        left_out=selection.left_out,
-        left_out_texts={**selection.dropped, **pairs.left_out, **golden.by_kind},
-        unusable=selection.unusable,
-    )
-    return {**contents, MANIFEST_FILE: manifest.encode()}
-
-
-def _holdout_line(chosen: SelectedLesson) -> bytes:
-    """One line of the holdout file: a copy of the report and correction at the start of the run."""
-    said = merged(chosen.report)
-    flagged = said.flagged
-    values = {
-        "id": chosen.report.id,
-        "cluster_id": chosen.cluster.id,
-        "category": flagged.category,
-        "messages": conversation(chosen.report),
-        "response": flagged.response,
-        "correction": chosen.lesson.correction,
-        "checks": [one.model_dump(mode="json", exclude_none=True) for one in said.checks],
-    }
-    return (json.dumps(values, ensure_ascii=False) + "\n").encode()

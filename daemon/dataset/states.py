@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.categories import Kind, kind_of
@@ -23,36 +23,28 @@ _WORD = re.compile(r"\w+")
 
 
 class State(NamedTuple):
-    """An answer, or its start. `logprobs`: of its tokens (nats) when it was sampled."""
+    """An answer, or its start. `logprobs`: of its tokens (nats) when it was sampled.
+
+    `messages`: the prompt that it answers; None: the conversation of the report.
+    """
 
     text: str
     ends: bool = True
     logprobs: tuple[float, ...] | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = None
 
 
-class Rollouts(Protocol):
-    """Answers of the served model, drawn before the training."""
-
-    def __call__(self, report: Report, teacher: Sequence[Mapping[str, Any]]) -> Sequence[State]:
-        """The model's own answers to the conversation, and its greedy answer under the teacher's prompt."""
-        ...
-
-
-def no_rollouts(report: Report, teacher: Sequence[Mapping[str, Any]]) -> Sequence[State]:
-    """None were drawn."""
-    del report, teacher
-    return ()
-
-
-def taught(report: Report, lesson: Lesson, teacher: tuple[Mapping[str, Any], ...], rollouts: Rollouts) -> list[Example]:
+def taught(
+    report: Report, lesson: Lesson, teacher: tuple[Mapping[str, Any], ...], drawn: Sequence[State] = ()
+) -> list[Example]:
     """An example for each state: the drawn answers, or else the correction; and the start of the flagged answer."""
     correction = (lesson.correction or "").strip()
-    states = [*(rollouts(report, teacher) or ([State(correction)] if correction else ()))]
+    states = [*(drawn or ([State(correction)] if correction else ()))]
     if head := report.flagged.response.strip()[:_HEAD_CHARACTERS]:
         states.append(State(head, ends=False))
     return [
         Example(
-            messages=conversation(report),
+            messages=state.messages or conversation(report),
             completion=state.text,
             kind=ExampleKind.TAUGHT,
             report_id=report.id,

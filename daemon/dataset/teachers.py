@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from connectors.guidance import with_guidance
 from daemon.categories import Kind, kind_of
 from daemon.records import Lesson, Report, conversation
 
 Messages = tuple[Mapping[str, Any], ...]
 
+CONSISTENCY, CONTEXT_DISTILLATION = TAUGHT = ("consistency", "context-distillation")
+"""The recipes whose teachers are tested before they are used."""
 NO_TEXT = "(no text was given)"
 """Stands for an attacking text. A slot that is left empty makes small models babble."""
 UNKNOWN = "(unknown)"
@@ -27,6 +30,24 @@ SPAN_KEY = "untrusted_span"
 """Key of a report's metadata: the text, or texts, of the conversation that came from an untrusted source."""
 _INSTRUCTING = ("system", "developer")
 _BORDER = re.compile(r"[.!?]+[\"')\]]*\s+|\n+")
+
+
+class Teacher(NamedTuple):
+    """One way to make the frozen base model answer well."""
+
+    name: str
+    prompt: Messages
+
+
+def teachers(recipe: str, report: Report, lesson: Lesson, *, guidance: str) -> list[Teacher]:
+    """The teachers of this recipe that have a prompt for the lesson, the cheapest (shortest) prompt first."""
+    guided = tuple(with_guidance(with_lesson(report, lesson), guidance)) if guidance else with_lesson(report, lesson)
+    prompts: Mapping[str, Mapping[str, Messages | None]] = {
+        CONSISTENCY: {"without-harm": without_harm(report)},
+        CONTEXT_DISTILLATION: {"lesson": guided, "earlier-turn": with_correction(report, lesson)},
+    }
+    found = [Teacher(name, prompt) for name, prompt in prompts[recipe].items() if prompt is not None]
+    return sorted(found, key=lambda one: sum(len(str(turn["content"])) for turn in one.prompt))
 
 
 def without_harm(report: Report) -> Messages | None:

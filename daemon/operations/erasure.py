@@ -19,9 +19,10 @@ from connectors.guidance import SYSTEM_ROLES
 from connectors.kafka.client import KafkaUnavailableError
 from connectors.kafka.consumer import RawRecord
 from connectors.kafka.letters import Letters, bury_letters
-from daemon.artifacts.scrub import scrub_replay, scrub_runs, search
+from daemon.artifacts.scrub import scrub_lesson_answers, scrub_replay, scrub_runs, search
 from daemon.config import Config
 from daemon.dataset.embeddings import vector_file
+from daemon.dataset.teaching import LESSON_ANSWERS
 from daemon.errors import IllegalTransitionError
 from daemon.operations.remains import Remains
 from daemon.privacy.certificate import signed
@@ -121,7 +122,8 @@ def _scrub(data_dir: Path, said: _Text, report_ids: Sequence[str]) -> dict[str, 
             vectors += 1
     return {
         "dataset_lines": scrub_runs(data_dir / "runs", report_ids, said.quotes.without, said.system),
-        "cached_answers": scrub_replay(data_dir / "replay", said.system),
+        "cached_answers": scrub_replay(data_dir / "replay", said.system)
+        + scrub_lesson_answers(data_dir / LESSON_ANSWERS, report_ids),
         "cached_vectors": vectors,
     }
 

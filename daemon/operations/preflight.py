@@ -145,10 +145,13 @@ def _refused(*reads: Callable[[], object]) -> Iterator[str]:
 
 
 def _recipe(config: Config) -> Iterator[str]:
-    from daemon.dataset.recipes import RECIPES  # noqa: PLC0415
+    from daemon.dataset.recipes import AUTO, RECIPES  # noqa: PLC0415
 
-    if config.dataset.recipe not in RECIPES:
-        yield f"dataset.recipe: {config.dataset.recipe!r} is unknown; choose one of {', '.join(sorted(RECIPES))}"
+    named = {"dataset.recipe": config.dataset.recipe}
+    named |= {f"dataset.recipes.{kind}": name for kind, name in config.dataset.recipes.items()}
+    for key, name in named.items():
+        if name not in {AUTO, *RECIPES}:
+            yield f"{key}: {name!r} is unknown; choose {AUTO}, or one of {', '.join(sorted(RECIPES))}"
 
 
 def _embeddings(config: Config) -> Iterator[str]:

@@ -109,6 +109,8 @@ class TrainingProgress(BaseModel):
     """KL(base || trained) on lessons' prompts (nats per token), measured last."""
     entropy: float | None = None
     """Entropy of the next token on lessons' prompts (nats), measured last."""
+    hindsight_advantage: float | None = None
+    """How much the complaints take from flagged answers: mean |A|, nats per token."""
     reason: str | None = None
 
     def __str__(self) -> str:

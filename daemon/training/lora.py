@@ -44,6 +44,7 @@ class TrainingRun:
         self.training_set = training_set
         self.progress = TrainingProgress(phase=Phase.LOADING)
         self.drift: Mapping[str, Any] = {}
+        self.hindsight_advantage: float | None = None
         arguments = _arguments(config, self._model, seed=job.seed, checkpoints=checkpoints)
         if arguments.device.type == "cuda" and arguments.world_size < torch.cuda.device_count():
             print(f"GPUs: {torch.cuda.device_count()} visible, {arguments.world_size} used; see training.launcher")  # noqa: T201 - the log
@@ -101,6 +102,7 @@ class TrainingRun:
             steps=self.steps,
             skipped=self.training_set.skipped,
             left_out=self.training_set.left_out,
+            hindsight_advantage=self.hindsight_advantage,
         )
         if resume is not None and ended_early(resume):
             self._trainer._load_from_checkpoint(str(resume))  # noqa: SLF001 - no public way; a changed one fails a test
@@ -173,6 +175,7 @@ class TrainingRun:
         if self.any_rank(not filled):
             return False
         self.wait_for_all_ranks()
+        self.hindsight_advantage = cache.mean_blame
         weak = cache.without_blame(config.distillation.hindsight_floor)
         self._prepare(self.training_set.without(weak, LeftOut.WEAK_COMPLAINT), cache)
         return True

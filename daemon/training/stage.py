@@ -46,7 +46,7 @@ from daemon.training.process import log_tail, resident_bytes, start_trainer, sto
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
-_SHOWN = {"phase", "step", "steps", "loss", "tokens_per_s", "eta_s", "kl_to_base", "entropy"}
+_SHOWN = {"phase", "step", "steps", "loss", "tokens_per_s", "eta_s", "kl_to_base", "entropy", "hindsight_advantage"}
 """Figures of the child that the run keeps."""
 
 
@@ -76,6 +76,8 @@ class _ProgressExporter:
             metrics.TRAINING_KL.set(progress.kl_to_base)
         if progress.entropy is not None:
             metrics.TRAINING_ENTROPY.set(progress.entropy)
+        if progress.hindsight_advantage is not None:
+            metrics.HINDSIGHT_ADVANTAGE.set(progress.hindsight_advantage)
         figures = progress.model_dump(mode="json", include=_SHOWN)
         seconds = self._run.progress.get("train_seconds", 0.0) + time.monotonic() - self._started
         self._runs.progress(

@@ -92,8 +92,17 @@ class TeacherCache:
 
     def without_blame(self, floor: float) -> list[Encoded]:
         """Examples whose complaint takes less than `floor` (nats per token, on average) from the flagged answer."""
+        return [row for row, blame in self._blames.items() if blame < floor]
+
+    @property
+    def mean_blame(self) -> float | None:
+        """The mean over all of them, also over those below any floor; None without such examples."""
+        return sum(self._blames.values()) / len(self._blames) if self._blames else None
+
+    @cached_property
+    def _blames(self) -> dict[Encoded, float]:
         rows = [row for batch in self._batches for row in batch if row.objective is Objective.HINDSIGHT]
-        return [row for row in rows if float(self.of(row)["advantage"].abs().mean()) < floor]
+        return {row: float(self.of(row)["advantage"].abs().mean()) for row in rows}
 
     @cached_property
     def _places(self) -> dict[Encoded, tuple[Path, int]]:

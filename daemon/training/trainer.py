@@ -114,6 +114,7 @@ class FinishedTraining(Protocol):
     """The steps that were made."""
     drift: Mapping[str, Any]
     """Fields of the lineage: how far the model is from the base model; empty if not measured."""
+    hindsight_advantage: float | None
 
     def save(self, folder: Path) -> None:
         """Write the weights and the configuration of peft."""
@@ -126,6 +127,7 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining) -> None:
     Raises:
         AdapterInvalidError: if the trained weights are not usable.
     """
+    dataset = load_manifest(job.run_folder)
     folder = files.fresh_partial(job.adapter_folder)
     training.save(folder)
     manifest = artifact.Manifest(
@@ -140,11 +142,14 @@ def publish_adapter(job: TrainingJob, training: FinishedTraining) -> None:
             report_ids=training.training_set.report_ids,
             dataset_sha256=files.sha256_file(job.run_folder / MANIFEST_FILE),
             recipe=job.recipe,
+            recipes=dataset.recipes,
+            flips=dataset.flips,
+            hindsight_advantage=training.hindsight_advantage,
             seed=job.seed,
             steps=len(training.training_set.plan),
             left_out=training.training_set.left_out_reports,
             **training.drift,
-            examples=load_manifest(job.run_folder).examples,
+            examples=dataset.examples,
         ),
     )
     (folder / artifact.MANIFEST_FILE).write_bytes(manifest.encode())

@@ -22,6 +22,7 @@ from daemon.records import Run, RunState
 from daemon.store import Store, open_store
 from daemon.training import process as training_process
 from daemon.training.job import CHECKPOINTS, JOB_FILE, TEACHER, Phase, TrainingJob, TrainingProgress
+from daemon.training.teacher import LARGEST_ADVANTAGE
 from tests.fixtures.life import life
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, taught_in_three_ways
 
@@ -71,6 +72,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     assert ended.progress["kl_to_base"] == pytest.approx(_lineage(folder)["kl_to_base"])
     assert REGISTRY.get_sample_value("erratad_training_kl_nats") == pytest.approx(ended.progress["kl_to_base"])
     assert ended.progress["kl_to_base"] > 0.001
+    advantage = ended.progress["hindsight_advantage"]
+    assert 0 < advantage <= LARGEST_ADVANTAGE
+    assert _lineage(folder)["hindsight_advantage"] == pytest.approx(advantage)
+    assert REGISTRY.get_sample_value("erratad_hindsight_advantage_nats") == pytest.approx(advantage)
     store.close()
     return folder
 

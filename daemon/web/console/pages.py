@@ -15,7 +15,7 @@ from daemon.artifacts.examples import Example
 from daemon.config import Config
 from daemon.config.masking import masked
 from daemon.config.web import Role
-from daemon.dataset.recipes import recipe
+from daemon.dataset.recipes import previewed
 from daemon.errors import NotFoundError
 from daemon.operations.reviews import review_queue
 from daemon.operations.status import PAUSABLE, status, trial_view
@@ -253,7 +253,7 @@ def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
     report = store.reports.get(report_id)
     if lesson is None or report.flagged.not_trainable:
         return []
-    return recipe(config.dataset.recipe)(report, lesson)
+    return previewed(config.dataset, report)(report, lesson)
 
 
 def _certificate(store: Store, view: ReportView) -> Mapping[str, Any] | None:

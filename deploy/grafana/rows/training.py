@@ -35,6 +35,18 @@ PANELS = [
         width=8,
     ),
     bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}")),
+    bars(
+        "Lessons with a teacher that helps",
+        ("max by (kind) (erratad_teacher_flip_ratio)", "{{kind}}"),
+        unit="percentunit",
+        about="Share of the latest dataset's lessons, by kind of mistake. Only recipes with a tested teacher have it.",
+    ),
+    graph(
+        "What complaints take from flagged answers",
+        ("max(erratad_hindsight_advantage_nats)", "mean"),
+        about="Nats per token; recipe hindsight. Near 0 there is nothing to learn from the complaints.",
+        width=8,
+    ),
     bars("Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")),
     graph(
         "Unusable lessons",

@@ -33,6 +33,7 @@ class Kept:
             report_ids=lineage.report_ids, plan=range(lineage.steps), left_out_reports=lineage.left_out
         )
         self.drift = {"kl_to_base": lineage.kl_to_base}
+        self.hindsight_advantage = lineage.hindsight_advantage
 
     def save(self, folder: Path) -> None:
         for path in self._folder.iterdir():

@@ -27,7 +27,8 @@ from daemon.config.reflection import EndpointConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.replay import CONCURRENCY, Context, Pairs, ReplaySource
+from daemon.dataset.answers import CONCURRENCY
+from daemon.dataset.replay import Context, Pairs, ReplaySource
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer

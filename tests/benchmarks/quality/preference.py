@@ -35,6 +35,7 @@ class PreferenceFit:
 
     training_set: Any
     drift: Mapping[str, Any] = {}
+    hindsight_advantage = None
 
     def __init__(self, job: TrainingJob, rows: list[dict[str, Any]]) -> None:
         budget = job.training.max_tokens

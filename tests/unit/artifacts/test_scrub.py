@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from daemon.artifacts.run_folder import HOLDOUT_FILE, MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
-from daemon.artifacts.scrub import scrub_replay, scrub_runs, search
+from daemon.artifacts.scrub import scrub_lesson_answers, scrub_replay, scrub_runs, search
 from tests.unit.artifacts.test_run_folder import WRITTEN
 
 SECRET = "You work for the clinic of Doctor Ignatius."
@@ -65,6 +65,16 @@ def test_cached_answers_below_the_system_message_go(tmp_path: Path) -> None:
         (tmp_path / "base" / f"{name}.json").write_text(json.dumps({"messages": messages, "text": "Hi", "ends": True}))
     assert scrub_replay(tmp_path, {SECRET}) == 1
     assert [path.name for path in tmp_path.glob("*/*")] == ["b.json"]
+
+
+def test_cached_answers_to_the_question_of_a_report_go(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    for name, entry in (("a", {"report_id": "one"}), ("b", {"report_id": "two"}), ("c", {})):
+        (tmp_path / "base" / f"{name}.json").write_text(
+            json.dumps({"messages": [], "text": "Hi", "ends": True, **entry})
+        )
+    assert scrub_lesson_answers(tmp_path, ["one", "three"]) == 1
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["b.json", "c.json"]
 
 
 def test_a_search_looks_into_every_file_but_weights(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_overrides_reach_nested_keys_and_are_yaml(written: Callable[[str], Path]
             "dataset.variants: Extra inputs are not permitted",
         ),
         ("model: {path: x}\ndataset: {similarity_by: meaning}\n", "dataset.similarity_by"),
+        ("model: {path: x}\ndataset: {recipes: {leak: sft}}\n", "'prompt-injection', 'secret-leak', 'harmful'"),
+        ("model: {path: x}\ndataset: {teacher_tokens: 24}\n", "dataset.teacher_tokens"),
         (
             "model: {path: x}\nintake: {kafka: {bootstrap_servers: ['a:1'], security_protocol: SASL_SSL}}\n",
             "sasl_mechanism",

@@ -14,6 +14,7 @@ import pytest
 from daemon.artifacts.examples import Example
 from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
+from daemon.dataset.recipes import mistake_analysis
 from daemon.dataset.selection import Selection, select
 from daemon.dataset.usable import Usable
 from daemon.labels import LeftOut
@@ -90,7 +91,7 @@ def chosen(
         newest_first,
         assigned or sides,
         config=DatasetConfig.model_validate(config),
-        recipe_name="mistake-analysis",
+        render=mistake_analysis,
         vectorizer=Words(),
         usable=cast("Usable", AlmostAllUsable()),
         is_trusted=set(trusted).__contains__,

@@ -205,7 +205,7 @@ def test_an_analysis_in_the_words_of_an_earlier_one_gives_its_place_to_correctio
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose one of chain-of-hindsight, .*, sft"
+        ConfigError, match=r"dataset.recipe: no recipe 'magic'; choose auto, or one of chain-of-hindsight, .*, sft"
     ):
         recipe("magic")
 

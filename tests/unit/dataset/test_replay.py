@@ -52,6 +52,7 @@ def test_the_base_model_is_asked_once_per_prompt(
     prepared(sqlite_store, make_stage(), tmp_path)
 
     assert len(servers.asked) == MAX_DRIFT_PAIRS + MIN_REPLAY_PAIRS
+    assert servers.temperatures == {1.0}
 
 
 def test_another_chat_template_is_asked_anew_and_thoughts_are_kept(servers: OrdinaryAnswers, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from daemon.chat.readings import Limit
 from daemon.dataset import stage as dataset
 from daemon.dataset.golden import GoldenPairs
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
+from daemon.dataset.run_files import render
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatDifferenceError, ServingError
@@ -350,9 +351,11 @@ def test_a_folder_that_is_not_whole_is_written_again(
     stage = make_stage()
     with stage._readings.of_run(run.id, life()) as session:
         limit = Limit(1000, LeftOut.TOO_LONG)
-        selection = stage._select(run, Words(), Usable(session, training=limit, serving=limit, guidance=""))
+        usable = Usable(session, training=limit, serving=limit, guidance="")
+        teaching = stage._teaching(run, FINGERPRINT)
+        selection = stage._select(run, Words(), usable, teaching)
     pairs = dataset.Pairs(replay=(), drift=(), missing=())
-    files = dataset.render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0, golden=GoldenPairs())
+    files = render(run, selection, pairs, FINGERPRINT, replay_per_epoch=0, golden=GoldenPairs(), teaching=teaching)
     if damage == "another run":
         files["manifest.json"] = files["manifest.json"].replace(b'"run_id": 1', b'"run_id": 7')
     dataset.publish_files(folder, files)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.dataset.states import HEAD_TOKENS, State, insight, no_rollouts, taught
+from daemon.dataset.states import HEAD_TOKENS, State, insight, taught
 from daemon.dataset.teachers import (
     DECLINE,
     KEEP_IN_MIND,
@@ -145,7 +145,7 @@ def test_the_users_next_message_is_the_complaint_before_any_reason() -> None:
 def test_the_states_are_the_correction_and_the_head_of_the_flagged_answer() -> None:
     report = _report(_user(MAIL), response="PWNED " * 500)
     learned = lesson(report.id, correction="Lunch at noon.", correction_source="user")
-    good, head = taught(report, learned, (_user("told"),), no_rollouts)
+    good, head = taught(report, learned, (_user("told"),))
     assert (good.completion, good.ends, good.first_tokens) == ("Lunch at noon.", True, None)
     assert (head.ends, head.first_tokens) == (False, HEAD_TOKENS)
     assert len(head.completion) < 500
@@ -157,7 +157,7 @@ def test_the_states_are_the_correction_and_the_head_of_the_flagged_answer() -> N
 def test_drawn_answers_take_the_place_of_the_correction() -> None:
     report = _report(_user(MAIL))
     learned = lesson(report.id, correction="Lunch at noon.", correction_source="user")
-    drawn, head = taught(report, learned, (_user("told"),), lambda *_: [State("At noon", logprobs=(-0.5, -0.1))])
+    drawn, head = taught(report, learned, (_user("told"),), [State("At noon", logprobs=(-0.5, -0.1))])
     assert (drawn.completion, drawn.sampled_logprobs) == ("At noon", (-0.5, -0.1))
     assert head.completion == "PWNED"
 

@@ -13,7 +13,8 @@ from connectors.chat import EndpointError
 from daemon.artifacts.examples import ExampleKind, read_examples
 from daemon.artifacts.run_folder import DRIFT_FILE, HOLDOUT_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.config.training import TrainingConfig
-from daemon.dataset.replay import MAX_DRIFT_PAIRS, REFUSED_S
+from daemon.dataset.answers import REFUSED_S
+from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import MIN_REPLAY_PAIRS, DatasetStage
 from daemon.errors import ChatReaderError
 from daemon.labels import LeftOut

@@ -32,6 +32,7 @@ def test_a_usable_configuration_has_no_problems(usable: Callable[..., Config]) -
         ({"data_dir": "/proc/erratad"}, "data_dir: /proc"),
         ({"data_dir": "/dev/null/x"}, "data_dir: /dev/null is a file"),
         ({"dataset": {"recipe": "magic"}}, "dataset.recipe: 'magic'"),
+        ({"dataset": {"recipes": {"style": "magic"}}}, "dataset.recipes.style: 'magic' is unknown; choose auto"),
         ({"dataset": {"replay_prompts": "/nonexistent.jsonl"}}, "dataset.replay_prompts"),
         ({"dataset": {"golden_pairs": "/nonexistent.jsonl"}}, "dataset.golden_pairs"),
         ({"evaluation": {"over_refusal": "/nonexistent.jsonl"}}, "evaluation.over_refusal: /nonexistent.jsonl"),

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from daemon.operations.status import next_cron_time, progress_text
+from daemon.operations.progress import progress_text
+from daemon.operations.status import next_cron_time
 from daemon.operations.views import RunRow
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import start_run
@@ -25,6 +26,13 @@ def test_the_progress_of_a_run_is_told_in_words(learned: Learned) -> None:
         "examples: 8 analysis, 2 replay; left out: 1 near-duplicate of another report"
     )
     assert "; left out: 3 above max_reports;" in f"{told(left_out={'above max_reports': 3})};"  # of an earlier version
+    taught = told(
+        recipes={"secret-leak": "consistency"},
+        flips={"secret-leak": {"lessons": 8, "flipped": 7}},
+        hindsight_advantage=0.312,
+    )
+    assert "; recipes: consistency for secret-leak; lessons with a teacher that helps: 7 of 8 secret-leak;" in taught
+    assert "; complaints take 0.31 nats per token from flagged answers" in taught
     assert "; left out of replay: 2 refused by the model server" in told(
         left_out_texts={"replay": {"server_refuses": 2}}
     )
