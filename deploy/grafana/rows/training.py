@@ -35,6 +35,14 @@ PANELS = [
         width=8,
     ),
     bars("Examples in the latest dataset", ("max by (kind) (erratad_dataset_examples)", "{{kind}}")),
+    bars("Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")),
+    graph(
+        "Unusable lessons",
+        ("max(erratad_dataset_left_out_ratio)", "left out"),
+        about="Share of the latest run's lessons that the chat template refuses, that are too long, or that are empty.",
+        unit="percentunit",
+        width=8,
+    ),
     bars(
         "Lessons with a teacher that helps",
         ("max by (kind) (erratad_teacher_flip_ratio)", "{{kind}}"),
@@ -45,14 +53,6 @@ PANELS = [
         "What complaints take from flagged answers",
         ("max(erratad_hindsight_advantage_nats)", "mean"),
         about="Nats per token; recipe hindsight. Near 0 there is nothing to learn from the complaints.",
-        width=8,
-    ),
-    bars("Lessons left out of the latest dataset", ("max by (reason) (erratad_dataset_left_out)", "{{reason}}")),
-    graph(
-        "Unusable lessons",
-        ("max(erratad_dataset_left_out_ratio)", "left out"),
-        about="Share of the latest run's lessons that the chat template refuses, that are too long, or that are empty.",
-        unit="percentunit",
         width=8,
     ),
 ]
