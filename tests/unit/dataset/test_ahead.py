@@ -10,7 +10,8 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm_wire import Served, ServerState
 from daemon.dataset.ahead import IDLE
-from daemon.dataset.replay import CONCURRENCY, MAX_DRIFT_PAIRS
+from daemon.dataset.answers import CONCURRENCY
+from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import DatasetStage
 from daemon.store import Store
 from tests.fixtures.life import life
