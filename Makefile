@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality bench-poison fuzz clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality bench-poison probe-teacher fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; on
 
 bench-gate-power: $(READY) ## how often the gate's default bounds err, computed in seconds; prints docs/measurements/gate-power.md's tables
 	@$(BIN)/python -m tests.benchmarks.gate_power
+
+probe-teacher: $(READY) ## which teachers help a model, by kind of mistake, before anything is trained (PROBE="--config FILE --data FOLDER")
+	@$(BIN)/python -m tests.benchmarks.teachers $(PROBE)
 
 bench-quality: $(READY) ## recipes side by side on public data, hours long, goes on where it was (DATA=folder QUALITY="--seeds 1")
 	@$(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet -c deploy/local/constraints.txt -e '.[bench]'

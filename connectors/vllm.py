@@ -53,23 +53,27 @@ class VllmServer(ChatEndpoint):
         self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
-        """Log-likelihood of `completion` as the assistant's answer, without the end-of-turn token.
+        """Log-likelihood of `completion` as the assistant's answer; see `token_logprobs`."""
+        each = self.token_logprobs(model, messages, completion)
+        return Score(logprob=math.fsum(each), tokens=len(each))
+
+    def token_logprobs(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> list[float]:
+        """Log-probability (nats) of each token of `completion` as the assistant's answer, without the end of turn.
 
         Prompt and completion are tokenised separately, as in generation: no token spans both.
         """
         prompt = self.prompt_ids(model, messages)
         answer = self._answer_ids(model, self._dialect.written(completion))
         if not answer:
-            return Score(logprob=0.0, tokens=0)
+            return []
         body = {"model": model, "prompt": prompt + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         response = self._send("POST", "/v1/completions", body)
         parsed = self._parse(response)
         try:
             at = parsed["choices"][0]["prompt_logprobs"][len(prompt) :]
-            logprob = math.fsum(place[str(token)]["logprob"] for token, place in zip(answer, at, strict=True))
+            return [float(place[str(token)]["logprob"]) for token, place in zip(answer, at, strict=True)]
         except (KeyError, IndexError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
-        return Score(logprob=logprob, tokens=len(answer))
 
     def prompt_ids(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of the prompt that the server makes of the messages."""

@@ -48,6 +48,7 @@ PANELS = [
         ("max by (kind) (erratad_teacher_flip_ratio)", "{{kind}}"),
         unit="percentunit",
         about="Share of the latest dataset's lessons, by kind of mistake. Only recipes with a tested teacher have it.",
+        width=8,
     ),
     graph(
         "What complaints take from flagged answers",

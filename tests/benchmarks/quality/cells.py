@@ -24,9 +24,10 @@ from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, 
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.golden import golden_pairs
-from daemon.dataset.recipes import recipe, without_repeats
+from daemon.dataset.recipes import without_repeats
 from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import complement_size, replay_in_all, replay_size
+from daemon.dataset.teaching import Lessons
 from daemon.errors import ConfigError, TrainingError
 from daemon.evaluation.measurement import bits_per_token
 from daemon.text.similarity import Words
@@ -111,6 +112,7 @@ class Trainer:
         self,
         *,
         collector: Collector,
+        render: Callable[[str, Lessons], list[Example]],
         pairs: Callable[[int, int, Sequence[Context]], Pairs],
         model_path: Path,
         base_fingerprint: str,
@@ -119,6 +121,7 @@ class Trainer:
         folder: Path,
     ) -> None:
         self._collector = collector
+        self._render = render
         self._pairs = pairs
         self._model_path = model_path
         self._base_fingerprint = base_fingerprint
@@ -218,10 +221,10 @@ class Trainer:
         ).pairs
 
     def examples(self, cell: Cell) -> list[Example]:
-        render, mistakes = recipe(cell.variant.recipe), self._mistakes(cell)
+        mistakes = self._mistakes(cell)
         lessons = self._collector.lessons(cell.scenario, mistakes, cell.variant.analyst)
-        rendered = (render(mistake.report(), lesson) for mistake, lesson in zip(mistakes, lessons, strict=True))
-        return without_repeats([example for examples in rendered for example in examples])
+        reports = [mistake.report() for mistake in mistakes]
+        return without_repeats(self._render(cell.variant.recipe, [*zip(reports, lessons, strict=True)]))
 
     def _mistakes(self, cell: Cell) -> list[Mistake]:
         mistakes = self._collector.mistakes(cell.scenario)

@@ -21,14 +21,16 @@ from typing import Any
 from connectors.chat import ChatEndpoint
 from connectors.vllm import VllmServer
 from daemon.artifacts.base_model import base_fingerprint
+from daemon.artifacts.examples import Example
 from daemon.artifacts.files import write_atomically
 from daemon.config.dataset import DatasetConfig
 from daemon.config.reflection import EndpointConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.answers import CONCURRENCY
+from daemon.dataset.answers import CONCURRENCY, Answers
 from daemon.dataset.replay import Context, Pairs, ReplaySource
+from daemon.dataset.teaching import LESSON_ANSWERS, Lessons, Teaching
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer
@@ -103,6 +105,7 @@ class _Measurement:
         self._replaying = threading.Lock()
         self._trainer = Trainer(
             collector=self._collector,
+            render=self._render,
             pairs=self._pairs,
             model_path=plan.model,
             base_fingerprint=self._fingerprint,
@@ -166,6 +169,28 @@ class _Measurement:
         write_atomically(path, json.dumps(kept, ensure_ascii=False).encode())
         what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
         self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
+
+    def _render(self, recipe_name: str, lessons: Lessons) -> list[Example]:
+        """The examples, after the questions that the daemon would ask before a training."""
+        sheet = self._sheet
+        teaching = Teaching(
+            recipe_name=recipe_name,
+            by_kind={},
+            answers=Answers(
+                fleet=OneServer(self._server),
+                base_name=sheet.serving.base_name,
+                folder=sheet.plan.out / LESSON_ANSWERS,
+                fingerprint=self._fingerprint,
+            ),
+            guidance=sheet.serving.guidance,
+            config=DatasetConfig(),
+        )
+        while missing := teaching.missing(lessons):
+            teaching.ask(missing[:STREAMS])
+        if flips := teaching.flips(lessons):
+            told = ", ".join(f"{one.flipped} of {one.lessons} {kind}" for kind, one in flips.items())
+            self._say(f"{recipe_name}: a teacher helps in {told}; recipes by kind: {teaching.by_kind or recipe_name}")
+        return [example for one in lessons for example in teaching.render(*one)]
 
     def _pairs(self, count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
         with self._replaying:  # trainings side by side want the same answers

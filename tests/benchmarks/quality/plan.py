@@ -14,6 +14,8 @@ from daemon.config.dataset import DatasetConfig
 from daemon.config.reflection import EndpointConfig
 from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
+from daemon.dataset.recipes import AUTO
+from daemon.dataset.teachers import TAUGHT
 from daemon.errors import ConfigError
 from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answers, Cell, Variant
 from tests.benchmarks.quality.data import PublicData
@@ -56,6 +58,7 @@ _BY_TEACHER: Mapping[str, Any] = {"replay_loss": "distillation", "learning_rate"
 WITH_TEACHER = (
     Variant(name="context-distillation", recipe="context-distillation", training=_BY_TEACHER, golden=0.0),
     Variant(name="consistency", recipe="consistency", training=_BY_TEACHER, golden=0.0),
+    Variant(name="auto", recipe=AUTO, training=_BY_TEACHER, golden=0.0),
     Variant(name="hindsight", recipe="hindsight", training=_BY_TEACHER, golden=0.0),
     Variant(name="lesson-ahead", recipe="lesson-ahead"),
 )
@@ -116,7 +119,7 @@ class Sheet:
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
         about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
-        settings = digest(about)
+        settings = digest((*about, _asked_before()) if variant.recipe in {AUTO, *TAUGHT} else about)
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
@@ -141,6 +144,11 @@ class Sheet:
         known = {name: path for name, path in bases.items() if path.exists()}
         kept = [*known.values(), *(self.result(cell) for cell in self.cells if cell.scenario.name in known)]
         return [json.loads(path.read_bytes()) for path in kept if path.exists()]
+
+
+def _asked_before() -> dict[str, Any]:
+    """The settings of the questions before a training with a tested teacher."""
+    return DatasetConfig().model_dump(include={"teacher_tokens", "own_answers"})
 
 
 def _beside() -> list[object]:

@@ -15,6 +15,7 @@ from daemon.artifacts.examples import ExampleKind
 from daemon.artifacts.run_folder import DatasetManifest
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
+from daemon.dataset.recipes import recipe
 from daemon.dataset.replay import Context, Pairs
 from daemon.dataset.stage import replay_size
 from daemon.errors import ConfigError, TrainingError
@@ -41,6 +42,7 @@ def _trainer(folder: Path, pairs: Callable[[int, int, Sequence[Context]], Pairs]
     server = Hijackable()
     return Trainer(
         collector=Collector(base=asked_base(server), score=unscored, folder=folder, concurrency=2),
+        render=lambda name, lessons: [example for one in lessons for example in recipe(name)(*one)],
         pairs=pairs,
         model_path=folder,
         base_fingerprint="0",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from daemon.artifacts.jsonl import source_of
+from daemon.dataset.recipes import AUTO
 from daemon.dataset.recipes import RECIPES as DAEMON_RECIPES
 from daemon.errors import TrainingError
 from tests.benchmarks import report as benchmark_report
@@ -132,7 +133,7 @@ def test_the_plan_is_what_the_options_say(model: Path) -> None:
     assert (asked.analyst.url, asked.analyst.model) == ("http://localhost:9000", "big")
     assert planned("--recipe", "sft", "--recipe", "preference").variants == ("sft", "preference")
     assert planned("--recipe", "consistency").variants == ("consistency",)
-    assert {one.recipe for one in WITH_TEACHER} <= {*DAEMON_RECIPES}
+    assert {one.recipe for one in WITH_TEACHER} <= {AUTO, *DAEMON_RECIPES}
     assert planned("--training", "rank=8").training == {**DEFAULT_TRAINING, "rank": 8}
 
 
