@@ -14,6 +14,7 @@ from daemon.config.reflection import EndpointConfig
 from daemon.config.training import TrainingConfig
 from daemon.demo.process import model_dir
 from daemon.errors import ConfigError
+from tests.benchmarks.quality.cells import BASE
 from tests.benchmarks.quality.plan import ABLATIONS, RECIPES, Plan
 from tests.benchmarks.quality.scenarios import SCENARIOS
 
@@ -31,9 +32,9 @@ def parser(about: str) -> argparse.ArgumentParser:
     add("--model", type=Path, help="base model in Hugging Face format; default: the demo's")
     add("--out", type=Path, default=Path("var/bench-quality"), help="keeps everything trained and asked, to go on from")
     add("--scenario", action="append", help="attack or unaligned; default: both")
-    add("--recipe", action="append", help="may be repeated; default: all")
+    add("--recipe", action="append", help="may be repeated; default: all; base: the untouched model alone")
     add("--seeds", type=_at_least(1), default=3, help="trainings per recipe")
-    add("--token-budget", type=_at_least(1000), default=48_000, help="tokens of each training, prompt and answer")
+    add("--token-budget", type=_at_least(1000), default=16_000, help="tokens of each training, prompt and answer")
     add(
         "--training",
         action="append",
@@ -49,7 +50,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     add("--analyst-url", help="endpoint (OpenAI API) of the other model that is to analyse")
     add("--analyst-model", default="analyst", help="that model's name there")
     add("--plots", type=Path, help="folder for one SVG per scenario")
-    add("--size", type=_at_least(0.05), default=0.6, help="scale of the numbers of mistakes and probes")
+    add("--size", type=_at_least(0.05), default=1.0, help="scale of the numbers of mistakes and probes")
     add("--threads", type=_at_least(1), default=1, help="CPU threads of trainer and server, each")
     add("--trainers", type=_at_least(1), default=1, help="trainings at the same time")
     add("--kept", action="store_true", help="measure nothing; show what was measured so far")
@@ -67,7 +68,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
         model=given.model or model_dir(),
         out=given.out,
         scenarios=tuple(given.scenario or SCENARIOS),
-        variants=tuple(given.recipe or (one.name for one in variants)),
+        variants=tuple(name for name in given.recipe or (one.name for one in variants) if name != BASE),
         seeds=tuple(range(given.seeds)),
         token_budget=given.token_budget,
         training=_training(given.training),

@@ -42,7 +42,7 @@ PREFERENCE = "preference"
 PREFERENCE_LAUNCHER = (sys.executable, "-m", "tests.benchmarks.quality.preference")
 """Stands before the command of the product's trainer, and trains in its place."""
 PAIRS_FILE = "pairs.jsonl"
-PROBE_TOKENS: Mapping[str, int] = {"over-refusal": 24, "harmful": 24, "hijack": 32, "leak": 40, "leak-benign": 24}
+PROBE_TOKENS: Mapping[str, int] = {"over-refusal": 24, "harmful": 24, "leak": 40, "leak-benign": 24, "under-attack": 40}
 """Longest answers; a refusal stands at the head of one."""
 OTHER_TOKENS = 32
 
@@ -95,13 +95,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The answer of one model to one probe; `bits` per token where a text was scored."""
+    """The answer of one model to one probe; `bits` per token where a text was scored. It is judged when it is read."""
 
     suite: str
     id: str
     guided: bool
     text: str = ""
-    good: bool | None = None
     bits: float | None = None
 
 
@@ -272,7 +271,7 @@ class Asker:
             return Answered(suite=probe.suite, id=probe.id, guided=guided, bits=bits)
         limit = PROBE_TOKENS.get(probe.suite, OTHER_TOKENS)
         text = self._server.chat(model, messages, max_tokens=limit, timeout_s=PATIENCE_S).text
-        return Answered(suite=probe.suite, id=probe.id, guided=guided, text=text, good=probe.good(text))
+        return Answered(suite=probe.suite, id=probe.id, guided=guided, text=text)
 
 
 def _arms(probe: Probe) -> tuple[bool, ...]:

@@ -34,11 +34,12 @@ from daemon.dataset.teaching import LESSON_ANSWERS, Lessons, Teaching
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer
-from tests.benchmarks.quality.cells import BASE, PREFERENCE, Answered, Asker, Cell, Trainer
+from tests.benchmarks.quality.cells import BASE, PREFERENCE, Asker, Cell, Trainer
 from tests.benchmarks.quality.lessons import Analyst, Asked, Collector
-from tests.benchmarks.quality.plan import REPLAY_TOKENS, Plan, Sheet
+from tests.benchmarks.quality.plan import REPLAY_TOKENS, Plan, Sheet, judged
 from tests.benchmarks.quality.probes import Scenario
 from tests.benchmarks.quality.recognition import Recognition
+from tests.benchmarks.quality.scores import is_bad
 from tests.fakes.fleet import OneServer
 
 STREAMS = 32
@@ -89,7 +90,7 @@ class _Measurement:
             base=Asked(endpoint=server, model=serving.base_name),
             score=lambda messages, answer: server.score(serving.base_name, messages, answer).per_token,
             external=None if plan.analyst is None else _external(plan.analyst),
-            folder=plan.out / "mistakes",
+            folder=plan.out / "mistakes" / plan.model.name,
             concurrency=STREAMS,
         )
         self._recognition = Recognition(server, base_name=serving.base_name, concurrency=STREAMS)
@@ -164,11 +165,10 @@ class _Measurement:
 
     def _keep(self, path: Path, about: Mapping[str, object], model: str, scenario: Scenario) -> None:
         started = time.monotonic()
-        answers = self._asker.ask(model, scenario.probes)
-        kept = {**about, "answers": [asdict(one) for one in answers]}
+        kept = {**about, "answers": [asdict(one) for one in self._asker.ask(model, scenario.probes)]}
         write_atomically(path, json.dumps(kept, ensure_ascii=False).encode())
         what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
-        self._say(f"{what}: {_summary(answers)} ({time.monotonic() - started:.0f} s)")
+        self._say(f"{what}: {_summary(judged(kept, scenario)['answers'])} ({time.monotonic() - started:.0f} s)")
 
     def _render(self, recipe_name: str, lessons: Lessons) -> list[Example]:
         """The examples, after the questions that the daemon would ask before a training."""
@@ -205,17 +205,16 @@ def _external(analyst: EndpointConfig) -> Asked:
     return Asked(endpoint=ChatEndpoint(analyst.url, api_key=key), model=analyst.model)
 
 
-def _summary(answers: Sequence[Answered]) -> str:
-    suites = sorted({(one.suite, one.guided) for one in answers})
+def _summary(answers: Sequence[Mapping[str, Any]]) -> str:
+    suites = sorted({(one["suite"], one["guided"]) for one in answers})
     parts = []
     for suite, guided in suites:
-        of_suite = [one for one in answers if (one.suite, one.guided) == (suite, guided)]
-        if of_suite[0].bits is not None:
-            parts.append(f"{suite} {sum(one.bits or 0 for one in of_suite) / len(of_suite):.3f} bits")
+        of_suite = [one for one in answers if (one["suite"], one["guided"]) == (suite, guided)]
+        if of_suite[0]["bits"] is not None:
+            parts.append(f"{suite} {sum(one['bits'] for one in of_suite) / len(of_suite):.3f} bits")
         else:
-            parts.append(
-                f"{suite}{' guided' if guided else ''} {sum(bool(one.good) for one in of_suite)}/{len(of_suite)}"
-            )
+            good = len(of_suite) - sum(map(is_bad, of_suite))
+            parts.append(f"{suite}{' guided' if guided else ''} {good}/{len(of_suite)}")
     return ", ".join(parts)
 
 

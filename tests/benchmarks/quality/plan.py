@@ -72,6 +72,7 @@ class Plan:
 
     data: Path
     model: Path
+    """Its folder's name stands for the model in all that is kept."""
     out: Path
     scenarios: tuple[str, ...]
     variants: tuple[str, ...]
@@ -119,7 +120,8 @@ class Sheet:
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
         about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
-        settings = digest((*about, _asked_before()) if variant.recipe in {AUTO, *TAUGHT} else about)
+        taught = [_asked_before()] if variant.recipe in {AUTO, *TAUGHT} else []
+        settings = digest([self.plan.model.name, *about, *taught])
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
@@ -128,7 +130,7 @@ class Sheet:
         write_atomically(self.plan.out / "cells.json", json.dumps(self._numbers, indent=1).encode())
 
     def base_result(self, scenario: Scenario) -> Path:
-        settings = digest([scenario_key(scenario), self.serving.guidance, self.training.dtype])
+        settings = digest([self.plan.model.name, scenario_key(scenario), self.serving.guidance, self.training.dtype])
         name = f"{scenario.name}-{BASE}-{settings}"
         return self.plan.out / ANSWERS / f"{name}.json"
 
@@ -143,7 +145,19 @@ class Sheet:
         bases = {scenario.name: self.base_result(scenario) for scenario in self.scenarios}
         known = {name: path for name, path in bases.items() if path.exists()}
         kept = [*known.values(), *(self.result(cell) for cell in self.cells if cell.scenario.name in known)]
-        return [json.loads(path.read_bytes()) for path in kept if path.exists()]
+        scenarios = {scenario.name: scenario for scenario in self.scenarios}
+        results = [json.loads(path.read_bytes()) for path in kept if path.exists()]
+        return [judged(result, scenarios[result["scenario"]]) for result in results]
+
+
+def judged(result: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
+    """The result with the verdict on each answer, by the rules of today."""
+    probes = {(probe.suite, probe.id): probe for probe in scenario.probes}
+    answers = [
+        one if one["bits"] is not None else {**one, **probes[one["suite"], one["id"]].judge(one["text"])}
+        for one in result["answers"]
+    ]
+    return {**result, "answers": answers}
 
 
 def _asked_before() -> dict[str, Any]:

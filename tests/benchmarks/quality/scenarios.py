@@ -12,28 +12,30 @@ from tests.benchmarks.quality.attacks import harmful, hijacking, leaking
 from tests.benchmarks.quality.data import PublicData
 from tests.benchmarks.quality.ordinary import ordinary, ordinary_text, over_refusal
 from tests.benchmarks.quality.probes import Probe, Scenario
+from tests.benchmarks.quality.under_attack import tasks_under_attack
 
 
 def attack(data: PublicData, size: float) -> Scenario:
     """An aligned model under a new attack: goal hijacking, and a leak of a secret."""
-    hijacks, hijack_probes = hijacking(data, traps=_scaled(120, size), probes=_scaled(60, size))
-    leaks, leak_probes = leaking(traps=_scaled(80, size), probes=_scaled(40, size))
+    hijacks, hijack_probes = hijacking(data, traps=_scaled(72, size), probes=_scaled(60, size))
+    leaks, leak_probes = leaking(traps=_scaled(48, size), probes=_scaled(60, size), benign=_scaled(48, size))
+    tasks = tasks_under_attack(count=_scaled(48, size))
     return Scenario(
-        name="attack", traps=(*hijacks, *leaks), probes=(*hijack_probes, *leak_probes, *_controls(data, size))
+        name="attack", traps=(*hijacks, *leaks), probes=(*hijack_probes, *leak_probes, *tasks, *_controls(data, size))
     )
 
 
 def unaligned(data: PublicData, size: float) -> Scenario:
     """A model that complies with harmful instructions."""
-    traps, probes = harmful(data, traps=_scaled(100, size), probes=_scaled(60, size))
+    traps, probes = harmful(data, traps=_scaled(60, size), probes=_scaled(60, size))
     return Scenario(name="unaligned", traps=tuple(traps), probes=(*probes, *_controls(data, size)))
 
 
 def _controls(data: PublicData, size: float) -> list[Probe]:
     return [
-        *over_refusal(data, count=_scaled(52, size)),
-        *ordinary(data, count=_scaled(20, size)),
-        *ordinary_text(data, count=_scaled(32, size)),
+        *over_refusal(data, count=_scaled(60, size)),
+        *ordinary(data, count=_scaled(12, size)),
+        *ordinary_text(data, count=_scaled(20, size)),
     ]
 
 

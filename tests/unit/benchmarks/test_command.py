@@ -20,6 +20,7 @@ from tests.benchmarks.quality import plan as plans
 from tests.benchmarks.quality.arguments import DEFAULT_TRAINING, parser, plan_of
 from tests.benchmarks.quality.data import PublicData
 from tests.benchmarks.quality.plan import ABLATIONS, ANSWERS, RECIPES, WITH_TEACHER, Plan, Sheet
+from tests.benchmarks.quality.probes import Scenario, Wants
 from tests.fixtures.bench import result
 
 
@@ -28,7 +29,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the published answers; beside it a page for the tables."""
     folder = tmp_path / "published"
     folder.mkdir()
-    (tmp_path / "RESULTS.md").write_text("above\n<!-- quality -->\nold\n<!-- end of quality -->\nbelow\n")
+    (tmp_path / "RESULTS.md").write_text("above\n<!-- quality of model -->\nold\n<!-- end of model -->\nbelow\n")
     monkeypatch.setattr(command, "PUBLISHED", folder)
     monkeypatch.setattr(command, "PAGE", tmp_path / "RESULTS.md")
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
@@ -52,10 +53,20 @@ def _plan(data: PublicData, out: Path) -> Plan:
         scenarios=("attack", "unaligned"),
         variants=("sft",),
         seeds=(1,),
-        token_budget=48_000,
+        token_budget=16_000,
         training=DEFAULT_TRAINING,
-        size=0.6,
+        size=1.0,
     )
+
+
+def _answers(scenario: Scenario, text: str, bits: float) -> list[dict[str, Any]]:
+    """The same answer to every probe, as it is kept."""
+    return [
+        {"suite": probe.suite, "id": probe.id, "guided": guided, "text": text, "bits": bits if scored else None}
+        for probe in scenario.probes
+        for scored in [probe.wants is Wants.TEXT]
+        for guided in ((False,) if scored else (True, False))
+    ]
 
 
 def _base() -> dict[str, Any]:
@@ -118,8 +129,8 @@ def test_the_plan_is_what_the_options_say(model: Path) -> None:
     assert (plan.scenarios, plan.seeds, plan.token_budget, plan.size) == (
         ("attack", "unaligned"),
         (0, 1, 2),
-        48000,
-        0.6,
+        16000,
+        1.0,
     )
     assert plan.variants == tuple(one.name for one in RECIPES)
     assert (plan.training, plan.analyst, plan.out) == (DEFAULT_TRAINING, None, Path("var/bench-quality"))
@@ -132,6 +143,7 @@ def test_the_plan_is_what_the_options_say(model: Path) -> None:
     assert asked.analyst is not None
     assert (asked.analyst.url, asked.analyst.model) == ("http://localhost:9000", "big")
     assert planned("--recipe", "sft", "--recipe", "preference").variants == ("sft", "preference")
+    assert planned("--recipe", "base").variants == ()
     assert planned("--recipe", "consistency").variants == ("consistency",)
     assert {one.recipe for one in WITH_TEACHER} <= {AUTO, *DAEMON_RECIPES}
     assert planned("--training", "rank=8").training == {**DEFAULT_TRAINING, "rank": 8}
@@ -141,14 +153,20 @@ def test_what_was_measured_so_far_is_shown(data: PublicData, model: Path, capsys
     out = data.folder / "out"
     sheet = Sheet(_plan(data, out))
     (out / ANSWERS).mkdir(parents=True)
-    sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(_base()))
-    for cell, bits in zip(sheet.cells, ([3.5, 3.5], [9.0, 9.0]), strict=True):  # the second one's base was not asked
-        sheet.result(cell).write_text(json.dumps(result("sft", 1, [True] * 10, bits)))
+    about = {"scenario": "attack", "variant": "base", "seed": None, "traps": 4, "mistakes": 2, "recognised": []}
+    base = {**about, "answers": _answers(sheet.scenarios[0], "PINEAPPLE PARADE", 3.0)}
+    sheet.base_result(sheet.scenarios[0]).write_text(json.dumps(base))
+    for cell, bits in zip(sheet.cells, (3.5, 9.0), strict=True):  # the second one's base was not asked
+        trained = {"scenario": cell.scenario.name, "variant": "sft", "seed": 1}
+        sheet.result(cell).write_text(json.dumps({**trained, "answers": _answers(cell.scenario, "Well.", bits)}))
     given = ["--data", str(data.folder), "--model", str(model), "--out", str(out), "--kept"]
     given += ["--seeds", "2", "--scenario", "attack", "--scenario", "unaligned"]
     assert command.main(given) == 0
     shown = capsys.readouterr().out
     assert "3.500 (+0.500" in shown
+    hijacked = [probe.order for probe in sheet.scenarios[0].probes if probe.suite == "hijack"].count("PINEAPPLE PARADE")
+    assert f"| base | 1 | {100 * hijacked / 60:.0f} |" in shown
+    assert "| sft | 1 | 0 (-" in shown
     assert "9.000" not in shown
     assert "chain-of-hindsight" not in shown
     assert command.main([*given, "--json"]) == 0
@@ -173,12 +191,15 @@ def test_the_answers_behind_the_table_are_published_and_not_asked_for_again(
     given = ["--data", "data", "--model", str(model), "--out", str(out), "--seeds", "1"]
     assert command.main(given) == 0
     assert {path.name for path in published.iterdir()} == {"measured-before.json", "new.json"}
-    kept = json.loads((tmp_path / "quality.json").read_text())
+    kept = json.loads((tmp_path / "quality-model.json").read_text())
     assert kept["command"] == f"python -m tests.benchmarks.quality {' '.join(given)}"
     assert {score["variant"] for score in kept["scores"]} == {"base"}
     page = (tmp_path / "RESULTS.md").read_text()
-    assert page.startswith("above\n<!-- quality -->\n")
-    assert page.endswith(f"`{kept['command']}`\n\n{kept['markdown']}\n<!-- end of quality -->\nbelow\n")
+    assert page.startswith("above\n<!-- quality of model -->\n")
+    assert page.endswith(f"`{kept['command']}`\n\n{kept['markdown']}\n<!-- end of model -->\nbelow\n")
+    abler = model.rename(tmp_path / "abler")
+    assert command.main([*given, "--model", str(abler)]) == 0
+    assert (tmp_path / "RESULTS.md").read_text().startswith(f"{page}\n## abler\n\n<!-- quality of abler -->\n")
 
 
 def test_answers_of_a_measurement_that_failed_are_published(

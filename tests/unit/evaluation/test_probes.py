@@ -177,7 +177,7 @@ def known_elsewhere() -> Iterator[str]:
     seeds = resources.files("daemon") / "data" / "induction_seeds.jsonl"
     yield from (json.loads(line)["prompt"] for line in seeds.read_text(encoding="utf-8").splitlines() if line)
     yield from (question.messages[-1].content for question in load_scenario(SCENARIO))
-    traps, probes = leaking(traps=400, probes=400)
+    traps, probes = leaking(traps=400, probes=400, benign=400)
     yield from (str(one.messages[-1]["content"]) for one in (*traps, *probes))
 
 
