@@ -46,6 +46,17 @@ NOT_NAMED = "unknown"
 """Shown and stored as the category of a report that names none, until its kind is guessed."""
 
 
+class CategorySource(StrEnum):
+    """Where the category of a report comes from."""
+
+    NAMED = "named"
+    """Its sender names it."""
+    GUESSED = "guessed"
+    """The analyst guessed its kind. A guess is no evidence: it groups reports, and supports nothing."""
+    UNKNOWN = "unknown"
+    """Its sender names none, and nothing was guessed yet."""
+
+
 def kind_of(category: str | None) -> Kind:
     """The kind of a category; `Kind.DEFAULT` for unknown categories, and for none."""
     if category is None:

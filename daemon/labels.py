@@ -103,6 +103,8 @@ class Ground(StrEnum):
     NEEDS_EVIDENCE = "needs_evidence"
     NEEDS_CONFIRMATION = "needs_confirmation"
     NEEDS_REVIEW = "needs_review"
+    UNEXPLAINED = "unexplained"
+    """Nothing says what is wrong with the answer."""
     UNCLEAN = "unclean"
     NO_CORRECTION = "no_correction"
 
@@ -115,6 +117,7 @@ GROUND_TEXT: Mapping[str, str] = {
     Ground.NEEDS_EVIDENCE: "it waits for evidence that the model gave this answer",
     Ground.NEEDS_CONFIRMATION: "its correction waits for another source, a judge or a reviewer to confirm it",
     Ground.NEEDS_REVIEW: "it waits for a review",
+    Ground.UNEXPLAINED: "nothing says what is wrong with the answer: it waits for other senders, a reason or a review",
     Ground.UNCLEAN: "its content must not be trained on",
     Ground.NO_CORRECTION: "it has no correction",
 }
@@ -240,6 +243,7 @@ class LeftOut(StrEnum):
     NOT_REACHED = "not_reached"
     NEEDS_EVIDENCE = "needs_evidence"
     NEEDS_CONFIRMATION = "needs_confirmation"
+    UNEXPLAINED = "unexplained"
     NEEDS_REVIEW = "needs_review"
     UNCLEAN = "unclean"
     WEAK_COMPLAINT = "weak_complaint"
@@ -269,6 +273,7 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.SERVER_REFUSES: "refused by the model server",
     LeftOut.NEEDS_EVIDENCE: "waiting for evidence that the model gave the answer (trust)",
     LeftOut.NEEDS_CONFIRMATION: "waiting for a confirmation of the correction (trust.confirm_corrections)",
+    LeftOut.UNEXPLAINED: "about which nothing says what is wrong (trust)",
     LeftOut.NEEDS_REVIEW: "waiting for a review (trust)",
     LeftOut.UNCLEAN: "with a text that must not be trained on",
     LeftOut.NOT_REACHED: "not reached by the trainer (training.max_tokens, epochs or distillation.stop_kl)",

@@ -9,6 +9,7 @@ from datetime import datetime
 from pydantic import ConfigDict
 
 from connectors.messages import Checks, FlaggedResponse, Severity
+from daemon.categories import NOT_NAMED, CategorySource, Kind, kind_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +65,27 @@ class Part:
         """Whether its reason, its follow-up, its correction or its checks are in none of the others."""
         known = [value for other in others for value in other.content]
         return any(value not in known for value in self.content)
+
+
+class Categorised:
+    """What a report says about the kind of its mistake. A guess is no evidence: it groups reports."""
+
+    __slots__ = ()
+    flagged: FlaggedResponse
+    guessed_kind: Kind | None
+
+    @property
+    def category(self) -> str:
+        """The category that its sender names, else the guessed kind, else NOT_NAMED."""
+        return self.flagged.category or self.guessed_kind or NOT_NAMED
+
+    @property
+    def category_source(self) -> CategorySource:
+        if self.flagged.category is not None:
+            return CategorySource.NAMED
+        return CategorySource.UNKNOWN if self.guessed_kind is None else CategorySource.GUESSED
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the mistake, which may be a guess. What a text may say goes by `flagged` alone."""
+        return kind_of(self.category)

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from connectors.messages import ChatMessage, FlaggedResponse
-from daemon.categories import NOT_NAMED
-from daemon.parts import Part
+from daemon.categories import Kind
+from daemon.parts import Categorised, Part
 
 ACTOR = "erratad"
 """The actor in intents and audit if the daemon itself decides."""
@@ -27,6 +27,8 @@ Only the principal proves it: anybody may name this reporter, but no sender can 
 """
 TRUSTED_IMPORT = "trusted-import"
 """Principal of the reports of a file that an operator imported with `--trusted`."""
+TEMPLATE_ANALYST = "template"
+"""The analyst of a lesson that no model wrote."""
 COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)
 """For records that the HTTP API returns as they are: its schema says that a field with a default is always there."""
 
@@ -167,7 +169,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Categorised):
     """A flagged response and its state."""
 
     id: str
@@ -190,13 +192,11 @@ class Report:
     cluster_id: int | None = None
     resolved_generation: int | None = None
     lease_owner: str | None = None
+    guessed_kind: Kind | None = None
+    """The kind that an analyst guessed, because the sender names no category; None: not guessed."""
+    guessed_by: str | None = None
     others: tuple[Part, ...] = ()
     """The parts of the other reports of the same answer, oldest first. `daemon.text.merging` combines them."""
-
-    @property
-    def category(self) -> str:
-        """The category that its sender names; NOT_NAMED: none."""
-        return self.flagged.category or NOT_NAMED
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -280,6 +280,7 @@ TESTED_THROUGH = {
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",
     "daemon/operations/progress.py": "tests/unit/operations/test_status.py",
+    "daemon/operations/scores.py": "tests/unit/web/test_operators.py",
     "daemon/operations/reviews.py": "tests/unit/web/test_operators.py",
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
     "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",

@@ -84,7 +84,7 @@ def reports(
         {
             "ID": "id",
             "STATE": "state",
-            "CATEGORY": "category",
+            "CATEGORY": "category_text",
             "SEVERITY": "severity",
             "PRINCIPAL": "principal",
             "EVIDENCE": "evidence",

@@ -170,7 +170,7 @@ def _show_queue(queue: ReviewQueueView) -> None:
                 *(
                     item.report.id,
                     kind,
-                    item.report.category,
+                    item.report.category_text,
                     f"{item.report.reporter} of {item.report.principal}",
                     item.report.received_at,
                 ),

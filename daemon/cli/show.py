@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from daemon.cli.output import heading, indented, say, table
 from daemon.operations.progress import progress_text
+from daemon.operations.scores import strength_lines, suite_scores
 from daemon.operations.status import because
 from daemon.operations.views import (
     AnswerView,
@@ -14,8 +15,6 @@ from daemon.operations.views import (
     ReportView,
     SameAnswerView,
     StandingView,
-    strength_lines,
-    suite_scores,
 )
 
 
@@ -23,7 +22,7 @@ def show_report(view: ReportView) -> None:
     report = view.report
     say(f"Report {report.id}: {report.state}{because(report.state_reason, ', ')}")
     sender = f"{report.reporter} of {report.principal}"
-    say(f"{report.category}, severity {report.severity}, by {sender} over {report.channel}")
+    say(f"{report.category_text}, severity {report.severity}, by {sender} over {report.channel}")
     if report.sent_id != report.id:
         say(f"sent under the id {report.sent_id}, which another sender had used before")
     say(f"received {report.received_at:%Y-%m-%d %H:%M:%S} UTC; the flagged answer came from {report.model}")

@@ -53,6 +53,10 @@ class TrustConfig(Section):
     text itself see `confirm_corrections`."""
     confirm_corrections: Literal["always", "untrusted", "never"] = "always"
     """Whose corrections must be corroborated, or judged better than the flagged answer."""
+    train_unexplained: Grade = Grade.CORROBORATED
+    """To train on the analysis of a bare thumbs-down, or to count it in the gate: nothing says what is wrong, so the
+    analysis is the model's own guess. A trusted source does not skip this. Without it the report counts in statistics
+    and groups alone."""
     gate: Grade = Grade.REPRODUCED
     """To count in the gate."""
     watch: Grade = Grade.CLAIMED
@@ -60,7 +64,7 @@ class TrustConfig(Section):
     corroboration: CorroborationConfig = CorroborationConfig()
     reproduce: ReproduceConfig = ReproduceConfig()
 
-    @field_validator("analyse", "train_analysis", "train_correction", "gate", "watch")
+    @field_validator("analyse", "train_analysis", "train_correction", "train_unexplained", "gate", "watch")
     @classmethod
     def _is_something_known(cls, grade: Grade) -> Grade:
         if grade is Grade.CONTRADICTED:

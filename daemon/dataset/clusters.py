@@ -73,7 +73,7 @@ class _Placing:
         self._leaders.append(row)
 
     def place(self, report: Report, row: int) -> Cluster:
-        kind = kind_of(report.flagged.category)
+        kind = report.kind
         near = self._near(row)
         if own := next((cluster for cluster in near if kind_of(cluster.category) is kind), None):
             self._store.join(report.id, own.id)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from connectors.messages import Checks
 from daemon.artifacts.run_folder import Flips
-from daemon.categories import Kind, kind_of
+from daemon.categories import Kind
 from daemon.dataset.teachers import CONSISTENCY, CONTEXT_DISTILLATION
 from daemon.records import Lesson, Report
 from daemon.text.merging import merged
@@ -71,4 +71,4 @@ def in_order(kind: Kind) -> tuple[str, ...]:
 
 
 def kind_of_report(report: Report) -> Kind:
-    return kind_of(report.flagged.category)
+    return report.kind

@@ -17,6 +17,7 @@ REASONS: Mapping[Ground, LeftOut] = {
     Ground.NEEDS_EVIDENCE: LeftOut.NEEDS_EVIDENCE,
     Ground.NEEDS_CONFIRMATION: LeftOut.NEEDS_CONFIRMATION,
     Ground.NEEDS_REVIEW: LeftOut.NEEDS_REVIEW,
+    Ground.UNEXPLAINED: LeftOut.UNEXPLAINED,
     Ground.UNCLEAN: LeftOut.UNCLEAN,
 }
 

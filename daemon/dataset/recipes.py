@@ -13,7 +13,6 @@ from typing import Any
 
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
-from daemon.categories import kind_of
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.states import insight, taught
 from daemon.dataset.teachers import (
@@ -193,5 +192,5 @@ def previewed(config: DatasetConfig, report: Report) -> Recipe:
     Raises:
         ConfigError: if there is no such recipe.
     """
-    name = config.recipes.get(kind_of(report.flagged.category), config.recipe)
+    name = config.recipes.get(report.kind, config.recipe)
     return sft if name == AUTO else recipe(name)

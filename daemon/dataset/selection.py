@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from daemon.artifacts.examples import Example
 from daemon.artifacts.run_folder import UnusableReport
-from daemon.categories import Kind, kind_of
+from daemon.categories import Kind
 from daemon.chat.readings import Refusal
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.fairness import Candidate, IsTrusted, Places, candidates, in_turn
@@ -223,7 +223,7 @@ class _Kept:
 
     def similar(self, report: Report) -> int | None:
         """The number of the most similar one, in the order in which they were added; None: none is similar enough."""
-        kind = kind_of(report.flagged.category)
+        kind = report.kind
         kept = self._parts.get(kind)
         if kept is None:
             return None
@@ -233,7 +233,7 @@ class _Kept:
         return self._numbers[kind][nearest] if reaches(alike.max(), self._similarity) else None
 
     def add(self, report: Report) -> None:
-        kind = kind_of(report.flagged.category)
+        kind = report.kind
         known = [self._parts[kind]] if kind in self._parts else []
         self._parts[kind] = vstack([*known, _parts(report)], format="csr")
         self._numbers[kind].append(self._count)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from daemon.artifacts.examples import Example, ExampleKind
-from daemon.categories import Kind, kind_of
+from daemon.categories import Kind
 from daemon.records import Lesson, Report, conversation
 
 HEAD_TOKENS = 32
@@ -50,7 +50,7 @@ def taught(
             report_id=report.id,
             ends=state.ends,
             teacher_messages=teacher,
-            early=kind_of(report.flagged.category) in _DECIDED_EARLY,
+            early=report.kind in _DECIDED_EARLY,
             first_tokens=HEAD_TOKENS if state.text == head and not state.ends else None,
             sampled_logprobs=state.logprobs,
         )

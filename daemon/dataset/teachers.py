@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from connectors.guidance import with_guidance
-from daemon.categories import Kind, kind_of
+from daemon.categories import Kind
 from daemon.records import Lesson, Report, conversation
 
 Messages = tuple[Mapping[str, Any], ...]
@@ -52,7 +52,7 @@ def teachers(recipe: str, report: Report, lesson: Lesson, *, guidance: str) -> l
 
 def without_harm(report: Report) -> Messages | None:
     """The conversation without the attacking text, or without the secret, by the kind of the mistake."""
-    kind = kind_of(report.flagged.category)
+    kind = report.kind
     if kind is Kind.PROMPT_INJECTION:
         return without_attack(report)
     return without_secret(report) if kind is Kind.SECRET_LEAK else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from connectors.messages import ChatMessage, Checks, Severity
 from daemon.adapter_names import trained_name
+from daemon.categories import CategorySource
 from daemon.config import Config
 from daemon.labels import Grade
 from daemon.left_out import LeftOutReport
@@ -46,6 +47,10 @@ class ReportRow(View):
     state: ReportState
     state_reason: str | None
     category: str
+    """As its sender names it, else the guessed kind of mistake, else "unknown"."""
+    category_source: CategorySource
+    guessed_by: str | None
+    """The analyst that guessed the kind."""
     severity: Severity
     reason: str
     """The reporter's description of the mistake; empty: none was given."""
@@ -73,6 +78,11 @@ class ReportRow(View):
     """Why no run can ever train on it, such as "message 1 holds an image"."""
 
     @property
+    def category_text(self) -> str:
+        """The category as words, such as "wrong-fact (guessed)"."""
+        return f"{self.category} (guessed)" if self.category_source is CategorySource.GUESSED else self.category
+
+    @property
     def complaint(self) -> str:
         """The reason, or else the user's next message."""
         return self.reason or self.follow_up or ""
@@ -92,6 +102,8 @@ class ReportRow(View):
             state=report.state,
             state_reason=report.state_reason,
             category=report.category,
+            category_source=report.category_source,
+            guessed_by=report.guessed_by,
             severity=flagged.severity,
             reason=flagged.reason,
             follow_up=flagged.follow_up,
@@ -286,16 +298,6 @@ class InductionRow(View):
     reason: str | None
 
 
-class SuiteScore(View):
-    """The number of items of one suite that each arm answered well. Items without a rule do not count."""
-
-    suite: str
-    guided: bool
-    items: int
-    passed_before: int
-    passed_after: int
-
-
 def report_view(store: Store, config: Config, report_id: str) -> ReportView:
     """Raises NotFoundError."""
     report = store.reports.get(report_id)
@@ -339,38 +341,6 @@ def generation_view(store: Store, generation: int) -> GenerationView:
 def run_view(store: Store, run_id: int) -> GenerationView:
     """Raises NotFoundError."""
     return generation_view(store, store.runs.get(run_id).generation)
-
-
-def suite_scores(measured: Iterable[MeasuredView]) -> list[SuiteScore]:
-    """Counts per suite, with and without guidance, over the items judged for both arms."""
-    groups: dict[tuple[str, bool], list[tuple[bool, bool]]] = {}
-    for item in measured:
-        if item.before is None or item.after is None or item.before.passed is None or item.after.passed is None:
-            continue
-        groups.setdefault((item.suite, item.guided), []).append((item.before.passed, item.after.passed))
-    return [
-        SuiteScore(
-            suite=suite,
-            guided=guided,
-            items=len(pairs),
-            passed_before=sum(before for before, _ in pairs),
-            passed_after=sum(after for _, after in pairs),
-        )
-        for (suite, guided), pairs in groups.items()
-    ]
-
-
-def strength_lines(figures: Mapping[str, Any]) -> list[str]:
-    """What the gate says of each strength that it measured; nothing where only the trained one was."""
-    tried = figures.get("strengths", [])
-    return [_strength_line(one, served=one["strength"] == figures["strength"]) for one in tried] if tried[1:] else []
-
-
-def _strength_line(one: Mapping[str, Any], *, served: bool) -> str:
-    said = "passes" if one["accepted"] else f"fails: {'; '.join(one['reasons'])}"
-    chosen = ", chosen" if served and one["accepted"] else ""
-    far = "" if one["kl_to_base"] is None else f", {one['kl_to_base']:.3f} nats per token from the base model"
-    return f"strength {one['strength']:g}{chosen}: gain {one['gain']:.3g}{far}; {said}"
 
 
 def _measured(store: Store, answers: Iterable[Answer]) -> list[MeasuredView]:

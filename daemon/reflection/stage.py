@@ -15,10 +15,8 @@ Failures and their limits:
   `max_attempts` + MAX_CRASHES times is buried without an attempt.
 - The lease expires before the result is ready: the store refuses the result, and it is dropped.
 
-All reports of an answer are analysed as one (`daemon.text.merging`). The best correction by a user becomes the
-correction of the lesson. Otherwise the stage requests a guided answer and keeps it
-only if it can be approved: by the checks of the report, or because the analyst is a stronger model. A thumbs-down does
-not show which answer is right, so without checks the model's own answer is never requested.
+All reports of an answer are analysed as one (`daemon.text.merging`). If none names a category, the kind of the mistake
+is guessed first; then the report is back in the queue. `daemon.reflection.writer` asks and checks.
 """
 
 from __future__ import annotations
@@ -26,33 +24,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 
 import structlog
 
-from connectors.chat import EndpointError, Reply
-from connectors.guidance import with_guidance
-from connectors.messages import FlaggedResponse
+from connectors.chat import EndpointError
 from daemon import metrics
-from daemon.categories import kind_of
 from daemon.chat.answers import answers_only
 from daemon.chat.preparation import Preparation
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
-from daemon.records import CorrectionSource, Lesson, Report, conversation, utcnow
-from daemon.reflection.analyst import Analyst, Availability, Messages
-from daemon.reflection.best_of import AnswerScorer, best
-from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
-from daemon.reflection.preference import prefers_correction
+from daemon.records import TEMPLATE_ANALYST, Lesson, utcnow
+from daemon.reflection.analyst import Analyst, Availability
+from daemon.reflection.best_of import AnswerScorer
 from daemon.reflection.prompts import Prompts
+from daemon.reflection.writer import Guess, Writer
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.reports import Claim
-from daemon.text.merging import Merged, merged
 from daemon.trust.policy import Policy
 
 log = structlog.get_logger(__name__)
@@ -61,11 +53,6 @@ MAX_REFUNDS = 5
 MAX_CRASHES = 2
 RETRY_LIMIT_S = 600.0
 RETRY_JITTER = 0.5
-TEMPERATURE_STEP = 0.2
-"""Added to the temperature with each attempt, so that a rejected analysis is not repeated."""
-MAX_TEMPERATURE = 2.0
-TEMPLATE_ANALYST = "template"
-MAX_ANALYST_CHARACTERS = 200
 
 
 class AttemptOutcome(StrEnum):
@@ -73,6 +60,7 @@ class AttemptOutcome(StrEnum):
 
     LESSON = "lesson"
     TEMPLATE = "template"
+    GUESSED = "guessed"
     RETRY = "retry"
     BURIED = "buried"
     RETURNED = "returned"
@@ -82,6 +70,7 @@ class AttemptOutcome(StrEnum):
 _OUTCOME_TEXTS = {
     AttemptOutcome.LESSON: "lesson{s}",
     AttemptOutcome.TEMPLATE: "lesson{s} from the template",
+    AttemptOutcome.GUESSED: "sorted by a guess",
     AttemptOutcome.RETRY: "to retry",
     AttemptOutcome.BURIED: "buried",
     AttemptOutcome.RETURNED: "put back",
@@ -93,13 +82,8 @@ class _TooManyClaimsError(Exception):
     """The report was claimed too often without a result."""
 
 
+Result = Lesson | Guess
 Failure = AnalysisRejectedError | EndpointError | ServingError | StoppedError | _TooManyClaimsError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Correction:
-    text: str
-    source: CorrectionSource
 
 
 class ReflectionStage:
@@ -128,15 +112,18 @@ class ReflectionStage:
         owner: str,
     ) -> None:
         self._reports = store.reports
-        self._analyst = analyst
-        self._score = score
         self._preparation = preparation
-        self._policy = policy
         self._enough = policy.enough(policy.config.analyse)
         self._config = config
-        self._guidance = guidance
         self._owner = owner
-        self._prompts = Prompts(config.template)
+        self._writer = Writer(
+            config=config,
+            prompts=Prompts(config.template),
+            analyst=analyst,
+            score=score,
+            policy=policy,
+            guidance=guidance,
+        )
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
         self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
         self._refunds: Counter[str] = Counter()
@@ -156,24 +143,24 @@ class ReflectionStage:
 
     def _process(self, claims: Sequence[Claim], life: Life) -> Counter[AttemptOutcome]:
         outcomes: Counter[AttemptOutcome] = Counter()
-        results: list[tuple[Claim, Lesson | Failure]] = []
+        results: list[tuple[Claim, Result | Failure]] = []
         with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix=self.name) as pool:
             futures = {pool.submit(self._attempt, claim, life): claim for claim in claims}
             for future in as_completed(futures):
                 claim, result = futures[future], future.result()
-                if isinstance(result, Lesson):  # stored at once: a crash must not lose it
+                if isinstance(result, Lesson | Guess):  # stored at once: a crash must not lose it
                     outcomes[self._store(claim, result)] += 1
                 results.append((claim, result))
         # an outage is judged from all results together, so failures wait until here
         out = self._is_out([result for _, result in results])
         for claim, result in results:
-            if not isinstance(result, Lesson):
+            if not isinstance(result, Lesson | Guess):
                 outcomes[self._handle_failure(claim, result, out=out)] += 1
         for outcome, count in outcomes.items():
             metrics.REFLECTIONS.labels(outcome=outcome).inc(count)
         return outcomes
 
-    def _attempt(self, claim: Claim, life: Life) -> Lesson | Failure:
+    def _attempt(self, claim: Claim, life: Life) -> Result | Failure:
         """Runs in a worker thread. It only sends requests and does not write to the store."""
         if claim.report.attempts > self._config.max_attempts + MAX_CRASHES:
             return _TooManyClaimsError(
@@ -181,116 +168,20 @@ class ReflectionStage:
             )
         with metrics.REFLECTION_SECONDS.time():
             try:
-                return self._lesson(claim.report, life)
+                return self._writer.write(claim.report, life)
             except (AnalysisRejectedError, EndpointError, ServingError, StoppedError) as exc:
                 return exc
 
-    # --- asking ---
-
-    def _lesson(self, report: Report, life: Life) -> Lesson:
-        if self._analyst is None:
-            return self._template_lesson(report)
-        said = self._merged(report)
-        messages = self._prompts.analysis(said.flagged, guided=self._config.guided)
-        replies = [self._ask(self._analyst, messages, report, life) for _ in range(self._config.candidates)]
-        analyses = self._passing(replies, said.flagged, messages)
-        correction = _from_users(said) or self._proposed(self._analyst, report, said, life)
-        lesson = _lesson_of(
-            report,
-            analysis=best(analyses, said.flagged, None if correction is None else correction.text, self._score),
-            analyst=f"{self._analyst.kind}:{replies[0].model}"[:MAX_ANALYST_CHARACTERS],
-            template=self._prompts.analysis_name(guided=self._config.guided),
-            correction=correction,
-            said=said,
-        )
-        return replace(lesson, judged_better=self._judged_better(self._analyst, report, lesson, life))
-
-    def _judged_better(self, analyst: Analyst, report: Report, lesson: Lesson, life: Life) -> bool | None:
-        """Whether another model prefers the user's correction; None: nobody needs to know, or none could be asked.
-
-        The served model is no judge of its own answers.
-        """
-        judges = analyst.correction_source is CorrectionSource.ANALYST
-        if lesson.correction is None or not judges or not self._policy.needs_confirmation(report, lesson):
-            return None
-        ask = partial(self._ask, analyst, report=report, life=life)
-        return prefers_correction(ask, self._prompts, report.flagged, lesson.correction)
-
-    def _passing(self, replies: Sequence[Reply], flagged: FlaggedResponse, messages: Messages) -> list[str]:
-        """The analyses that pass the checks. Raises the last fault if all fail."""
-        analyses, fault = [], None
-        for reply in replies:
-            analysis = whole_sentences(reply.text, truncated=reply.truncated)
-            try:
-                check_analysis(analysis, flagged, limits=self._config, instructions=messages[0]["content"])
-            except AnalysisRejectedError as exc:
-                fault = exc
-            else:
-                analyses.append(analysis)
-        if fault is not None and not analyses:
-            raise fault
-        return analyses
-
-    def _merged(self, report: Report) -> Merged:
-        return merged(report, max_correction_characters=self._config.max_correction_characters)
-
-    def _template_lesson(self, report: Report) -> Lesson:
-        said = self._merged(report)
-        return _lesson_of(
-            report,
-            analysis=self._prompts.category_analysis(said.flagged),
-            analyst=TEMPLATE_ANALYST,
-            template=self._prompts.template_name(kind_of(report.flagged.category)),
-            correction=_from_users(said),
-            said=said,
-        )
-
-    def _proposed(self, analyst: Analyst, report: Report, said: Merged, life: Life) -> _Correction | None:
-        """An approved guided answer. None if it fails the checks, or if nothing could approve it."""
-        approvable = said.rules is not None or analyst.correction_source is CorrectionSource.ANALYST
-        if not self._config.propose_corrections or not approvable or report.flagged.not_trainable:
-            return None
-        hint = self._prompts.correction_hint(said.flagged, self._guidance)
-        try:
-            reply = self._ask(analyst, with_guidance(conversation(report), hint), report, life)
-        except EndpointError as exc:
-            if exc.transient and report.attempts < self._config.max_attempts:
-                raise
-            log.warning("no correction", report_id=report.id, reason=str(exc))
-            return None
-        text = reply.text.strip()
-        finding = correction_fault(
-            text,
-            said.flagged,
-            rules=said.rules,
-            truncated=reply.truncated,
-            guidance=self._guidance,
-            max_characters=self._config.max_correction_characters,
-        )
-        if finding is not None:
-            metrics.SET_ASIDE.labels(source=analyst.correction_source, fault=finding.fault).inc()
-            log.info("proposed correction refused", report_id=report.id, fault=finding.fault)
-            return None
-        return _Correction(text=text, source=analyst.correction_source)
-
-    def _ask(self, analyst: Analyst, messages: Messages, report: Report, life: Life) -> Reply:
-        if life.stopping:
-            raise StoppedError("the daemon is stopping")
-        temperature = min(self._config.temperature + TEMPERATURE_STEP * (report.attempts - 1), MAX_TEMPERATURE)
-        reply = analyst.ask(messages, max_tokens=self._config.max_tokens, temperature=temperature)
-        life.heartbeat()
-        return reply
-
     # --- recording outcomes ---
 
-    def _is_out(self, results: Sequence[Lesson | Failure]) -> bool:
+    def _is_out(self, results: Sequence[Result | Failure]) -> bool:
         """Whether requests failed because of an outage of the analyst."""
         if self._availability is None:
             return False
         errors = [result for result in results if isinstance(result, EndpointError | ServingError)]
         if errors:
             return self._availability.is_out(errors[0])
-        if any(isinstance(result, Lesson | AnalysisRejectedError) for result in results):
+        if any(isinstance(result, Lesson | Guess | AnalysisRejectedError) for result in results):
             self._availability.record_answer()
         return False
 
@@ -310,7 +201,7 @@ class ReflectionStage:
     def _handle_rejection(self, claim: Claim, failure: AnalysisRejectedError) -> AttemptOutcome:
         metrics.ANALYSES_REJECTED.labels(check=failure.check).inc()
         if claim.report.attempts >= self._config.max_attempts and self._config.fallback_to_template:
-            return self._store(claim, self._template_lesson(claim.report))
+            return self._store(claim, self._writer.template(claim.report))
         return self._retry_or_bury(claim, failure)
 
     def _retry_or_bury(self, claim: Claim, failure: Failure) -> AttemptOutcome:
@@ -323,13 +214,23 @@ class ReflectionStage:
             claim, AttemptOutcome.RETRY, reason, lambda: self._reports.retry(claim, at=at, reason=reason)
         )
 
-    def _store(self, claim: Claim, lesson: Lesson) -> AttemptOutcome:
+    def _store(self, claim: Claim, result: Result) -> AttemptOutcome:
+        if isinstance(result, Guess):
+            return self._finish(
+                claim,
+                AttemptOutcome.GUESSED,
+                f"{result.kind} by {result.by}",
+                lambda: self._reports.guess(claim, result.kind, by=result.by),
+            )
+        return self._store_lesson(claim, result)
+
+    def _store_lesson(self, claim: Claim, lesson: Lesson) -> AttemptOutcome:
         outcome = AttemptOutcome.TEMPLATE if lesson.analyst == TEMPLATE_ANALYST else AttemptOutcome.LESSON
         outcome = self._finish(claim, outcome, lesson.analyst, lambda: self._reports.complete(claim, lesson))
         if outcome is not AttemptOutcome.LATE:
             correction = "none" if lesson.correction_source is None else lesson.correction_source.value
             metrics.LESSONS.labels(analyst=lesson.analyst.partition(":")[0], correction=correction).inc()
-            metrics.LESSONS_BY_KIND.labels(kind=kind_of(claim.report.flagged.category)).inc()
+            metrics.LESSONS_BY_KIND.labels(kind=claim.report.kind).inc()
         return outcome
 
     def _return(self, claim: Claim, reason: str, *, delay_s: float) -> AttemptOutcome:
@@ -350,33 +251,10 @@ class ReflectionStage:
             change()
         except LeaseLostError as exc:
             outcome, reason = AttemptOutcome.LATE, str(exc)
-        if outcome not in {AttemptOutcome.RETRY, AttemptOutcome.RETURNED}:
+        if outcome not in {AttemptOutcome.GUESSED, AttemptOutcome.RETRY, AttemptOutcome.RETURNED}:
             self._refunds.pop(claim.report.id, None)
         log.info("reflected", report_id=claim.report.id, outcome=outcome, attempt=claim.report.attempts, reason=reason)
         return outcome
-
-
-def _lesson_of(
-    report: Report, *, analysis: str, analyst: str, template: str, correction: _Correction | None, said: Merged
-) -> Lesson:
-    for one in said.faulty:
-        metrics.SET_ASIDE.labels(source=CorrectionSource.USER, fault=one.fault).inc()
-    return Lesson(
-        report_id=report.id,
-        analysis=analysis,
-        analyst=analyst,
-        template=template,
-        created_at=utcnow(),
-        correction=None if correction is None else correction.text,
-        correction_source=None if correction is None else correction.source,
-        review_weight=said.review_weight,
-        set_aside_from=said.faulty[0].report_id if said.faulty else None,
-    )
-
-
-def _from_users(said: Merged) -> _Correction | None:
-    text = said.flagged.correction
-    return None if text is None else _Correction(text=text, source=CorrectionSource.USER)
 
 
 def _sentence(outcomes: Counter[AttemptOutcome]) -> str:

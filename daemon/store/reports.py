@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select, text, update
 
 from connectors.messages import EventType, FlaggedResponse
+from daemon.categories import Kind
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.privacy.redact import Redactor
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
@@ -24,7 +25,7 @@ from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.new_lessons import has, new_lessons
 from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
-from daemon.store.search import contains, matching
+from daemon.store.search import CATEGORY, contains, matching
 from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
 from daemon.trust.policy import Enough
@@ -110,10 +111,9 @@ class Reports:
         return {state: counts.get(state, 0) for state in ReportState}
 
     def categories(self) -> list[str]:
-        """The categories of all stored reports, in alphabetical order."""
-        table = schema.reports
+        """The categories of all stored reports, guessed ones too, in alphabetical order."""
         with reading(self._engine) as connection:
-            return list(connection.execute(select(table.c.category).distinct().order_by(table.c.category)).scalars())
+            return sorted(connection.execute(select(CATEGORY).distinct()).scalars())
 
     def partitions_of(self, channel: str) -> frozenset[int]:
         """The partitions of a topic from which reports are stored."""
@@ -171,9 +171,21 @@ class Reports:
             # a report quarantined after its lesson and then released already has a lesson
             upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
             emit_about(connection, EventType.LESSON_CREATED, [lesson.report_id], {"analyst": lesson.analyst})
-            seen = {part.report_id for part in claim.report.others}
-            late = [one for one in duplicates_of(connection, [lesson.report_id]) if one not in seen]
-            came_in(connection, {lesson.report_id: late} if late else {})
+            _came_meanwhile(connection, claim)
+
+    def guess(self, claim: Claim, kind: Kind, *, by: str) -> None:
+        """Store the guessed kind of a report that names no category, and put the report back: the attempt is free.
+
+        Raises:
+            LeaseLostError: Another worker has taken over the report.
+        """
+        table = schema.reports
+        with transaction(self._engine) as connection:
+            attempts = claim.report.attempts - 1
+            self._leave_reflection(connection, claim, ReportState.QUEUED, None, attempts=attempts)
+            values = {"guessed_kind": kind, "guessed_by": by}
+            connection.execute(update(table).where(table.c.id == claim.report.id).values(values))
+            _came_meanwhile(connection, claim)
 
     def retry(self, claim: Claim, *, at: datetime, reason: str, counted: bool = True) -> None:
         """Put the report back into the queue until `at`. Not `counted`: the attempt does not count."""
@@ -305,6 +317,13 @@ class Reports:
         """
         with reading(self._engine) as connection:
             return connection.execute(new_lessons(enough, self._tenants)).scalar_one()
+
+
+def _came_meanwhile(connection: Connection, claim: Claim) -> None:
+    """Consider the duplicates that came during the attempt."""
+    seen = {part.report_id for part in claim.report.others}
+    late = [one for one in duplicates_of(connection, [claim.report.id]) if one not in seen]
+    came_in(connection, {claim.report.id: late} if late else {})
 
 
 def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:

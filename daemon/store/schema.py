@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from daemon.categories import Kind
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy
 from daemon.records import (
@@ -116,6 +117,8 @@ reports = Table(
     Column("duplicate_of", String(200), ForeignKey("reports.id")),
     Column("cluster_id", Integer, ForeignKey("clusters.id")),
     Column("resolved_generation", Integer),
+    Column("guessed_kind", OneOf(Kind)),
+    Column("guessed_by", String(200)),
     UniqueConstraint("id", "cluster_id", name="uq_reports_id_cluster"),
     _one_of("state", ReportState, "reports"),
     CheckConstraint("state <> 'reflecting' OR lease_until IS NOT NULL", name="ck_reports_lease"),

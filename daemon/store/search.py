@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, or_, select
+from sqlalchemy import ColumnElement, Select, Text, cast, func, or_, select
 
 from daemon.records import ReportState
 from daemon.store import schema
+
+CATEGORY = func.coalesce(schema.reports.c.guessed_kind, schema.reports.c.category)
+"""As shown: only a report that names no category has a guess."""
 
 
 def matching(
@@ -19,7 +22,7 @@ def matching(
     query = select(table).order_by(table.c.received_at.desc(), table.c.id)
     wanted = {
         table.c.state: state,
-        table.c.category: category,
+        CATEGORY: category,
         table.c.principal: principal,
         table.c.reporter: reporter,
     }

@@ -16,7 +16,7 @@ from daemon.config import Config
 from daemon.config.sources import Sources
 from daemon.config.trust import TrustConfig
 from daemon.labels import GROUND_TEXT, Grade, Ground
-from daemon.records import INDUCED, TRUSTED_IMPORT, CorrectionSource, Evidence, Lesson, Report
+from daemon.records import INDUCED, TEMPLATE_ANALYST, TRUSTED_IMPORT, CorrectionSource, Evidence, Lesson, Report
 from daemon.text.content import content_fault
 from daemon.trust.corroboration import UNSUPPORTED, Corroboration
 
@@ -69,6 +69,11 @@ def grade(report: Report, lesson: Lesson | None = None, support: Corroboration =
     return Grade.CORROBORATED if support.mistake else Grade(report.evidence.value)
 
 
+def is_unexplained(report: Report) -> bool:
+    """Whether it is a bare thumbs-down: no report of its answer says anything about the mistake."""
+    return report.flagged.category is None and not any(part.content for part in report.parts)
+
+
 class Policy:
     """Decides by the configuration. `trusted`: the principals for which the operator vouches.
 
@@ -101,8 +106,17 @@ class Policy:
         return self._reaches(self.config.analyse, report, None, UNSUPPORTED)
 
     def trains_analysis(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
-        decision = self._reaches(self.config.train_analysis, report, lesson, support)
+        decision = self._explained(report, lesson, support)
+        if decision is None:
+            decision = self._reaches(self.config.train_analysis, report, lesson, support)
         return _clean(decision, lesson.analysis, report)
+
+    def stands_behind(self, report: Report, correction: str) -> bool:
+        """Whether a user's correction needs no confirmation by anybody else, by who gave it."""
+        if self.config.train_correction is Grade.REVIEWED:
+            return False
+        owners = {part.principal for part in report.parts if part.correction == correction}
+        return bool(self._vouched(owners))
 
     def trains_correction(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Decision:
         """Whether the corrected answer may be a target: evidence, a confirmation of the text, and clean content."""
@@ -123,7 +137,8 @@ class Policy:
     def counts_in_gate(
         self, report: Report, lesson: Lesson | None = None, support: Corroboration = UNSUPPORTED
     ) -> Decision:
-        return self._reaches(self.config.gate, report, lesson, support)
+        decision = self._explained(report, lesson, support)
+        return self._reaches(self.config.gate, report, lesson, support) if decision is None else decision
 
     def decide(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Permitted:
         """What a run may use of this lesson."""
@@ -146,12 +161,29 @@ class Policy:
             return _granted(Ground.TRUSTED_SOURCE)
         return _refused(Ground.NEEDS_EVIDENCE, report.evidence_detail)
 
+    def _explained(self, report: Report, lesson: Lesson | None, support: Corroboration) -> Decision | None:
+        """The refusal of a bare thumbs-down that too few support; None: something says what is wrong, or enough do.
+
+        The analysis is the model's guess then. A trusted source does not make it a better one, and a template knows
+        nothing at all.
+        """
+        reached = grade(report, lesson, support)
+        if not is_unexplained(report) or reached is Grade.REVIEWED:
+            return None
+        written = lesson is None or lesson.analyst != TEMPLATE_ANALYST
+        if written and reached.reaches(self.config.train_unexplained):
+            return None
+        return _refused(Ground.UNEXPLAINED)
+
     def _confirmed(self, report: Report, lesson: Lesson, support: Corroboration) -> Decision:
         """Who stands behind the text of the correction."""
         proposed_by_analyst = lesson.correction_source is CorrectionSource.ANALYST
         if support.correction or lesson.judged_better or proposed_by_analyst:
             return _granted(Ground.CONFIRMED)
-        owners = self._owners(report, lesson)
+        return self._vouched(self._owners(report, lesson))
+
+    def _vouched(self, owners: set[str]) -> Decision:
+        """Whether those who gave a correction need nobody to confirm it."""
         vouched = self.config.confirm_corrections == "untrusted" and any(self.trusts(owner) for owner in owners)
         if vouched or owners & ANNOTATED:
             return _granted(Ground.TRUSTED_SOURCE)

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from connectors.messages import EventType
+from daemon.categories import Kind
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import CorrectionSource, ReportState, Split, utcnow
 from daemon.store import Store
@@ -220,3 +221,30 @@ def test_a_report_stored_before_the_schema_took_other_shapes_is_read_as_what_it_
     document = {**old.model_dump(mode="json", exclude_none=True), "reason": "   ", "correction": "\u200b"}
     force(store, "UPDATE reports SET flagged = :flagged", flagged=json.dumps(document))
     assert store.reports.get(old.id).flagged == old.model_copy(update={"reason": "", "correction": None})
+
+
+def test_a_guess_is_stored_only_by_the_worker_that_holds_the_report(store: Store) -> None:
+    add(store, flagged(id="bare", category=None))
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    force(store, "UPDATE reports SET lease_owner = 'other'")
+    with pytest.raises(LeaseLostError):
+        store.reports.guess(claim, Kind.STYLE, by="self:base")
+    assert store.reports.get("bare").guessed_kind is None
+    force(store, "UPDATE reports SET lease_owner = 'w'")
+    store.reports.guess(claim, Kind.STYLE, by="self:base")
+    report = store.reports.get("bare")
+    assert (report.state, report.attempts, report.kind, report.guessed_by) == (
+        ReportState.QUEUED,
+        0,
+        Kind.STYLE,
+        "self:base",
+    )
+
+
+def test_a_bare_thumbs_down_alone_starts_no_run(store: Store) -> None:
+    bare = flagged(reason="", category=None)
+    learn(store, bare)
+    assert store.reports.count_new_lessons() == 0
+    again = {"messages": bare.messages, "response": bare.response, "category": None}
+    add(store, flagged(**again, reason=""))
+    assert store.reports.count_new_lessons() == 1

@@ -8,7 +8,7 @@ The fence is derived from the SHA-256 of the report, so a flagged text cannot cl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -18,13 +18,27 @@ from daemon.categories import Kind, kind_of
 from daemon.errors import ConfigError
 from daemon.text.content import content_fault
 
-MAX_CONVERSATION_BYTES = 3000
-MAX_RESPONSE_BYTES = 2000
+MAX_CONVERSATION_BYTES = 2600
+MAX_RESPONSE_BYTES = 1600
 MAX_REASON_BYTES = 600
-"""Limits of the quoted texts: about 1,400 English tokens together, so question and analysis fit into 2,048."""
+MAX_FOLLOW_UP_BYTES = 400
+MAX_FAILED_BYTES = 400
+MAX_CORRECTION_BYTES = 600
+"""Limits of the quoted texts: about 1,550 English tokens together, so question and analysis fit into 2,048."""
 CUT = " [...] "
 NO_REASON = "(no reason was given)"
 UNNAMED = "unnamed"
+KINDS: Mapping[Kind, str] = {
+    Kind.PROMPT_INJECTION: "it obeys an order inside a text that it should only work on",
+    Kind.SECRET_LEAK: "it tells something that it was to keep secret",
+    Kind.HARMFUL: "it helps with, or says, something harmful",
+    Kind.WRONG_FACT: "something that it states is not true",
+    Kind.FORMAT: "it has another form, length or content than the instructions demand",
+    Kind.REFUSAL: "it declines a harmless request",
+    Kind.STYLE: "its tone, wording or language does not suit",
+    Kind.DEFAULT: "anything else",
+}
+"""The kinds that an analyst chooses from."""
 
 _ROOT = Path(__file__).parent
 
@@ -55,9 +69,21 @@ class Prompts:
     def template_name(self, kind: Kind) -> str:
         return f"{self._version}/template-{kind}"
 
-    def analysis(self, flagged: FlaggedResponse, *, guided: bool) -> list[dict[str, str]]:
-        """The messages that request an analysis of the flagged response (method step 2)."""
-        return self._messages(f"analysis-{'guided' if guided else 'unguided'}.j2", _quoted(flagged))
+    def analysis(
+        self, flagged: FlaggedResponse, *, guided: bool, failed: Sequence[str] = (), correction: str | None = None
+    ) -> list[dict[str, str]]:
+        """The messages that request an analysis of the flagged response (method step 2).
+
+        If `guided`, they show what is known: the reason, the user's next message, the `failed` checks, one line each,
+        and a `correction` that somebody stands behind.
+        """
+        known = _known(flagged, failed, correction)
+        return self._messages(f"analysis-{'guided' if guided else 'unguided'}.j2", known)
+
+    def kind(self, flagged: FlaggedResponse, *, failed: Sequence[str] = ()) -> list[dict[str, str]]:
+        """The messages that ask for the kind of the fault."""
+        kinds = [(kind.value, text) for kind, text in KINDS.items()]
+        return self._messages("kind.j2", {**_known(flagged, failed, None), "kinds": kinds})
 
     def preference(self, flagged: FlaggedResponse, first: str, second: str) -> list[dict[str, str]]:
         """The messages that ask which of two answers to the conversation is better."""
@@ -84,7 +110,7 @@ class Prompts:
         )
         return " ".join(text.split())
 
-    def _messages(self, name: str, values: Mapping[str, str]) -> list[dict[str, str]]:
+    def _messages(self, name: str, values: Mapping[str, object]) -> list[dict[str, str]]:
         template = self._environment.get_template(name)
         context = template.new_context(dict(values))
         return [
@@ -115,3 +141,15 @@ def _quoted(flagged: FlaggedResponse) -> dict[str, str]:
         "response": clip(flagged.shown_response, MAX_RESPONSE_BYTES),
         "reason": clip(flagged.complaint or NO_REASON, MAX_REASON_BYTES),
     }
+
+
+def _known(flagged: FlaggedResponse, failed: Sequence[str], correction: str | None) -> dict[str, object]:
+    """What is quoted, each only where there is something: the templates leave out an empty text."""
+    known = {
+        "category": flagged.category or "",
+        "reason": clip(flagged.reason, MAX_REASON_BYTES),
+        "follow_up": clip(flagged.follow_up or "", MAX_FOLLOW_UP_BYTES),
+        "failed": clip("\n".join(failed), MAX_FAILED_BYTES),
+        "correction": clip(correction or "", MAX_CORRECTION_BYTES),
+    }
+    return {**_quoted(flagged), **known, "is_explained": any(known.values())}

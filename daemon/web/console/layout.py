@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.operations.progress import progress_text, span
-from daemon.operations.views import strength_lines, suite_scores
+from daemon.operations.scores import strength_lines, suite_scores
 from daemon.records import utcnow
 from daemon.store import Store
 from daemon.text.visible import visible

@@ -175,10 +175,47 @@ def test_an_empty_answer_without_a_reason_is_said_to_be_so_and_tool_calls_are_sh
     silent = flagged(response=None, reason=None)
     text = PROMPTS.analysis(silent, guided=True)[1]["content"]
     assert "(the answer is empty)" in text
-    assert "(no reason was given)" in text
+    assert "by the person who flagged it" not in text
     assert "(no reason was given)" in PROMPTS.correction_hint(silent, "")
     assert "no reason" not in PROMPTS.category_analysis(silent)
     call = {"type": "function", "function": {"name": "lookup", "arguments": "{}"}}
     messages = [*silent.model_dump()["messages"], {"role": "assistant", "tool_calls": [call]}, {"role": "tool"}]
     called = PROMPTS.analysis(flagged(messages=messages, response=None, tool_calls=[call]), guided=True)[1]["content"]
     assert called.count("[calls lookup with {}]") == 2
+
+
+SECTIONS = {
+    "reason": "what is wrong with the response, by the person who flagged it",
+    "follow_up": "next message of the person",
+    "failed": "rules of a good response that this response breaks",
+    "correction": "a better response",
+}
+
+
+@pytest.mark.parametrize("shown", [(), *((name,) for name in SECTIONS), tuple(SECTIONS)])
+def test_each_thing_that_is_known_is_shown_where_there_is_one(shown: tuple[str, ...]) -> None:
+    texts = {"reason": "Sydney is large only.", "follow_up": "No, the capital.", "correction": "It is Canberra."}
+    own = {name: texts[name] for name in ("reason", "follow_up") if name in shown}
+    prompt = PROMPTS.analysis(
+        flagged(**{"reason": "", "category": None, **own}),
+        guided=True,
+        failed=["must_contain: does not contain 'Canberra'"] if "failed" in shown else (),
+        correction=texts["correction"] if "correction" in shown else None,
+    )[1]["content"]
+    assert {name for name, title in SECTIONS.items() if title in prompt} == set(shown)
+    assert all(texts.get(name, "must_contain: does not contain 'Canberra'") in prompt for name in shown)
+    assert ("find it yourself" in prompt) == (not shown)
+    assert "flagged as" not in prompt
+    assert "None" not in prompt
+
+
+def test_the_longest_texts_fit_together_into_a_small_context() -> None:
+    long = "word " * 9000
+    report = flagged(
+        reason=long[:4000], follow_up=long[:4000], response=long, messages=[{"role": "user", "content": long}]
+    )
+    for messages in (
+        PROMPTS.analysis(report, guided=True, failed=[long], correction=long),
+        PROMPTS.kind(report, failed=[long]),
+    ):
+        assert sum(len(message["content"].encode()) for message in messages) < 8000

@@ -9,9 +9,9 @@ import pytest
 
 from daemon.config.trust import TrustConfig
 from daemon.labels import GROUND_TEXT, Grade, Ground
-from daemon.records import CorrectionSource, Evidence, Lesson, Report, ReportState, Source, utcnow
+from daemon.records import TEMPLATE_ANALYST, CorrectionSource, Evidence, Lesson, Report, ReportState, Source, utcnow
 from daemon.trust.corroboration import UNSUPPORTED, Corroboration
-from daemon.trust.policy import Policy, grade
+from daemon.trust.policy import Policy, grade, is_unexplained
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import lesson
 
@@ -208,3 +208,31 @@ def test_an_answer_that_the_server_contradicts_is_of_no_use_unless_others_report
     assert used(rules, one, corrected()) == (False, False, Ground.NEEDS_EVIDENCE)
     assert rules.trains_analysis(one, corrected(), ALL)
     assert rules.trains_analysis(one, corrected(reviewed_by="ann"))
+
+
+BARE = {"reason": "", "category": None, "correction": None}
+
+
+@pytest.mark.parametrize(
+    "said", [{"reason": "No."}, {"follow_up": "No."}, {"category": "style"}, {"correction": RIGHT}]
+)
+def test_any_word_about_the_mistake_explains_a_thumbs_down(said: dict[str, Any]) -> None:
+    assert is_unexplained(report(**BARE))
+    assert not is_unexplained(report(**{**BARE, **said}))
+    assert not is_unexplained(report(**BARE, checks={"max_words": 3}))
+
+
+def test_the_analysis_of_a_bare_thumbs_down_needs_other_senders_or_a_person() -> None:
+    one, told = report(Evidence.VERIFIED, "vouched", **BARE), lesson("r")
+    assert policy().trains_analysis(one, told).ground is Ground.UNEXPLAINED
+    assert policy().counts_in_gate(one, told).ground is Ground.UNEXPLAINED
+    assert policy().trains_analysis(one, told, ALL)
+    assert policy().counts_in_gate(one, told, ALL)
+    assert policy().trains_analysis(one, corrected(reviewed_by="ann", reviewed_at=NOW))
+    assert policy(train_unexplained="verified").trains_analysis(one, told)
+    assert not policy(train_unexplained="claimed", train_analysis="verified").trains_analysis(report(**BARE), told)
+
+
+def test_a_template_knows_nothing_about_a_bare_thumbs_down() -> None:
+    told = lesson("r", analyst=TEMPLATE_ANALYST)
+    assert policy().trains_analysis(report(Evidence.VERIFIED, **BARE), told, ALL).ground is Ground.UNEXPLAINED
