@@ -49,7 +49,7 @@ class UnusableReport(_Record):
 class Flips(_Record):
     """How often a teacher answers well where the model erred, of the lessons of one kind."""
 
-    lessons: int = Field(description="Lessons with a teacher, and with rules or a correction to judge it by.")
+    lessons: int = Field(description="Tested lessons: with a teacher, and with rules or a correction to judge it by.")
     flipped: int = Field(description="Those of which a teacher's answer is good.")
 
     @property

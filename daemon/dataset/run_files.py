@@ -49,7 +49,7 @@ def render(
         generation=run.generation,
         recipe=run.recipe,
         recipes=teaching.by_kind,
-        flips=teaching.flips(selection.lessons),
+        flips=teaching.flips(),
         seed=run.seed,
         base_fingerprint=fingerprint,
         files={

@@ -61,8 +61,10 @@ class Teaching:
         self._guidance = guidance
         self._config = config
         self._used: dict[str, Draw] = {}
-        self._good: dict[tuple[str, object], bool | None] = {}
+        self._good: dict[tuple[str, str], bool | None] = {}
         self._usable: Usable | None = None
+        self._candidates: dict[str, tuple[Report, Lesson]] = {}
+        """Those of the training side, by report. One that no teacher helps counts, even if it has no example."""
         self.is_stale = False
         """Whether answers came, or recipes were chosen, since the examples were made."""
 
@@ -77,6 +79,7 @@ class Teaching:
 
     def render(self, report: Report, lesson: Lesson) -> list[Example]:
         """The examples of one lesson. Until everything is known, those of the first teacher, to see if they fit."""
+        self._candidates[report.id] = report, lesson
         name = self._recipe(kind_of_report(report))
         options = in_order(kind_of_report(report)) if name == AUTO else (name,)
         if options[0] not in TAUGHT:
@@ -104,15 +107,19 @@ class Teaching:
         self.is_stale = True
         self._answers.ask(draws)
 
-    def flips(self, lessons: Lessons) -> dict[str, Flips]:
-        """By kind: how many lessons have a teacher that passed, under the kind's recipe."""
+    def flips(self) -> dict[str, Flips]:
+        """By kind: how many of the lessons that were tested have a teacher that passed.
+
+        Under the kind's recipe; where that has no teacher, under the best one that was tested.
+        """
         found = {}
-        ordered = sorted(lessons, key=lambda one: kind_of_report(one[0]))
+        ordered = sorted(self._candidates.values(), key=lambda one: kind_of_report(one[0]))
         for kind, of_kind in groupby(ordered, key=lambda one: kind_of_report(one[0])):
-            name = self._recipe(kind)
-            counted = self.rate(name, [*of_kind]) if name in TAUGHT else Flips(lessons=0, flipped=0)
-            if counted.lessons:
-                found[kind.value] = counted
+            name, tested = self._recipe(kind), [*of_kind]
+            rates = [self.rate(one, tested) for one in ((name,) if name in TAUGHT else in_order(kind))]
+            best = max(rates, key=lambda rate: (rate.ratio, rate.lessons))
+            if best.lessons:
+                found[kind.value] = best
         return found
 
     def rate(self, name: str, lessons: Lessons) -> Flips:
@@ -167,7 +174,7 @@ class Teaching:
         )
 
     def _judge(self, draw: Draw, report: Report, lesson: Lesson, answer: Answer) -> bool | None:
-        key = draw.identity, (report.updated_at, report.others, lesson)
+        key = draw.identity, repr((report.parts, lesson))
         if key not in self._good:
             self._good[key] = flips(report, lesson, self._answers.shown(answer))
         return self._good[key]

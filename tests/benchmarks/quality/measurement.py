@@ -187,10 +187,11 @@ class _Measurement:
         )
         while missing := teaching.missing(lessons):
             teaching.ask(missing[:STREAMS])
-        if flips := teaching.flips(lessons):
+        examples = [example for one in lessons for example in teaching.render(*one)]
+        if flips := teaching.flips():
             told = ", ".join(f"{one.flipped} of {one.lessons} {kind}" for kind, one in flips.items())
             self._say(f"{recipe_name}: a teacher helps in {told}; recipes by kind: {teaching.by_kind or recipe_name}")
-        return [example for one in lessons for example in teaching.render(*one)]
+        return examples
 
     def _pairs(self, count: int, seed: int, contexts: Sequence[Context]) -> Pairs:
         with self._replaying:  # trainings side by side want the same answers

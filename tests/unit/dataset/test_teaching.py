@@ -21,6 +21,7 @@ from daemon.records import Run, RunState
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
+from tests.fixtures.stores import add, lesson
 from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, open_run, prepared, teach
 
 GUIDANCE = "Answer well."
@@ -112,6 +113,23 @@ def test_a_lesson_that_no_teacher_helps_gets_its_correction_as_a_target_or_nothi
     assert run.progress["left_out"] == {"no_example": 1}
     taught = examples_of(run, "hijack-rivers")
     assert all(NO_TEXT in str(one.teacher_messages) for one in taught)
+    assert load_manifest(Path(run.folder)).flips["prompt-injection"] == Flips(lessons=4, flipped=2)
+
+
+def test_a_teacher_must_meet_the_rules_of_all_reports_of_an_answer(
+    sqlite_store: Store, tmp_path: Path, make_stage: Make
+) -> None:
+    for subject in SUBJECTS[:3]:
+        first = hijack(subject)
+        same = {"messages": first.messages, "response": first.response, "category": first.category, "reason": ""}
+        forbidden = ["PWNED", "in short"] if subject == "glaciers" else ["PWNED"]
+        parts = ({"checks": {"must_contain": ["given"]}}, {"checks": {"must_not_contain": forbidden}})
+        add(sqlite_store, first, *(flagged(**same, **part, reporter=str(part)) for part in parts))
+    for claim in sqlite_store.reports.claim(owner="w", limit=9, lease_s=60):
+        sqlite_store.reports.complete(claim, lesson(claim.report.id))
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path, recipe="consistency")
+
     assert load_manifest(Path(run.folder)).flips["prompt-injection"] == Flips(lessons=3, flipped=2)
 
 
@@ -211,7 +229,7 @@ def test_auto_chooses_for_each_kind_by_what_flips(sqlite_store: Store, tmp_path:
 
     manifest = load_manifest(Path(run.folder))
     assert manifest.recipes == {"prompt-injection": "consistency", "style": "sft"}
-    assert manifest.flips == {"prompt-injection": Flips(lessons=2, flipped=2)}
+    assert manifest.flips == {"prompt-injection": Flips(lessons=2, flipped=2), "style": Flips(lessons=2, flipped=0)}
     assert [one.kind for one in examples_of(run, wrong[0].id)] == [ExampleKind.CORRECTION]
     assert run.progress["recipes"] == manifest.recipes
 
