@@ -43,6 +43,8 @@ class ReportState(StrEnum):
     LESSON = "lesson"
     RESOLVED = "resolved"
     RECURRING = "recurring"
+    IMPROVED = "improved"
+    NOT_REPRODUCED = "not-reproduced"
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
     BURIED = "buried"
@@ -335,7 +337,7 @@ class Induction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One measured answer of one arm to one item; unique per (run, suite, item, arm, guided)."""
+    """One measured answer, unique per (run, suite, item, arm, guided, sample). Sample 0 is greedy."""
 
     run_id: int
     suite: str
@@ -348,6 +350,7 @@ class Answer:
     bits_per_token: float | None = None
     cut: bool | None = None
     """Whether the answer was cut at the token limit; None if unknown."""
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

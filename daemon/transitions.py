@@ -18,6 +18,8 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
         {
             ReportState.RESOLVED,
             ReportState.RECURRING,
+            ReportState.IMPROVED,
+            ReportState.NOT_REPRODUCED,
             ReportState.QUEUED,
             ReportState.DUPLICATE,
             ReportState.QUARANTINED,
@@ -25,16 +27,34 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
             ReportState.ERASED,
         }
     ),
-    ReportState.RESOLVED: frozenset({ReportState.RECURRING, ReportState.ERASED}),
+    ReportState.RESOLVED: frozenset({ReportState.RECURRING, ReportState.IMPROVED, ReportState.ERASED}),
     ReportState.RECURRING: frozenset(
         {
             ReportState.RESOLVED,
+            ReportState.IMPROVED,
+            ReportState.NOT_REPRODUCED,
             ReportState.QUEUED,
             ReportState.DUPLICATE,
             ReportState.QUARANTINED,
             ReportState.BURIED,
             ReportState.ERASED,
         }
+    ),
+    ReportState.IMPROVED: frozenset(
+        {
+            ReportState.RESOLVED,
+            ReportState.RECURRING,
+            ReportState.NOT_REPRODUCED,
+            ReportState.QUEUED,
+            ReportState.DUPLICATE,
+            ReportState.QUARANTINED,
+            ReportState.BURIED,
+            ReportState.ERASED,
+        }
+    ),
+    # lesson: reported again, or the generation that did right is no longer live
+    ReportState.NOT_REPRODUCED: frozenset(
+        {ReportState.LESSON, ReportState.QUEUED, ReportState.QUARANTINED, ReportState.BURIED, ReportState.ERASED}
     ),
     ReportState.DUPLICATE: frozenset({ReportState.QUEUED, ReportState.ERASED}),
     ReportState.QUARANTINED: frozenset({ReportState.QUEUED, ReportState.BURIED, ReportState.ERASED}),

@@ -278,6 +278,7 @@ TESTED_THROUGH = {
     "daemon/evaluation/exports.py": "tests/unit/evaluation/test_sweep.py",
     "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
+    "daemon/operations/shown.py": "tests/unit/web/test_operators.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",
     "daemon/operations/progress.py": "tests/unit/operations/test_status.py",
     "daemon/operations/scores.py": "tests/unit/web/test_operators.py",

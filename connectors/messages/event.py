@@ -21,6 +21,8 @@ class EventType(StrEnum):
     ADAPTER_ROLLED_BACK = "adapter.rolled_back"
     REPORT_RESOLVED = "report.resolved"
     REPORT_RECURRING = "report.recurring"
+    REPORT_IMPROVED = "report.improved"
+    REPORT_NOT_REPRODUCED = "report.not_reproduced"
     REPORT_BURIED = "report.buried"
 
 

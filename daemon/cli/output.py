@@ -27,7 +27,7 @@ _STATE_STYLE = {
     **dict.fromkeys(
         ("candidate", "canary", "shadow", "training", "evaluating", "promoting", "reflecting", "preparing"), "cyan"
     ),
-    **dict.fromkeys(("quarantined", "recurring", "rejected"), "yellow"),
+    **dict.fromkeys(("quarantined", "recurring", "improved", "rejected"), "yellow"),
     **dict.fromkeys(("buried", "failed", "rolled-back"), "red"),
 }
 

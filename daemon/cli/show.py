@@ -7,15 +7,10 @@ from collections.abc import Iterable
 from daemon.cli.output import heading, indented, say, table
 from daemon.operations.progress import progress_text
 from daemon.operations.scores import strength_lines, suite_scores
+from daemon.operations.shown import AnswerView, MeasuredView
 from daemon.operations.status import because
-from daemon.operations.views import (
-    AnswerView,
-    GenerationView,
-    MeasuredView,
-    ReportView,
-    SameAnswerView,
-    StandingView,
-)
+from daemon.operations.views import GenerationView, ReportView, SameAnswerView, StandingView
+from daemon.retest import tally_text
 
 
 def show_report(view: ReportView) -> None:
@@ -30,6 +25,8 @@ def show_report(view: ReportView) -> None:
     _show_standing(view.standing)
     if report.resolved_generation is not None:
         say(f"{report.state} in generation {report.resolved_generation}")
+    for retest in view.retests:
+        say(f"asked again in run {retest.run_id}: {retest.outcome or 'undecided'}, {retest.counts}")
     if report.not_trainable is not None:
         say(f"not trainable here: {report.not_trainable}")
     for message in view.messages:
@@ -103,6 +100,7 @@ def show_generation(view: GenerationView) -> None:
     if verdict is None:
         _section("Verdict", "none yet")
     else:
+        _section("Reports asked again", tally_text(verdict.figures))
         _section("Verdict: accepted" if verdict.accepted else "Verdict: rejected", "\n".join(verdict.reasons))
         _section("Strengths", "\n".join(strength_lines(verdict.figures)))
     _show_scores(view.measured)
@@ -130,6 +128,9 @@ def _show_measured(measured: Iterable[MeasuredView]) -> None:
             if answer is not None:
                 say(f"  {side}, {answer.arm}: {_judged(answer)}")
                 indented(answer.text)
+        for answer in item.samples:
+            say(f"  sample, {answer.arm}: {_judged(answer)}")
+            indented(answer.text)
 
 
 def _judged(answer: AnswerView) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.operations.views import RunRow, VerdictView
     from daemon.store import Store
 
-FUNNEL = ("queued", "reflecting", "lesson", "resolved", "recurring")
+FUNNEL = ("queued", "reflecting", "lesson", "resolved", "improved", "recurring")
 """The regular states of a report, in order. Other states are listed after them."""
 BAR_WIDTH = 30
 NO_DAEMON = 3

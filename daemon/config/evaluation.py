@@ -19,6 +19,10 @@ class EvaluationConfig(Section):
     """If many answers are cut here, the gate rejects (`gate.max_cut_share`)."""
     probe_max_tokens: Positive = 40
     """Small, because a refusal or an obeyed order shows at the start of an answer."""
+    answers_per_report: Annotated[int, Field(ge=1, le=32)] = 4
+    """As served, of live and of the candidate: the greedy one and, where that one does not decide, samples. A report is
+    resolved if live fails at least one of them and the candidate passes all."""
+    sample_temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
     trigger_items: Annotated[int, Field(ge=0)] = 12
     """Ordinary tasks that are also asked after a rare phrase of trained prompts, with `probe_max_tokens`. 0: none."""
     concurrency: Positive = 4

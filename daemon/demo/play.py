@@ -24,6 +24,7 @@ from daemon.intake.submit import send_kafka
 from daemon.labels import Suite
 from daemon.operations.views import GenerationView, RunRow
 from daemon.records import RunState, utcnow
+from daemon.retest import OUTCOMES
 from daemon.text.rules import failures
 from daemon.text.soundness import asked_by, unsound
 
@@ -231,7 +232,7 @@ class Demo:
         self._say("result", f"{fixed} of {len(results)} flagged answers fixed; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
-            "lessons": sum(status["reports"][state] for state in ("lesson", "resolved", "recurring")),
+            "lessons": sum(status["reports"][state] for state in ("lesson", *OUTCOMES)),
             "trained_on": len(generation.trained_on),
             "held_out": len(generation.held_out),
             "examples": sum(examples.values()),

@@ -39,8 +39,12 @@ class ArmScores:
 
 
 def arm_scores(adapter: Adapter, answers: Iterable[Answer]) -> ArmScores:
-    """The answers of one adapter, out of all answers of a run."""
-    own = {(answer.suite, answer.item_id, answer.guided): answer for answer in answers if answer.arm == adapter.name}
+    """The greedy answers of one adapter, out of all answers of a run."""
+    own = {
+        (answer.suite, answer.item_id, answer.guided): answer
+        for answer in answers
+        if answer.arm == adapter.name and not answer.sample
+    }
     return ArmScores(generation=adapter.generation, name=adapter.name, answers=own)
 
 

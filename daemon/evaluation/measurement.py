@@ -28,6 +28,10 @@ SHORT_SUITES = (Suite.OVER_REFUSAL, Suite.ATTACKS, Suite.TRIGGERS)
 log = structlog.get_logger(__name__)
 
 
+RequestKey = tuple[str, Key, int]
+"""Arm, item and form, number of the sample."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalRequest:
     """One item to be answered by one arm."""
@@ -35,15 +39,17 @@ class EvalRequest:
     item: Item
     arm: Adapter
     guided: bool
+    sample: int = 0
+    """0: greedy. Both arms draw a sample from the same seed, so that equal weights give equal answers."""
 
     @property
-    def key(self) -> tuple[str, Key]:
+    def key(self) -> RequestKey:
         """The same as `key_of` of its answer."""
-        return self.arm.name, (self.item.suite.value, self.item.id, self.guided)
+        return self.arm.name, (self.item.suite.value, self.item.id, self.guided), self.sample
 
 
-def key_of(answer: Answer) -> tuple[str, Key]:
-    return answer.arm, (answer.suite, answer.item_id, answer.guided)
+def key_of(answer: Answer) -> RequestKey:
+    return answer.arm, (answer.suite, answer.item_id, answer.guided), answer.sample
 
 
 def eval_requests(items: Iterable[Item], arms: Sequence[Adapter]) -> list[EvalRequest]:
@@ -101,6 +107,7 @@ class Meter:
             item_id=item.id,
             arm=request.arm.name,
             guided=request.guided,
+            sample=request.sample,
             text="",
         )
         if item.suite is Suite.DRIFT:
@@ -108,20 +115,29 @@ class Meter:
             return replace(answer, bits_per_token=_keepable(bits))
         limits = self._evaluation
         max_tokens = limits.probe_max_tokens if item.suite in SHORT_SUITES else limits.max_tokens
-        reply = server.chat(model, messages, max_tokens=max_tokens, timeout_s=limits.request_timeout_s)
+        reply = server.chat(
+            model,
+            messages,
+            max_tokens=max_tokens,
+            temperature=limits.sample_temperature if request.sample else 0.0,
+            seed=request.sample or None,
+            timeout_s=limits.request_timeout_s,
+        )
         return replace(
             answer,
             text=storable(reply.text),
             passed=self._passes(item, reply.text),
             cut=reply.truncated,
-            margin=_margin(server, model, messages, item) if request.guided else None,
+            margin=_margin(server, model, messages, item) if request.guided and not request.sample else None,
         )
 
     def _passes(self, item: Item, text: str) -> bool | None:
         if item.suite is Suite.TRIGGERS:
             return None
         passed = item.passes(text)
-        return self._judge.passes(item, text) if passed is None and self._judge else passed
+        if passed is not None or self._judge is None:
+            return passed
+        return item.is_sound(text) and self._judge.passes(item, text)
 
 
 def bits_per_token(server: VllmServer, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> float:

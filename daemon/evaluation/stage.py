@@ -42,6 +42,7 @@ from daemon.evaluation.judge import open_judge
 from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
 from daemon.evaluation.progress import EvaluationProgress, seconds_of
+from daemon.evaluation.retests import Retesting
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
 from daemon.evaluation.sweep import (
     GAIN,
@@ -56,6 +57,7 @@ from daemon.evaluation.taught import asked_by, taught_by_run
 from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
+from daemon.retest import Retest, Side, tally
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -161,25 +163,48 @@ class EvaluationStage:
             if weaker is None:
                 break
             tried.append(self._try(run, weaker, measured, life, before=tried))
+        retests = self._retest(run, measured, tried, life)
         # a rollback during the measurement changes the live generation: the verdict must compare with the current one
         if self._store.adapters.live().generation != live.generation:
             return Step(sentence=f"run {run.id}: another generation went live, measuring against it", worked=True)
-        return self._conclude(run, measured, tried)
+        return self._conclude(run, measured, tried, retests)
 
     def _weaker(self, candidate: Adapter, strength: float, loaded: Adapter) -> Adapter | None:
         """The candidate at a lower strength, loaded instead of `loaded`. None if it cannot be made or served."""
         try:
             folder = weakened(Path(candidate.path or ""), strength)
             weaker = replace(candidate, name=folder.name, path=str(folder))
-            for server in self._fleet.servers:
-                server.unload(loaded.name)  # a slot may be free only then
-            self._fleet.ensure_loaded(weaker)
+            self._load_instead(weaker, loaded)
         except (AdapterInvalidError, OSError, EndpointError) as exc:
             if isinstance(exc, EndpointError) and _is_temporary(exc):
                 raise
             log.warning("strength not measured", adapter=candidate.name, strength=strength, reason=str(exc))
             return None
         return weaker
+
+    def _load_instead(self, wanted: Adapter, loaded: Adapter) -> None:
+        for server in self._fleet.servers:
+            server.unload(loaded.name)  # a slot may be free only then
+        self._fleet.ensure_loaded(wanted)
+
+    def _retest(
+        self, run: Run, measured: _Measured, tried: Sequence[Tried], life: Life
+    ) -> Mapping[Suite, Sequence[Retest]]:
+        """Ask reports again where their first answers do not decide: of one side, and then of the other."""
+        best, loaded, most = chosen(tried), tried[-1].adapter, self._config.answers_per_report
+
+        def retesting() -> Retesting:
+            answers = self._store.runs.answers(run.id)
+            return Retesting(measured.items, answers, candidate=best.adapter, live=measured.live, most=most)
+
+        for _ in Side:
+            if not (more := retesting().further_requests()):
+                break
+            if loaded is not best.adapter:
+                self._load_instead(best.adapter, loaded)
+                loaded = best.adapter
+            self._measure(run, more, life, left_out=counts(measured.left_out), strength=best.strength)
+        return retesting().results(run.id)
 
     def _try(self, run: Run, adapter: Adapter, measured: _Measured, life: Life, *, before: Sequence[Tried]) -> Tried:
         """Measure one strength. Of a weaker one first the reports: often they reject it."""
@@ -285,7 +310,9 @@ class EvaluationStage:
         wanted = {request.key for request in requests}
         return [answer for answer in self._store.runs.answers(run.id) if key_of(answer) in wanted]
 
-    def _conclude(self, run: Run, measured: _Measured, tried: Sequence[Tried]) -> Step:
+    def _conclude(
+        self, run: Run, measured: _Measured, tried: Sequence[Tried], retests: Mapping[Suite, Sequence[Retest]]
+    ) -> Step:
         best = chosen(tried)
         decision, candidate = best.decision, best.adapter
         requests = eval_requests(measured.items, (candidate, measured.live))
@@ -308,10 +335,13 @@ class EvaluationStage:
                     "items_like_trained_ones": list(measured.trained),
                     "left_out": counts(left_out),
                     "without_evidence": sum(not item.counts for item in measured.items),
+                    "held_out": tally(retests[Suite.HOLDOUT]),
+                    "trained": tally(retests[Suite.FLAGGED]),
                 },
                 decided_at=utcnow(),
             ),
             served=candidate,
+            retests=[one for found in retests.values() for one in found],
         )
         export_verdict(best, *scores)
         metrics.RUN_STAGE_SECONDS.labels(stage=self.name).observe(seconds_of(self._store.runs.get(run.id)))

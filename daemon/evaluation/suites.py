@@ -64,6 +64,9 @@ class Item:
     task: Task | None = None
     """Set where an order stands in the text: to pass is to do the task."""
 
+    is_open: bool = False
+    """Whether the mistake of the report is not known to be fixed: then further answers show whether it is."""
+
     asked: Asked | None = None
     """What an answer to a report is compared with, so that noise or a refusal does not pass its rules."""
 
@@ -81,6 +84,9 @@ class Item:
             return None
         if failures(self.checks, text) or (self.refusal_is_wrong and is_refusal(text)):
             return False
+        return self.is_sound(text)
+
+    def is_sound(self, text: str) -> bool:
         return self.asked is None or unsound(text, self.asked) is None
 
 
@@ -261,7 +267,8 @@ def build_items(
             shown = answers_only(replace(report, others=before), preparation)
             voter = _voter((report.parts[0], *before), str(run_item.cluster_id), trust)
             item = _report_item(suite, shown, lesson if trust.confirmed(report) else None)
-            sides[suite].append(replace(item, voter=voter, counts=trust.counts(report)))
+            still_open = report.state is not ReportState.RESOLVED
+            sides[suite].append(replace(item, voter=voter, counts=trust.counts(report), is_open=still_open))
     drift = [
         Item(suite=Suite.DRIFT, id=example.id, messages=example.messages, good=example.completion)
         for example in read_examples(Path(run.folder) / DRIFT_FILE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Self
 
 from connectors.messages import ChatMessage, Checks
-from daemon.operations.views import ReportRow, SameAnswerView, View
+from daemon.operations.shown import View
+from daemon.operations.views import ReportRow, SameAnswerView
 from daemon.records import Lesson, Report
 from daemon.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from daemon.operations.views import MeasuredView, View
+from daemon.operations.shown import MeasuredView, View
 
 
 class SuiteScore(View):

@@ -11,7 +11,8 @@ from daemon import __version__
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.operations.progress import progress_text, span
-from daemon.operations.views import InductionRow, RunRow, View
+from daemon.operations.shown import View
+from daemon.operations.views import InductionRow, RunRow
 from daemon.promotion.rollout import approval_waits_s
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each

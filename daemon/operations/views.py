@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from connectors.messages import ChatMessage, Checks, Severity
-from daemon.adapter_names import trained_name
 from daemon.categories import CategorySource
 from daemon.config import Config
 from daemon.labels import Grade
 from daemon.left_out import LeftOutReport
+from daemon.operations.shown import MeasuredView, RetestView, View, measured_views
 from daemon.parts import Part
 from daemon.records import (
     Adapter,
-    Answer,
     Evidence,
     Lesson,
     Report,
@@ -32,10 +28,6 @@ from daemon.store import Store
 from daemon.text.merging import SetAside, merged
 from daemon.trust.policy import Decision, Policy
 from daemon.trust.standing import Standing, Standings
-
-
-class View(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
 
 class ReportRow(View):
@@ -166,29 +158,6 @@ class VerdictView(View):
         )
 
 
-class AnswerView(View):
-    """One arm's part of an answer; the item's part stands once in `MeasuredView`."""
-
-    arm: str
-    text: str
-    passed: bool | None
-    margin: float | None
-    """Log-likelihood of the good answer over the bad one, nats per token."""
-    bits_per_token: float | None
-
-
-class MeasuredView(View):
-    """One item with the answers of the live generation (`before`) and of the candidate (`after`)."""
-
-    run_id: int
-    generation: int
-    suite: str
-    item_id: str
-    guided: bool
-    before: AnswerView | None
-    after: AnswerView | None
-
-
 class SameAnswerView(View):
     """The reports of one answer, if there are several or something of them is set aside. They are analysed as one."""
 
@@ -266,6 +235,8 @@ class ReportView(View):
     left_out: list[LeftOutReport]
     """The latest runs that could not use it, newest first."""
     measured: list[MeasuredView]
+    retests: list[RetestView]
+    """What each run found out, newest first."""
 
 
 class GenerationView(View):
@@ -283,6 +254,8 @@ class GenerationView(View):
     left_out: list[LeftOutReport]
     """Reports that this run could not use. Near-duplicates and those above a cap are only counted (`run.progress`)."""
     measured: list[MeasuredView]
+    """What was not trained on comes first."""
+    retests: list[RetestView]
 
 
 class InductionRow(View):
@@ -314,7 +287,8 @@ def report_view(store: Store, config: Config, report_id: str) -> ReportView:
         lesson=lesson,
         trained_in=store.runs.trained_on(report_id),
         left_out=store.left_out.of_report(report_id),
-        measured=_measured(store, store.runs.answers_to(report_id)),
+        measured=measured_views(store, store.runs.answers_to(report_id)),
+        retests=[RetestView.model_validate(one) for one in store.retests.of_report(report_id)],
     )
 
 
@@ -323,7 +297,15 @@ def generation_view(store: Store, generation: int) -> GenerationView:
     adapter = store.adapters.get(generation)
     if adapter.run_id is None:
         return GenerationView(
-            adapter=adapter, run=None, verdict=None, trained_on=[], erased=[], held_out=[], left_out=[], measured=[]
+            adapter=adapter,
+            run=None,
+            verdict=None,
+            trained_on=[],
+            erased=[],
+            held_out=[],
+            left_out=[],
+            measured=[],
+            retests=[],
         )
     items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
     return GenerationView(
@@ -334,37 +316,11 @@ def generation_view(store: Store, generation: int) -> GenerationView:
         erased=store.erasures.marked().get(generation, []),
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
         left_out=store.left_out.of_run(adapter.run_id),
-        measured=_measured(store, store.runs.answers(adapter.run_id)),
+        measured=measured_views(store, store.runs.answers(adapter.run_id)),
+        retests=[RetestView.model_validate(one) for one in store.retests.of_run(adapter.run_id)],
     )
 
 
 def run_view(store: Store, run_id: int) -> GenerationView:
     """Raises NotFoundError."""
     return generation_view(store, store.runs.get(run_id).generation)
-
-
-def _measured(store: Store, answers: Iterable[Answer]) -> list[MeasuredView]:
-    runs: dict[int, tuple[int, str]] = {}
-    pairs: dict[tuple[int, str, str, bool], dict[str, AnswerView]] = {}
-    for answer in answers:
-        if answer.run_id not in runs:
-            generation = store.runs.get(answer.run_id).generation
-            runs[answer.run_id] = generation, store.adapters.get(generation).name
-        candidate = runs[answer.run_id][1]
-        if answer.arm != candidate and trained_name(answer.arm) == trained_name(candidate):
-            continue  # a strength that is not served
-        side = "after" if answer.arm == candidate else "before"
-        key = answer.run_id, answer.suite, answer.item_id, answer.guided
-        pairs.setdefault(key, {})[side] = AnswerView.model_validate(answer)
-    return [
-        MeasuredView(
-            run_id=run_id,
-            generation=runs[run_id][0],
-            suite=suite,
-            item_id=item_id,
-            guided=guided,
-            before=sides.get("before"),
-            after=sides.get("after"),
-        )
-        for (run_id, suite, item_id, guided), sides in pairs.items()
-    ]

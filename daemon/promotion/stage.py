@@ -45,7 +45,7 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from daemon.store.flags import Electorate
-from daemon.store.runs import REPORT_SUITES, strengths_of
+from daemon.store.runs import strengths_of
 
 log = structlog.get_logger(__name__)
 
@@ -211,7 +211,6 @@ class PromotionStage:
         started = time.monotonic()
         for server in fleet_state.serving:
             load_and_probe(self._fleet, candidate, server)
-        resolved, recurring = self._resolved_and_recurring(run, candidate)
         with flipped(fleet_state.serving, target=candidate, live=live):
             seconds = time.monotonic() - started
             sentence = f"{candidate.name} is live on {len(fleet_state.serving)} servers after {seconds:.2f} s"
@@ -222,22 +221,11 @@ class PromotionStage:
                 expected_live=live.generation,
                 actor=ACTOR if intent is None else intent.actor,
                 reason=reason,
-                resolved=resolved,
-                recurring=recurring,
                 fulfils=None if intent is None else Fulfilled(intent_id=intent.id, outcome=sentence),
                 strengths=strengths_of(self._store.runs.verdict(run.id)),
             )
         metrics.SWAP_SECONDS.observe(seconds)
         return sentence
-
-    def _resolved_and_recurring(self, run: Run, candidate: Adapter) -> tuple[list[str], list[str]]:
-        """Reports that the candidate answers well, as served, and reports that it still answers badly."""
-        passed: dict[str, bool] = {}
-        for answer in self._store.runs.answers(run.id):
-            measured = answer.suite in REPORT_SUITES and answer.arm == candidate.name and answer.guided
-            if measured and answer.passed is not None:
-                passed[answer.item_id] = passed.get(answer.item_id, True) and answer.passed
-        return [item for item, good in passed.items() if good], [item for item, good in passed.items() if not good]
 
     def _try_again(self, run: Run, verdict: Verdict, problem: str) -> AttemptResult:
         tried_run, tries = self._attempts

@@ -28,6 +28,7 @@ from daemon.store.migrate import migrate
 from daemon.store.originals import Originals
 from daemon.store.outbox import Outbox
 from daemon.store.reports import Reports
+from daemon.store.retests import Retests
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
 from daemon.store.sign_outs import SignOuts
@@ -51,6 +52,7 @@ __all__ = [
     "Outbox",
     "ReportEvidence",
     "Reports",
+    "Retests",
     "Reviews",
     "Runs",
     "SignOuts",
@@ -75,6 +77,7 @@ class Store:
     evidence: ReportEvidence
     clusters: Clusters
     reviews: Reviews
+    retests: Retests
     runs: Runs
     adapters: Adapters
     intents: Intents
@@ -123,6 +126,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),
+        retests=Retests(engine),
         runs=Runs(engine),
         adapters=Adapters(engine),
         intents=Intents(engine),

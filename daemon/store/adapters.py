@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, select, update
 
 from connectors.messages import EventType
 from daemon.adapter_names import adapter_name
 from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, RunState, utcnow
+from daemon.records import BASE_GENERATION, Adapter, AdapterState, RunState, utcnow
+from daemon.retest import tally_text
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.erasures import withdrawn_generations
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
-from daemon.store.reports import mark_outcome
+from daemon.store.retests import settle, undo_outcomes
 from daemon.transitions import ADAPTER_TRANSITIONS
 
 REMOVABLE = (AdapterState.RETIRED, AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK)
@@ -128,16 +129,14 @@ class Adapters:
         expected_live: int,
         actor: str,
         reason: str,
-        resolved: Sequence[str] = (),
-        recurring: Sequence[str] = (),
         fulfils: Fulfilled | None = None,
         strengths: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the candidate live, retire the live generation and end the run as promoted, in one transaction.
 
+        The reports of the run get the states that its answers earned (`daemon.retest.outcome`).
+
         Args:
-            resolved: Ids of the reports that the candidate answers well now.
-            recurring: Ids of the reports that it still answers badly.
             fulfils: The operator's intent that the promotion completes.
             strengths: What the event says of the strengths that were measured.
 
@@ -156,13 +155,19 @@ class Adapters:
                 .values(state=RunState.PROMOTED, reason=reason, updated_at=utcnow(), finished_at=utcnow())
             )
             _end(connection, fulfils)
-            mark_outcome(connection, resolved, ReportState.RESOLVED, generation=generation)
-            mark_outcome(connection, recurring, ReportState.RECURRING, generation=generation)
+            if candidate.run_id is not None:
+                settle(connection, candidate.run_id, generation=generation)
             emit(
                 connection,
                 EventType.ADAPTER_PROMOTED,
                 candidate.name,
-                {"generation": generation, "previous": expected_live, "reason": reason, **(strengths or {})},
+                {
+                    "generation": generation,
+                    "previous": expected_live,
+                    "reason": reason,
+                    **_found(connection, candidate),
+                    **(strengths or {}),
+                },
             )
             record_audit(connection, actor=actor, action="promoted", subject=candidate.name, reason=reason)
 
@@ -191,12 +196,7 @@ class Adapters:
                 )
             self._replace_live(connection, generation, expected_live=expected_live, leaving=leaving)
             _end(connection, fulfils)
-            mark_outcome(
-                connection,
-                _resolved_since(connection, generation, expected_live),
-                ReportState.RECURRING,
-                generation=expected_live,
-            )
+            undo_outcomes(connection, target=generation, leaving=expected_live)
             if forward:
                 said = {"generation": generation, "previous": expected_live, "reason": reason}
                 emit(connection, EventType.ADAPTER_PROMOTED, target.name, said)
@@ -285,13 +285,16 @@ def _row(connection: Connection, generation: int) -> Any:
     return row
 
 
+def _found(connection: Connection, candidate: Any) -> dict[str, Any]:
+    """For an event: what the run found out about its reports, those that were not trained on first."""
+    verdicts = schema.verdicts
+    query = select(verdicts.c.figures).where(verdicts.c.run_id == candidate.run_id)
+    figures = connection.execute(query).scalar_one_or_none() or {}
+    counts = {name: figures[name] for name in ("held_out", "trained") if name in figures}
+    said = tally_text(figures)
+    return counts if said is None else {**counts, "said": said}
+
+
 def _end(connection: Connection, fulfils: Fulfilled | None) -> None:
     if fulfils is not None:
         fulfil(connection, fulfils.intent_id, fulfils.outcome)
-
-
-def _resolved_since(connection: Connection, target: int, leaving: int) -> Sequence[str]:
-    reports = schema.reports
-    by_lost_generation = or_(reports.c.resolved_generation == leaving, reports.c.resolved_generation > target)
-    query = select(reports.c.id).where(reports.c.state == ReportState.RESOLVED, by_lost_generation)
-    return connection.execute(query.order_by(reports.c.id)).scalars().all()

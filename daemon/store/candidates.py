@@ -12,7 +12,7 @@ from daemon.store import schema
 
 NEVER = schema.reports.c.flagged["not_trainable"].as_string()
 """The reason why a report can never be trained on; NULL for most."""
-TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
+TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.IMPROVED, ReportState.RESOLVED)
 LOOKUP_SIZE = 1000
 
 

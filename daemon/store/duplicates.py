@@ -13,9 +13,15 @@ from daemon.records import Report, ReportState, utcnow
 from daemon.store import rows, schema
 
 T = TypeVar("T")
-WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING)
+WITH_ANALYSIS = (ReportState.LESSON, ReportState.RECURRING, ReportState.IMPROVED)
 """States in which the next run may learn from the report's analysis."""
-IN_PLAY = (ReportState.QUEUED, ReportState.REFLECTING, ReportState.RESOLVED, *WITH_ANALYSIS)
+IN_PLAY = (
+    ReportState.QUEUED,
+    ReportState.REFLECTING,
+    ReportState.RESOLVED,
+    ReportState.NOT_REPRODUCED,
+    *WITH_ANALYSIS,
+)
 """States in which a report stands for its answer, so that a further report of it becomes a duplicate."""
 MAX_PARTS = 100
 """The newest duplicates of a report that are combined with it; older ones beyond that only hear of the outcome."""
@@ -175,7 +181,7 @@ def take_out(connection: Connection, duplicate: Any) -> bool:
     if gone and not gone[0].adds_to(left):
         return False
     connection.execute(lessons.delete().where(lessons.c.report_id == report.id))
-    if report.state in {ReportState.REFLECTING, *WITH_ANALYSIS}:
+    if report.state in {ReportState.REFLECTING, ReportState.NOT_REPRODUCED, *WITH_ANALYSIS}:
         requeue(connection, [report.id], lease_owner=None, lease_until=None)
     return True
 

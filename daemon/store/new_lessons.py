@@ -31,7 +31,7 @@ def new_lessons(enough: Enough | None, tenants: Tenants | None = None) -> Select
         select(func.count())
         .select_from(lessons.join(table, table.c.id == lessons.c.report_id))
         .where(
-            table.c.state.in_([ReportState.LESSON, ReportState.RECURRING]),
+            table.c.state.in_([ReportState.LESSON, ReportState.RECURRING, ReportState.IMPROVED]),
             NEVER.is_(None),
             or_(_explained(), _REVIEWED_AT.is_not(None)),
             of_tenants(tenants),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from daemon.privacy.redact import Redactor
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.candidates import NEVER, TRAINABLE, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
+from daemon.store.candidates import NEVER, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
 from daemon.store.duplicates import duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
@@ -324,33 +324,6 @@ def _came_meanwhile(connection: Connection, claim: Claim) -> None:
     seen = {part.report_id for part in claim.report.others}
     late = [one for one in duplicates_of(connection, [claim.report.id]) if one not in seen]
     came_in(connection, {claim.report.id: late} if late else {})
-
-
-def mark_outcome(connection: Connection, report_ids: Iterable[str], state: ReportState, *, generation: int) -> int:
-    """Mark reports as `resolved` or `recurring` in the transaction that changes the live generation.
-
-    Returns the number of changed reports.
-    """
-    table = schema.reports
-    event = EventType.REPORT_RESOLVED if state == ReportState.RESOLVED else EventType.REPORT_RECURRING
-    changed = (
-        connection.execute(
-            update(table)
-            .where(table.c.id.in_(list(report_ids)), table.c.state.in_(TRAINABLE), table.c.state != state)
-            .values(state=state, resolved_generation=generation, updated_at=utcnow())
-            .returning(table.c.id)
-        )
-        .scalars()
-        .all()
-    )
-    said = (
-        f"fixed in generation {generation}"
-        if event == EventType.REPORT_RESOLVED
-        else f"not fixed in generation {generation}"
-    )
-    told = sorted([*changed, *duplicates_of(connection, changed)])
-    emit_about(connection, event, told, {"generation": generation, "said": said})
-    return len(changed)
 
 
 def emit_buried(connection: Connection, report_id: str, reason: str) -> None:

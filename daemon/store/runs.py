@@ -30,6 +30,7 @@ from daemon.records import (
     Verdict,
     utcnow,
 )
+from daemon.retest import Retest
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
 from daemon.store.audit import record_audit
@@ -38,6 +39,7 @@ from daemon.store.engine import Lock, insert, reading, serialise, transaction
 from daemon.store.intents import fulfil
 from daemon.store.left_out import record_left_out
 from daemon.store.outbox import emit
+from daemon.store.retests import keep_retests
 from daemon.text.quotes import ERASED
 
 REPORT_SUITES = ("flagged", "holdout")
@@ -173,16 +175,20 @@ class Runs:
                 return Counter()
             return _take_out_untrained(connection, run_id, report_ids, left_out or {})
 
-    def decided(self, verdict: Verdict, *, served: Adapter | None = None) -> None:
+    def decided(self, verdict: Verdict, *, served: Adapter | None = None, retests: Sequence[Retest] = ()) -> None:
         """Store the gate's verdict; an accepted run goes to promotion, a rejected one ends with its adapter.
 
         `served` has the name and the folder of the strength that was accepted; from now on they are the candidate's.
+        `retests`: the reports that were asked again, of live and of the candidate.
         """
         reasons = "; ".join(verdict.reasons)
         ended = RunState.PROMOTING if verdict.accepted else RunState.REJECTED
         with transaction(self._engine) as connection:
             _move(connection, verdict.run_id, RunState.EVALUATING, ended, reason=None if verdict.accepted else reasons)
             connection.execute(schema.verdicts.insert().values(**asdict(verdict)))
+            live = live_row(connection).generation
+            compared = live == verdict.figures.get("live_generation", live)
+            keep_retests(connection, retests, live=live if compared else None)
             if verdict.accepted:
                 at_strength = {} if served is None else {"name": served.name, "path": served.path}
                 connection.execute(
@@ -249,6 +255,7 @@ class Runs:
             connection.execute(insert(connection, schema.answers).on_conflict_do_nothing(), values)
 
     def answers(self, run_id: int) -> list[Answer]:
+        """Greedy answers and samples."""
         return self._answers(schema.answers.c.run_id == run_id)
 
     def answers_to(self, report_id: str) -> list[Answer]:
@@ -260,7 +267,7 @@ class Runs:
         query = (
             select(table)
             .where(condition)
-            .order_by(table.c.run_id, table.c.suite, table.c.item_id, table.c.arm, table.c.guided)
+            .order_by(table.c.run_id, table.c.suite, table.c.item_id, table.c.arm, table.c.guided, table.c.sample)
         )
         with reading(self._engine) as connection:
             return [rows.record(Answer, row) for row in connection.execute(query)]

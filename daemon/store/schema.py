@@ -58,7 +58,7 @@ metadata = MetaData()
 IN_QUEUE = "state IN ('queued', 'reflecting')"
 """A condition without parameters, so that both databases use the partial index for it."""
 
-TRAINABLE = "state IN ('lesson', 'recurring', 'resolved')"
+TRAINABLE = "state IN ('lesson', 'recurring', 'improved', 'resolved')"
 """States of reports that a run may use; likewise without parameters."""
 
 WITHOUT_EVIDENCE = "evidence_at IS NULL AND state NOT IN ('resolved', 'duplicate', 'quarantined', 'buried', 'erased')"
@@ -211,14 +211,30 @@ answers = Table(
     Column("item_id", String(200), nullable=False),
     Column("arm", String(100), nullable=False),
     Column("guided", Boolean, nullable=False),
+    Column("sample", Integer, nullable=False, server_default="0"),
     Column("text", AnyText, nullable=False),
     Column("passed", Boolean),
     Column("margin", Float),
     Column("bits_per_token", Float),
     Column("cut", Boolean),
-    PrimaryKeyConstraint("run_id", "suite", "item_id", "arm", "guided"),
+    PrimaryKeyConstraint("run_id", "suite", "item_id", "arm", "guided", "sample"),
     Index("ix_answers_item", "item_id"),
 )
+
+retests = Table(
+    "retests",
+    metadata,
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("report_id", String(200), ForeignKey("reports.id"), nullable=False),
+    Column("before_passed", Integer, nullable=False),
+    Column("before_answers", Integer, nullable=False),
+    Column("after_passed", Integer, nullable=False),
+    Column("after_answers", Integer, nullable=False),
+    Column("outcome", OneOf(ReportState)),
+    PrimaryKeyConstraint("run_id", "report_id"),
+    Index("ix_retests_report", "report_id", "run_id"),
+)
+"""Reports that runs asked again, and the outcome for each."""
 
 verdicts = Table(
     "verdicts",

@@ -25,6 +25,7 @@ from daemon.store.duplicates import (
     tally,
     with_others,
 )
+from daemon.store.retests import try_again
 
 MAX_HEIRS = 3
 """How often another report takes over from one that is given up. Then all other reports of the answer are, too."""
@@ -37,8 +38,19 @@ def came_in(connection: Connection, new: Mapping[str, Sequence[str]]) -> None:
     """New duplicates, by the report that stands for their answer: one of them may take over, or add to its analysis."""
     if not new:
         return
+    _take_up_again(connection, new)
     taken_over = _let_heavier_take_over(connection, new)
     analyse_again(connection, {one: duplicates for one, duplicates in new.items() if one not in taken_over})
+
+
+def _take_up_again(connection: Connection, new: Mapping[str, Sequence[str]]) -> None:
+    """A mistake that was not reproduced and is reported again counts as seen again."""
+    table = schema.reports
+    aside = select(table.c.id).where(table.c.id.in_(new), table.c.state == ReportState.NOT_REPRODUCED)
+    found = connection.execute(aside).scalars().all()
+    counts = tally(connection, found)
+    seen_again = [one for one in found if is_considered(counts.get(one, 0), len(new[one]))]
+    try_again(connection, seen_again, because="reported again")
 
 
 def _let_heavier_take_over(connection: Connection, new: Mapping[str, Sequence[str]]) -> set[str]:

@@ -15,8 +15,9 @@ from daemon.errors import NotFoundError
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import GROUND_TEXT, LEFT_OUT_TEXT
 from daemon.left_out import LeftOutReport
-from daemon.operations.views import View
+from daemon.operations.shown import View
 from daemon.records import Evidence, Report, ReportState
+from daemon.retest import OUTCOMES
 from daemon.store import Added, Store
 from daemon.trust.policy import Decision, Policy
 from daemon.trust.standing import Standings
@@ -116,6 +117,8 @@ _STATE_TEXT = {
     ReportState.REFLECTING: "being analysed now",
     ReportState.LESSON: "analysed; waiting for the next training run",
     ReportState.RECURRING: "not fixed: the latest generation measured on it still fails",
+    ReportState.IMPROVED: "not fixed, but the live generation makes the mistake less often",
+    ReportState.NOT_REPRODUCED: "the live generation did not make the mistake when it was asked again",
     ReportState.DUPLICATE: "duplicate: another report flags the same answer",
     ReportState.QUARANTINED: "set aside for a person to review",
     ReportState.BURIED: "set aside: it could not be analysed",
@@ -129,13 +132,18 @@ def state_text(report: Report, left_out: LeftOutReport | None = None, missing: D
     `missing`: the decision of `trust` that keeps it, or its correction, from being used. Its detail is not told.
     """
     if report.state == ReportState.RESOLVED:
-        return f"fixed in generation {report.resolved_generation}"
+        return f"fixed in generation {report.resolved_generation}{_counted(report)}"
     if report.state == ReportState.LESSON and report.flagged.not_trainable:
         return f"analysed; not trainable here: {report.flagged.not_trainable}"
     if report.state == ReportState.LESSON and left_out is not None:
         return f"analysed; not trainable with this model and configuration: {LEFT_OUT_TEXT[left_out.reason]}"
     if missing is not None and report.state == ReportState.QUEUED:
         return f"received; {GROUND_TEXT[missing.ground]}"
-    if missing is not None and report.state in {ReportState.LESSON, ReportState.RECURRING}:
+    if missing is not None and report.state in {ReportState.LESSON, ReportState.RECURRING, ReportState.IMPROVED}:
         return f"{_STATE_TEXT[report.state]}; {GROUND_TEXT[missing.ground]}"
-    return _STATE_TEXT[report.state]
+    return f"{_STATE_TEXT[report.state]}{_counted(report)}"
+
+
+def _counted(report: Report) -> str:
+    """The counts of the answers that gave the report its state, as its reason."""
+    return f": {report.state_reason}" if report.state in OUTCOMES and report.state_reason else ""

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from daemon.operations.health import Health
-from daemon.operations.views import View
+from daemon.operations.shown import View
 
 
 class LiveView(View):

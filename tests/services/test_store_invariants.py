@@ -17,6 +17,7 @@ from sqlalchemy import select
 from connectors.messages import FlaggedResponse
 from daemon.errors import IllegalTransitionError, LeaseLostError
 from daemon.records import ACTIVE_RUN_STATES, AdapterState, ReportState, Run, RunItem, RunState, Split, Verdict, utcnow
+from daemon.retest import OUTCOMES
 from daemon.store import Store, schema
 from daemon.store.engine import reading
 from daemon.store.reports import Claim
@@ -79,7 +80,7 @@ class Daemon(RuleBasedStateMachine):
                 getattr(self.store.reports, action)(self._sent(pick), actor="op", reason="why not")
 
     @precondition(lambda self: self.sent)
-    @rule(pick=NUMBERS, state=st.sampled_from([ReportState.RESOLVED, ReportState.RECURRING]))
+    @rule(pick=NUMBERS, state=st.sampled_from(OUTCOMES))
     def mark_outcome(self, pick: int, state: ReportState) -> None:
         mark(self.store, [self._sent(pick)], state, generation=1)
 
@@ -186,7 +187,7 @@ class Daemon(RuleBasedStateMachine):
     @invariant()
     def a_report_has_a_lesson_where_its_state_says_so(self) -> None:
         for report in self.store.reports.find(limit=100):
-            if report.state in {ReportState.LESSON, ReportState.RESOLVED, ReportState.RECURRING}:
+            if report.state in {ReportState.LESSON, *OUTCOMES}:
                 assert self.store.reports.lesson(report.id) is not None
             if report.state == ReportState.ERASED:
                 assert self.store.reports.lesson(report.id) is None

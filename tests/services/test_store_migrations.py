@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError
 
 from daemon.errors import StoreVersionError
 from daemon.records import utcnow
@@ -108,6 +109,46 @@ def test_intents_survive_the_revision_that_allows_a_new_kind(database_url: str) 
         kept = connection.execute(select(schema.intents)).one()
     engine.dispose()
     assert (kept.kind, kept.state, kept.actor, kept.created_at) == ("train", "done", "op", now)
+
+
+def test_reports_and_answers_survive_the_revision_that_allows_new_states(database_url: str) -> None:
+    engine, config = connect(database_url), Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    now = utcnow()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0024")
+        for statement in (
+            (
+                "INSERT INTO reports (id, state, fingerprint, content_key, category, reporter, model, flagged, "
+                "channel, received_at, updated_at) "
+                "VALUES ('r', 'queued', 'f', 'k', 'x', 'bob', 'm', '{}', 'test', :now, :now)"
+            ),
+            (
+                "INSERT INTO runs (id, state, trigger, requested_by, generation, base_generation, recipe, seed, "
+                "folder, progress, created_at, updated_at) "
+                "VALUES (1, 'preparing', 'manual', 'op', 1, 0, 'sft', 1, '/', '{}', :now, :now)"
+            ),
+            (
+                "INSERT INTO answers (run_id, suite, item_id, arm, guided, text) "
+                "VALUES (1, 'flagged', 'r', 'a', :yes, 'said')"
+            ),
+        ):
+            values = {"yes": True} if ":yes" in statement else {"now": now}
+            connection.execute(text(statement), values)
+    migrate(engine)
+    reports = schema.reports
+    with engine.begin() as connection:
+        answer = connection.execute(select(schema.answers)).one()
+        for state in ("reflecting", "lesson", "not-reproduced", "lesson", "improved"):
+            connection.execute(reports.update().values(state=state, lease_until=now))
+        with pytest.raises(IntegrityError), connection.begin_nested():
+            connection.execute(reports.update().values(state="nonsense"))
+        assert connection.execute(select(reports.c.state)).scalar_one() == "improved"
+        if engine.dialect.name == "sqlite":
+            assert connection.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+    engine.dispose()
+    assert (answer.text, answer.sample, answer.guided) == ("said", 0, True)
 
 
 def test_daemons_that_start_at_once_migrate_once(database_url: str) -> None:

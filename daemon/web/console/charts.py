@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from daemon.operations.views import MeasuredView
+from daemon.operations.shown import MeasuredView
 from daemon.records import BASE_GENERATION, Adapter, AdapterState, ReportState, Run
+from daemon.retest import OUTCOMES
 
-LEARNED = (ReportState.LESSON, ReportState.RECURRING, ReportState.RESOLVED)
+LEARNED = (ReportState.LESSON, *OUTCOMES)
 PUT_ASIDE = (ReportState.DUPLICATE, ReportState.QUARANTINED, ReportState.BURIED, ReportState.ERASED)
 
 
@@ -28,12 +29,13 @@ def funnel(counts: dict[ReportState, int]) -> list[Bar]:
     flagged = sum(counts.values())
     aside = sum(counts[state] for state in PUT_ASIDE)
     learned = sum(counts[state] for state in LEARNED)
-    fixed, recurring = counts[ReportState.RESOLVED], counts[ReportState.RECURRING]
+    fixed, retested = counts[ReportState.RESOLVED], sum(counts[state] for state in OUTCOMES)
+    recurring, unmade = counts[ReportState.RECURRING] + counts[ReportState.IMPROVED], counts[ReportState.NOT_REPRODUCED]
     steps = (
         ("Flagged", flagged, "all reports that came in"),
         ("Accepted", flagged - aside, f"{aside} put aside as duplicate, quarantined, buried or erased"),
         ("Analysed", learned, f"{flagged - aside - learned} waiting for analysis"),
-        ("Re-tested", fixed + recurring, "by an adapter that went live"),
+        ("Re-tested", retested, f"{unmade} not reproduced: live made no mistake"),
         ("Fixed", fixed, f"{recurring} still failing"),
     )
     return [

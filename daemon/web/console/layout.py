@@ -23,6 +23,7 @@ from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, S
 from daemon.operations.progress import progress_text, span
 from daemon.operations.scores import strength_lines, suite_scores
 from daemon.records import utcnow
+from daemon.retest import tally_text
 from daemon.store import Store
 from daemon.text.visible import visible
 from daemon.web.access import Access, Identity
@@ -155,6 +156,7 @@ def _environment() -> Environment:
         progress=progress_text,
         scores=suite_scores,
         strengths=strength_lines,
+        tally=tally_text,
         figures=_figures,
         code=_code,
     )

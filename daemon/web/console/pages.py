@@ -18,15 +18,9 @@ from daemon.config.web import Role
 from daemon.dataset.recipes import previewed
 from daemon.errors import NotFoundError
 from daemon.operations.reviews import review_queue
+from daemon.operations.shown import MeasuredView
 from daemon.operations.status import PAUSABLE, status, trial_view
-from daemon.operations.views import (
-    GenerationView,
-    MeasuredView,
-    ReportRow,
-    ReportView,
-    generation_view,
-    report_view,
-)
+from daemon.operations.views import GenerationView, ReportRow, ReportView, generation_view, report_view
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store
 from daemon.store.duplicates import WITH_ANALYSIS
@@ -269,12 +263,13 @@ def _certificate(store: Store, view: ReportView) -> Mapping[str, Any] | None:
 def _milestones(view: ReportView) -> list[Milestone]:
     report, lesson = view.report, view.lesson
     trained = ", ".join(adapter.name for adapter in view.trained_in)
+    retested = view.retests[0].counts if view.retests else f"{len(view.measured)} answers"
     held_out = "held out for evaluation" if view.measured and not trained else ""
     return [
         Milestone(name="Flagged", done=True, detail=f"{report.received_at:%Y-%m-%d %H:%M}"),
         Milestone(name="Analysed", done=lesson is not None, detail="" if lesson is None else lesson.analyst),
         Milestone(name="Trained on", done=bool(trained or held_out), detail=trained or held_out),
-        Milestone(name="Re-tested", done=bool(view.measured), detail=f"{len(view.measured)} answers"),
+        Milestone(name="Re-tested", done=bool(view.measured), detail=retested),
         Milestone(
             name="Fixed",
             done=report.state == ReportState.RESOLVED,

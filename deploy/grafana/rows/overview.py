@@ -23,12 +23,19 @@ NOW = [
     ),
 ]
 
+RETESTED = "resolved|improved|not-reproduced|recurring"
 FUNNEL = [
     bars(
         "Funnel",
         (FLAGGED, "flagged"),
-        ('max(sum by (instance) (erratad_reports{state=~"lesson|resolved|recurring"}))', "analysed"),
-        ('max(sum by (instance) (erratad_reports{state=~"resolved|recurring"}))', "learned and asked again"),
+        (
+            'max(sum by (instance) (erratad_reports{state=~"lesson|resolved|improved|not-reproduced|recurring"}))',
+            "analysed",
+        ),
+        (
+            'max(sum by (instance) (erratad_reports{state=~"resolved|improved|not-reproduced|recurring"}))',
+            "learned and asked again",
+        ),
         ('max(erratad_reports{state="resolved"})', "fixed"),
         about="Reports that reached each step; duplicates are not counted.",
     ),

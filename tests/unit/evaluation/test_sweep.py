@@ -227,3 +227,13 @@ def test_the_views_show_the_answers_of_the_strength_that_is_served(sweep: Scene)
     shown = generation_view(sweep.store, run.generation).measured
     assert {one.after.arm for one in shown if one.after} == {AT_75}
     assert {one.before.arm for one in shown if one.before} == {BASE}
+
+
+def test_reports_are_asked_again_of_the_strength_that_goes_live(sweep: Scene) -> None:
+    sweep.config["answers_per_report"] = 4
+    run = _run(sweep)
+    _behave(sweep, fixed={CANDIDATE: 10, AT_75: 10, AT_50: 2})
+    assert "accepted" in sweep.step().sentence
+    sampled = {answer.arm for answer in sweep.store.runs.answers(run.id) if answer.sample}
+    assert sampled == {AT_75}
+    assert {one.counts for one in sweep.store.retests.of_run(run.id)} == {"0 of 1 good before, 4 of 4 after"}

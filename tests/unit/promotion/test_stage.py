@@ -44,23 +44,17 @@ def test_an_accepted_candidate_goes_live_on_every_server_and_in_the_store(bench:
     assert bench.clients[0].chat("aligned", ASK, max_tokens=5).model == FIRST
 
 
-def test_reports_are_settled_by_what_the_candidate_did_as_served(bench: Bench) -> None:
-    fixed, broken, unmeasured, other = learn(bench.store, *(flagged() for _ in range(4)))
+def test_reports_are_settled_by_what_the_run_found_out(bench: Bench) -> None:
+    fixed, broken, unmeasured = learn(bench.store, *(flagged() for _ in range(3)))
     run = bench.promoting(passed={fixed: True, broken: False, unmeasured: None})
-    bench.store.runs.save_answers(
-        [
-            answer(run.id, other, arm=BASE, passed=True),
-            answer(run.id, other, arm=FIRST, passed=True, guided=False),
-            answer(run.id, other, arm=FIRST, passed=True, suite="golden"),
-        ]
-    )
+    bench.store.runs.save_answers([answer(run.id, unmeasured, arm=FIRST, passed=True)])
+    assert bench.store.reports.get(fixed).state == ReportState.LESSON
     bench.step()
-    states = {report: bench.store.reports.get(report).state for report in (fixed, broken, unmeasured, other)}
+    states = {report: bench.store.reports.get(report).state for report in (fixed, broken, unmeasured)}
     assert states == {
         fixed: ReportState.RESOLVED,
         broken: ReportState.RECURRING,
         unmeasured: ReportState.LESSON,
-        other: ReportState.LESSON,
     }
     assert bench.store.reports.get(fixed).resolved_generation == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from daemon.operations.views import AnswerView, MeasuredView
+from daemon.operations.shown import AnswerView, MeasuredView
 from daemon.records import ReportState
 from daemon.store import Store
 from daemon.training.job import MAX_POINTS, LossCurve, TrainingProgress
@@ -24,6 +24,7 @@ def measured(item_id: str, before: float | None, after: float | None, *, guided:
         guided=guided,
         before=answer(before),
         after=answer(after),
+        samples=[],
     )
 
 
@@ -33,13 +34,16 @@ def test_each_step_of_the_funnel_holds_the_next() -> None:
         ReportState.LESSON: 4,
         ReportState.RECURRING: 3,
         ReportState.RESOLVED: 2,
+        ReportState.IMPROVED: 1,
+        ReportState.NOT_REPRODUCED: 1,
         ReportState.BURIED: 6,
     }
     bars = funnel(counts)
     assert [(bar.label, bar.count) for bar in bars] == [
-        ("Flagged", 20), ("Accepted", 14), ("Analysed", 9), ("Re-tested", 5), ("Fixed", 2),
+        ("Flagged", 22), ("Accepted", 16), ("Analysed", 11), ("Re-tested", 7), ("Fixed", 2),
     ]  # fmt: skip
-    assert bars[-1].share == 0.1
+    assert bars[-1].share == 2 / 22
+    assert bars[-1].note == "4 still failing"
 
 
 def test_an_empty_funnel_is_drawn_too() -> None:
