@@ -17,6 +17,7 @@ from daemon.intake.formats.cells import LeftOutError, RowError, column_name
 from daemon.intake.formats.exports import unwrapped
 from daemon.intake.formats.files import RowFile, open_rows
 from daemon.intake.formats.reports import ImportOptions
+from daemon.privacy.redact import TOO_MUCH
 from daemon.records import MAX_NUMBER, TRUSTED_IMPORT, Source
 from daemon.store import Added, Reports
 
@@ -229,3 +230,5 @@ def _store(
         if outcome == Added.CONFLICT:
             detail = f"report {flagged.id} is stored already with other content; it stays as it is"
             yield RowProblem(line=line, field="row", detail=detail)
+        elif outcome == Added.TOO_MUCH:
+            yield RowProblem(line=line, field="row", detail=TOO_MUCH)

@@ -33,7 +33,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.intake.losses import Losses
-from daemon.privacy.redact import Redactor
+from daemon.privacy.redact import TOO_MUCH, Redactor
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
 from daemon.runtime.stage import Life, Step
@@ -98,6 +98,8 @@ class FeedbackIntake:
             raise QuotaExceeded(principal, self._limits(principal))
         if outcome == Added.CONFLICT:
             raise MessageRejected(Rejection.CONFLICT, _conflict(flagged))
+        if outcome == Added.TOO_MUCH:
+            raise MessageRejected(Rejection.OVERSIZED, TOO_MUCH)
         return FeedbackResult(report_id=flagged.id, outcome=outcome)
 
 
@@ -270,11 +272,14 @@ class IngestStage:
         """Store the messages together; returns the letters of those that were not stored."""
         tries = MAX_TRIES if len(accepted) == 1 else 1
         added = self._tried([(flagged, self._source(record)) for record, flagged in accepted], tries)
-        _count(Counter(outcome for outcome in added if outcome not in {Added.CONFLICT, Added.OVER_QUOTA}))
+        refused = {Added.CONFLICT, Added.OVER_QUOTA, Added.TOO_MUCH}
+        _count(Counter(outcome for outcome in added if outcome not in refused))
         letters = []
         for (record, flagged), outcome in zip(accepted, added, strict=True):
             if outcome == Added.CONFLICT:
                 letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
+            elif outcome == Added.TOO_MUCH:
+                letters.append(DeadLetter(record=record, reason=Rejection.OVERSIZED, detail=TOO_MUCH))
             elif outcome == Added.OVER_QUOTA:
                 principal = self._sources.of_topic(record.topic)
                 detail = _over_quota(principal, self._sources.limits(principal))

@@ -10,24 +10,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import regex
 
-from connectors.messages import Checks, FlaggedResponse
+from connectors.checker.client import ask
+from connectors.messages import FlaggedResponse
 from daemon import metrics
 from daemon.config import Config
 from daemon.labels import PersonalData as Kind
-from daemon.privacy.detect import Budget, Detector
+from daemon.privacy.detect import MAX_PLACES, Budget, Detector, Found, TooMuchError
 from daemon.privacy.keys import Keys, Purpose
 from daemon.privacy.sealed import seal
 from daemon.text.contacts import PLACEHOLDER
-from daemon.text.rules import failures
 
 CONVERSATION = ("messages", "response", "tool_calls")
 REST = ("correction", "reason", "follow_up", "metadata")
@@ -35,6 +37,15 @@ REST = ("correction", "reason", "follow_up", "metadata")
 PSEUDONYM_DIGITS = 20
 MAX_TRIED = 10
 """Redacted values that a pattern of the checks is tried on."""
+TOO_MUCH = (
+    f"holds more than {MAX_PLACES} pieces of personal data, or numbers that could be, of one kind (privacy.redact); "
+    "send less of it"
+)
+"""Why a report with `Redacted.too_much` is refused, as the end of a sentence."""
+TRIED_S = 0.2
+"""CPU seconds for that. A pattern that takes longer is left out."""
+_APART = "\n\0\n"
+"""Between texts that are searched together: no pattern reads over it."""
 MIN_PART = 4
 """Characters of a check that is taken for a part of a redacted value."""
 _ESCAPE = regex.compile(r"\\(?=[^\w\s])")
@@ -54,6 +65,8 @@ class Redacted:
     counts: Mapping[Kind, int] = field(default_factory=dict)
     sealed: bytes | None = None
     """The original, encrypted, if it is kept."""
+    too_much: bool = False
+    """It holds too much personal data to be redacted: it must not be stored."""
 
 
 def as_it_is(flagged: FlaggedResponse) -> Redacted:
@@ -80,7 +93,11 @@ class Redactor:
         values = flagged.model_dump(mode="json", exclude_none=True)
         values.pop("not_trainable", None)
         names = _Names(self._detector, values)
-        changed = self._changed(values, names)
+        try:
+            changed = self._changed(values, names)
+        except TooMuchError:
+            known = frozenset({plain, self._keyed(plain)})
+            return Redacted(flagged=flagged, fingerprint=self._keyed(plain), known_as=known, too_much=True)
         if not names.counts:
             return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain, self._keyed(plain)}))
         clean = FlaggedResponse.model_validate(changed)
@@ -95,19 +112,27 @@ class Redactor:
         )
 
     def clean(self, flagged: FlaggedResponse) -> FlaggedResponse:
-        """The report as `redact` would have it stored. Nothing is counted or kept."""
+        """The report as `redact` would have it stored; unchanged if it would not be. Nothing is counted or kept."""
         values = flagged.model_dump(mode="json", exclude_none=True)
         values.pop("not_trainable", None)
         names = _Names(self._detector, values)
-        changed = self._changed(values, names)
+        try:
+            changed = self._changed(values, names)
+        except TooMuchError:
+            return flagged
         return FlaggedResponse.model_validate(changed) if names.counts else flagged
 
     def letter(self, value: bytes) -> bytes:
-        """A message that was refused, as JSON or as text. Unchanged if nothing is found."""
+        """A message that was refused, as JSON or as text. Unchanged if nothing is found.
+
+        Raises:
+            TooMuchError: It holds too much personal data.
+        """
         names = _Names(self._detector, {})
         text = value.decode("utf-8", "surrogateescape")
         with suppress(ValueError, RecursionError):
             document = json.loads(text)
+            names.read(document)
             clean = _walk(document, names.replaced, keys=True)
             return json.dumps(clean, ensure_ascii=False).encode("utf-8", "surrogatepass") if names.counts else value
         clean_text = names.replaced(text)
@@ -118,6 +143,7 @@ class Redactor:
 
     def _changed(self, values: dict[str, Any], names: _Names) -> dict[str, Any]:
         changed = dict(values)
+        names.read([values[name] for name in (*CONVERSATION, *REST, "checks") if name in values])
         for name in (*CONVERSATION, *REST):
             if name in values:
                 changed[name] = _walk(values[name], names.replaced, keys=name == "metadata")
@@ -148,6 +174,7 @@ class _Names:
         self._known: dict[tuple[Kind, str], str] = {}
         self._numbers: Counter[str] = Counter()
         self._budget = Budget()
+        self._found: dict[str, list[Found]] = {}
         self.written: dict[str, str] = {}
         """The placeholder of each value as it was written."""
         self.counts: Counter[Kind] = Counter()
@@ -155,9 +182,22 @@ class _Names:
             for found in PLACEHOLDER.finditer(text):
                 self._numbers[found["kind"]] = max(self._numbers[found["kind"]], int(found["number"]))
 
+    def read(self, value: Any) -> None:
+        """Search all texts of a value at once: a search costs far more than a short text."""
+        texts = list(dict.fromkeys(_texts(value)))
+        places = iter(self._detector.find(_APART.join(texts), self._budget))
+        place, start = next(places, None), 0
+        for text in texts:
+            self._found[text] = []
+            while place is not None and place.end <= start + len(text):
+                self._found[text].append(place._replace(start=place.start - start, end=place.end - start))
+                place = next(places, None)
+            start += len(text) + len(_APART)
+
     def replaced(self, text: str) -> str:
         parts, end = [], 0
-        for found in self._detector.find(text, self._budget):
+        found_before = self._found.get(text)
+        for found in self._detector.find(text, self._budget) if found_before is None else found_before:
             written = text[found.start : found.end]
             name = self._name(found.kind, found.value)
             self.written[written] = name
@@ -167,15 +207,24 @@ class _Names:
         return "".join((*parts, text[end:])) if parts else text
 
     def part_of(self, text: str) -> str | None:
-        """The placeholder of the value that holds this text."""
-        folded = text.casefold()
-        return next((name for written, name in self.written.items() if folded in written.casefold()), None)
+        """The placeholder of the first value that holds this text."""
+        joined, ends, names = self._folded
+        at = joined.find(text.casefold())
+        return names[bisect_right(ends, at)] if at >= 0 else None
+
+    @cached_property
+    def _folded(self) -> tuple[str, list[int], list[str]]:
+        """The values as one text, where each of them ends, and their placeholders; made when all values are known."""
+        folded = [written.casefold() for written in self.written]
+        ends = list(accumulate(len(written) + len(_APART) for written in folded))
+        return _APART.join(folded), ends, list(self.written.values())
 
     def _name(self, kind: Kind, value: str) -> str:
-        if (kind, value) not in self._known:
+        name = self._known.get((kind, value))
+        if name is None:
             self._numbers[kind.name] += 1
-            self._known[kind, value] = f"<{kind.name}_{self._numbers[kind.name]}>"
-        return self._known[kind, value]
+            name = self._known[kind, value] = f"<{kind.name}_{self._numbers[kind.name]}>"
+        return name
 
 
 def _walk(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:
@@ -211,7 +260,7 @@ def _checks(checks: Mapping[str, Any], names: _Names, swallowed: Callable[[str],
     changed = {name: _walk(item, names.replaced, keys=False) for name, item in checks.items() if name != "regex"}
     for name in ("must_contain", "must_not_contain"):
         changed[name] = [
-            (names.part_of(text) or text) if len(text) >= MIN_PART and swallowed(text) else text
+            part if len(text) >= MIN_PART and (part := names.part_of(text)) and swallowed(text) else text
             for text in changed.get(name, [])
         ]
     pattern = checks.get("regex")
@@ -223,6 +272,11 @@ def _checks(checks: Mapping[str, Any], names: _Names, swallowed: Callable[[str],
 def _is_about(pattern: str, names: _Names) -> bool:
     if names.replaced(_ESCAPE.sub("", pattern)) != _ESCAPE.sub("", pattern):
         return True
-    rule = Checks(regex=pattern)
-    written = list(names.written.items())[:MAX_TRIED]
-    return any(not failures(rule, value) and bool(failures(rule, name)) for value, name in written)
+    left_s = TRIED_S
+    for written in list(names.written.items())[:MAX_TRIED]:
+        verdicts = [ask("search", timeout_s=left_s, pattern=pattern, text=text) for text in written]
+        left_s -= sum(verdict.cpu_s for verdict in verdicts)
+        met, missed = (verdict.fault is None for verdict in verdicts)
+        if left_s <= 0 or any(verdict.undecided for verdict in verdicts) or (met and not missed):
+            return True
+    return False

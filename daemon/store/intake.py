@@ -42,6 +42,8 @@ class Added(StrEnum):
     QUARANTINED = "quarantined"
     OVER_QUOTA = "quota"
     """Not stored: its principal has no quota left."""
+    TOO_MUCH = "oversized"
+    """Not stored: it holds too much personal data to be redacted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class Arrival:
     size_bytes: int
     sealed: bytes | None = None
     """The encrypted original, if it is kept."""
+    too_much: bool = False
 
     @property
     def key(self) -> Key:
@@ -84,6 +87,7 @@ class Arrival:
             content_key=clean.flagged.content_key(),
             document=clean.flagged.model_dump(mode="json", exclude_none=True),
             sealed=clean.sealed,
+            too_much=clean.too_much,
             size_bytes=len(flagged.model_dump_json(exclude_none=True).encode()),
         )
 
@@ -136,6 +140,8 @@ class _Intake:
         if known is not None:
             # whatever comes again under the id of an erased report is not stored, and makes no dead letter
             return Added.REDELIVERED if known in {*arrival.known_as, ERASED_KEY} else Added.CONFLICT
+        if arrival.too_much:
+            return Added.TOO_MUCH
         principal = arrival.source.principal
         limits, recent = self._limits(principal), self._recent.get(arrival.reporter, 0)
         is_spare = recent >= limits.reports_per_reporter

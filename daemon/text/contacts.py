@@ -7,14 +7,15 @@ the comparison is strict: a link counts as known only if the source has it whole
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import regex
 
+from daemon.text.credentials import secrets_in
+
 if TYPE_CHECKING:
-    from detect_secrets.plugins.base import RegexBasedDetector
     from tldextract import TLDExtract
 
 PHONE_REGIONS = ("US", "GB", "DE", "FR", "IN")
@@ -22,8 +23,6 @@ PHONE_REGIONS = ("US", "GB", "DE", "FR", "IN")
 MIN_PHONE_DIGITS = 7
 MAX_TRIES = 500
 """Groups of digits that are tried per region."""
-MIN_OPAQUE_CHARACTERS = 32
-MIN_OPAQUE_DIGITS = 3
 MAX_ALIAS = 2
 """Length of a short name in a program, such as `d` or `l1`."""
 
@@ -63,22 +62,10 @@ _TRAILING = ".,;:!?)]}>*_'\"`"
 
 _IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}", regex.IGNORECASE)
 _COIN = regex.compile(r"\b(?:bc1[a-z0-9]{25,62}|[13][1-9A-HJ-NP-Za-km-z]{25,34}|0x[0-9a-fA-F]{40})\b")
-_OPAQUE = regex.compile(rf"[A-Za-z0-9_+]{{{MIN_OPAQUE_CHARACTERS},}}=*")
 _LONG_NUMBER = regex.compile(r"\d(?:[ .-]?\d){8,}")
 _SUBTRACTION = regex.compile(r"\d+ - \d+")
-_KEYS = regex.compile(
-    r"\b(?:(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}|ya29\.[\w-]{20,}|gh[opsur]_\w{20,})"
-)
 PLACEHOLDER = regex.compile(r"<(?P<kind>EMAIL|PHONE|IBAN|COIN|CARD|ID|IP|SECRET)_(?P<number>\d{1,6})>")
 """Stands for what `daemon.privacy` redacted at intake."""
-_PLUGINS = (
-    *("aws.AWSKeyDetector", "azure_storage_key.AzureStorageKeyDetector", "basic_auth.BasicAuthDetector"),
-    *("discord.DiscordBotTokenDetector", "github_token.GitHubTokenDetector", "gitlab_token.GitLabTokenDetector"),
-    *("jwt.JwtTokenDetector", "mailchimp.MailchimpDetector", "npm.NpmDetector", "openai.OpenAIDetector"),
-    *("private_key.PrivateKeyDetector", "pypi_token.PypiTokenDetector", "sendgrid.SendGridDetector"),
-    *("slack.SlackDetector", "square_oauth.SquareOAuthDetector", "stripe.StripeDetector"),
-    *("telegram_token.TelegramBotTokenDetector", "twilio.TwilioKeyDetector"),
-)
 
 
 def visible(text: str) -> str:
@@ -225,29 +212,8 @@ def _accounts(text: str) -> Iterator[str]:
             yield found
 
 
-def secrets_in(text: str) -> Iterator[str]:
-    """Keys, tokens and long random texts."""
-    yield from _KEYS.findall(text)
-    yield from (secret for detector in _detectors() for secret in detector.analyze_string(text))
-    yield from (run for run in _OPAQUE.findall(text) if _is_random(run))
-
-
-def _is_random(run: str) -> bool:
-    """Letters of both cases and several digits: a name in a program has fewer."""
-    digits = sum(character.isdigit() for character in run)
-    return digits >= MIN_OPAQUE_DIGITS and run != run.lower() and run != run.upper()
-
-
 @cache
 def _suffixes() -> TLDExtract:
     from tldextract import TLDExtract  # noqa: PLC0415 - takes half a second
 
     return TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=False)
-
-
-@cache
-def _detectors() -> Sequence[RegexBasedDetector]:
-    from importlib import import_module  # noqa: PLC0415
-
-    found = (name.split(".") for name in _PLUGINS)
-    return [getattr(import_module(f"detect_secrets.plugins.{module}"), name)() for module, name in found]

@@ -1,8 +1,11 @@
-"""`make fuzz`: random messages through `decode` and random rules over random answers; prints one line of JSON.
+"""`make fuzz`: hostile messages through decoding and redaction, hostile rules over answers; prints one line of JSON.
 
-A crash is any exception but a `MessageRejected` of `decode`, or a question that killed the child process. CPU seconds
+Messages: one mebibyte of each of `fuzz_texts.FLOODS` in one text and in many, then random ones. Rules: those of
+`fuzz_texts.RULES`, then random ones; as stored, so without the look at their arrival. No rule is larger than a message
+may be. A crash is any exception but a `MessageRejected`, or a question that killed the child process. CPU seconds
 are those of this process and of the child together. The memory of this process is measured at the start, after half of
 the work, and at the end. Exits with 1 if something crashed, took over a second, or the memory grew in the second half.
+The count includes the fixed ones. To share the work, give each part a `--seed`. The progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -12,15 +15,22 @@ import gzip
 import json
 import random
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from connectors.checker import client
-from connectors.messages import Checks, MessageRejected, decode
+from connectors.messages import MAX_MESSAGE_BYTES, Checks, MessageRejected, decode
+from daemon.config import Config
+from daemon.privacy.redact import Redactor
 from daemon.text.rules import failures
+from tests.benchmarks.fuzz_texts import FLOODS, PIECES, RULES
 
 VALID = {
     "version": 1,
@@ -36,9 +46,13 @@ VALID = {
     "correction": "Canberra.",
     "metadata": {"a": [1, 2, {"b": None}]},
 }
+Work = tuple[Callable[[], object], str]
+"""A thing to do, and the start of what it is done with."""
 MOST_CPU_MS = 1000
 MOST_GROWTH_MIB = 32
 """In the second half of the work, when all caches are full."""
+PROGRESS = 2000
+"""Messages, or rules, between two lines of progress."""
 TOKENS = [
     *(
         "a",
@@ -102,12 +116,31 @@ class Fuzzer:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
+    def messages(self, flood_bytes: int) -> Iterator[bytes]:
+        """The fixed ones first; 0 bytes: without them."""
+        for piece in FLOODS if flood_bytes else ():
+            times = (flood_bytes - len(json.dumps(VALID))) // len(json.dumps(piece)[1:-1])
+            yield json.dumps({**VALID, "response": piece * times}).encode()
+            many = [piece] * min(90_000, flood_bytes // (len(json.dumps(piece)) + 3))
+            yield json.dumps({**VALID, "metadata": {"many": many}}).encode()
+        while True:
+            yield self.message()
+
+    def rules(self) -> Iterator[dict[str, Any]]:
+        yield from RULES
+        while True:
+            rules = self.checks()
+            if size(rules) <= MAX_MESSAGE_BYTES:
+                yield rules
+
     def message(self) -> bytes:
         value = json.loads(json.dumps(VALID))
         for _ in range(self.random.randint(1, 3)):
             self._change(value)
         if self.random.random() < 0.2:
-            value["checks"] = self.checks()
+            value["checks"] = next(rules for rules in iter(self.checks, None) if size(rules) <= MAX_MESSAGE_BYTES)
+        if self.random.random() < 0.3:
+            value["response"] = "".join(self.random.choices(PIECES, k=self.random.choice([2, 10, 200])))
         raw = json.dumps(value).encode(errors="replace")
         kind = self.random.random()
         if kind < 0.3:
@@ -174,12 +207,22 @@ class Fuzzer:
 
     def _hostile(self) -> Any:
         size = self.random.choice([3, 30, 3000] if self.random.random() < 0.97 else [100_000, 300_000])
+        piece = self.random.choice([*PIECES, "a", "\u200b"])
+        made: list[Callable[[], Any]] = [
+            lambda: self.random.choice([None, True, -1, 1e300, 10**400, "", " ", "\x00", "\ud800", "<|im_end|>"]),
+            lambda: piece * (size // len(piece) + 1),
+            lambda: [self.random.choice([1, {}, ["x"], piece])] * size,
+            lambda: {str(n): n for n in range(size)},
+            self._deep,
+            lambda: self.value(3),
+        ]
+        return self.random.choice(made)()
+
+    def _deep(self) -> Any:
         deep: Any = 1
         for _ in range(self.random.choice([5, 31, 33, 90])):
             deep = [deep] if self.random.random() < 0.5 else {"k": deep}
-        lists: list[Any] = [[1] * size, [{}] * size, [["x"]] * size, {str(n): n for n in range(size)}]
-        texts = ["", " ", "\x00", "\ud800", "<|im_end|>", "a" * size, "\u200b" * size]
-        return self.random.choice([None, True, -1, 1e300, 10**400, *texts, *lists, deep, self.value(3)])
+        return deep
 
     def _damaged(self, raw: bytes) -> bytes:
         changed = bytearray(raw)
@@ -218,6 +261,18 @@ _KEYWORDS: dict[str, Callable[[Fuzzer, int], Any]] = {
 }
 
 
+def size(value: Any, known: dict[int, int] | None = None) -> int:
+    """Bytes of the value as JSON, about; parts that stand in it many times are counted many times, but read once."""
+    known = {} if known is None else known
+    if not isinstance(value, dict | list):
+        return len(json.dumps(value)) + 2
+    if id(value) not in known:
+        keys = sum(len(json.dumps(key)) + 2 for key in value) if isinstance(value, dict) else 0
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 2 + keys + sum(size(one, known) for one in inner)
+    return known[id(value)]
+
+
 class Meter:
     """CPU seconds of this process and of the child, and what fell out of the usual."""
 
@@ -225,7 +280,8 @@ class Meter:
         self._child_s = 0.0
         self._ask = client._CHILD.ask
         self.crashes: list[str] = []
-        self.slowest_ms = 0.0
+        self.slowest_ms = self.cpu_s = 0.0
+        self.slowest = ""
         self.count = 0
 
     def __enter__(self) -> Meter:
@@ -251,7 +307,10 @@ class Meter:
         except Exception as exc:
             self.crashes.append(f"{type(exc).__name__}: {what}")
         self.count += 1
-        self.slowest_ms = max(self.slowest_ms, (time.process_time() + self._child_s - started) * 1000)
+        took_s = time.process_time() + self._child_s - started
+        self.cpu_s += took_s
+        if took_s * 1000 > self.slowest_ms:
+            self.slowest_ms, self.slowest = took_s * 1000, what[:200]
 
 
 def main() -> None:
@@ -273,42 +332,53 @@ def problems(figures: dict[str, Any]) -> list[str]:
     return [*figures["crashes"], *found, *grew]
 
 
-def fuzz(messages: int, checks: int, seed: int) -> dict[str, Any]:
+def fuzz(messages: int, checks: int, seed: int, flood_bytes: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
     """Run both; the figures as a dictionary."""
-    fuzzer, found = Fuzzer(seed), {}
-    warm = Fuzzer(seed + 1)
-    for name, count, once in (("messages", messages, _decode), ("checks", checks, _check)):
-        for _ in range(min(200, count // 4)):  # caches fill up to their size
-            once(warm, Meter())
-        memory = [_memory_mib()]
-        with Meter() as meter:
-            for part in (count // 2, count - count // 2):
-                for _ in range(part):
-                    once(fuzzer, meter)
-                memory.append(_memory_mib())
-        found[name] = {
-            "count": meter.count,
-            "crashes": meter.crashes[:10],
-            "slowest_cpu_ms": round(meter.slowest_ms),
-            "memory_mib": [round(one) for one in memory],
-        }
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        redactor = Redactor(Config.model_validate({"data_dir": Path(folder) / "var", "model": {"path": folder}}))
+        _measured("", min(200, messages // 4), _decoding(Fuzzer(seed + 1), redactor, 0))  # caches fill up
+        found = {"messages": _measured("messages", messages, _decoding(Fuzzer(seed), redactor, flood_bytes))}
+        _measured("", min(200, checks // 4), _checking(Fuzzer(seed + 1)))
+        return {**found, "checks": _measured("checks", checks, _checking(Fuzzer(seed)))}
+
+
+def _decoding(fuzzer: Fuzzer, redactor: Redactor, flood_bytes: int) -> Iterator[Work]:
+    for raw in fuzzer.messages(flood_bytes):
+        yield partial(_take, raw, redactor), repr(raw[:300])
+
+
+def _take(raw: bytes, redactor: Redactor) -> None:
+    redactor.redact(decode(raw))
+
+
+def _checking(fuzzer: Fuzzer) -> Iterator[Work]:
+    for rules in fuzzer.rules():
+        # as stored by an earlier version: without the look at the door
+        checks = Checks.model_construct(**{**Checks().model_dump(), **rules})
+        yield partial(failures, checks, fuzzer.answer()), repr(rules)[:300]
+
+
+def _measured(name: str, count: int, source: Iterator[Work]) -> dict[str, Any]:
+    memory = [_memory_mib()]
+    with Meter() as meter:
+        for part in (count // 2, count - count // 2):
+            for work, what in islice(source, part):
+                meter.run(work, what)
+                if meter.count % PROGRESS == 0:
+                    print(f"{meter.count} {name}, slowest {meter.slowest_ms:.0f} ms", file=sys.stderr, flush=True)
+            memory.append(_memory_mib())
+    return {
+        "count": meter.count,
+        "crashes": meter.crashes[:10],
+        "slowest_cpu_ms": round(meter.slowest_ms),
+        "slowest": meter.slowest,
+        "cpu_s": round(meter.cpu_s),
+        "memory_mib": [round(one) for one in memory],
+    }
 
 
 def _memory_mib() -> float:
     return float(psutil.Process().memory_info().rss / 2**20)
-
-
-def _decode(fuzzer: Fuzzer, meter: Meter) -> None:
-    raw = fuzzer.message()
-    meter.run(lambda: decode(raw), repr(raw[:300]))
-
-
-def _check(fuzzer: Fuzzer, meter: Meter) -> None:
-    rules, text = fuzzer.checks(), fuzzer.answer()
-    # as stored by an earlier version: without the look at the door
-    checks = Checks.model_construct(**{**Checks().model_dump(), **rules})
-    meter.run(lambda: failures(checks, text), json.dumps(rules)[:300])
 
 
 if __name__ == "__main__":

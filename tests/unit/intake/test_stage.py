@@ -12,12 +12,15 @@ import pytest
 
 from connectors.kafka.consumer import Commit, RawRecord
 from connectors.messages import Rejection
+from daemon.config import Config
 from daemon.config.intake import IntakeConfig, SourceConfig
 from daemon.errors import StoreUnavailableError
 from daemon.intake import stage as ingest
 from daemon.intake.attempts import Attempts
 from daemon.intake.dead_letters import DeadLetter
 from daemon.intake.stage import IngestStage
+from daemon.privacy import detect
+from daemon.privacy.redact import Redactor
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
@@ -210,6 +213,20 @@ def test_hostile_rules_do_not_hold_up_the_messages_behind_them(sqlite_store: Sto
     assert stored(sqlite_store) == {"behind"}
     assert {letter.reason for letter in topic.letters} == {Rejection.SCHEMA_VIOLATION}
     assert len(topic.letters) == len(hostile)
+
+
+def test_a_message_with_too_much_personal_data_becomes_a_dead_letter_alone(
+    sqlite_store: Store, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "MAX_PLACES", 3)
+    sqlite_store.reports._redactor = Redactor(make_config())
+    full = flagged(id="full", response=" ".join(f"u{number}@example.org" for number in range(4))).encode()
+    topic = Topic(*reports("before"), full, *reports("behind"))
+    stage_of(topic, sqlite_store).step(life())
+    assert stored(sqlite_store) == {"before", "behind"}
+    [letter] = topic.letters
+    assert (letter.record.offset, letter.reason) == (1, Rejection.OVERSIZED)
+    assert "personal data" in letter.detail
 
 
 def test_messages_beyond_the_quota_of_their_topic_become_dead_letters_and_hold_nothing_up(sqlite_store: Store) -> None:

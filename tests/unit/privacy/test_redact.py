@@ -9,6 +9,8 @@ import pytest
 
 from connectors.messages import FlaggedResponse, decode
 from daemon.config import Config
+from daemon.privacy import detect
+from daemon.privacy.detect import Detector
 from daemon.privacy.keys import Keys
 from daemon.privacy.redact import Redactor
 from daemon.privacy.sealed import unseal
@@ -161,3 +163,33 @@ def test_the_original_is_kept_encrypted_only_where_that_is_configured(
 def test_originals_need_a_key_that_lies_elsewhere(make_config: Callable[..., Config]) -> None:
     with pytest.raises(ValueError, match="keep_original needs key_env"):
         make_config(privacy={"keep_original": True})
+
+
+def test_a_report_is_searched_once_however_many_texts_it_has(
+    redactor: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    find = Detector.find
+    monkeypatch.setattr(Detector, "find", lambda self, *given: searched.append(given[0]) or find(self, *given))
+    many = flagged(metadata={"many": [f"user{number % 50}@example.org" for number in range(5000)]})
+    assert redactor.redact(many).flagged.metadata["many"][50:52] == ["<EMAIL_1>", "<EMAIL_2>"]
+    assert len(searched) <= 2  # the texts together, and the reporter's name
+
+
+def test_a_report_with_more_than_can_be_redacted_is_marked_and_its_letter_empty(
+    redactor: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "MAX_PLACES", 3)
+    message = flagged(response=" ".join(f"u{number}@example.org" for number in range(4)))
+    found = redactor.redact(message)
+    assert found.too_much
+    assert redactor.clean(message) is message
+    with pytest.raises(detect.TooMuchError):
+        redactor.letter(message.encode())
+
+
+def test_a_pattern_that_takes_too_long_on_a_redacted_value_is_left_out(redactor: Redactor) -> None:
+    slow = {"regex": "(?:a|aa)+$x"}
+    clean = redactor.redact(flagged(response="a" * 60 + "@example.org", checks=slow)).flagged
+    assert clean.checks is not None
+    assert clean.checks.regex is None

@@ -10,11 +10,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from connectors.messages import json_schema
+from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import StoreUnavailableError
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
+from daemon.privacy import detect
+from daemon.privacy.redact import Redactor
 from daemon.records import ReportState, Source
 from daemon.store import Store
 from tests.fixtures.config import flagged
@@ -219,6 +222,22 @@ def test_a_reporter_reads_only_what_it_sent_itself(make_client: Callable[..., Te
         (Role.REVIEWER, "theirs"): 200,
     }
     assert answers[Role.REVIEWER, "theirs"].json()["id"] == "theirs"
+
+
+def test_a_report_with_too_much_personal_data_is_refused_with_the_reason(
+    make_app: Callable[..., FastAPI],
+    sqlite_store: Store,
+    make_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detect, "MAX_PLACES", 3)
+    sqlite_store.reports._redactor = Redactor(make_config())
+    full = flagged(response=" ".join(f"u{number}@example.org" for number in range(4)))
+    with TestClient(make_app(), base_url=BASE_URL) as client:
+        status, reason, detail = error(client.post("/v1/feedback", content=full.encode()))
+    assert (status, reason) == (413, "oversized")
+    assert "personal data" in detail
+    assert sqlite_store.reports.find() == []
 
 
 def test_a_principal_without_quota_is_asked_to_come_back(make_app: Callable[..., FastAPI], sqlite_store: Store) -> None:
