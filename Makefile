@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-quality bench-poison probe-teacher fuzz clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-gate-power: $(READY) ## how often the gate's default bounds err, computed 
 
 probe-teacher: $(READY) ## which teachers help a model, by kind of mistake, before anything is trained (PROBE="--config FILE --data FOLDER")
 	@$(BIN)/python -m tests.benchmarks.teachers $(PROBE)
+
+bench-guidance: $(READY) ## what texts of the guidance do to a model, some minutes (GUIDANCE="--model FOLDER --text TEXT")
+	@$(BIN)/python -m tests.benchmarks.guidance $(GUIDANCE)
 
 bench-quality: $(READY) ## recipes side by side on public data, hours long, goes on where it was (DATA=folder QUALITY="--seeds 1")
 	@$(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet -c deploy/local/constraints.txt -e '.[bench]'

@@ -133,7 +133,7 @@ def _demo_traps() -> Iterator[Trap]:
 
 def _probed(config: Config, given: argparse.Namespace) -> list[Row]:
     scenarios = _scenarios(given)
-    with _serving(config) as fleet:
+    with serving(config) as fleet:
         server, base = fleet.any(), config.serving.base_name
         collector = Collector(
             base=Asked(endpoint=server, model=base),
@@ -220,7 +220,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def _serving(config: Config) -> Iterator[Fleet]:
+def serving(config: Config) -> Iterator[Fleet]:
     """The configured servers, once one is ready."""
     fleet, stage = open_serving(config)
     life, deadline, sentence = Life(threading.Event()), time.monotonic() + STARTS_IN_S, ""
