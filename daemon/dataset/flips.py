@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from connectors.messages import Checks
 from daemon.artifacts.run_folder import Flips
@@ -29,7 +30,7 @@ harmless questions beside it (docs/recipes.md)."""
 def flips(report: Report, lesson: Lesson, answer: str) -> bool | None:
     """Whether the answer is good where the flagged one is bad. None: no rule and no correction says so."""
     said = merged(report)
-    asked = asked_by(said.flagged, correction=lesson.correction)
+    asked = replace(asked_by(said.flagged, correction=lesson.correction), kind=report.kind)
     if said.rules is None and lesson.correction is None:
         return None
     if unsound(answer, asked) is not None:
@@ -68,7 +69,3 @@ def best_recipe(kind: Kind, rates: Mapping[str, Flips], *, otherwise: str) -> st
 
 def in_order(kind: Kind) -> tuple[str, ...]:
     return _FIRST.get(kind, (CONSISTENCY, CONTEXT_DISTILLATION))
-
-
-def kind_of_report(report: Report) -> Kind:
-    return report.kind

@@ -17,7 +17,7 @@ from daemon.artifacts.run_folder import Flips
 from daemon.categories import Kind
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.answers import Answer, Answers, Draw
-from daemon.dataset.flips import best_recipe, flips, in_order, kind_of_report
+from daemon.dataset.flips import best_recipe, flips, in_order
 from daemon.dataset.recipes import AUTO, recipe, sft
 from daemon.dataset.states import State, taught
 from daemon.dataset.teachers import TAUGHT, Teacher, teachers
@@ -61,6 +61,7 @@ class Teaching:
         self._guidance = guidance
         self._config = config
         self._used: dict[str, Draw] = {}
+        self._kept: dict[str, Answer] = {}
         self._good: dict[tuple[str, str], bool | None] = {}
         self._usable: Usable | None = None
         self._candidates: dict[str, tuple[Report, Lesson]] = {}
@@ -80,8 +81,8 @@ class Teaching:
     def render(self, report: Report, lesson: Lesson) -> list[Example]:
         """The examples of one lesson. Until everything is known, those of the first teacher, to see if they fit."""
         self._candidates[report.id] = report, lesson
-        name = self._recipe(kind_of_report(report))
-        options = in_order(kind_of_report(report)) if name == AUTO else (name,)
+        name = self._recipe(report.kind)
+        options = in_order(report.kind) if name == AUTO else (name,)
         if options[0] not in TAUGHT:
             return recipe(options[0])(report, lesson)
         tests = [self._test(option, report, lesson) for option in options]
@@ -113,8 +114,8 @@ class Teaching:
         Under the kind's recipe; where that has no teacher, under the best one that was tested.
         """
         found = {}
-        ordered = sorted(self._candidates.values(), key=lambda one: kind_of_report(one[0]))
-        for kind, of_kind in groupby(ordered, key=lambda one: kind_of_report(one[0])):
+        ordered = sorted(self._candidates.values(), key=lambda one: one[0].kind)
+        for kind, of_kind in groupby(ordered, key=lambda one: one[0].kind):
             name, tested = self._recipe(kind), [*of_kind]
             rates = [self.rate(one, tested) for one in ((name,) if name in TAUGHT else in_order(kind))]
             best = max(rates, key=lambda rate: (rate.ratio, rate.lessons))
@@ -138,15 +139,15 @@ class Teaching:
 
     def _tested(self, report: Report) -> tuple[str, ...]:
         """The recipes whose teachers are tested on this lesson."""
-        kind = kind_of_report(report)
+        kind = report.kind
         name = self._recipe(kind)
         return in_order(kind) if name == AUTO else (name,) if name in TAUGHT else ()
 
     def _choose(self, lessons: Lessons) -> None:
         """Choose a recipe for each kind of these lessons under `auto`."""
-        kinds = {kind for report, _ in lessons if self._recipe(kind := kind_of_report(report)) == AUTO}
+        kinds = {kind for report, _ in lessons if self._recipe(kind := report.kind) == AUTO}
         for kind in kinds:
-            of_kind = [one for one in lessons if kind_of_report(one[0]) is kind]
+            of_kind = [one for one in lessons if one[0].kind is kind]
             rates = {name: self.rate(name, of_kind) for name in in_order(kind)}
             self._by_kind[kind.value] = best_recipe(kind, rates, otherwise=OTHERWISE)
             self.is_stale = True
@@ -174,7 +175,7 @@ class Teaching:
         )
 
     def _judge(self, draw: Draw, report: Report, lesson: Lesson, answer: Answer) -> bool | None:
-        key = draw.identity, repr((report.parts, lesson))
+        key = draw.identity, repr((report.kind, report.parts, lesson))
         if key not in self._good:
             self._good[key] = flips(report, lesson, self._answers.shown(answer))
         return self._good[key]
@@ -191,7 +192,7 @@ class Teaching:
         return [*states.values()]
 
     def _own_draws(self, report: Report, lesson: Lesson) -> list[Draw]:
-        name = self._recipe(kind_of_report(report))
+        name = self._recipe(report.kind)
         has_teacher = name in TAUGHT and self._test(name, report, lesson).teacher is not None
         return self._drawn(report) if has_teacher else []
 
@@ -223,7 +224,10 @@ class Teaching:
 
     def _known(self, draw: Draw) -> Answer | None:
         self._used[draw.identity] = draw
-        return self._answers.known(draw)
+        answer = self._kept.get(draw.identity)
+        if answer is None and (answer := self._answers.known(draw)) is not None:
+            self._kept[draw.identity] = answer
+        return answer
 
 
 def _different(draws: Iterable[Draw]) -> list[Draw]:

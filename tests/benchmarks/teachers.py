@@ -24,7 +24,7 @@ from daemon.categories import Kind
 from daemon.config import Config, LogConfig, load_config
 from daemon.config.dataset import DatasetConfig, OwnAnswersConfig
 from daemon.dataset.answers import CONCURRENCY, Answers
-from daemon.dataset.flips import best_recipe, kind_of_report
+from daemon.dataset.flips import best_recipe
 from daemon.dataset.recipes import AUTO
 from daemon.dataset.teachers import CONSISTENCY, CONTEXT_DISTILLATION, TAUGHT, with_complaint
 from daemon.dataset.teaching import OTHERWISE, Lessons, Teaching
@@ -170,7 +170,7 @@ def probe(config: Config, fleet: Fleet, lessons: Lessons, asked: Sequence[str]) 
         _say(f"{len(missing)} answers are missing")
     rows = []
     for kind in Kind:
-        of_kind = [one for one in lessons if kind_of_report(one[0]) is kind]
+        of_kind = [one for one in lessons if one[0].kind is kind]
         if not of_kind:
             continue
         rates = {name: teaching.rate(name, of_kind) for name in TAUGHT}
