@@ -12,6 +12,7 @@ from connectors.kafka.consumer import OutboundRecord
 from daemon.config import Config
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.dataset.stage import DatasetStage
+from daemon.dataset.teaching import LESSON_ANSWERS
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.stage import DeliveryStage
 from daemon.intake.stage import IngestStage
@@ -146,7 +147,8 @@ def test_nothing_of_an_erased_report_is_found_in_files_topics_and_rows(
     store.reports.requeue("private-1", actor="op", reason=f"Ignatius of {MARK} is right")
     analyse(store)
     teach(store, *OTHERS)
-    run = into_a_run(config, store, make_stage())
+    run = into_a_run(config, store, make_stage(recipes={store.reports.get("private-1").kind: "context-distillation"}))
+    assert holding(config.data_dir / LESSON_ANSWERS, MARK) != []
     store.intents.request(IntentKind.TRAIN, actor="op", reason=f"because {SENTENCES['response']}")
     assert len(holding(config.data_dir, MARK)) > 4
 
