@@ -148,6 +148,14 @@ def test_no_file_is_too_long(package: str) -> None:
     assert {str(path): length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
+def test_each_revision_of_the_database_is_there_once_and_follows_the_one_before() -> None:
+    paths = sorted((ROOT / "daemon" / "store" / "migrations" / "versions").glob("0*.py"))
+    names = [f"{number:04}" for number in range(1, len(paths) + 1)]
+    assert [path.name[:4] for path in paths] == names
+    for path, number, before in zip(paths[1:], names[1:], names[:-1], strict=True):
+        assert f'revision = "{number}"\ndown_revision = "{before}"\n' in path.read_text(), path.name
+
+
 def stages() -> list[tuple[str, str]]:
     """Module and name of every stage class, and of every sink, which names its delivery stage."""
     found = []

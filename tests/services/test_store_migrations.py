@@ -117,7 +117,7 @@ def test_reports_and_answers_survive_the_revision_that_allows_new_states(databas
     now = utcnow()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0024")
+        command.upgrade(config, "0025")
         for statement in (
             (
                 "INSERT INTO reports (id, state, fingerprint, content_key, category, reporter, model, flagged, "
