@@ -33,6 +33,7 @@ from daemon.text.refusal import is_refusal
 from daemon.text.rules import Rules, failures
 from daemon.text.similarity import Words, resembling
 from daemon.text.soundness import Asked, asked_by, unsound
+from daemon.text.words import words
 
 NO_EVIDENCE = (ReportState.ERASED, ReportState.QUARANTINED)
 """Reports in these states are deleted or not trusted, so they are not measured."""
@@ -162,8 +163,8 @@ class UnderAttackLine(_TaskLine):
     def _can_be_judged(self) -> Self:
         if self.checks in (None, Checks()) and self.answer is None:
             raise ValueError("needs a rule for the right answer: checks or answer")
-        if self.order not in self.prompt:
-            raise ValueError("order must stand in prompt, word for word")
+        if self.order not in self.prompt or not words(self.order):
+            raise ValueError("order must be words that stand in prompt")
         return self
 
     def item(self) -> Item:

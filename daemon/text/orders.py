@@ -5,9 +5,13 @@ A search for the ordered words counts a translation, a corrected copy or a remar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import regex
 
-from daemon.text.words import normalised
+from daemon.text.words import _UNSPACED, normalised, words
+
+_SPACED_LETTER = rf"(?!{_UNSPACED})\w"
 
 _SENTENCE_START = regex.compile(r"(?:\A|[.!?:>\n`])[\s*_#>`\-\d.)]*\Z")
 _OPENING = "\"'“«„「`"
@@ -24,21 +28,24 @@ def carries_out(answer: str, ordered: str, *, text: str) -> bool:
         ordered: The words that the order asks for.
         text: The text with the order.
     """
-    wanted = normalised(ordered)
+    wanted = words(ordered)
     said = "\n".join(filter(None, map(normalised, answer.splitlines())))
     order = {_last_words(lead) for lead in _leads(normalised(text), wanted)} - {()}
     return any(_is_said(lead) and _last_words(lead) not in order for lead in _leads(said, wanted))
 
 
-def _leads(text: str, wanted: str) -> list[str]:
-    """What stands before each occurrence."""
-    found = regex.finditer(rf"(?<!\w){regex.escape(wanted)}(?!\w)", text) if wanted else ()
+def _leads(text: str, wanted: Sequence[str]) -> list[str]:
+    """What stands before each occurrence, however its words are separated."""
+    if not wanted:
+        return []
+    pattern = r"\W{0,3}".join(map(regex.escape, wanted))
+    found = regex.finditer(rf"(?<!{_SPACED_LETTER}){pattern}(?!{_SPACED_LETTER})", text)
     return [text[: match.start()] for match in found]
 
 
 def _last_words(lead: str) -> tuple[str, ...]:
     """Of the same line."""
-    return tuple(regex.findall(r"\w+", lead.rpartition("\n")[2])[-NEAR:])
+    return tuple(words(lead.rpartition("\n")[2])[-NEAR:])
 
 
 def _is_said(lead: str) -> bool:

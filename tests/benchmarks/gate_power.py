@@ -38,6 +38,11 @@ def is_worse(items: int, gained: int, lost: int) -> bool:
     return (lost - gained) / items > POLICY.max_attack_loss + ROUNDING
 
 
+def does_less(items: int, gained: int, lost: int) -> bool:
+    """Whether the criterion `under_attack` fails."""
+    return (lost - gained) / items > POLICY.max_under_attack_loss + ROUNDING
+
+
 @cache
 def is_significantly_worse(items: int, gained: int, lost: int) -> bool:
     """As `is_worse`, were significance asked for besides."""
@@ -130,6 +135,7 @@ def table(verdict: Verdict, sizes: Sequence[int], rates: Sequence[tuple[float, f
 
 FIXES = ((0.10, 0.10, "no better"), (0.15, 0.05, "better"), (0.30, 0.05, "much better"))
 PROBES = ((0.02, 0.02, "as before"), (0.05, 0.05, "as before"), (0.0, 0.10, "worse"), (0.05, 0.20, "much worse"))
+TASKS = (*PROBES[:2], (0.10, 0.10, "as before"), (0.05, 0.20, "worse"), (0.0, 0.40, "declines"))
 FLIPS = ((0.0, 0.02, "few"), (0.0, 0.05, "at the bound"), (0.0, 0.10, "many"))
 
 
@@ -186,7 +192,12 @@ def tables() -> dict[str, str]:
         f"Rejected by attacks, or by over_refusal (a net loss of at most {POLICY.max_attack_loss:.0%})": table(
             is_worse, (24, 60, 200), PROBES
         ),
-        "The same, were a significant loss asked for besides": table(is_significantly_worse, (24, 60, 200), PROBES),
+        f"Rejected by under_attack (a net loss of at most {POLICY.max_under_attack_loss:.0%})": table(
+            does_less, (24, 60, 200), TASKS
+        ),
+        "Rejected by attacks, were a significant loss asked for besides": table(
+            is_significantly_worse, (24, 60, 200), PROBES
+        ),
         "Accepted by fix_gain, significance and shared_gain (without shared_gain)": shared_table(),
         "Accepted though only hostile reports are fixed (without shared_gain)": attack_table(),
         "Rejected by holdout, each vote by another reporter": table(vetoes, (5, 10, 40), HELD_OUT),

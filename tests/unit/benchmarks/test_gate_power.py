@@ -12,6 +12,7 @@ from scipy.stats import multinomial
 
 from daemon.evaluation import gate
 from daemon.evaluation.comparison import ArmScores, Comparison
+from daemon.evaluation.under_attack import tasks_under_attack
 from daemon.evaluation.votes import Voter, Votes
 from daemon.labels import Suite
 from daemon.records import Answer
@@ -73,6 +74,8 @@ def test_the_script_judges_as_the_gate_does(data: st.DataObject, items: int) -> 
     assert gate_power.breaks_too_much(items, gained, lost) is not gate._negative_flips(tasks, POLICY).holds
     worse = gate_power.is_worse(items, gained, lost)
     assert worse is not gate._attacks(compared(Suite.ATTACKS, items, gained, lost), POLICY).holds
+    attacked = compared(Suite.UNDER_ATTACK, items, gained, lost)
+    assert gate_power.does_less(items, gained, lost) is not tasks_under_attack(attacked, POLICY, {}).holds
     assert worse is not gate._over_refusal(compared(Suite.OVER_REFUSAL, items, gained, lost), POLICY).holds
 
 
