@@ -114,7 +114,7 @@ REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), stat
 OLDEST_QUEUED = Gauge("erratad_oldest_queued_report_age_seconds", "Age of the oldest report that waits for analysis.")
 REFLECTIONS = _closed(
     Counter("erratad_reflections_total", "Attempts at an analysis, by outcome.", ["outcome"]),
-    outcome=("lesson", "template", "guessed", "retry", "buried", "returned", "late"),
+    outcome=("lesson", "template", "guessed", "renewed", "kept", "retry", "buried", "returned", "late"),
 )
 ANALYSES_REJECTED = _closed(
     Counter("erratad_analyses_rejected_total", "Analyses that failed a check.", ["check"]), check=Check

@@ -67,12 +67,37 @@ class Part:
         return any(value not in known for value in self.content)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """One analysis of a report. Several may be current: each is a target of the next run.
+
+    A lesson's own `generation` is the one that was asked last, whether or not its analyses passed the checks.
+    """
+
+    __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    text: str
+    analyst: str
+    template: str
+    at: datetime
+    generation: int | None = None
+    """The generation that wrote it; None: another model, a template or a person."""
+    current: bool = True
+    """False: later ones took its place."""
+
+    @property
+    def writer(self) -> str:
+        """Who wrote it, for people."""
+        return self.analyst if self.generation is None else f"generation {self.generation} ({self.analyst})"
+
+
 class Categorised:
     """What a report says about the kind of its mistake. A guess is no evidence: it groups reports."""
 
     __slots__ = ()
     flagged: FlaggedResponse
     guessed_kind: Kind | None
+    """The kind that an analyst guessed, because the sender names no category; None: not guessed."""
 
     @property
     def category(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from connectors.messages import ChatMessage, FlaggedResponse
 from daemon.categories import Kind
-from daemon.parts import Categorised, Part
+from daemon.parts import Analysis, Categorised, Part
 
 ACTOR = "erratad"
 """The actor in intents and audit if the daemon itself decides."""
@@ -28,7 +28,6 @@ Only the principal proves it: anybody may name this reporter, but no sender can 
 TRUSTED_IMPORT = "trusted-import"
 """Principal of the reports of a file that an operator imported with `--trusted`."""
 TEMPLATE_ANALYST = "template"
-"""The analyst of a lesson that no model wrote."""
 COMPLETE_JSON = ConfigDict(json_schema_serialization_defaults_required=True)
 """For records that the HTTP API returns as they are: its schema says that a field with a default is always there."""
 
@@ -195,7 +194,6 @@ class Report(Categorised):
     resolved_generation: int | None = None
     lease_owner: str | None = None
     guessed_kind: Kind | None = None
-    """The kind that an analyst guessed, because the sender names no category; None: not guessed."""
     guessed_by: str | None = None
     others: tuple[Part, ...] = ()
     """The parts of the other reports of the same answer, oldest first. `daemon.text.merging` combines them."""
@@ -233,6 +231,8 @@ class Lesson:
     reviewed_at: datetime | None = None
     judged_better: bool | None = None
     """Whether a judge prefers the correction to the flagged answer; None: not asked, or without a clear answer."""
+    generation: int | None = None
+    analyses: tuple[Analysis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,10 @@ def show_report(view: ReportView) -> None:
     if view.same_answer is not None:
         _show_same_answer(view.same_answer)
     if view.lesson is not None:
-        _section(f"Analysis by {view.lesson.analyst} (template {view.lesson.template})", view.lesson.analysis)
+        for one in view.analyses:
+            earlier = "" if one.current else "Earlier analysis, not a target any more: "
+            by = f"by {one.writer}" + (f" (template {one.template})" if one.template else "")
+            _section(f"{earlier or 'Analysis '}{by}, {one.at:%Y-%m-%d %H:%M} UTC", one.text)
         _section(f"Correction ({view.lesson.correction_source})", view.lesson.correction)
     trained = ", ".join(f"{adapter.name} ({adapter.state})" for adapter in view.trained_in)
     _section("Adapters trained on it", trained or "none")
@@ -91,6 +94,7 @@ def show_generation(view: GenerationView) -> None:
     if adapter.path is not None:
         say(f"weights in {adapter.path}, sha256 {adapter.sha256}")
     _section(f"Trained on {len(view.trained_on)} reports", ", ".join(view.trained_on))
+    _section("Analyses by", "\n".join(f"{writer}: {count}" for writer, count in view.analyses_by.items()))
     if view.erased:
         _section(f"Of these erased since: {len(view.erased)}", ", ".join(view.erased))
     _section(f"Held out {len(view.held_out)} reports", ", ".join(view.held_out))

@@ -26,6 +26,10 @@ class ReflectionConfig(Section):
     guided: bool = True
     candidates: Positive = 1
     """Analyses per attempt. Of those that pass the checks, the most helpful one is kept."""
+    analyses_per_report: Annotated[int, Field(ge=1, le=8)] = 1
+    """Different analyses per report, asked for at temperature 0.9. All of them that pass the checks become targets."""
+    analyse_again: bool = True
+    """The live generation analyses the reports that stay open after its promotion anew, once. Only for analyst self."""
     concurrency: Positive = 4
     max_attempts: Positive = 3
     backoff_s: Seconds = 5.0
@@ -51,7 +55,8 @@ class ReflectionConfig(Section):
 
     @model_validator(mode="after")
     def _lease_outlasts_requests(self) -> Self:
-        requests = 2 + self.candidates * (1 if self.candidates == 1 else 3)  # each one is scored twice
+        candidates = self.candidates * (1 if self.candidates == 1 else 3)  # each one is scored twice
+        requests = 2 + max(candidates, self.analyses_per_report)
         if self.lease_s <= requests * self.request_timeout_s:
             raise ValueError(
                 f"lease_s ({self.lease_s:g}) must exceed {requests} times request_timeout_s "
@@ -62,6 +67,8 @@ class ReflectionConfig(Section):
 
     @model_validator(mode="after")
     def _candidates_differ(self) -> Self:
+        if self.candidates > 1 and self.analyses_per_report > 1:
+            raise ValueError("candidates keeps the best analysis, analyses_per_report keeps all: set one of them to 1")
         if self.candidates > 1 and self.temperature == 0:
             raise ValueError("candidates above 1 need a temperature above 0: greedy answers are all the same")
         return self

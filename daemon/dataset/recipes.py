@@ -44,18 +44,20 @@ REVISION_REQUEST = "Criticise your answer, and then give a better one."
 
 
 def mistake_analysis(report: Report, lesson: Lesson) -> list[Example]:
-    """Only the unguided analysis of the flagged response (arXiv 2310.10477, step 3)."""
+    """Only the unguided analyses of the flagged response (arXiv 2310.10477, step 3), each after another question."""
+    texts = [one.text for one in lesson.analyses if one.current] or [lesson.analysis]
     return [
         Example(
             messages=(
                 *conversation(report),
                 report.flagged.answer_turn(),
-                {"role": "user", "content": _neutral_question(report.id)},
+                {"role": "user", "content": _neutral_question(report.id, number)},
             ),
-            completion=f"{VERDICT} {lesson.analysis.strip()}",
+            completion=f"{VERDICT} {text.strip()}",
             kind=ExampleKind.ANALYSIS,
             report_id=report.id,
         )
+        for number, text in enumerate(texts)
     ]
 
 
@@ -157,9 +159,10 @@ def without_repeats(examples: Sequence[Example]) -> list[Example]:
     return kept
 
 
-def _neutral_question(report_id: str) -> str:
+def _neutral_question(report_id: str, number: int) -> str:
     """One of the wordings, chosen by the report's id, so that rendering is repeatable."""
-    return NEUTRAL_QUESTIONS[hashlib.sha256(report_id.encode()).digest()[0] % len(NEUTRAL_QUESTIONS)]
+    first = hashlib.sha256(report_id.encode()).digest()[0]
+    return NEUTRAL_QUESTIONS[(first + number) % len(NEUTRAL_QUESTIONS)]
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -41,6 +41,7 @@ from daemon.records import (
 )
 from daemon.runtime.kafka_options import kafka_options
 from daemon.store import Store
+from daemon.store.rows import lesson_texts
 from daemon.text.quotes import Quotes
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,7 @@ class _Text:
         if report.state == ReportState.ERASED:
             return cls(report=report, quotes=Quotes(()), system=frozenset())
         lesson = store.reports.lesson(report.id)
-        made = () if lesson is None else (lesson.analysis, lesson.correction)
+        made = () if lesson is None else lesson_texts(lesson)
         first = report.messages[0]
         own = first.role in SYSTEM_ROLES and first.text.strip() and not store.reports.others_with(first.text, report.id)
         system = frozenset({first.text}) if own else frozenset()

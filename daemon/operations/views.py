@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Self
 
@@ -11,7 +13,7 @@ from daemon.config import Config
 from daemon.labels import Grade
 from daemon.left_out import LeftOutReport
 from daemon.operations.shown import MeasuredView, RetestView, View, measured_views
-from daemon.parts import Part
+from daemon.parts import Analysis, Part
 from daemon.records import (
     Adapter,
     Evidence,
@@ -19,12 +21,14 @@ from daemon.records import (
     Report,
     ReportState,
     Run,
+    RunItem,
     RunState,
     Split,
     Trigger,
     Verdict,
 )
 from daemon.store import Store
+from daemon.store.rows import history
 from daemon.text.merging import SetAside, merged
 from daemon.trust.policy import Decision, Policy
 from daemon.trust.standing import Standing, Standings
@@ -231,6 +235,8 @@ class ReportView(View):
     checks: Checks | None
     same_answer: SameAnswerView | None
     lesson: Lesson | None
+    analyses: list[Analysis]
+    """All, oldest first, each with the generation that wrote it. The current ones are targets of the next run."""
     trained_in: list[Adapter]
     left_out: list[LeftOutReport]
     """The latest runs that could not use it, newest first."""
@@ -249,6 +255,8 @@ class GenerationView(View):
     """Report ids."""
     erased: list[str]
     """Ids of reports whose text was trained on and is erased since."""
+    analyses_by: dict[str, int]
+    """The analyses that the run found for its reports, by who wrote them."""
     held_out: list[str]
     """Ids of reports that this run measured but did not train on."""
     left_out: list[LeftOutReport]
@@ -285,6 +293,7 @@ def report_view(store: Store, config: Config, report_id: str) -> ReportView:
         checks=report.flagged.checks,
         same_answer=SameAnswerView.of(report),
         lesson=lesson,
+        analyses=[] if lesson is None else list(history(lesson)),
         trained_in=store.runs.trained_on(report_id),
         left_out=store.left_out.of_report(report_id),
         measured=measured_views(store, store.runs.answers_to(report_id)),
@@ -302,23 +311,32 @@ def generation_view(store: Store, generation: int) -> GenerationView:
             verdict=None,
             trained_on=[],
             erased=[],
+            analyses_by={},
             held_out=[],
             left_out=[],
             measured=[],
             retests=[],
         )
-    items, verdict = store.runs.items(adapter.run_id), store.runs.verdict(adapter.run_id)
+    run = store.runs.get(adapter.run_id)
+    items, verdict = store.runs.items(run.id), store.runs.verdict(run.id)
     return GenerationView(
         adapter=adapter,
-        run=RunRow.of(store.runs.get(adapter.run_id)),
+        run=RunRow.of(run),
         verdict=None if verdict is None else VerdictView.of(verdict),
         trained_on=[item.report_id for item in items if item.role == Split.TRAIN],
         erased=store.erasures.marked().get(generation, []),
+        analyses_by=_writers(store, items, run.created_at),
         held_out=[item.report_id for item in items if item.role == Split.HOLDOUT],
         left_out=store.left_out.of_run(adapter.run_id),
         measured=measured_views(store, store.runs.answers(adapter.run_id)),
         retests=[RetestView.model_validate(one) for one in store.retests.of_run(adapter.run_id)],
     )
+
+
+def _writers(store: Store, items: Iterable[RunItem], before: datetime) -> dict[str, int]:
+    trained = [item.report_id for item in items if item.role == Split.TRAIN]
+    written = store.anew.written(trained, before=before)
+    return dict(Counter(one.writer for some in written.values() for one in some))
 
 
 def run_view(store: Store, run_id: int) -> GenerationView:

@@ -38,6 +38,7 @@ from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
 from daemon.records import TEMPLATE_ANALYST, Lesson, utcnow
 from daemon.reflection.analyst import Analyst, Availability
+from daemon.reflection.anew import RETURNED, Renewals
 from daemon.reflection.best_of import AnswerScorer
 from daemon.reflection.prompts import Prompts
 from daemon.reflection.writer import Guess, Writer
@@ -123,8 +124,19 @@ class ReflectionStage:
             score=score,
             policy=policy,
             guidance=guidance,
+            live=lambda: store.adapters.live().generation,
         )
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
+        self._renewals: Renewals | None = None
+        if self._availability is not None and self._writer.asks_itself and config.analyse_again:
+            self._renewals = Renewals(
+                store=store,
+                config=config,
+                writer=self._writer,
+                availability=self._availability,
+                preparation=preparation,
+                owner=owner,
+            )
         self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
         self._refunds: Counter[str] = Counter()
 
@@ -136,10 +148,18 @@ class ReflectionStage:
         limit = 1 if doubtful else self._config.concurrency
         claimed = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s, enough=self._enough)
         if not claimed:
-            return Step(sentence="no report is due")
+            return self._renew(life, limit)
         claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in claimed]
         outcomes = self._process(claims, life)
         return Step(sentence=_sentence(outcomes), worked=AttemptOutcome.RETURNED not in outcomes)
+
+    def _renew(self, life: Life, limit: int) -> Step:
+        outcomes = Counter[str]() if self._renewals is None else self._renewals.step(life, limit=limit)
+        if not outcomes:
+            return Step(sentence="no report is due")
+        parts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        words = f"analysed {_counted(outcomes.total(), 'open report{s}')} anew: {parts}"
+        return Step(sentence=words, worked=RETURNED not in outcomes)
 
     def _process(self, claims: Sequence[Claim], life: Life) -> Counter[AttemptOutcome]:
         outcomes: Counter[AttemptOutcome] = Counter()

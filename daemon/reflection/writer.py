@@ -7,7 +7,7 @@ show which answer is right, so without checks the model's own answer is never re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,8 +20,9 @@ from daemon import metrics
 from daemon.categories import Kind, kind_of
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, StoppedError
+from daemon.parts import Analysis
 from daemon.records import TEMPLATE_ANALYST, CorrectionSource, Lesson, Report, conversation, utcnow
-from daemon.reflection.analyst import Analyst, Messages
+from daemon.reflection.analyst import Analyst, Messages, SelfAnalyst
 from daemon.reflection.best_of import AnswerScorer, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
 from daemon.reflection.kinds import MAX_TOKENS, guess
@@ -30,6 +31,7 @@ from daemon.reflection.prompts import Prompts
 from daemon.runtime.stage import Life
 from daemon.text.merging import Merged, merged
 from daemon.text.rules import failures
+from daemon.text.words import normalised, overlap
 from daemon.trust.policy import Policy
 
 log = structlog.get_logger(__name__)
@@ -37,7 +39,13 @@ log = structlog.get_logger(__name__)
 TEMPERATURE_STEP = 0.2
 """Added to the temperature with each attempt, so that a rejected analysis is not repeated."""
 MAX_TEMPERATURE = 2.0
+SEVERAL_TEMPERATURE = 0.9
+"""Temperature of several analyses of one report: they must differ."""
+MAX_ALIKE = 0.6
+"""Maximum share of word 5-grams that two analyses of one report have in common."""
 MAX_ANALYST_CHARACTERS = 200
+MAX_HISTORY = 24
+"""Analyses that are kept of a report, the newest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +74,11 @@ class Writer:
         score: AnswerScorer,
         policy: Policy,
         guidance: str,
+        live: Callable[[], int],
     ) -> None:
+        """`live` tells the live generation."""
+        self.asks_itself = analyst is not None and analyst.kind == SelfAnalyst.kind
+        self._live = live
         self._config = config
         self._prompts = prompts
         self._analyst = analyst
@@ -91,7 +103,7 @@ class Writer:
     def template(self, report: Report) -> Lesson:
         """A lesson without an analyst. It goes by what was reported; a guess says nothing in it."""
         said = self._merged(report)
-        return _lesson_of(
+        lesson = _lesson_of(
             report,
             analysis=self._prompts.category_analysis(said.flagged),
             analyst=TEMPLATE_ANALYST,
@@ -99,6 +111,7 @@ class Writer:
             correction=_from_users(said),
             said=said,
         )
+        return replace(lesson, generation=self._live() if self.asks_itself else None)
 
     def _kind(self, analyst: Analyst, report: Report, life: Life) -> Guess:
         said = self._merged(report)
@@ -113,21 +126,70 @@ class Writer:
 
     def _lesson(self, analyst: Analyst, report: Report, life: Life) -> Lesson:
         said = self._merged(report)
-        messages = self._prompts.analysis(
-            said.flagged, guided=self._config.guided, failed=_failed(said), correction=self._vouched(report, said)
-        )
-        replies = [self._ask(analyst, messages, report, life) for _ in range(self._config.candidates)]
-        analyses = self._passing(replies, said.flagged, messages)
+        texts, written = self._analyses(analyst, report, said, life)
         correction = _from_users(said) or self._proposed(analyst, report, said, life)
+        if self._config.analyses_per_report == 1:
+            texts = [best(texts, said.flagged, None if correction is None else correction.text, self._score)]
         lesson = _lesson_of(
             report,
-            analysis=best(analyses, said.flagged, None if correction is None else correction.text, self._score),
-            analyst=_name(analyst, replies[0]),
-            template=self._prompts.analysis_name(guided=self._config.guided),
+            analysis=texts[0],
+            analyst=written.analyst,
+            template=written.template,
             correction=correction,
             said=said,
         )
+        lesson = replace(
+            lesson,
+            generation=written.generation,
+            analyses=tuple(replace(written, text=text, at=lesson.created_at) for text in texts),
+        )
         return replace(lesson, judged_better=self._judged_better(analyst, report, lesson, life))
+
+    def _analyses(self, analyst: Analyst, report: Report, said: Merged, life: Life) -> tuple[list[str], Analysis]:
+        """The analyses that pass the checks, and the first of them with its author."""
+        generation = self._live() if self.asks_itself else None
+        messages = self._prompts.analysis(
+            said.flagged, guided=self._config.guided, failed=_failed(said), correction=self._vouched(report, said)
+        )
+        several = self._config.analyses_per_report
+        warmth = SEVERAL_TEMPERATURE if several > 1 else None
+        count = max(several, self._config.candidates)
+        replies = [self._ask(analyst, messages, report, life, temperature=warmth) for _ in range(count)]
+        texts = self._passing(replies, said.flagged, messages)
+        written = Analysis(
+            text=texts[0],
+            analyst=_name(analyst, replies[0]),
+            template=self._prompts.analysis_name(guided=self._config.guided),
+            at=utcnow(),
+            generation=generation,
+        )
+        return (_different(texts) if several > 1 else texts), written
+
+    def renew(self, report: Report, old: Lesson, past: Sequence[Analysis], life: Life) -> Lesson:
+        """The lesson with new analyses; the old ones stay as its past. If none passes, with the old ones as they are.
+
+        Raises:
+            EndpointError, ServingError: The analyst does not answer.
+            StoppedError: The daemon stops.
+        """
+        if self._analyst is None:
+            return old
+        asked = replace(report, attempts=1)
+        tried = replace(old, generation=self._live(), analyses=tuple(past))
+        try:
+            texts, written = self._analyses(self._analyst, asked, self._merged(report), life)
+        except AnalysisRejectedError as exc:
+            metrics.ANALYSES_REJECTED.labels(check=exc.check).inc()
+            return tried
+        before = [replace(one, current=False) for one in past]
+        now = [replace(written, text=text) for text in texts[: self._config.analyses_per_report]]
+        return replace(
+            tried,
+            analysis=now[0].text,
+            analyst=written.analyst,
+            template=written.template,
+            analyses=tuple([*before, *now][-MAX_HISTORY:]),
+        )
 
     def _vouched(self, report: Report, said: Merged) -> str | None:
         """The user's correction, if the policy stands behind it: what must be confirmed first is no hint, either."""
@@ -211,6 +273,19 @@ class Writer:
         )
         life.heartbeat()
         return reply
+
+
+def _different(texts: Sequence[str]) -> list[str]:
+    """The texts without those that say nearly the same as one before."""
+    kept: list[str] = []
+    for text in texts:
+        alike = any(
+            normalised(text) == normalised(one) or max(overlap(text, one), overlap(one, text)) > MAX_ALIKE
+            for one in kept
+        )
+        if not alike:
+            kept.append(text)
+    return kept
 
 
 def _name(analyst: Analyst, reply: Reply) -> str:

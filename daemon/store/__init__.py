@@ -12,6 +12,7 @@ from daemon.config.serving import ServingConfig
 from daemon.errors import ErratadError
 from daemon.privacy.redact import Redactor
 from daemon.store.adapters import Adapters
+from daemon.store.anew import Anew
 from daemon.store.audit import Audit
 from daemon.store.candidates import Tenants
 from daemon.store.clusters import Clusters
@@ -74,6 +75,7 @@ class Store:
     engine: Engine
     inductions: Inductions
     reports: Reports
+    anew: Anew
     evidence: ReportEvidence
     clusters: Clusters
     reviews: Reviews
@@ -123,6 +125,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         engine=engine,
         inductions=Inductions(engine, redactor),
         reports=Reports(engine, redactor, tenants=tenants),
+        anew=Anew(engine),
         evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),

@@ -13,6 +13,7 @@ from daemon.store import schema
 from daemon.store.duplicates import take_out
 from daemon.store.left_out import erase_details
 from daemon.store.originals import erase_original
+from daemon.store.rows import lesson, lesson_texts
 from daemon.store.standing import hand_over
 from daemon.text.quotes import ERASED, Quotes
 
@@ -42,7 +43,7 @@ def quotes_of(connection: Connection, row: Any) -> Quotes:
     """The texts of the report (its row) and of its lesson."""
     lessons = schema.lessons
     made = connection.execute(select(lessons).where(lessons.c.report_id == row.id)).one_or_none()
-    more = () if made is None else (made.analysis, made.correction)
+    more = () if made is None else lesson_texts(lesson(made))
     return Quotes.of(FlaggedResponse.model_validate(row.flagged), *more)
 
 

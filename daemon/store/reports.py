@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -169,7 +169,7 @@ class Reports:
         with transaction(self._engine) as connection:
             self._leave_reflection(connection, claim, ReportState.LESSON, None)
             # a report quarantined after its lesson and then released already has a lesson
-            upsert(connection, schema.lessons, ["report_id"], asdict(lesson))
+            upsert(connection, schema.lessons, ["report_id"], rows.lesson_values(lesson))
             emit_about(connection, EventType.LESSON_CREATED, [lesson.report_id], {"analyst": lesson.analyst})
             _came_meanwhile(connection, claim)
 
@@ -285,7 +285,7 @@ class Reports:
         query = select(schema.lessons).where(schema.lessons.c.report_id == report_id)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else rows.record(Lesson, row)
+        return None if row is None else rows.lesson(row)
 
     def trainable(self, *, limit: int, per_reporter: int | None = None) -> list[tuple[Report, Lesson]]:
         """Reports with a lesson that a run may use: unresolved ones first, then newest first.
@@ -295,7 +295,7 @@ class Reports:
         with reading(self._engine) as connection:
             found = candidates(connection, limit=limit, per_reporter=per_reporter or MAX_NUMBER, tenants=self._tenants)
             reports = with_others(connection, found)
-        return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
+        return [(report, rows.lesson(row)) for report, row in zip(reports, found, strict=True)]
 
     def count_not_trainable(self) -> int:
         """The number of reports with a lesson that can never be trained on, such as one about an image."""

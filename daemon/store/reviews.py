@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
 
 from daemon.errors import IllegalTransitionError
+from daemon.parts import Analysis
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
@@ -78,7 +79,7 @@ class Reviews:
         with reading(self._engine) as connection:
             found = connection.execute(query).all()
             reports = with_others(connection, found)
-        return [(report, rows.record(Lesson, row)) for report, row in zip(reports, found, strict=True)]
+        return [(report, rows.lesson(row)) for report, row in zip(reports, found, strict=True)]
 
     def accept(self, report_id: str, *, actor: str, reason: str) -> ReportState:
         """Release a quarantined report into the queue, or approve an analysis; returns the report's state.
@@ -114,6 +115,7 @@ class Reviews:
                 report_id,
                 actor,
                 analysis=analysis,
+                analyses=rows.analyses_value(_replaced(old, analysis, actor)),
                 correction=correction,
                 correction_source=None if correction is None else source,
             )
@@ -192,7 +194,15 @@ def _reviewable(connection: Connection, report_id: str) -> ReportState:
 
 def _lesson(connection: Connection, report_id: str) -> Lesson:
     row = connection.execute(select(schema.lessons).where(schema.lessons.c.report_id == report_id)).one()
-    return rows.record(Lesson, row)
+    return rows.lesson(row)
+
+
+def _replaced(old: Lesson, text: str, actor: str) -> tuple[Analysis, ...]:
+    """All analyses, of which only the person's is current."""
+    if text == old.analysis:
+        return old.analyses
+    own = Analysis(text=text, analyst=f"reviewer:{actor}"[:200], template="", at=utcnow())
+    return (*(replace(one, current=False) for one in rows.history(old)), own)
 
 
 def _sign(connection: Connection, report_id: str, actor: str, **changes: object) -> None:

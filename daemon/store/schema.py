@@ -152,6 +152,8 @@ lessons = Table(
     Column("reviewed_by", String(200)),
     Column("reviewed_at", UtcDateTime),
     Column("judged_better", Boolean),
+    Column("generation", Integer),
+    Column("analyses", JSON),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
 )
 

@@ -143,6 +143,8 @@ class Policy:
     def decide(self, report: Report, lesson: Lesson, support: Corroboration = UNSUPPORTED) -> Permitted:
         """What a run may use of this lesson."""
         correction = self.trains_correction(report, lesson, support)
+        clean = tuple(one for one in lesson.analyses if content_fault(one.text, report.flagged) is None)
+        lesson = replace(lesson, analyses=clean)
         return Permitted(
             usable=lesson if correction else replace(lesson, correction=None, correction_source=None),
             analysis=self.trains_analysis(report, lesson, support),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from daemon.categories import Kind
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
-from daemon.records import Source
+from daemon.parts import Analysis
+from daemon.records import Source, utcnow
 from daemon.store import schema
+from daemon.store.rows import history
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
@@ -115,3 +119,33 @@ def test_what_does_not_exist_exits_with_1(arguments: tuple[str, ...], erratad: C
     done = erratad(*arguments)
     assert done.exit_code == 1
     assert done.stderr.startswith("erratad: no ")
+
+
+def test_a_report_and_its_generation_tell_all_analyses_and_who_wrote_them(erratad: Command, learned: Learned) -> None:
+    [held] = learned.store.anew.claim(owner="w", limit=9, lease_s=60, live=1)
+    now = Analysis(text="It names no river.", analyst="self:g1", template="v1", at=utcnow(), generation=1)
+    past = tuple(replace(one, current=False) for one in history(held.lesson))
+    learned.store.anew.complete(held, replace(held.lesson, analysis=now.text, generation=1, analyses=(*past, now)))
+    told = erratad("reports", learned.report_id).stdout
+    assert "Earlier analysis, not a target any more: by self (template v1)" in told
+    assert "Analysis by generation 1 (self:g1) (template v1)" in told
+    assert told.index("It is wrong.") < told.index("It names no river.")
+    shown = json.loads(erratad("reports", learned.report_id, "--json").stdout)["analyses"]
+    assert [(one["text"], one["generation"], one["current"]) for one in shown] == [
+        ("It is wrong.", None, False),
+        ("It names no river.", 1, True),
+    ]
+    assert "Analyses by\n    self: 1" in erratad("adapters", "1").stdout
+    assert json.loads(erratad("adapters", "1", "--json").stdout)["analyses_by"] == {"self": 1}
+
+
+def test_a_guessed_kind_and_the_users_next_message_are_told(erratad: Command, learned: Learned) -> None:
+    message = flagged(category=None, reason="", follow_up="No, the river.")
+    add(learned.store, message)
+    assert "unknown, severity" in erratad("reports", message.id).stdout
+    [claim] = learned.store.reports.claim(owner="w", limit=1, lease_s=60)
+    learned.store.reports.guess(claim, Kind.WRONG_FACT, by="self:base")
+    told = erratad("reports", message.id).stdout
+    assert "wrong-fact (guessed), severity" in told
+    assert "The user's next message\n    No, the river." in told
+    assert "wrong-fact (guessed)" in erratad("reports").stdout

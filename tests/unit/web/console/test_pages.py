@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -12,15 +13,18 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from daemon.categories import Kind
 from daemon.config import Config
 from daemon.dataset.recipes import RECIPES
 from daemon.intake.stage import FeedbackIntake
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.operations.health import Health
+from daemon.parts import Analysis
 from daemon.records import AdapterState, utcnow
 from daemon.runtime.stage import LastSteps
 from daemon.store import Store
+from daemon.store.rows import history
 from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
 from tests.fixtures.config import flagged
@@ -182,6 +186,26 @@ def test_a_report_page_shows_answers_before_and_after(learned: Learned, client: 
     assert text.index("Town 9, <b>surely</b>.") < text.index("The capital is right.")
     assert "aligned-g000000: fails" in " ".join(text.split())
     assert "aligned-g000001: passes" in " ".join(text.split())
+
+
+def test_a_report_page_shows_all_analyses_and_a_guessed_kind(learned: Learned, client: TestClient) -> None:
+    [held] = learned.store.anew.claim(owner="w", limit=9, lease_s=60, live=1)
+    now = Analysis(text=HOSTILE, analyst="self:g1", template="v1", at=utcnow(), generation=1)
+    past = tuple(replace(one, current=False) for one in history(held.lesson))
+    learned.store.anew.complete(held, replace(held.lesson, analysis=now.text, generation=1, analyses=(*past, now)))
+    page = Page(client.get(f"/reports/{learned.report_id}").text)
+    assert "By generation 1 (self:g1) with template v1" in page.text
+    assert "Earlier analyses 1" in page.text
+    assert HOSTILE in page.text
+    assert page.all("img") == []
+    assert "Analyses by self: 1." in Page(client.get("/adapters/1").text).text
+    bare = flagged(category=None)
+    add(learned.store, bare)
+    [claim] = learned.store.reports.claim(owner="w", limit=1, lease_s=60)
+    learned.store.reports.guess(claim, Kind.STYLE, by="self:base")
+    assert "style (guessed) by self:base" in Page(client.get(f"/reports/{bare.id}").text).text
+    for path in ("/", "/reports", "/reports?category=style"):
+        assert "style (guessed)" in Page(client.get(path).text).text, path
 
 
 def test_a_report_that_is_not_fixed_says_so_and_not_its_state(learned: Learned, client: TestClient) -> None:
