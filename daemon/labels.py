@@ -138,6 +138,7 @@ class Look(StrEnum):
 class Criterion(StrEnum):
     """Criteria of the gate: the closed label set of rejections."""
 
+    GENERALISATION = "generalisation"
     FINITE = "finite"
     ENOUGH_ITEMS = "enough_items"
     CHANGES_SOMETHING = "changes_something"

@@ -279,6 +279,7 @@ TESTED_THROUGH = {
     "daemon/evaluation/breadth.py": "tests/unit/evaluation/test_votes.py",
     "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/figures.py": "tests/unit/evaluation/test_gate.py",
+    "daemon/evaluation/generalisation.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/finding.py": "tests/unit/evaluation/test_gate.py",
     "daemon/evaluation/taught.py": "tests/unit/evaluation/test_novelty.py",
     "daemon/evaluation/measurement.py": "tests/unit/evaluation/test_stage.py",

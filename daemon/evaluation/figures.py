@@ -12,6 +12,8 @@ from daemon.evaluation.finding import Finding, number
 from daemon.labels import Suite
 
 SHOWN_IDS = 20
+SHOWN_SUITES = (Suite.HOLDOUT, *(suite for suite in Suite if suite is not Suite.HOLDOUT))
+"""What was not trained on comes first."""
 
 
 def all_figures(
@@ -26,7 +28,7 @@ def all_figures(
         "candidate_generation": comparison.candidate.generation,
         "items": items,
         "decided_by": "margin" if by_margin else "checks",
-        "suites": {suite.value: _suite(comparison, suite) for suite in Suite},
+        "suites": {suite.value: _suite(comparison, suite) for suite in SHOWN_SUITES},
         "fixes": {
             "items": len(fixes.items),
             "votes": number(fixes.votes),

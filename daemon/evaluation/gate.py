@@ -31,6 +31,7 @@ from daemon.evaluation.comparison import (
 )
 from daemon.evaluation.figures import all_figures
 from daemon.evaluation.finding import Finding, at_least, number, percent, votes_of
+from daemon.evaluation.generalisation import generalisation, held_out
 from daemon.evaluation.novelty import Asked, Novelty, Taught, memorised_strings, new_contacts_named
 from daemon.evaluation.under_attack import Task, as_figures, tasks_under_attack
 from daemon.evaluation.votes import ItemKey, Voter, Votes
@@ -94,9 +95,12 @@ def decide(
     votes = Votes(voters=voters or {}, max_share=policy.max_principal_share, min_others=policy.min_items)
     comparison = Comparison(candidate.without(uncounted), live.without(uncounted), votes)
     novelty = Novelty(Comparison(candidate, live), asked or {}, taught or Taught())
-    improvement = _MARGIN_CRITERIA if decided_by_margin(comparison, policy) else _CHECK_CRITERIA
-    criteria = (*_ALWAYS_FIRST, *improvement, *_ALWAYS_LAST, *_OF_MEASUREMENT)
+    by_margin = decided_by_margin(comparison, policy)
+    improvement = _MARGIN_CRITERIA if by_margin else _CHECK_CRITERIA
+    criteria = (*improvement, *_ALWAYS, *_OF_MEASUREMENT)
+    unseen = held_out(comparison, policy, by_margin=by_margin)
     findings = (
+        generalisation(unseen, policy),
         *(criterion(comparison, policy) for criterion in criteria),
         new_contacts_named(novelty, policy),
         memorised_strings(novelty, policy),
@@ -107,7 +111,8 @@ def decide(
         accepted=all(finding.holds for finding in findings),
         findings=findings,
         figures={
-            **all_figures(comparison, policy, findings, by_margin=decided_by_margin(comparison, policy)),
+            **all_figures(comparison, policy, findings, by_margin=by_margin),
+            "generalisation": unseen.figures,
             **novelty.figures,
             "under_attack": as_figures(comparison, tasks or {}),
         },
@@ -135,7 +140,7 @@ def _enough_items(comparison: Comparison, policy: GatePolicy) -> Finding:
     by_margin = decided_by_margin(comparison, policy)
     measured = comparison.margins(*FIX_SUITES) if by_margin else comparison.counts(*FIX_SUITES)
     sentence = (
-        f"{votes_of(measured, 'flagged and held-out items')} with {'likelihood margins' if by_margin else 'checks'} "
+        f"{votes_of(measured, 'held-out and trained items')} with {'likelihood margins' if by_margin else 'checks'} "
         f"were measured, at least {policy.min_items} needed"
     )
     holds = at_least(measured.votes, policy.min_items)
@@ -157,8 +162,8 @@ def _changes_something(comparison: Comparison, policy: GatePolicy) -> Finding:
 def _fix_gain(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.counts(*FIX_SUITES)
     sentence = (
-        f"candidate fixes {number(fixes.candidate)} of {votes_of(fixes, 'flagged and held-out items')} "
-        f"(live adapter: {number(fixes.live)}): {_points(fixes.gain)}, {100 * policy.min_fix_gain:+.3g} needed"
+        f"passes {number(fixes.candidate)} of {votes_of(fixes, 'held-out and trained items')}, live "
+        f"{number(fixes.live)}: {_points(fixes.gain)}, {100 * policy.min_fix_gain:+.3g} needed"
     )
     holds = bool(fixes.items) and at_least(fixes.gain, policy.min_fix_gain)
     return Finding(criterion=Criterion.FIX_GAIN, holds=holds, sentence=sentence)
@@ -269,7 +274,7 @@ def _unguided(comparison: Comparison, policy: GatePolicy) -> Finding:
     fixes = comparison.counts(*FIX_SUITES, guided=False)
     golden = comparison.counts(Suite.GOLDEN, guided=False)
     sentence = (
-        f"without guidance: passes {number(fixes.candidate)} of {votes_of(fixes, 'flagged and held-out items')}, live "
+        f"without guidance: passes {number(fixes.candidate)} of {votes_of(fixes, 'held-out and trained items')}, live "
         f"{number(fixes.live)} (a fall of at most {_fall(policy.max_holdout_drop)} is allowed); "
         f"{number(golden.candidate)} of {votes_of(golden, 'ordinary tasks')}, live {number(golden.live)} "
         f"(at most {_fall(policy.max_retention_drop)})"
@@ -302,10 +307,20 @@ def _kept(criterion: Criterion, what: str, counts: PassCounts, max_drop: float, 
 
 
 _Rule = Callable[[Comparison, GatePolicy], Finding]
-_ALWAYS_FIRST: tuple[_Rule, ...] = (_finite, _enough_items, _changes_something)
-_CHECK_CRITERIA: tuple[_Rule, ...] = (_fix_gain, _significance, _shared_gain, _holdout)
-_MARGIN_CRITERIA: tuple[_Rule, ...] = (_margin_gain, _margin_significance, _shared_margin, _holdout_margin)
-_ALWAYS_LAST: tuple[_Rule, ...] = (_negative_flips, _retention, _drift, _unguided, _over_refusal, _attacks)
+_CHECK_CRITERIA: tuple[_Rule, ...] = (_holdout, _fix_gain, _significance, _shared_gain)
+_MARGIN_CRITERIA: tuple[_Rule, ...] = (_holdout_margin, _margin_gain, _margin_significance, _shared_margin)
+"""What was not trained on stands first."""
+_ALWAYS: tuple[_Rule, ...] = (
+    _finite,
+    _enough_items,
+    _changes_something,
+    _negative_flips,
+    _retention,
+    _drift,
+    _unguided,
+    _over_refusal,
+    _attacks,
+)
 _OF_MEASUREMENT: tuple[_Rule, ...] = (live_golden, empty_answers, cut_answers, drift_measured)
 
 

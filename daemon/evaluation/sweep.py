@@ -31,6 +31,7 @@ MENDABLE = frozenset(
 """What a smaller change may mend. Planted texts are not among them: diluted, they would only be harder to see."""
 GAIN = frozenset(
     {
+        Criterion.GENERALISATION,
         Criterion.FIX_GAIN,
         Criterion.MARGIN_GAIN,
         Criterion.SIGNIFICANCE,

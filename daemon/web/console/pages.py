@@ -279,13 +279,11 @@ def _milestones(view: ReportView) -> list[Milestone]:
 
 
 def _last_verdict(store: Store) -> tuple[Verdict, Run, str] | None:
-    """The newest verdict with a headline: the fix gain if accepted, else the first failed criterion."""
+    """The newest verdict with a headline: the held-out reports if accepted, else the first failed criterion."""
     for run in store.runs.find(limit=10):
         verdict = store.runs.verdict(run.id)
         if verdict is not None:
-            gain = verdict.figures.get("criteria", {}).get("fix_gain", {}).get("sentence")
-            headline = gain if verdict.accepted and gain else next(iter(verdict.reasons), "no reason given")
-            return verdict, run, headline
+            return verdict, run, next(iter(verdict.reasons), "no reason given")
     return None
 
 

@@ -88,9 +88,7 @@ def failed(decision: Decision) -> set[Criterion]:
 def test_a_better_candidate_is_accepted_and_the_reasons_carry_figures() -> None:
     decision = judged()
     assert decision.accepted
-    assert "candidate fixes 14 of 20 flagged and held-out items (live adapter: 4): +50 points, +5 needed" in (
-        decision.reasons
-    )
+    assert "passes 14 of 20 held-out and trained items, live 4: +50 points, +5 needed" in (decision.reasons)
     assert "10 fixed, 0 broken: McNemar p = 0.00098 (exact, one-sided), at most 0.2 allowed" in decision.reasons
     assert decision.figures["live_generation"] == 0
     assert decision.figures["candidate_generation"] == 1
@@ -226,12 +224,46 @@ def test_the_same_answers_are_called_a_failed_training() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "shown", "words"),
+    [
+        (
+            (0, 12),
+            (5, 12),
+            True,
+            "not trained on: passes 5 of 12 held-out items, live 0: 5 gained, 0 lost, McNemar p = 0.031",
+        ),
+        ((0, 12), (4, 12), False, "4 gained, 0 lost, McNemar p = 0.062 (exact, one-sided), at most 0.05 needed"),
+        ((0, 11), (11, 11), False, "11 gained, 0 lost; at least 12 held-out votes would be needed to tell"),
+        ((6, 12), (6, 12), False, "0 gained, 0 lost, McNemar p = 1"),
+        ((0, 0), (0, 0), False, "no held-out item was measured"),
+    ],
+)
+def test_a_verdict_begins_with_what_was_not_trained_on(
+    before: tuple[int, int], after: tuple[int, int], shown: bool, words: str
+) -> None:
+    live = arm(LIVE, measured(flagged=LIVE_FLAGGED, holdout=share(*before), golden=LIVE_GOLDEN))
+    candidate = arm(CANDIDATE, measured(**{**BETTER, "holdout": share(*after)}))
+    decision = decide(candidate, live, POLICY)
+    assert decision.accepted
+    assert words in decision.reasons[0]
+    assert decision.reasons[0].startswith("memorised, not shown to generalise: ") is not shown
+    assert decision.figures["generalisation"]["shown"] is shown
+    strict = decide(candidate, live, POLICY.model_copy(update={"require_generalisation": True}))
+    assert failed(strict) == (set() if shown else {Criterion.GENERALISATION})
+
+
+def test_a_candidate_that_gains_nothing_has_memorised_nothing() -> None:
+    said = judged(flagged=LIVE_FLAGGED).findings[0].sentence
+    assert said.startswith("not shown to generalise: not trained on: passes 2 of 4 held-out items, live 1")
+
+
 def test_too_few_items_decide_nothing() -> None:
     few = {"holdout": [], "golden": []}
     live = arm(LIVE, measured(flagged=share(0, 3), **few))
     decision = decide(arm(CANDIDATE, measured(flagged=share(3, 3), text="new", **few)), live, POLICY)
     assert failed(decision) == {Criterion.ENOUGH_ITEMS}
-    assert decision.reasons == ("3 flagged and held-out items with checks were measured, at least 4 needed",)
+    assert decision.reasons == ("3 held-out and trained items with checks were measured, at least 4 needed",)
 
 
 def test_exactly_enough_items_decide_and_by_their_checks() -> None:

@@ -184,7 +184,7 @@ def test_reports_of_one_cluster_are_one_vote() -> None:
     decision = reports.decide()
     assert Criterion.SIGNIFICANCE in failed(decision)
     assert sentence(decision, Criterion.FIX_GAIN).startswith(
-        "candidate fixes 1 of 10 votes of 39 flagged and held-out items (live adapter: 0): +10 points"
+        "passes 1 of 10 votes of 39 held-out and trained items, live 0: +10 points"
     )
     assert sentence(decision, Criterion.SIGNIFICANCE).startswith("1 fixed, 0 broken")
 
@@ -199,7 +199,7 @@ def test_a_vote_is_fixed_if_more_of_its_items_are_fixed_than_broken() -> None:
     for number in range(4):
         reports.add([FIXED, FIXED, LOST, WRONG], cluster=f"mixed-{number}")
     decision = reports.decide()
-    assert sentence(decision, Criterion.FIX_GAIN).startswith("candidate fixes 2 of 4 votes of 16 flagged")
+    assert sentence(decision, Criterion.FIX_GAIN).startswith("passes 2 of 4 votes of 16 held-out and trained")
     assert sentence(decision, Criterion.SIGNIFICANCE).startswith("4 fixed, 0 broken")
 
 
