@@ -5,9 +5,14 @@ PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# TRL beside the environment, not in it: its dependencies would change what the daemon is tested with
+TRL_SITE ?= $(HOME)/.cache/erratad/trl
+TRL_PACKAGES := trl datasets dill multiprocess pyarrow pandas xxhash python-dateutil pytz
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher fuzz clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +72,17 @@ bench-quality: $(READY) ## recipes side by side on public data, hours long, goes
 
 bench-poison: $(READY) ## attackers against the whole path, hours long, goes on where it was (GOALS=refusal ATTACKERS=sybil SEEDS=2 DEFENCES=on)
 	@$(BIN)/python -m tests.benchmarks.poison $(if $(GOALS),--goals $(GOALS)) $(if $(ATTACKERS),--attackers $(ATTACKERS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DEFENCES),--defences $(DEFENCES))
+
+bench-train: $(READY) ## our trainer against TRL's SFTTrainer in tokens per CPU-second, about half an hour; one JSON line (TRAIN="--models 135M")
+	@PYTHONPATH=$(TRL_SITE) $(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet --no-deps --target $(TRL_SITE) -c deploy/local/constraints.txt $(TRL_PACKAGES)
+	@PYTHONPATH=.:$(TRL_SITE) $(BIN)/python -m tests.benchmarks.training $(TRAIN)
+
+gpu-check: ## the trainer on a GPU in ten minutes, beside TRL if it is there; one JSON line (PYTHON=python3 without a set-up, GPU="--report folder")
+	@PYTHONPATH=.:$$PYTHONPATH $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu_check $(GPU)
+
+gpu-wheels: $(READY) ## what gpu-check needs besides PyTorch, transformers and peft, as files in build/gpu-wheels (GPU_PYTHON=3.12)
+	@rm -rf build/gpu-wheels
+	@$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 -d build/gpu-wheels -c deploy/local/constraints.txt $(GPU_PACKAGES)
 
 fuzz: $(READY) ## random messages and rules against the intake, about half an hour; one JSON line (FUZZ="--messages 1000 --seed 7")
 	@$(BIN)/python -m tests.benchmarks.fuzz $(FUZZ)
