@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from connectors.chat import EndpointError
 from connectors.guidance import SYSTEM_ROLES
 from connectors.kafka.client import KafkaUnavailableError
 from connectors.kafka.consumer import RawRecord
@@ -23,7 +24,7 @@ from daemon.artifacts.scrub import scrub_lesson_answers, scrub_replay, scrub_run
 from daemon.config import Config
 from daemon.dataset.embeddings import vector_file
 from daemon.dataset.teaching import LESSON_ANSWERS
-from daemon.errors import IllegalTransitionError
+from daemon.errors import ErratadError, IllegalTransitionError
 from daemon.operations.remains import Remains
 from daemon.privacy.certificate import signed
 from daemon.privacy.keys import Keys
@@ -40,11 +41,13 @@ from daemon.records import (
     utcnow,
 )
 from daemon.runtime.kafka_options import kafka_options
+from daemon.serving.connect import administered
 from daemon.store import Store
 from daemon.store.rows import lesson_texts
 from daemon.text.quotes import Quotes
 
 log = structlog.get_logger(__name__)
+FORGET_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
     keys, after = Keys.of(config), config.privacy.after_erasure
     report = store.reports.get(report_id)
     said, same = _Text.of(store, report), store.reports.same_answer(report_id)
+    exchange = _forget_exchange(config, _completion_id(store, report))
     if report.state != ReportState.ERASED:
         _scrub(config.data_dir, said, [report_id])
         store.reports.erase(report_id, actor=actor, reason=reason, after=after)
@@ -90,6 +94,7 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
         _replace(store, adapters, erasure.after, report_id)
     remains = Remains(store=store, config=config, report=report)
     remains.note_always(same)
+    remains.note_exchange(exchange)
     remains.note_database(emptied=store.erasures.purge())
     remains.note_letters(*_letters(config, said))
     remains.note_adapters(adapters, erasure.after)
@@ -103,7 +108,7 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
             "certified_at": utcnow().isoformat(),
             "erased_by": erasure.actor,
             "after_erasure": erasure.after,
-            "erased": {"database": True, **erased, "run_ended": ended, "files_searched": looked},
+            "erased": {"database": True, **erased, "run_ended": ended, "files_searched": looked, "exchange": exchange},
             "adapters": [_row(adapter) for adapter in adapters],
             "remains": remains.found,
         },
@@ -112,6 +117,38 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
     store.erasures.certify(report_id, certificate)
     log.info("report_erased", report_id=report_id, adapters=len(adapters), remains=len(remains.found))
     return certificate
+
+
+def _completion_id(store: Store, report: Report) -> str | None:
+    """Also of a report that is erased: its certificate says what was to be forgotten."""
+    if report.state != ReportState.ERASED:
+        return report.flagged.completion_id
+    earlier = store.erasures.get(report.id).certificate or {}
+    known: str | None = (earlier.get("erased", {}).get("exchange") or {}).get("completion_id")
+    return known
+
+
+def _forget_exchange(config: Config, completion_id: str | None) -> dict[str, Any] | None:
+    """Let all servers forget the completion; None: they keep none, or it has no name."""
+    if completion_id is None or not config.serving.exchanges.enabled:
+        return None
+    forgotten: list[str] = []
+    not_reached: dict[str, str] = {}
+    try:
+        servers = administered(config, timeout_s=FORGET_TIMEOUT_S)
+    except ErratadError as exc:
+        return {"completion_id": completion_id, "forgotten_by": [], "not_reached": {"all servers": str(exc)}}
+    for server in servers:
+        try:
+            server.forget_exchange(completion_id)
+            forgotten.append(server.url)
+        except EndpointError as exc:
+            not_reached[server.url] = str(exc)
+        finally:
+            server.close()
+    if not servers:
+        not_reached["the managed server"] = "it does not run"
+    return {"completion_id": completion_id, "forgotten_by": forgotten, "not_reached": not_reached}
 
 
 def _scrub(data_dir: Path, said: _Text, report_ids: Sequence[str]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from connectors.kafka.client import KafkaUnavailableError
 from connectors.kafka.letters import Letters, topic_settings
@@ -33,7 +34,6 @@ class Remains:
         self._note("copies made before", "backups and snapshots of data_dir and of the database", "they are deleted")
         if same:
             self._note("the same conversation and answer", f"reports {', '.join(same)} by others", "they are erased")
-        self._note_exchange()
         source, kafka = self._report.source, self._config.intake.kafka
         if source.offset is not None and kafka is not None:
             self._note(
@@ -43,17 +43,26 @@ class Remains:
                 "kafka-delete-records.sh (docs/runbook.md)",
             )
 
-    def _note_exchange(self) -> None:
-        """The model answered before the report was received, so its exchange is forgotten by then plus `ttl_s`."""
-        exchanges, completion_id = self._config.serving.exchanges, self._report.flagged.completion_id
+    def note_exchange(self, forgotten: Mapping[str, Any] | None) -> None:
+        """The model answered before the report was received, so its exchange is forgotten by then plus `ttl_s`.
+
+        `forgotten`: which servers have deleted it, and which did not answer.
+        """
+        exchanges = self._config.serving.exchanges
         until = self._report.received_at + timedelta(seconds=exchanges.ttl_s)
-        if exchanges.enabled and until > utcnow():
-            named = "the completion" if completion_id is None else f"completion {completion_id}"
+        if not exchanges.enabled or until <= utcnow():
+            return
+        ends = f"{until:%Y-%m-%d %H:%M} UTC (serving.exchanges.ttl_s)"
+        if forgotten is None:
+            what = "the exchange of the completion, which the report does not name, if it came from these servers"
+            self._note(what, "memory of the model servers", ends, "a restart of the servers")
+            return
+        for server, why in forgotten["not_reached"].items():
             self._note(
-                f"the exchange of {named}, if it came from these servers",
-                "memory of the model servers",
-                f"{until:%Y-%m-%d %H:%M} UTC (serving.exchanges.ttl_s)",
-                "a restart of the servers, or DELETE /erratad/v1/exchanges/ID with the admin token",
+                f"the exchange of completion {forgotten['completion_id']}, if it came from there",
+                f"memory of the model server {server}: not reached ({why})",
+                ends,
+                "erase it again, restart the server, or DELETE /erratad/v1/exchanges/ID with the admin token",
             )
 
     def note_database(self, *, emptied: bool) -> None:

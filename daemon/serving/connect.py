@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError
 from daemon.records import Adapter
-from daemon.serving.discovery import DiscoveryStage
+from daemon.serving.discovery import DiscoveryStage, replicas
 from daemon.serving.fleet import Fleet, Verify
-from daemon.serving.managed import ManagedServer
+from daemon.serving.managed import ManagedServer, reachable
+from daemon.serving.process import ServerRecord, record_path
 
 
 def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfig) -> Verify:
@@ -50,6 +52,25 @@ def facts_of(config: Config) -> ChatFacts:
         cache_dir=config.data_dir / "chat",
         trust_remote_code=config.model.trust_remote_code,
     )
+
+
+def administered(config: Config, *, timeout_s: float) -> Sequence[VllmServer]:
+    """Clients of all running servers for one command of an administrator, in any process. Close them.
+
+    Raises:
+        ConfigError: A secret is not set.
+        ServingError: The servers cannot be found.
+    """
+    serving = config.serving
+    api_key, token = secret(serving.api_key_env), secret(serving.admin_token_env)
+    urls: Sequence[str] = serving.urls
+    if serving.mode == "managed":
+        record = ServerRecord.read(record_path(config.data_dir))
+        urls = [] if record is None else [f"http://{reachable(serving.host)}:{record.port}"]
+        token = token or (None if record is None else record.admin_token)
+    elif serving.discover is not None:
+        urls = replicas(serving.discover)
+    return [VllmServer(url, api_key=api_key, admin_token=token, timeout_s=timeout_s) for url in urls]
 
 
 def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage | None]:

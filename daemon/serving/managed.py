@@ -199,7 +199,7 @@ class ManagedServer:
             else:
                 process.end(grace_s=STOP_GRACE_S)
         self._port = self._port or free_port(self._serving.host)
-        url = f"http://{_reachable(self._serving.host)}:{self._port}"
+        url = f"http://{reachable(self._serving.host)}:{self._port}"
         self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token, dialect=self._dialect)
         self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=PROBE_TIMEOUT_S)
         self._publish([self._client])
@@ -288,7 +288,7 @@ class ManagedServer:
         return Step(sentence=self._failure)
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """The address under which a server that listens on `host` can be called."""
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return "127.0.0.1" if host == "0.0.0.0" else "[::1]"  # noqa: S104

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
 
+from connectors.vllm import VllmServer
 from daemon.config import Config
 from daemon.errors import ConfigError, NotFoundError
 from daemon.operations.erasure import erase
 from daemon.records import IntentKind, ReportState, RunItem, RunState, Split
 from daemon.store import Store
+from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, learn, promote, run_to_verdict, start_run
 
 Configure = Callable[..., Config]
+ASKED = [{"role": "user", "content": "When does the ferry leave?"}]
 
 
 def erased(store: Store, make_config: Configure, report_id: str, after: str = "keep") -> dict:
@@ -95,21 +100,57 @@ def test_the_certificate_names_other_reports_with_the_same_text(sqlite_store: St
     assert sqlite_store.reports.get("twin").state is ReportState.QUEUED
 
 
+def test_the_servers_forget_the_exchange_and_the_certificate_names_those_that_did_not_answer(
+    sqlite_store: Store, make_config: Configure, fake_vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVERS_TOKEN", ADMIN_TOKEN)
+    client = VllmServer(fake_vllm.url, admin_token=ADMIN_TOKEN)
+    client.set_live("aligned-g000000", expected=None)
+    body = {"model": "aligned", "messages": ASKED}
+    completion_id = httpx.post(f"{fake_vllm.url}/v1/chat/completions", json=body).json()["id"]
+    assert client.exchanges([completion_id])
+    gone = "http://127.0.0.1:1"
+    attached = {"mode": "attached", "admin_token_env": "SERVERS_TOKEN", "exchanges": {"enabled": True}}
+    one = flagged(completion_id=completion_id)
+    add(sqlite_store, one)
+
+    def certificate(*urls: str) -> tuple[Any, list[Any]]:
+        config = make_config(serving={**attached, "urls": list(urls)})
+        found = erase(sqlite_store, config, one.id, actor="op", reason="asked")
+        return found["erased"]["exchange"], [
+            entry for entry in found["remains"] if "memory of the model server" in entry["where"]
+        ]
+
+    exchange, [left] = certificate(fake_vllm.url, gone)
+    assert client.exchanges([completion_id]) == {}
+    assert (exchange["completion_id"], exchange["forgotten_by"]) == (completion_id, [fake_vllm.url])
+    assert list(exchange["not_reached"]) == [gone]
+    assert gone in left["where"]
+    assert completion_id in left["what"]
+    assert sqlite_store.reports.get(one.id).flagged.completion_id is None
+    exchange, remains = certificate(fake_vllm.url)  # erased again, when the other server is no more
+    assert (exchange["forgotten_by"], exchange["not_reached"], remains) == ([fake_vllm.url], {}, [])
+    client.close()
+
+
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_certificate_names_what_the_model_servers_remember(
+def test_an_exchange_without_a_name_is_left_to_its_time(
     sqlite_store: Store, make_config: Configure, *, enabled: bool
 ) -> None:
     config = make_config(serving={"exchanges": {"enabled": enabled}})
-    one = flagged(completion_id="chatcmpl-7")
-    add(sqlite_store, one)
-    certificate = erase(sqlite_store, config, one.id, actor="op", reason="asked")
+    [report_id] = learn(sqlite_store, flagged())
+    certificate = erase(sqlite_store, config, report_id, actor="op", reason="asked")
     found = [entry for entry in certificate["remains"] if entry["where"] == "memory of the model servers"]
     assert len(found) == enabled
-    assert all("chatcmpl-7" in entry["what"] and "DELETE" in entry["earlier"] for entry in found)
-    assert sqlite_store.reports.get(one.id).flagged.completion_id is None
+    assert certificate["erased"]["exchange"] is None
 
 
-ASKED = [{"role": "user", "content": "When does the ferry leave?"}]
+def test_a_managed_server_that_does_not_run_is_named(sqlite_store: Store, make_config: Configure) -> None:
+    one = flagged(completion_id="chatcmpl-8")
+    add(sqlite_store, one)
+    config = make_config(serving={"exchanges": {"enabled": True}})
+    certificate = erase(sqlite_store, config, one.id, actor="op", reason="asked")
+    assert certificate["erased"]["exchange"]["not_reached"] == {"the managed server": "it does not run"}
 
 
 def test_nothing_is_erased_without_a_usable_key_or_report(sqlite_store: Store, make_config: Configure) -> None:
