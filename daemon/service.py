@@ -44,7 +44,7 @@ from daemon.promotion.traffic import TrafficStage
 from daemon.promotion.voters import electorate
 from daemon.promotion.watch import WatchStage
 from daemon.records import Report
-from daemon.reflection.analyst import analyst_of
+from daemon.reflection.analyst import analyst_of, judge_of
 from daemon.reflection.best_of import served_model_scorer
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
@@ -161,6 +161,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
         policy=Policy.of(config),
         guidance=config.serving.guidance,
         owner=owner,
+        judge=judge_of(config.evaluation),
     )
 
 

@@ -16,6 +16,7 @@ from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.config import Config
+    from daemon.config.intake import SourceConfig
     from daemon.intake.formats.reports import ImportOptions
     from daemon.intake.importer import ImportSummary, RowProblem, Survey
     from daemon.intake.submit import Submission
@@ -37,6 +38,9 @@ def submit(
     url: Annotated[
         str | None, typer.Option(help="http: the daemon's address; default: http.host and http.port.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Send as this source of intake.sources: by its topic or token.")
+    ] = None,
     as_json: AsJson = False,
     config_path: ConfigPath = None,
     overrides: Overrides = None,
@@ -47,7 +51,7 @@ def submit(
     with 3 if the broker or the daemon cannot be reached.
     """
     config = settings(config_path, overrides)
-    submission = _send(file, via, url, config)
+    submission = _send(file, via, url, config, None if source is None else _source(source, via, config))
     if as_json:
         print_json(
             {
@@ -226,7 +230,20 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:
+def _source(name: str, via: Via, config: Config) -> SourceConfig:
+    """The source of this name. Raises ConfigError if it cannot send this way."""
+    found = next((one for one in config.intake.sources if one.name == name), None)
+    if found is None:
+        known = ", ".join(one.name for one in config.intake.sources) or "none is configured"
+        raise ConfigError(f"--source {name}: intake.sources has no such name ({known})")
+    needed = "topic" if via is Via.KAFKA else "token"
+    if getattr(found, needed) is None:
+        other = " --via http" if via is Via.KAFKA and found.token else " without --via http" if found.topic else ""
+        raise ConfigError(f"--source {name}: it has no {needed}" + (f"; send{other}" if other else ""))
+    return found
+
+
+def _send(file: Path, via: Via, url: str | None, config: Config, source: SourceConfig | None) -> Submission:
     from daemon.intake.submit import send_http, send_kafka
     from daemon.web.tokens import tokens_of
 
@@ -234,11 +251,16 @@ def _send(file: Path, via: Via, url: str | None, config: Config) -> Submission:
     with file.open("rb") as lines, progress("sending reports") as advance:
         if via is Via.HTTP:
             tokens = tokens_of(config.http)  # every role may report
+            if source is not None:
+                tokens = [one for one in tokens if one.name == source.token]
             token = tokens[0].value if tokens else None
             return send_http(lines, _address(url, config), token=token, max_message_bytes=limit, on_sent=advance)
         if config.intake.kafka is None:
             raise ConfigError("intake.kafka is not configured; set it, or send with --via http")
-        return send_kafka(lines, config.intake.kafka, max_message_bytes=limit, on_sent=advance)
+        kafka = config.intake.kafka
+        if source is not None and source.topic is not None:
+            kafka = kafka.model_copy(update={"topic": source.topic})
+        return send_kafka(lines, kafka, max_message_bytes=limit, on_sent=advance)
 
 
 def _address(url: str | None, config: Config) -> str:

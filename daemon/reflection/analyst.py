@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from connectors.chat import ChatEndpoint, EndpointError, Reply
 from daemon.chat.foreign import FOREIGN
+from daemon.config.evaluation import EvaluationConfig
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.config.secret import secret
 from daemon.errors import ServingError
@@ -97,6 +98,15 @@ def analyst_of(config: ReflectionConfig, *, fleet: Fleet, adapters: Adapters, ba
     if config.analyst == "endpoint" and config.endpoint is not None:
         return EndpointAnalyst(config.endpoint, timeout_s=config.request_timeout_s)
     return SelfAnalyst(fleet=fleet, adapters=adapters, base_name=base_name, timeout_s=config.request_timeout_s)
+
+
+def judge_of(config: EvaluationConfig) -> Analyst | None:
+    """The judge of `evaluation`, as one who confirms corrections; None: none is configured.
+
+    Raises:
+        ConfigError: if the environment variable of its key is not set.
+    """
+    return None if config.judge is None else EndpointAnalyst(config.judge, timeout_s=config.request_timeout_s)
 
 
 class Availability:

@@ -92,6 +92,7 @@ class ReflectionStage:
 
     `owner` identifies this process among all processes on the store. If `analyst` is None, templates are used. `score`
     compares the analyses if several are requested. `preparation` is of the served model, whose answers are flagged.
+    `judge` confirms corrections where the analyst is no other model.
 
     Raises:
         ConfigError: if the version of the prompts does not exist.
@@ -111,6 +112,7 @@ class ReflectionStage:
         policy: Policy,
         guidance: str,
         owner: str,
+        judge: Analyst | None = None,
     ) -> None:
         self._reports = store.reports
         self._preparation = preparation
@@ -125,6 +127,7 @@ class ReflectionStage:
             policy=policy,
             guidance=guidance,
             live=lambda: store.adapters.live().generation,
+            judge=judge,
         )
         self._availability = None if analyst is None else Availability(analyst, backoff_s=config.backoff_s)
         self._renewals: Renewals | None = None

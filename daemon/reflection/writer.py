@@ -63,7 +63,10 @@ class _Correction:
 
 
 class Writer:
-    """Thread-safe: it sends requests and writes nothing. If `analyst` is None, templates are used."""
+    """Thread-safe: it sends requests and writes nothing. If `analyst` is None, templates are used.
+
+    `judge` is asked about corrections where the analyst is no other model.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Writer:
         policy: Policy,
         guidance: str,
         live: Callable[[], int],
+        judge: Analyst | None = None,
     ) -> None:
         """`live` tells the live generation."""
         self.asks_itself = analyst is not None and analyst.kind == SelfAnalyst.kind
@@ -85,6 +89,9 @@ class Writer:
         self._score = score
         self._policy = policy
         self._guidance = guidance
+        is_other = analyst is not None and analyst.correction_source is CorrectionSource.ANALYST
+        self._confirms = analyst if is_other else judge
+        """Another model than the served one, which is no judge of its own answers."""
 
     def write(self, report: Report, life: Life) -> Lesson | Guess:
         """The lesson; or the kind of the report, if that must be guessed first.
@@ -95,7 +102,7 @@ class Writer:
             StoppedError: The daemon stops.
         """
         if self._analyst is None:
-            return self.template(report)
+            return self._judged(self.template(report), report, life)
         if report.flagged.category is None and report.guessed_kind is None:
             return self._kind(self._analyst, report, life)
         return self._lesson(self._analyst, report, life)
@@ -143,7 +150,7 @@ class Writer:
             generation=written.generation,
             analyses=tuple(replace(written, text=text, at=lesson.created_at) for text in texts),
         )
-        return replace(lesson, judged_better=self._judged_better(analyst, report, lesson, life))
+        return self._judged(lesson, report, life)
 
     def _analyses(self, analyst: Analyst, report: Report, said: Merged, life: Life) -> tuple[list[str], Analysis]:
         """The analyses that pass the checks, and the first of them with its author."""
@@ -196,16 +203,21 @@ class Writer:
         text = said.flagged.correction
         return text if text is not None and self._policy.stands_behind(report, text) else None
 
-    def _judged_better(self, analyst: Analyst, report: Report, lesson: Lesson, life: Life) -> bool | None:
-        """Whether another model prefers the user's correction; None: nobody needs to know, or none could be asked.
-
-        The served model is no judge of its own answers.
-        """
-        judges = analyst.correction_source is CorrectionSource.ANALYST
-        if lesson.correction is None or not judges or not self._policy.needs_confirmation(report, lesson):
-            return None
-        ask = partial(self._ask, analyst, report=report, life=life)
-        return prefers_correction(ask, self._prompts, report.flagged, lesson.correction)
+    def _judged(self, lesson: Lesson, report: Report, life: Life) -> Lesson:
+        """The lesson, with whether another model prefers the user's correction if that decides about it."""
+        confirms = self._confirms
+        if lesson.correction is None or confirms is None or not self._policy.needs_confirmation(report, lesson):
+            return lesson
+        ask = partial(self._ask, confirms, report=report, life=life)
+        try:
+            better = prefers_correction(ask, self._prompts, report.flagged, lesson.correction)
+        except EndpointError as exc:
+            is_last = not exc.transient or report.attempts >= self._config.max_attempts
+            if confirms is self._analyst or not is_last:
+                raise
+            log.warning("correction_not_judged", report_id=report.id, error=type(exc).__name__)
+            return lesson  # a judge that fails holds no analysis up
+        return replace(lesson, judged_better=better)
 
     def _passing(self, replies: Sequence[Reply], flagged: FlaggedResponse, messages: Messages) -> list[str]:
         """The analyses that pass the checks. Raises the last fault if all fail."""

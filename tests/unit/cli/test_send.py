@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from daemon.cli import send
+from daemon.config.intake import KafkaConfig
 from daemon.intake.submit import LineProblem, Submission
 from daemon.store import Store
 from tests.fixtures.cli import Command
@@ -63,6 +65,59 @@ def test_submit_over_http_tells_what_became_of_the_lines(
     assert done.exit_code == code
     assert said in done.output
     assert asked == ["http://127.0.0.1:8077"]
+
+
+@pytest.fixture
+def with_sources(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sources: one sends to a topic, one with a token."""
+    monkeypatch.setenv("OTHER", "o" * 40)
+    monkeypatch.setenv("APP", "t" * 40)
+    tokens = [
+        {"name": "other", "role": "admin", "token_env": "OTHER"},
+        {"name": "app-backend", "role": "reporter", "token_env": "APP"},
+    ]
+    sources = [{"name": "shop", "topic": "shop.flagged"}, {"name": "app", "token": "app-backend"}]
+    intake = {"sources": sources, "kafka": {"bootstrap_servers": ["127.0.0.1:1"]}}
+    given = yaml.safe_load(config_file.read_text()) | {"intake": intake, "http": {"tokens": tokens}}
+    config_file.write_text(yaml.safe_dump(given))
+
+
+@pytest.mark.usefixtures("with_sources")
+def test_submit_as_a_source_goes_to_its_topic_or_with_its_token(
+    erratad: Command, reports_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, str]] = []
+
+    def to_topic(_: Any, kafka: KafkaConfig, **__: Any) -> Submission:
+        sent.append(("topic", kafka.topic))
+        return Submission(lines=2, sent=2)
+
+    def with_token(*_: Any, token: str, **__: Any) -> Submission:
+        sent.append(("token", token))
+        return Submission(lines=2, sent=2)
+
+    monkeypatch.setattr("daemon.intake.submit.send_kafka", to_topic)
+    monkeypatch.setattr("daemon.intake.submit.send_http", with_token)
+    assert erratad("submit", str(reports_file), "--source", "shop").exit_code == 0
+    assert erratad("submit", str(reports_file), "--source", "app", "--via", "http").exit_code == 0
+    assert sent == [("topic", "shop.flagged"), ("token", "t" * 40)]
+
+
+@pytest.mark.usefixtures("with_sources")
+@pytest.mark.parametrize(
+    ("source", "via", "said"),
+    [
+        ("unknown", "kafka", "no such name (shop, app)"),
+        ("app", "kafka", "it has no topic; send --via http"),
+        ("shop", "http", "it has no token; send without --via http"),
+    ],
+)
+def test_submit_as_a_source_that_cannot_send_so_says_how_else(
+    erratad: Command, reports_file: Path, source: str, via: str, said: str
+) -> None:
+    done = erratad("submit", str(reports_file), "--source", source, "--via", via)
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
 
 
 def test_submit_over_http_refuses_an_address_that_is_none(erratad: Command, reports_file: Path) -> None:

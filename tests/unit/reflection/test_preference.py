@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from daemon.config.reflection import EndpointConfig
 from daemon.config.trust import TrustConfig
+from daemon.reflection.analyst import EndpointAnalyst
 from daemon.trust.policy import Policy
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import GOOD, ReflectionBench, Reply, ScriptedEndpoint
@@ -94,3 +96,41 @@ def test_an_outage_amid_the_judgement_is_tried_again(
     lesson = here.store.reports.lesson(report_id)
     assert lesson is not None
     assert lesson.judged_better is True
+
+
+@pytest.mark.parametrize("analyst", ["self", None])
+@pytest.mark.parametrize(("second", "expected"), [("BETTER: B", True), ("BETTER: A", False)])
+def test_the_judge_is_asked_where_no_other_model_is_the_analyst(
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    analyst: str | None,
+    second: str,
+    expected: bool,
+) -> None:
+    analyst_endpoint.script = _judging("BETTER: A", second)
+    judge = EndpointAnalyst(EndpointConfig(url=analyst_endpoint.url, model="the-judge"), timeout_s=5)
+    here = make_reflection(analyst, policy=STRICT, judge=judge)
+    [report_id] = here.queue(flagged(response=WRONG, correction=RIGHT))
+    here.step()
+    lesson = here.store.reports.lesson(report_id)
+    assert lesson is not None
+    assert lesson.judged_better is expected
+    asked = [body["model"] for body in analyst_endpoint.requests if ASKED in str(body)]
+    assert asked == ["the-judge"] * 2
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, 3), (401, 1)])
+def test_a_judge_that_fails_holds_no_lesson_up(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint, status: int, tries: int
+) -> None:
+    analyst_endpoint.script = lambda body: (status, "no", "stop") if ASKED in str(body) else (200, GOOD, "stop")
+    judge = EndpointAnalyst(EndpointConfig(url=analyst_endpoint.url, model="the-judge"), timeout_s=5)
+    here = make_reflection("self", policy=STRICT, judge=judge)
+    [report_id] = here.queue(flagged(response=WRONG, correction=RIGHT))
+    for _ in range(tries):
+        assert here.store.reports.lesson(report_id) is None
+        here.step()
+        here.make_due()
+    lesson = here.store.reports.lesson(report_id)
+    assert lesson is not None
+    assert (lesson.correction, lesson.judged_better) == (RIGHT, None)
