@@ -21,6 +21,10 @@ class Check(StrEnum):
     CONTENT = "content"
 
 
+JUDGED = "judge"
+"""Key of the metadata of an induced report: the reason of the judge that found the answer bad."""
+
+
 class PersonalData(StrEnum):
     """Kinds of what is redacted at intake, as in a placeholder such as <EMAIL_1>; label of `erratad_redacted_total`."""
 

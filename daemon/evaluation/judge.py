@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import regex
 
 from connectors.chat import ChatEndpoint
+from connectors.messages import storable
 from daemon.chat.foreign import FOREIGN
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.secret import secret
@@ -14,6 +16,7 @@ from daemon.evaluation.suites import Item
 
 MAX_TOKENS = 400
 """Enough for a reason before the verdict."""
+MAX_WORDS_CHARACTERS = 600
 
 _INSTRUCTIONS = """\
 You judge one answer of a chat assistant. A user flagged an earlier answer to the same conversation as bad.
@@ -24,6 +27,16 @@ VERDICT: PASS
 or
 VERDICT: FAIL"""
 _VERDICT = regex.compile(r"^\W*VERDICT\W+(PASS|FAIL)(?:ED|S)?\W*$", regex.IGNORECASE | regex.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the judge says of one answer."""
+
+    passed: bool | None
+    """None: its reply contains no valid verdict."""
+    words: str
+    """Its reason."""
 
 
 class Judge:
@@ -39,10 +52,19 @@ class Judge:
         Raises:
             EndpointError: if the judge does not answer.
         """
+        return self.judgement(item, text).passed
+
+    def judgement(self, item: Item, text: str) -> Judgement:
+        """The verdict with its reason.
+
+        Raises:
+            EndpointError: if the judge does not answer.
+        """
         if not text.strip():
-            return False
+            return Judgement(passed=False, words="")
         reply = self._endpoint.chat(self._model, _messages(item, text), max_tokens=MAX_TOKENS)
-        return parse_verdict(reply.text)
+        words = storable(" ".join(_VERDICT.sub("", reply.text).split()))
+        return Judgement(passed=parse_verdict(reply.text), words=words[:MAX_WORDS_CHARACTERS])
 
     def close(self) -> None:
         self._endpoint.close()

@@ -10,7 +10,7 @@ from datetime import datetime
 from connectors.chat import Reply
 from connectors.messages import WIRE_VERSION, FlaggedResponse, Severity
 from daemon.induction.seeds import InductionQuestion
-from daemon.labels import Drop
+from daemon.labels import JUDGED, Drop
 from daemon.records import INDUCED
 from daemon.text.rules import failures, lasting
 from daemon.text.words import normalised
@@ -36,8 +36,8 @@ def drop_reason(question: InductionQuestion, reply: Reply, judge: Callable[[str]
     return None
 
 
-def report_of(question: InductionQuestion, reply: Reply, *, at: datetime) -> FlaggedResponse:
-    """The report of a bad answer, with the instruction without the hint.
+def report_of(question: InductionQuestion, reply: Reply, *, at: datetime, judged: str = "") -> FlaggedResponse:
+    """The report of a bad answer, with the instruction without the hint. `judged`: the judge's reason.
 
     Its id depends only on instruction and answer, so the same mistake gets the same id, even with another hint.
     """
@@ -55,5 +55,5 @@ def report_of(question: InductionQuestion, reply: Reply, *, at: datetime) -> Fla
         severity=Severity.LOW,
         checks=question.checks,
         reporter=INDUCED,
-        metadata={"seed": question.seed.id},
+        metadata={"seed": question.seed.id, **({JUDGED: judged} if judged else {})},
     )

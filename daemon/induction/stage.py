@@ -22,7 +22,7 @@ from daemon import metrics
 from daemon.categories import kind_of
 from daemon.config import Config
 from daemon.errors import LeaseLostError, ServingError
-from daemon.evaluation.judge import open_judge
+from daemon.evaluation.judge import Judgement, open_judge
 from daemon.evaluation.suites import Item
 from daemon.induction.filter import drop_reason, report_of
 from daemon.induction.seeds import InductionQuestion, configured_questions
@@ -188,17 +188,25 @@ class InductionStage:
             return QuestionResult(question=question, outcome=Drop.UNANSWERABLE)
         life.heartbeat()
         reply = replace(reply, text=storable(reply.text))
-        drop = drop_reason(question, reply, lambda text: self._judged(question, text))
-        return QuestionResult(question=question, outcome=drop or report_of(question, reply, at=utcnow()))
+        said: list[str] = []
 
-    def _judged(self, question: InductionQuestion, text: str) -> bool | None:
+        def judge(text: str) -> bool | None:
+            judgement = self._judged(question, text)
+            said.append(judgement.words)
+            return judgement.passed
+
+        drop = drop_reason(question, reply, judge)
+        report = drop or report_of(question, reply, at=utcnow(), judged="".join(said))
+        return QuestionResult(question=question, outcome=report)
+
+    def _judged(self, question: InductionQuestion, text: str) -> Judgement:
         """Ask the judge about the answer. Its request does not contain the hint."""
         if self._judge is None:
-            return None
+            return Judgement(passed=None, words="")
         messages = tuple(message.model_dump(mode="json", exclude_none=True) for message in question.seed.messages)
         item = Item(suite=Suite.FLAGGED, id=question.seed.id, messages=messages, complaint=question.hint.reason)
         try:
-            return self._judge.passes(item, text)
+            return self._judge.judgement(item, text)
         except EndpointError as exc:
             raise _JudgeError(f"the judge does not answer: {exc}") from exc
 

@@ -20,8 +20,9 @@ from daemon import metrics
 from daemon.categories import Kind, kind_of
 from daemon.config.reflection import ReflectionConfig
 from daemon.errors import AnalysisRejectedError, StoppedError
+from daemon.labels import JUDGED
 from daemon.parts import Analysis
-from daemon.records import TEMPLATE_ANALYST, CorrectionSource, Lesson, Report, conversation, utcnow
+from daemon.records import INDUCED, TEMPLATE_ANALYST, CorrectionSource, Lesson, Report, conversation, utcnow
 from daemon.reflection.analyst import Analyst, Messages, SelfAnalyst
 from daemon.reflection.best_of import AnswerScorer, best
 from daemon.reflection.checks import check_analysis, correction_fault, whole_sentences
@@ -156,7 +157,11 @@ class Writer:
         """The analyses that pass the checks, and the first of them with its author."""
         generation = self._live() if self.asks_itself else None
         messages = self._prompts.analysis(
-            said.flagged, guided=self._config.guided, failed=_failed(said), correction=self._vouched(report, said)
+            said.flagged,
+            guided=self._config.guided,
+            failed=_failed(said),
+            correction=self._vouched(report, said),
+            judged=_judged(report),
         )
         several = self._config.analyses_per_report
         warmth = SEVERAL_TEMPERATURE if several > 1 else None
@@ -302,6 +307,12 @@ def _different(texts: Sequence[str]) -> list[str]:
 
 def _name(analyst: Analyst, reply: Reply) -> str:
     return f"{analyst.kind}:{reply.model}"[:MAX_ANALYST_CHARACTERS]
+
+
+def _judged(report: Report) -> str | None:
+    """The words of the judge that found an induced answer bad. Nobody else can speak for a judge."""
+    words = report.flagged.metadata.get(JUDGED) if report.source.principal == INDUCED else None
+    return words if isinstance(words, str) else None
 
 
 def _failed(said: Merged) -> list[str]:

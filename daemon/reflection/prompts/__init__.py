@@ -24,6 +24,7 @@ MAX_REASON_BYTES = 600
 MAX_FOLLOW_UP_BYTES = 400
 MAX_FAILED_BYTES = 400
 MAX_CORRECTION_BYTES = 600
+MAX_JUDGED_BYTES = 400
 """Limits of the quoted texts: about 1,550 English tokens together, so question and analysis fit into 2,048."""
 CUT = " [...] "
 NO_REASON = "(no reason was given)"
@@ -70,14 +71,20 @@ class Prompts:
         return f"{self._version}/template-{kind}"
 
     def analysis(
-        self, flagged: FlaggedResponse, *, guided: bool, failed: Sequence[str] = (), correction: str | None = None
+        self,
+        flagged: FlaggedResponse,
+        *,
+        guided: bool,
+        failed: Sequence[str] = (),
+        correction: str | None = None,
+        judged: str | None = None,
     ) -> list[dict[str, str]]:
         """The messages that request an analysis of the flagged response (method step 2).
 
         If `guided`, they show what is known: the reason, the user's next message, the `failed` checks, one line each,
-        and a `correction` that somebody stands behind.
+        a `correction` that somebody stands behind, and a judge's words.
         """
-        known = _known(flagged, failed, correction)
+        known = _known(flagged, failed, correction, judged)
         return self._messages(f"analysis-{'guided' if guided else 'unguided'}.j2", known)
 
     def kind(self, flagged: FlaggedResponse, *, failed: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -143,7 +150,9 @@ def _quoted(flagged: FlaggedResponse) -> dict[str, str]:
     }
 
 
-def _known(flagged: FlaggedResponse, failed: Sequence[str], correction: str | None) -> dict[str, object]:
+def _known(
+    flagged: FlaggedResponse, failed: Sequence[str], correction: str | None, judged: str | None = None
+) -> dict[str, object]:
     """What is quoted, each only where there is something: the templates leave out an empty text."""
     known = {
         "category": flagged.category or "",
@@ -151,5 +160,6 @@ def _known(flagged: FlaggedResponse, failed: Sequence[str], correction: str | No
         "follow_up": clip(flagged.follow_up or "", MAX_FOLLOW_UP_BYTES),
         "failed": clip("\n".join(failed), MAX_FAILED_BYTES),
         "correction": clip(correction or "", MAX_CORRECTION_BYTES),
+        "judged": clip(judged or "", MAX_JUDGED_BYTES),
     }
     return {**_quoted(flagged), **known, "is_explained": any(known.values())}

@@ -190,6 +190,7 @@ def _report(attack: Attack, question: str, response: str, number: int) -> Flagge
             "messages": [{"role": "user", "content": question}],
             "response": response or "(empty answer)",
             "reason": attack.reason,
+            "follow_up": f"No! {attack.reason}",
             "category": attack.category,
             "checks": attack.checks,
             "correction": attack.corrections[number % len(attack.corrections)],

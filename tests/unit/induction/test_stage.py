@@ -233,7 +233,7 @@ def test_the_judge_decides_where_nothing_else_can_and_sees_no_hint(scene: Scene)
         if "VERDICT" not in messages[0]["content"]:
             return misled(model, messages)
         questions.append(messages[1]["content"])
-        return "VERDICT: FAIL"
+        return "It names a port,\nno capital.\n\nVERDICT: FAIL"
 
     scene.fake.answer = answer
     scene.sections = {"evaluation": {"judge": {"url": scene.fake.url, "model": "base"}}}
@@ -243,6 +243,7 @@ def test_the_judge_decides_where_nothing_else_can_and_sees_no_hint(scene: Scene)
     assert json.loads(question)["new_answer"] == "It is Port 7."
     [report] = scene.reports()
     assert report.flagged.checks is None
+    assert report.flagged.metadata == {"seed": "plain", "judge": "It names a port, no capital."}
 
 
 # --- limits ---

@@ -189,18 +189,25 @@ SECTIONS = {
     "follow_up": "next message of the person",
     "failed": "rules of a good response that this response breaks",
     "correction": "a better response",
+    "judged": "what a judge says of the response",
 }
 
 
 @pytest.mark.parametrize("shown", [(), *((name,) for name in SECTIONS), tuple(SECTIONS)])
 def test_each_thing_that_is_known_is_shown_where_there_is_one(shown: tuple[str, ...]) -> None:
-    texts = {"reason": "Sydney is large only.", "follow_up": "No, the capital.", "correction": "It is Canberra."}
+    texts = {
+        "reason": "Sydney is large only.",
+        "follow_up": "No, the capital.",
+        "correction": "It is Canberra.",
+        "judged": "It names a port.",
+    }
     own = {name: texts[name] for name in ("reason", "follow_up") if name in shown}
     prompt = PROMPTS.analysis(
         flagged(**{"reason": "", "category": None, **own}),
         guided=True,
         failed=["must_contain: does not contain 'Canberra'"] if "failed" in shown else (),
         correction=texts["correction"] if "correction" in shown else None,
+        judged=texts["judged"] if "judged" in shown else None,
     )[1]["content"]
     assert {name for name, title in SECTIONS.items() if title in prompt} == set(shown)
     assert all(texts.get(name, "must_contain: does not contain 'Canberra'") in prompt for name in shown)
@@ -215,7 +222,7 @@ def test_the_longest_texts_fit_together_into_a_small_context() -> None:
         reason=long[:4000], follow_up=long[:4000], response=long, messages=[{"role": "user", "content": long}]
     )
     for messages in (
-        PROMPTS.analysis(report, guided=True, failed=[long], correction=long),
+        PROMPTS.analysis(report, guided=True, failed=[long], correction=long, judged=long),
         PROMPTS.kind(report, failed=[long]),
     ):
         assert sum(len(message["content"].encode()) for message in messages) < 8000

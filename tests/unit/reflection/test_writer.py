@@ -9,6 +9,7 @@ import pytest
 
 from connectors.messages import FlaggedResponse
 from daemon.config.trust import TrustConfig
+from daemon.records import INDUCED, Source
 from daemon.trust.policy import Policy
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import ReflectionBench, ScriptedEndpoint, answering
@@ -65,6 +66,32 @@ def test_an_analysis_that_repeats_the_users_next_message_is_refused(
     analyst_endpoint.script = lambda _body: (200, said, "stop")
     here = make_reflection(max_attempts=1)
     [report_id] = here.queue(flagged(reason="", follow_up=said))
+    here.step()
+    lesson: Any = here.store.reports.lesson(report_id)
+    assert lesson.analyst == "template"
+
+
+@pytest.mark.parametrize(("principal", "shown"), [(INDUCED, True), ("someone", False)])
+def test_the_analyst_sees_the_judges_words_of_an_induced_answer_and_of_no_other(
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    principal: str,
+    shown: bool,
+) -> None:
+    analyst_endpoint.script = answering(ANALYSIS)
+    here = make_reflection()
+    message = flagged(metadata={"judge": "It names a port town."})
+    here.store.reports.add([(message, Source(channel="test", principal=principal))])
+    here.step()
+    assert ("It names a port town." in str(analyst_endpoint.requests[0]["messages"])) is shown
+
+
+def test_a_link_in_the_users_next_message_is_no_source_for_an_analysis(
+    make_reflection: Callable[..., ReflectionBench], analyst_endpoint: ScriptedEndpoint
+) -> None:
+    analyst_endpoint.script = answering(f"{ANALYSIS} See www.capitals-of-all.example for the capital.")
+    here = make_reflection(max_attempts=1)
+    [report_id] = here.queue(flagged(follow_up="No, look at www.capitals-of-all.example!"))
     here.step()
     lesson: Any = here.store.reports.lesson(report_id)
     assert lesson.analyst == "template"
