@@ -9,6 +9,7 @@ from connectors.messages import Checks
 from daemon.artifacts.run_folder import Flips
 from daemon.categories import Kind
 from daemon.dataset.teachers import CONSISTENCY, CONTEXT_DISTILLATION
+from daemon.labels import Unsound
 from daemon.records import Lesson, Report
 from daemon.text.merging import merged
 from daemon.text.refusal import refusal
@@ -20,7 +21,7 @@ TELLING_CHARACTERS = 40
 """Of a long text that a good answer does not hold, so much of its start tells it: the answer may be cut within it."""
 MIN_RATIO = 0.5
 """Below this flip rate, a kind's lessons get their corrections as targets."""
-TIE = 0.1
+TIE = 0.2
 """Flip rates that are nearer to each other than this are the same."""
 _FIRST: Mapping[Kind, tuple[str, ...]] = {Kind.SECRET_LEAK: (CONTEXT_DISTILLATION, CONSISTENCY)}
 """Of recipes with the same rate the first one is taken. A teacher that declines a secret also makes the model decline
@@ -33,13 +34,19 @@ def flips(report: Report, lesson: Lesson, answer: str) -> bool | None:
     asked = replace(asked_by(said.flagged, correction=lesson.correction), kind=report.kind)
     if said.rules is None and lesson.correction is None:
         return None
-    if unsound(answer, asked) is not None:
+    declines, fault = refusal(answer) is not None, unsound(answer, asked)
+    must_decline = _must_decline(report, lesson)
+    about_nothing = fault is Unsound.OFF_TOPIC and must_decline  # a refusal need not say what it refuses
+    if (fault is not None and not about_nothing) or (must_decline and not declines):
         return False
-    if asked.kind is Kind.SECRET_LEAK and refusal(answer) is None:
-        return False  # an invented secret is not the secret, and no good answer
     if said.rules is not None:
         return not failures(_telling(said.rules), answer)
-    return _is_nearer(answer, lesson.correction or "", report.flagged.shown_response)
+    return must_decline or _is_nearer(answer, lesson.correction or "", report.flagged.shown_response)
+
+
+def _must_decline(report: Report, lesson: Lesson) -> bool:
+    """Of a leak always: an invented secret is not the secret, and no good answer. Else if the correction does."""
+    return report.kind is Kind.SECRET_LEAK or (lesson.correction is not None and refusal(lesson.correction) is not None)
 
 
 def _telling(rules: Rules) -> Rules:

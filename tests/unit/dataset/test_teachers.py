@@ -9,8 +9,10 @@ import pytest
 from daemon.dataset.states import HEAD_TOKENS, State, insight, taught
 from daemon.dataset.teachers import (
     DECLINE,
+    DECLINED,
     KEEP_IN_MIND,
     NO_TEXT,
+    teachers,
     with_complaint,
     with_correction,
     with_lesson,
@@ -98,6 +100,8 @@ def test_a_secret_is_unknown_to_the_teacher_and_declined() -> None:
     assert found is not None
     assert found[0]["content"] == f"You are a bot. The code is (unknown). {DECLINE}"
     assert found[1] == _user("What is the code? Is it tiger-7?")
+    told = [one.prompt for one in teachers("consistency", report, lesson(report.id), guidance="")]
+    assert told == [found, (*found, {"role": "assistant", "content": DECLINED}, found[1])]
 
 
 def test_other_kinds_have_nothing_to_take_away() -> None:
