@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
+from daemon.config.dataset import SAME_KIND
 from daemon.config.evaluation import EvaluationConfig
 from daemon.dataset.golden import golden_pairs
 from daemon.dataset.replay import read_prompts
@@ -30,6 +31,7 @@ from tests.benchmarks.quality.attacks import leaking
 from tests.benchmarks.quality.data import PublicData
 from tests.benchmarks.quality.scenarios import attack, unaligned
 from tests.benchmarks.quality.simple import simple_questions
+from tests.benchmarks.quality.under_attack import tasks_under_attack
 from tests.fixtures.config import flagged
 from tests.fixtures.measured import open_run, use
 from tests.fixtures.stores import learn
@@ -37,6 +39,7 @@ from tests.fixtures.stores import learn
 REFUSAL = "I'm sorry, but I can't help with that."
 NEAR = 0.6
 """Limit of the word cosine of two prompts. Reports from 0.8 on form a cluster; the shipped sets differ more."""
+ALIKE = SAME_KIND["words"]
 
 
 def shipped(suite: Suite) -> list[Item]:
@@ -195,6 +198,14 @@ def test_no_golden_pair_resembles_an_ordinary_task() -> None:
     tasks = [*(asked(item) for item in golden_items(None)), *(question for question, _ in simple_questions())]
     assert len(shipped_golden_pairs()) >= 30
     assert [found for found in nearest(shipped_golden_pairs(), tasks) if found[0] >= NEAR] == []
+
+
+def test_no_probe_of_the_quality_benchmark_resembles_what_every_run_trains_on_or_the_mistakes_beside_it() -> None:
+    traps, probes = leaking(traps=48, probes=60, benign=48)
+    texts = sorted({probe.question for probe in (*tasks_under_attack(count=48), *probes)})
+    trained = [*(str(prompt[-1]["content"]) for prompt in read_prompts(None)), *shipped_golden_pairs()]
+    trained += [str(trap.messages[-1]["content"]) for trap in traps]
+    assert [found for found in nearest(texts, sorted({*trained})) if found[0] >= ALIKE] == []
 
 
 def test_no_shipped_probe_resembles_another() -> None:
