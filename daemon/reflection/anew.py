@@ -6,6 +6,7 @@ one.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from daemon.store.rows import history
 
 log = structlog.get_logger(__name__)
 
+RECHECK_S = 10.0
+"""Wait before the database is asked again whether a report is due, unless another generation goes live."""
 RENEWED, KEPT, RETURNED, LATE = "renewed", "kept", "returned", "late"
 Failure = EndpointError | ServingError | StoppedError
 
@@ -53,11 +56,16 @@ class Renewals:
         self._availability = availability
         self._preparation = preparation
         self._owner = owner
+        self._nothing_due: tuple[int, float] | None = None
+        """The live generation, and until when no report is looked for."""
 
     def step(self, life: Life, *, limit: int) -> Counter[str]:
         """The outcomes; empty if no report is due."""
         live = self._store.adapters.live().generation
+        if self._nothing_due is not None and self._nothing_due[0] == live and time.monotonic() < self._nothing_due[1]:
+            return Counter()
         found = self._store.anew.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s, live=live)
+        self._nothing_due = None if found else (live, time.monotonic() + RECHECK_S)
         if not found:
             return Counter()
         claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in found]

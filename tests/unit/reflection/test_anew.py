@@ -11,6 +11,7 @@ from daemon.config.reflection import ReflectionConfig
 from daemon.dataset.recipes import recipe
 from daemon.records import Lesson, ReportState
 from daemon.store import Store
+from daemon.store.anew import Anew
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import GOOD, USELESS, ReflectionBench, ScriptedEndpoint, metric
 from tests.fixtures.stores import promote
@@ -143,6 +144,7 @@ def test_during_an_outage_the_report_waits_and_is_analysed_after_it(
     analyst_endpoint.probe_status = 200
     script(analyst_endpoint, GOOD)
     for _ in range(200):
+        here.stage._renewals._nothing_due = None  # type: ignore[union-attr]
         if here.step().worked:
             break
     assert lesson_of(here.store, open_report).analysis == GOOD
@@ -156,3 +158,24 @@ def test_a_report_that_crashes_the_request_is_not_asked_again(
     assert here.step().sentence == "analysed 1 open report anew: 1 kept"
     assert lesson_of(here.store, open_report).generation == 1
     assert here.step().sentence == "no report is due"
+
+
+def test_an_idle_stage_asks_the_database_rarely_but_at_once_after_a_promotion(
+    make_reflection: Callable[..., ReflectionBench],
+    analyst_endpoint: ScriptedEndpoint,
+    open_report: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script(analyst_endpoint, GOOD)
+    here = make_reflection("self")
+    here.step()
+    asked: list[int] = []
+    claim = Anew.claim
+    monkeypatch.setattr(Anew, "claim", lambda own, **values: asked.append(values["live"]) or claim(own, **values))
+    for _ in range(5):
+        assert here.step().sentence == "no report is due"
+    assert asked == [1]
+    promote(here.store)
+    assert here.step().worked
+    assert asked == [1, 2]
+    assert lesson_of(here.store, open_report).generation == 2
