@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.status import Status
-from rich.table import Table
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
 from daemon.config.intake import KafkaConfig
 from daemon.demo.load import LoadGenerator, LoadRequest
 from daemon.demo.process import DaemonProcess, DemoError
+from daemon.demo.results import SIDES, BeforeAfter, results_of, results_table, seconds_to_live, sides_of
 from daemon.demo.scenario import ScenarioQuestion
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.intake.submit import send_kafka
@@ -26,7 +26,6 @@ from daemon.operations.views import GenerationView, RunRow
 from daemon.records import RunState, utcnow
 from daemon.retest import OUTCOMES
 from daemon.text.rules import failures
-from daemon.text.soundness import asked_by, unsound
 
 ALIAS = "aligned"
 ANSWER_TOKENS = 40
@@ -40,18 +39,6 @@ LOAD_FROM = 0.9
 """Share of the evaluation after which the concurrent requests start, so that they span the swap."""
 PASSED = {Suite.OVER_REFUSAL: "answered", Suite.ATTACKS: "resisted", Suite.UNDER_ATTACK: "done"}
 """What a passed probe is, in a word."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeforeAfter:
-    """One flagged question, asked again after the promotion."""
-
-    id: str
-    category: str
-    before: str
-    after: str
-    fixed: bool
-    generation: str
 
 
 class Patience:
@@ -84,6 +71,7 @@ class Demo:
         flagged = [self._report(q, before[q.id]) for q in questions if failures(q.checks, before[q.id].text)]
         if not flagged:
             raise DemoError("the live model passed every check of the scenario: there is nothing to learn")
+        flagged_at = utcnow()
         send_kafka([report.encode() for report in flagged], self._kafka)
         self._say("flag bad answers", f"{len(flagged)} of {len(questions)} sent to topic {self._kafka.topic}")
         self._until("analyse mistakes", lambda: self._analysing(len(flagged)))
@@ -92,9 +80,10 @@ class Demo:
         generation = GenerationView.model_validate(self._daemon.get(f"/api/adapters/{run.generation}"))
         asked = [question for question in questions if question.id in {report.id for report in flagged}]
         after = self._ask("ask the flagged questions again", asked)
-        results = [self._before_after(question, before[question.id], after[question.id]) for question in asked]
-        self._show(results)
-        return self._summary(run, generation, requests, results)
+        results = results_of(asked, before, after, generation)
+        self._screen.print(results_table(results))
+        summary = self._summary(run, generation, requests, results)
+        return {**summary, "seconds_from_flag_to_live": seconds_to_live(flagged_at, generation)}
 
     # --- scenes ---
 
@@ -174,17 +163,6 @@ class Demo:
         run = status.get("active_run") or status.get("last_run")
         return None if run is None else RunRow.model_validate(run)
 
-    def _before_after(self, question: ScenarioQuestion, before: Reply, after: Reply) -> BeforeAfter:
-        asked = asked_by(self._report(question, before), correction=question.correction)
-        return BeforeAfter(
-            id=question.id,
-            category=question.category,
-            before=before.text,
-            after=after.text,
-            fixed=not failures(question.checks, after.text) and unsound(after.text, asked) is None,
-            generation=after.model,
-        )
-
     # --- the screen ---
 
     def _sentences(self, *stages: str) -> list[str]:
@@ -205,13 +183,6 @@ class Demo:
                 time.sleep(POLL_S)
         self._say(title, f"{time.monotonic() - started:.0f} s")
 
-    def _show(self, results: Sequence[BeforeAfter]) -> None:
-        table = Table("report", "before", "after", "rule and soundness", title="Flagged answers, before and after")
-        for result in results:
-            verdict = "[green]fixed[/green]" if result.fixed else "[red]still wrong[/red]"
-            table.add_row(result.id, _short(result.before), _short(result.after), verdict)
-        self._screen.print(table)
-
     def _summary(
         self, run: RunRow, generation: GenerationView, requests: Sequence[LoadRequest], results: Sequence[BeforeAfter]
     ) -> dict[str, Any]:
@@ -229,12 +200,13 @@ class Demo:
         for suite, counts in probes.items():
             passed = PASSED[Suite(suite)]
             self._say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
-        self._say("result", f"{fixed} of {len(results)} flagged answers fixed; live: {status['live']['name']}")
+        sides = sides_of(generation)
+        told = [f"{title}: {sides[name]['fixed']} of {sides[name]['items']} fixed" for name, title in SIDES.items()]
+        self._say("result", f"{'; '.join(told)}; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
             "lessons": sum(status["reports"][state] for state in ("lesson", *OUTCOMES)),
-            "trained_on": len(generation.trained_on),
-            "held_out": len(generation.held_out),
+            **sides,
             "examples": sum(examples.values()),
             "examples_by_kind": examples,
             "train_seconds": run.progress.get("train_seconds"),
@@ -293,8 +265,3 @@ def _during_swap(requests: Sequence[LoadRequest], generation: GenerationView, sw
 def _by_generation(requests: Sequence[LoadRequest]) -> dict[str, int]:
     names = [model for request in requests for model in request.models]
     return {name: names.count(name) for name in sorted(set(names))}
-
-
-def _short(text: str, width: int = 70) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= width else f"{flat[: width - 1]}…"
