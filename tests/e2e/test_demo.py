@@ -31,7 +31,7 @@ def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_req
     assert summary["lessons"] == summary["reports"] == summary["flagged"]
     assert summary["fixed"] == summary["held_out"]["fixed"] + summary["trained"]["fixed"] >= 1
     assert summary["held_out"]["items"] + summary["trained"]["items"] <= summary["flagged"]
-    assert [one["held_out"] for one in summary["before_after"]][0] is True
+    assert next(one["held_out"] for one in summary["before_after"]) is True
     assert summary["not_reproduced"] == sum(one["outcome"] == "not-reproduced" for one in summary["before_after"])
     assert 0 < summary["seconds_from_flag_to_live"] < summary["seconds"]
     by_kind = summary["examples_by_kind"]
