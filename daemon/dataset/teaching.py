@@ -88,7 +88,7 @@ class Teaching:
         tests = [self._test(option, report, lesson) for option in options]
         for test in tests:
             if test.teacher is not None:
-                return taught(report, lesson, test.teacher.prompt, self._states(report, test.teacher))
+                return taught(report, lesson, test.teacher.prompt, self._states(report, lesson, test.teacher))
             if test.ask is not None:
                 return taught(report, lesson, test.ask.messages)
         unusable = next((test.unusable for test in tests if test.unusable is not None), None)
@@ -180,8 +180,8 @@ class Teaching:
             self._good[key] = flips(report, lesson, self._answers.shown(answer))
         return self._good[key]
 
-    def _states(self, report: Report, teacher: Teacher) -> list[State]:
-        """The model's own answers that are known, and the teacher's. Loops and repeated texts teach nothing."""
+    def _states(self, report: Report, lesson: Lesson, teacher: Teacher) -> list[State]:
+        """Own answers that are known, or else the correction; and the teacher's answer. No loops, no repeats."""
         greedy = self._draw(report, teacher.prompt, max_tokens=self._config.teacher_tokens, temperature=0.0)
         states: dict[str, State] = {}
         for draw in (*self._drawn(report), greedy):
@@ -189,6 +189,8 @@ class Teaching:
             if answer is not None and answer.text and not repeats_itself(answer.text):
                 messages = None if draw is greedy else draw.messages
                 states.setdefault(normalised(answer.text), State(answer.text, answer.ends, messages=messages))
+        if not self._config.own_answers.count and lesson.correction is not None:
+            states.setdefault(normalised(lesson.correction), State(lesson.correction.strip()))
         return [*states.values()]
 
     def _own_draws(self, report: Report, lesson: Lesson) -> list[Draw]:

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from connectors.chat import EndpointError, Reply
 from daemon.artifacts.examples import Example, ExampleKind, read_examples
-from daemon.artifacts.run_folder import TRAIN_FILE, Flips, load_manifest
+from daemon.artifacts.run_folder import HOLDOUT_FILE, TRAIN_FILE, Flips, load_manifest
 from daemon.dataset.stage import DatasetStage
 from daemon.dataset.teachers import NO_TEXT
 from daemon.dataset.teaching import LESSON_ANSWERS
@@ -22,7 +22,7 @@ from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, lesson
-from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, open_run, prepared, teach
+from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, open_run, prepared, reports_of, teach
 
 GUIDANCE = "Answer well."
 
@@ -148,6 +148,32 @@ def test_states_are_own_answers_with_and_without_guidance_the_teachers_and_the_h
     assert len({one.teacher_messages for one in map(_hashable, taught)}) == 1
     assert {temperature for _, temperature in servers.draws} == {0.8}
     assert len(servers.told) == 2 * (1 + 4)
+
+
+def test_without_own_answers_the_correction_takes_their_place(
+    sqlite_store: Store, tmp_path: Path, make_stage: Make, servers: Obedient
+) -> None:
+    teach(sqlite_store, *(hijack(subject) for subject in SUBJECTS[:2]), correction="A summary, in short.")
+
+    stage = make_stage(holdout_fraction=0.0, own_answers={"count": 0})
+    run = prepared(sqlite_store, stage, tmp_path, recipe="consistency")
+
+    texts = [one.completion for one in examples_of(run, "hijack-rivers")]
+    assert texts == [f"A text about {NO_TEXT.split()[-1]}, in short.", "A summary, in short.", "PWNED"]
+    assert servers.draws == []
+
+
+def test_held_out_reports_are_not_asked_about(
+    sqlite_store: Store, tmp_path: Path, make_stage: Make, servers: Obedient
+) -> None:
+    teach(sqlite_store, *(hijack(subject) for subject in SUBJECTS[:12]), correction=None)
+
+    run = prepared(sqlite_store, make_stage(holdout_fraction=0.4), tmp_path, recipe="consistency")
+
+    held_out = reports_of(run, HOLDOUT_FILE)
+    assert held_out
+    asked = " ".join(servers.told)
+    assert not any(one.removeprefix("hijack-") in asked for one in held_out)
 
 
 def _hashable(one: Example) -> Any:
