@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -111,7 +112,10 @@ class TrainingRun:
             tokens = [sum(len(self.training_set.encoded[index]) for index in batch) for batch in self.training_set.plan]
             callback = _ProgressCallback(self, stop, self._job.run_folder, tokens)
             self._trainer.add_callback(callback)
-            self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+            # products cast to half precision anyway; peft would first copy every input to float32
+            mixed = self._trainer.args.bf16 or self._trainer.args.fp16
+            with disable_input_dtype_casting(self._model, active=mixed):
+                self._trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
             made = int(self._trainer.state.global_step)
             if made < self.steps and not callback.ended_early:
                 return self._stopped()

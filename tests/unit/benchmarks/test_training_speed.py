@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from daemon.artifacts.base_layers import BaseLayers
+from daemon.runtime.child import StopSignal
+from daemon.training import lora
 from tests.benchmarks.training import __main__ as command
 from tests.benchmarks.training import shapes
 from tests.benchmarks.training.work import corrections, encoded, make_job, taught
@@ -61,3 +63,22 @@ def test_a_teacher_sees_another_prompt(tmp_path: Path) -> None:
     training_set, _ = encoded(job, taught(4))
     assert len(training_set.taught) == 4
     assert all(0 < len(one.teacher) < len(one.prompt) for one in training_set.taught)
+
+
+def test_in_half_precision_no_input_of_an_adapter_is_copied_to_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.training.base_model.cpu_has_bfloat16", lambda: True)
+    model = shapes.write_model(tmp_path / "tiny", shapes.SHAPES["tiny"])
+    job = make_job(tmp_path, model, device="cpu", dtype="bfloat16", threads=1)
+    training_set, pad_id = encoded(job, corrections(4, words=command.BYTE_WORDS))
+    run = lora.TrainingRun(job, training_set, checkpoints=tmp_path / "checkpoints", pad_id=pad_id)
+    layer = run._model.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    seen: list[torch.dtype] = []
+    layer.lora_A["default"].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].dtype) if module.training else None
+    )
+    assert run.run(resume=None, stop=StopSignal())
+    assert set(seen) == {torch.bfloat16}
+    assert layer.cast_input_dtype_enabled, "as before, for whoever uses the model next"
+    assert layer.lora_A["default"].weight.dtype == torch.float32
