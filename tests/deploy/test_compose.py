@@ -61,6 +61,12 @@ def test_compose_waits_for_what_it_needs() -> None:
     }
 
 
+def test_compose_makes_the_topics_of_further_sources_too() -> None:
+    service = yaml.safe_load(COMPOSE.read_text())["services"]["kafka-topics"]
+    assert service["environment"]["SOURCE_TOPICS"] == "${ERRATAD_SOURCE_TOPICS:-}"
+    assert "$$SOURCE_TOPICS; do" in service["command"][0]
+
+
 def test_in_compose_daemon_and_vllm_see_the_same_adapters_and_model() -> None:
     daemon, vllm = mounts("erratad"), mounts("vllm")
     config = load_config(COMPOSE.parent / "erratad.yaml")

@@ -51,6 +51,16 @@ def config_of(manifests: list[dict[str, Any]]) -> Config:
     return Config.model_validate(yaml.safe_load(text))
 
 
+def test_the_notes_name_every_topic_that_the_cluster_must_have() -> None:
+    sources = 'config.intake.sources=[{"name": "shop", "topic": "shop.flagged"}, {"name": "app", "token": "app"}]'
+    command = [tool("helm"), "install", "errata", str(CHART), "--dry-run=client", "--set-json", sources]
+    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("NOTES:")[1]
+    listed = [
+        line.split()[0] for line in notes.partition("must have")[2].partition("Its state")[0].splitlines()[1:] if line
+    ]
+    assert listed == ["erratad.flagged-responses", "shop.flagged", "erratad.flagged-responses.dead-letter"]
+
+
 def test_the_chart_passes_helms_own_linter() -> None:
     checked(tool("helm"), "lint", "--strict", CHART)
 
