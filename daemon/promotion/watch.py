@@ -15,12 +15,12 @@ from datetime import datetime
 from daemon import metrics
 from daemon.config.rollout import WatchConfig
 from daemon.promotion.sequential import Evidence, Rate, rise
-from daemon.promotion.voters import why_blind
+from daemon.promotion.voters import Bound, bound
 from daemon.records import ACTOR, BASE_GENERATION, Adapter, AdapterState, IntentKind, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.flags import Electorate, Votes
-from daemon.store.traffic import step_of
+from daemon.store.traffic import TrafficTally, step_of
 
 ERRORS_PER_STEP = 5
 """Errors of one time step (`daemon.store.traffic.STEP`) that count at most."""
@@ -81,7 +81,7 @@ class WatchStage:
         return self._watch(live, previous)
 
     def _watch(self, live: Adapter, previous: Adapter) -> Step:
-        new, old = self._windows(live, previous)
+        new, old, allowed = self._windows(live, previous)
         answered = min(new.requests, old.requests)
         age_s = 0.0 if live.promoted_at is None else (utcnow() - live.promoted_at).total_seconds()
         if age_s > self._config.window_s and new.requests >= self._config.min_requests:
@@ -94,27 +94,43 @@ class WatchStage:
         for one in compared:
             metrics.WATCH_P_VALUE.labels(rate=one.rate).set(one.evidence.p_value)
         # alpha is shared: each rate alone can cause a rollback
-        level = self._config.alpha / len(compared)
+        level = self._level
         risen = next((one for one in compared if one.evidence.significant(level)), None)
         if risen is not None:
             return self._ask(live, previous, risen)
         sentence = f"{live.name} against {previous.name}: {'; '.join(map(str, compared))}"
-        return Step(sentence=sentence + self._blindness(new, old, level))
+        metrics.WATCH_BLIND.set(allowed.blind is not None)
+        return Step(sentence=sentence + ("" if allowed.blind is None else f"; blind to flags: {allowed.blind}"))
 
-    def _blindness(self, new: Window, old: Window, level: float) -> str:
-        flags, tolerance = self._store.flags, self._config.tolerance
-        blind = why_blind(flags, self._voters, new=new.requests, old=old.requests, level=level, tolerance=tolerance)
-        metrics.WATCH_BLIND.set(blind is not None)
-        return "" if blind is None else f"; blind to flags: {blind}"
+    @property
+    def _level(self) -> float:
+        return self._config.alpha / len(metrics.WATCHED_RATES)
 
-    def _windows(self, live: Adapter, previous: Adapter) -> tuple[Window, Window]:
-        new = self._window(live, live.promoted_at)
-        return new, self._window(previous, self._store.traffic.window(previous.generation, requests=new.requests))
+    def _windows(self, live: Adapter, previous: Adapter) -> tuple[Window, Window, Bound]:
+        since = None if live.promoted_at is None else step_of(live.promoted_at)
+        answered = self._answered(live, since)
+        before = self._store.traffic.window(previous.generation, requests=answered.requests)
+        before = None if before is None else step_of(before)
+        earlier = self._answered(previous, before)
+        allowed = bound(
+            self._store.flags,
+            self._voters,
+            new=answered.requests,
+            old=earlier.requests,
+            level=self._level,
+            tolerance=self._config.tolerance,
+        )
+        return (
+            self._window(live, since, answered, allowed.most),
+            self._window(previous, before, earlier, allowed.most),
+            allowed,
+        )
 
-    def _window(self, adapter: Adapter, since: datetime | None) -> Window:
-        since = None if since is None else step_of(since)
-        traffic = self._store.traffic.tally(adapter.generation, since=since, errors_per_step=ERRORS_PER_STEP)
-        votes = self._store.flags.votes(adapter.generation, self._voters, since=since)
+    def _answered(self, adapter: Adapter, since: datetime | None) -> TrafficTally:
+        return self._store.traffic.tally(adapter.generation, since=since, errors_per_step=ERRORS_PER_STEP)
+
+    def _window(self, adapter: Adapter, since: datetime | None, traffic: TrafficTally, most: int | None) -> Window:
+        votes = self._store.flags.votes(adapter.generation, self._voters, since=since, most=most)
         return Window(requests=traffic.requests, errors=traffic.errors, flags=votes)
 
     def _compare(self, new: Window, old: Window) -> list[RateChange]:

@@ -1,7 +1,8 @@
 """Flagged answers of each generation as votes: what a crowd of names in one principal sends counts once.
 
 A flag is a vote of its reporter if the operator vouches for its principal, or if the server's own record holds the
-flagged answer. All other flags of a principal are one vote together, because it can make up names.
+flagged answer. All other flags of a principal are one vote together, because it can make up names. Where several
+principals flag answers, the caller bounds those without trust (`most`): names of recorded answers can be made up, too.
 """
 
 from __future__ import annotations
@@ -39,24 +40,33 @@ class Votes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voters:
-    """Who may vote. `bounded`: no more votes than `principals` are possible, because each has one."""
+    """Who may vote: principals, those of them with recorded answers, and whether one of them is trusted."""
 
     principals: int
-    bounded: bool
+    recorded: int
+    trusted: bool
 
 
 class Flags:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def votes(self, generation: int, electorate: Electorate, *, since: datetime | None = None) -> Votes:
-        """The votes against a generation's answers since this time; each voter has one."""
+    def votes(
+        self, generation: int, electorate: Electorate, *, since: datetime | None = None, most: int | None = None
+    ) -> Votes:
+        """The votes against a generation's answers since this time; each voter has one.
+
+        `most`: votes of a principal that is not trusted.
+        """
         counted = self._counted(electorate, [generation], since)
-        voters = select(counted.c.principal, counted.c.voter).distinct().subquery()
-        query = select(func.count(), func.count(voters.c.principal.distinct())).select_from(voters)
+        query = select(counted.c.principal, func.count(counted.c.voter.distinct())).group_by(counted.c.principal)
         with reading(self._engine) as connection:
-            votes, principals = connection.execute(query).one()
-        return Votes(votes=votes, principals=principals)
+            found: dict[str, int] = {row[0]: row[1] for row in connection.execute(query)}
+        votes = (
+            count if most is None or electorate.is_trusted(principal) else min(count, most)
+            for principal, count in found.items()
+        )
+        return Votes(votes=sum(votes), principals=len(found))
 
     def first_votes(self, generations: Sequence[int], electorate: Electorate, *, since: datetime) -> dict[int, Votes]:
         """Each voter's first flag since then, by the generation that it falls on.
@@ -88,7 +98,8 @@ class Flags:
             evident = query.where(table.c.evidence.in_(electorate.evidence)).group_by(table.c.principal)
             found: dict[str, int] = {row[0]: row[1] for row in connection.execute(evident)}
             vouched = [one for one in self._principals(since) if electorate.is_trusted(one)]
-        return Voters(principals=len({*found, *vouched}), bounded=not vouched and not any(found.values()))
+        recorded = sum(found.values())
+        return Voters(principals=len({*found, *vouched}), recorded=recorded, trusted=bool(vouched))
 
     def _counted(self, electorate: Electorate, generations: Sequence[int], since: datetime | None) -> Subquery:
         """The flags that count, each with its principal and its voter (empty: the principal as a whole)."""

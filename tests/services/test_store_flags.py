@@ -46,15 +46,23 @@ def test_a_voters_first_flag_counts_for_the_generation_that_it_is_on(store: Stor
     assert store.flags.first_votes([0, 1], EVERYBODY, since=utcnow()) == {0: Votes(), 1: Votes()}
 
 
-def test_voters_are_bounded_unless_one_is_trusted_or_has_verified_flags(store: Store) -> None:
+def test_who_may_vote_is_counted_with_recorded_answers_and_trust(store: Store) -> None:
     begun = utcnow()
-    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=0, bounded=True)
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=0, recorded=0, trusted=False)
     flag(store, "app", "ann", "bob")
     flag(store, "site", "ann")
-    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, bounded=True)
-    assert store.flags.voters(EVERYBODY, since=begun) == Voters(principals=2, bounded=False)
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, recorded=0, trusted=False)
+    assert store.flags.voters(EVERYBODY, since=begun) == Voters(principals=2, recorded=0, trusted=True)
     flag(store, "site", "bob", evidence=Evidence.VERIFIED)
-    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, bounded=False)
+    assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, recorded=1, trusted=False)
+
+
+def test_the_votes_of_each_principal_without_trust_can_be_bounded(store: Store) -> None:
+    flag(store, "app", "ann", "bob", "cid", evidence=Evidence.VERIFIED)
+    flag(store, "site", "ann")
+    assert store.flags.votes(0, NOBODY, most=2) == Votes(votes=2 + 1, principals=2)
+    trusted = Electorate(is_trusted="app".__eq__, evidence=frozenset(Evidence))
+    assert store.flags.votes(0, trusted, most=2) == Votes(votes=3 + 1, principals=2)
 
 
 def test_what_waits_for_review_is_no_vote(store: Store) -> None:

@@ -188,6 +188,8 @@ def test_an_operator_who_is_faster_is_not_rolled_back_over(bench: Bench) -> None
 
 
 NOBODY = Electorate(is_trusted=lambda _principal: False, evidence=frozenset(Evidence))
+RECORDED = Electorate(is_trusted=lambda _principal: False, evidence=frozenset({Evidence.VERIFIED}))
+"""Nobody is trusted, and only what the server recorded counts: not the reports that the bench's runs learned from."""
 APP = Electorate(is_trusted="app".__eq__, evidence=frozenset(Evidence))
 """The operator vouches for the backend alone."""
 
@@ -233,22 +235,44 @@ def test_twelve_people_of_a_trusted_backend_do(bench: Bench) -> None:
     assert asked(bench)
 
 
-def test_flags_whose_answers_the_server_recorded_count_per_reporter(bench: Bench) -> None:
+def test_flags_whose_answers_the_server_recorded_count_per_reporter_where_no_other_principal_flags(
+    bench: Bench,
+) -> None:
     quiet_twice(bench, 2000)
     flag(bench, SECOND, "anyone", 12, Evidence.VERIFIED)
-    look(bench, NOBODY)
+    look(bench, RECORDED)
     assert asked(bench)
 
 
-@pytest.mark.parametrize("voters", [APP, NOBODY], ids=["trusted", "verified"])
-def test_fake_flags_on_the_old_generation_hide_no_tripled_rate(bench: Bench, voters: Electorate) -> None:
-    evidence = Evidence.VERIFIED if voters is NOBODY else Evidence.CLAIMED
+def test_recorded_answers_of_one_principal_without_trust_force_no_rollback_against_others(bench: Bench) -> None:
     quiet_twice(bench, 2000)
-    flag(bench, FIRST, "app", 20, evidence)
-    flag(bench, SECOND, "app", 60, evidence)
+    flag(bench, FIRST, "site", 1, Evidence.VERIFIED)  # another principal flags answers, too
+    flag(bench, SECOND, "anyone", 50, Evidence.VERIFIED)
+    assert "flagged: 6 of 2000 (3.0 per 1,000) by 1 principal" in look(bench, RECORDED).sentence
+    assert not asked(bench)
+    flag(bench, SECOND, "site", 50, Evidence.VERIFIED)
+    flag(bench, SECOND, "shop", 50, Evidence.VERIFIED)
+    look(bench, RECORDED)
+    assert asked(bench)  # three principals agree
+
+
+def test_a_watch_that_the_bounds_of_all_principals_keep_from_deciding_says_so(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, SECOND, "anyone", 50, Evidence.VERIFIED)
+    flag(bench, SECOND, "site", 50)
+    sentence = look(bench, NOBODY).sentence
+    assert "flagged: 7 of 2000" in sentence
+    assert "blind to flags: 3 principals without trust" in sentence  # also the one of the reports that were learned
+    assert "one vote, or 6 with recorded answers" in sentence
+
+
+def test_fake_flags_on_the_old_generation_hide_no_tripled_rate(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    flag(bench, FIRST, "app", 20)
+    flag(bench, SECOND, "app", 60)
     flag(bench, FIRST, "anyone", 500)
     assert "60 of 2000 (30.0 per 1,000) by 1 principal against 21 of 2000 (10.5 per 1,000) by 2 principals" in (
-        look(bench, voters).sentence
+        look(bench, APP).sentence
     )
     assert asked(bench)
 
@@ -287,7 +311,7 @@ def test_a_watch_that_too_few_can_speak_to_says_that_it_is_blind_and_watches_err
 def test_a_watch_with_a_trusted_source_or_verified_flags_is_not_blind(bench: Bench, evidence: Evidence) -> None:
     quiet_twice(bench, 2000)
     flag(bench, FIRST, "app", 1, evidence)
-    sentence = look(bench, NOBODY if evidence is Evidence.VERIFIED else APP).sentence
+    sentence = look(bench, RECORDED if evidence is Evidence.VERIFIED else APP).sentence
     assert "blind" not in sentence
     assert REGISTRY.get_sample_value("erratad_watch_blind") == 0
 
