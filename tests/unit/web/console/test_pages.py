@@ -340,6 +340,21 @@ def test_listings_turn_their_pages_and_keep_their_filters(client: TestClient, sq
     assert "other" not in first.text + second.text
 
 
+def test_the_strengths_that_were_measured_stand_with_the_verdict(sqlite_store: Store, client: TestClient) -> None:
+    passing = {"strength": 1.0, "accepted": True, "gain": 0.5, "kl_to_base": 0.25, "reasons": []}
+    weaker = {
+        "strength": 0.75,
+        "accepted": False,
+        "gain": 0.1,
+        "kl_to_base": None,
+        "reasons": ["it <fixes> too little"],
+    }
+    run = run_to_verdict(sqlite_store, figures={"strength": 1.0, "strengths": [passing, weaker]})
+    page = client.get(f"/adapters/{run.generation}").text
+    assert "strength 1, chosen: gain 0.5, 0.250 nats per token from the base model; passes" in page
+    assert "strength 0.75: gain 0.1; fails: it &lt;fixes&gt; too little" in page
+
+
 def test_a_trial_stands_on_the_overview_and_with_its_adapter(sqlite_store: Store, client: TestClient) -> None:
     run = run_to_verdict(sqlite_store)
     for path in ("/", "/adapters", f"/adapters/{run.generation}"):
