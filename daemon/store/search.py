@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Select, String, Text, cast, func, or_, select, type_coerce
 
 from daemon.records import ReportState
 from daemon.store import schema
 
-CATEGORY = func.coalesce(schema.reports.c.guessed_kind, schema.reports.c.category)
+CATEGORY = func.coalesce(type_coerce(schema.reports.c.guessed_kind, String), schema.reports.c.category)
 """As shown: only a report that names no category has a guess."""
 
 

@@ -248,3 +248,14 @@ def test_a_bare_thumbs_down_alone_starts_no_run(store: Store) -> None:
     again = {"messages": bare.messages, "response": bare.response, "category": None}
     add(store, flagged(**again, reason=""))
     assert store.reports.count_new_lessons() == 1
+
+
+def test_reports_are_found_by_named_and_by_guessed_categories(store: Store) -> None:
+    add(store, flagged(id="bare", category=None))
+    [claim] = store.reports.claim(owner="w", limit=1, lease_s=60)
+    store.reports.guess(claim, Kind.STYLE, by="self:base")
+    add(store, flagged(id="own", category="my-own"), flagged(id="named", category="style"))
+    add(store, flagged(id="waits", category=None))
+    assert store.reports.categories() == ["my-own", "style", "unknown"]
+    found = {name: {one.id for one in store.reports.find(category=name)} for name in store.reports.categories()}
+    assert found == {"my-own": {"own"}, "style": {"bare", "named"}, "unknown": {"waits"}}
