@@ -100,5 +100,5 @@ def _assert_one_clean_run(store: Store) -> None:
     events = Counter(event.type for event in waiting_events(store, limit=1000))
     assert events == {"lesson.created": REPORTS, "adapter.promoted": 1, "report.resolved": REPORTS}
     answers = store.runs.answers(run.id)
-    keys = [(a.suite, a.item_id, a.arm, a.guided) for a in answers]
+    keys = [(a.suite, a.item_id, a.arm, a.guided, a.sample) for a in answers]
     assert len(keys) == len(set(keys)) > 0
