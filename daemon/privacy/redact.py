@@ -20,6 +20,7 @@ from itertools import accumulate
 from typing import Any
 
 import regex
+from pydantic import ValidationError
 
 from connectors.checker.client import ask
 from connectors.messages import FlaggedResponse
@@ -38,8 +39,8 @@ PSEUDONYM_DIGITS = 20
 MAX_TRIED = 10
 """Redacted values that a pattern of the checks is tried on."""
 TOO_MUCH = (
-    f"holds more than {MAX_PLACES} pieces of personal data, or numbers that could be, of one kind (privacy.redact); "
-    "send less of it"
+    f"holds more than {MAX_PLACES} pieces of personal data, or numbers that could be, of one kind, or in a rule that "
+    "is invalid without it (privacy.redact); send less of it"
 )
 """Why a report with `Redacted.too_much` is refused, as the end of a sentence."""
 TRIED_S = 0.2
@@ -48,6 +49,8 @@ _APART = "\n\0\n"
 """Between texts that are searched together: no pattern reads over it."""
 MIN_PART = 4
 """Characters of a check that is taken for a part of a redacted value."""
+_TORN = regex.compile(r"<[A-Z]{0,8}_?\d{0,6}\Z")
+"""A placeholder without its end."""
 _ESCAPE = regex.compile(r"\\(?=[^\w\s])")
 
 
@@ -94,13 +97,12 @@ class Redactor:
         values.pop("not_trainable", None)
         names = _Names(self._detector, values)
         try:
-            changed = self._changed(values, names)
+            clean = _validated(self._changed(values, names))
         except TooMuchError:
             known = frozenset({plain, self._keyed(plain)})
             return Redacted(flagged=flagged, fingerprint=self._keyed(plain), known_as=known, too_much=True)
         if not names.counts:
             return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain, self._keyed(plain)}))
-        clean = FlaggedResponse.model_validate(changed)
         for kind, count in names.counts.items():
             metrics.REDACTED.labels(kind=kind).inc(count)
         return Redacted(
@@ -117,10 +119,10 @@ class Redactor:
         values.pop("not_trainable", None)
         names = _Names(self._detector, values)
         try:
-            changed = self._changed(values, names)
+            clean = _validated(self._changed(values, names))
         except TooMuchError:
             return flagged
-        return FlaggedResponse.model_validate(changed) if names.counts else flagged
+        return clean if names.counts else flagged
 
     def letter(self, value: bytes) -> bytes:
         """A message that was refused, as JSON or as text. Unchanged if nothing is found.
@@ -164,6 +166,27 @@ class Redactor:
     def _keyed(self, fingerprint: str) -> str:
         """A hash of a text with one unknown number can be guessed; one with a key cannot."""
         return hmac.new(self._keys.key(Purpose.FINGERPRINT), fingerprint.encode(), hashlib.sha256).hexdigest()
+
+
+def _validated(changed: dict[str, Any]) -> FlaggedResponse:
+    """The report. A placeholder may be longer than its value: a field that is too long now is cut before one.
+
+    Raises:
+        TooMuchError: It is beyond another bound now.
+    """
+    try:
+        return FlaggedResponse.model_validate(changed)
+    except ValidationError as exc:
+        too_long = {
+            str(one["loc"][0]): int(one["ctx"]["max_length"])
+            for one in exc.errors()
+            if one["type"] in {"string_too_long", "too_long"} and isinstance(changed.get(str(one["loc"][0])), str)
+        }
+    cut = {name: _TORN.sub("", changed[name][:most]) for name, most in too_long.items()}
+    try:
+        return FlaggedResponse.model_validate({**changed, **cut})
+    except ValidationError:
+        raise TooMuchError from None
 
 
 class _Names:

@@ -193,3 +193,16 @@ def test_a_pattern_that_takes_too_long_on_a_redacted_value_is_left_out(redactor:
     clean = redactor.redact(flagged(response="a" * 60 + "@example.org", checks=slow)).flagged
     assert clean.checks is not None
     assert clean.checks.regex is None
+
+
+def test_a_field_that_placeholders_make_too_long_is_cut_before_one(redactor: Redactor) -> None:
+    clean = redactor.redact(flagged(reason="a@b.co " * 571)).flagged
+    assert clean.reason is not None
+    assert 3990 <= len(clean.reason) <= 4000
+    assert clean.reason.strip().endswith("<EMAIL_1>")
+    assert "@" not in clean.reason
+
+
+def test_a_schema_that_a_placeholder_makes_invalid_refuses_the_report_and_breaks_nothing(redactor: Redactor) -> None:
+    schema = {"pattern": "[DE89370400440532013000-9]"}
+    assert redactor.redact(flagged(checks={"json_schema": schema})).too_much
