@@ -27,6 +27,7 @@ from daemon.operations.gauges import GaugesStage
 from daemon.operations.status import STAGES
 from daemon.promotion import stage as promotion
 from daemon.records import CorrectionSource, Trigger
+from daemon.reflection.anew import KEPT, LATE, RENEWED, RETURNED
 from daemon.reflection.stage import AttemptOutcome
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged, trusting
@@ -215,7 +216,7 @@ def test_rules_and_dashboards_select_values_that_exist() -> None:
 
 def test_closed_sets_hold_what_the_code_says() -> None:
     """Those that metrics.py cannot import."""
-    assert metrics.CLOSED_SETS[metrics.REFLECTIONS]["outcome"] == tuple(AttemptOutcome)
+    assert set(metrics.CLOSED_SETS[metrics.REFLECTIONS]["outcome"]) == {*AttemptOutcome, RENEWED, KEPT, RETURNED, LATE}
     assert set(Added) <= set(metrics.CLOSED_SETS[metrics.INTAKE_MESSAGES]["outcome"])
     assert set(CorrectionSource) < set(metrics.CLOSED_SETS[metrics.LESSONS]["correction"])
     assert Trigger.MANUAL not in metrics.CLOSED_SETS[metrics.SCHEDULE_MIN_LESSONS]["trigger"]
