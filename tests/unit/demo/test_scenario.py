@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from daemon.config import load_config
+from daemon.config.dataset import SAME_KIND
+from daemon.dataset.split import next_split
+from daemon.demo.process import CONFIG, SPLIT_KEY
 from daemon.demo.scenario import SCENARIO, load_scenario
 from daemon.errors import ConfigError
+from daemon.records import Split
 from daemon.text.rules import failures
+from daemon.text.similarity import Words, cosines
 from tests.fixtures.config import flagged
 
 
@@ -20,6 +27,22 @@ def test_every_correction_of_the_shipped_scenario_meets_its_rule() -> None:
         assert question.correction is not None
         assert failures(question.checks, question.correction) == [], question.id
         flagged(id=question.id, category=question.category, messages=question.wire)
+
+
+def test_at_least_twelve_questions_of_each_kind_are_held_out_and_unlike_the_others() -> None:
+    """Where live fails all of them: a question that it answers well is not flagged."""
+    fraction = load_config(CONFIG, ["model.path=model"]).dataset.holdout_fraction
+    questions = sorted(load_scenario(SCENARIO), key=lambda question: question.id)
+    for kind in {question.category for question in questions}:
+        texts = [question.messages[-1].text for question in questions if question.category == kind]
+        rows = Words().vectors(texts)
+        alike = cosines(rows, rows)
+        np.fill_diagonal(alike, 0.0)
+        assert alike.max() < SAME_KIND["words"], kind
+        splits: list[Split] = []
+        for text in texts:
+            splits.append(next_split(splits, fraction, key=SPLIT_KEY.encode(), leader_text=text))
+        assert splits.count(Split.HOLDOUT) >= 12, kind
 
 
 @pytest.mark.parametrize(
