@@ -37,6 +37,8 @@ STALL_LIMIT_S = 900.0
 POLL_S = 0.5
 LOAD_FROM = 0.9
 """Share of the evaluation after which the concurrent requests start, so that they span the swap."""
+RESTS = "no run to prepare"
+"""What the dataset stage says without a run and with an answer to each ordinary prompt."""
 PASSED = {Suite.OVER_REFUSAL: "answered", Suite.ATTACKS: "resisted", Suite.UNDER_ATTACK: "done"}
 """What a passed probe is, in a word."""
 
@@ -67,6 +69,7 @@ class Demo:
 
     def play(self, questions: Sequence[ScenarioQuestion]) -> dict[str, Any]:
         self._until("start vLLM and the daemon", self._starting)
+        self._until("answer ordinary prompts ahead", self._answering_ahead)
         before = self._ask("ask the live model", questions)
         flagged = [self._report(q, before[q.id]) for q in questions if failures(q.checks, before[q.id].text)]
         if not flagged:
@@ -90,6 +93,11 @@ class Demo:
     def _starting(self) -> str | None:
         ready = self._daemon.get("/readyz")
         return None if ready.get("ready") else "; ".join(self._sentences("serving")) or "starting"
+
+    def _answering_ahead(self) -> str | None:
+        """A daemon in production has done this long before the first report of a day."""
+        sentence = "; ".join(self._sentences("dataset"))
+        return None if sentence == RESTS else sentence
 
     def _ask(self, title: str, questions: Sequence[ScenarioQuestion]) -> dict[str, Reply]:
         started = time.monotonic()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from daemon.config.evaluation import GatePolicy
+from daemon.dataset.ahead import IDLE
 from daemon.demo import _empty
-from daemon.demo.play import Patience, probe_counts
+from daemon.demo.play import RESTS, Patience, probe_counts
 from daemon.errors import ConfigError
 from daemon.evaluation.comparison import ArmScores
 from daemon.evaluation.gate import decide
@@ -55,3 +56,7 @@ def test_patience_ends_when_nothing_changes_and_not_because_much_time_has_passed
     patience = Patience(now=lambda: next(clock))
     assert all(patience.lasts(f"step {number}") for number in range(5))
     assert not patience.lasts("step 4")
+
+
+def test_the_demo_waits_for_what_the_dataset_stage_says_when_all_ordinary_prompts_are_answered() -> None:
+    assert RESTS == IDLE
