@@ -30,6 +30,8 @@ def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_req
     assert summary["live_adapter"] == "aligned-g000001"
     assert summary["lessons"] == summary["reports"] == summary["flagged"]
     assert summary["fixed"] == summary["held_out"]["fixed"] + summary["trained"]["fixed"] >= 1
+    assert summary["held_out"]["items"] >= 12
+    assert summary["held_out"]["fixed"] >= 8
     assert summary["held_out"]["items"] + summary["trained"]["items"] <= summary["flagged"]
     assert next(one["held_out"] for one in summary["before_after"]) is True
     assert summary["not_reproduced"] == sum(one["outcome"] == "not-reproduced" for one in summary["before_after"])
