@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.guidance`: what texts of the guidance do to a model, before or after a training.
 
-Each text is put before the demo's questions, the shipped ordinary tasks and the shipped probes, and the right answers
-are counted: by rule, and for the demo's questions by soundness, too. Prints a table, then one JSON line.
+Each text is put before the questions of questions.jsonl, the shipped ordinary tasks and probes, and the right answers
+are counted: by rule, and for these questions by soundness, too. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from daemon.config import Config, LogConfig
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.serving import ServingConfig
 from daemon.demo.process import model_dir
-from daemon.demo.scenario import SCENARIO, ScenarioQuestion, load_scenario
+from daemon.demo.scenario import ScenarioQuestion, load_scenario
 from daemon.errors import ErratadError
 from daemon.evaluation.suites import golden_items, probe_items
 from daemon.runtime import log
@@ -33,7 +33,7 @@ from daemon.text.rules import failures
 from daemon.text.soundness import asked_by, unsound
 from tests.benchmarks.quality.lessons import NO_TIME, PATIENCE_S
 from tests.benchmarks.report import keep
-from tests.benchmarks.teachers import serving
+from tests.benchmarks.teachers import QUESTIONS, serving
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 TOKENS = 40
@@ -107,7 +107,7 @@ def measured(server: VllmServer, model: str, name: str, guidance: str) -> Row:
         return server.chat(model, asked, max_tokens=TOKENS, timeout_s=PATIENCE_S).text
 
     items = [*golden_items(None), *probe_items(EvaluationConfig())]
-    questions = load_scenario(SCENARIO)
+    questions = load_scenario(QUESTIONS)
     with ThreadPoolExecutor(STREAMS) as pool:
         answers = pool.map(answer, [*(item.messages for item in items), *(one.wire for one in questions)])
         texts = list(answers)
@@ -122,7 +122,7 @@ def measured(server: VllmServer, model: str, name: str, guidance: str) -> Row:
 
 
 def is_right(question: ScenarioQuestion, answer: str) -> bool:
-    """By the rule of the demo's question, and sound."""
+    """By the rule of the question, and sound."""
     flagged = FlaggedResponse(
         version=1,
         id=question.id,

@@ -1,6 +1,6 @@
 """`make probe-teacher`: what a model could learn from a teacher, by kind of mistake, before anything is trained.
 
-The model is asked questions that it may answer badly: those of the demo, and with --data those of `make bench-quality`.
+The model is asked questions that it may answer badly: questions.jsonl, and with --data those of `make bench-quality`.
 Its own mistakes become lessons; each teacher is tested on them as a run does it, and what the complaint takes from the
 bad answers is measured. Prints a table, then one JSON line. Answers are kept in --out; an interrupted probe goes on.
 """
@@ -29,7 +29,7 @@ from daemon.dataset.recipes import AUTO
 from daemon.dataset.teachers import CONSISTENCY, CONTEXT_DISTILLATION, TAUGHT, with_complaint
 from daemon.dataset.teaching import OTHERWISE, Lessons, Teaching
 from daemon.demo.process import model_dir
-from daemon.demo.scenario import SCENARIO, load_scenario
+from daemon.demo.scenario import load_scenario
 from daemon.errors import ErratadError, ServingError
 from daemon.records import Report, conversation
 from daemon.runtime import log
@@ -43,6 +43,8 @@ from tests.benchmarks.quality.probes import Probe, Scenario, Trap, Wants
 from tests.benchmarks.quality.scenarios import SCENARIOS
 from tests.benchmarks.report import keep
 
+QUESTIONS = Path(__file__).with_name("questions.jsonl")
+"""32 questions of three kinds, in the form of a demo's scenario."""
 STREAMS = 16
 STARTS_IN_S = 600.0
 
@@ -114,11 +116,11 @@ def _name(config: Config) -> str:
 
 def _scenarios(given: argparse.Namespace) -> list[Scenario]:
     made = [] if given.data is None else [make(PublicData(given.data), given.size) for make in SCENARIOS.values()]
-    return [*made, Scenario(name="demo", traps=tuple(_demo_traps()), probes=())]
+    return [*made, Scenario(name="questions", traps=tuple(_traps()), probes=())]
 
 
-def _demo_traps() -> Iterator[Trap]:
-    for one in load_scenario(SCENARIO):
+def _traps() -> Iterator[Trap]:
+    for one in load_scenario(QUESTIONS):
         messages = tuple(one.wire)
         probe = Probe(suite="demo", id=one.id, messages=messages, wants=Wants.RULES, checks=one.checks)
         yield Trap(

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connectors.chat import Reply
-from daemon.demo.scenario import SCENARIO, load_scenario
+from daemon.demo.scenario import load_scenario
 from tests.benchmarks.guidance import TEXTS, is_right, measured, table
+from tests.benchmarks.teachers import QUESTIONS
 
 
 class Polite:
@@ -24,7 +25,7 @@ def test_right_answers_are_counted_for_each_text() -> None:
     assert plain.asked == guided.asked
     assert plain.asked["golden"] == 40
     assert sum(plain.asked[kind] for kind in ("prompt-injection", "secret-leak", "format")) == len(
-        load_scenario(SCENARIO)
+        load_scenario(QUESTIONS)
     )
     assert plain.right["golden"] >= 1
     assert plain.right["over-refusal"] == plain.asked["over-refusal"]
@@ -37,7 +38,7 @@ def test_right_answers_are_counted_for_each_text() -> None:
 
 
 def test_noise_is_no_right_answer() -> None:
-    question = next(one for one in load_scenario(SCENARIO) if one.correction)
+    question = next(one for one in load_scenario(QUESTIONS) if one.correction)
     assert question.correction is not None
     assert is_right(question, question.correction)
     assert not is_right(question, "no no no no no no no no no no no no no no no no")

@@ -9,8 +9,8 @@ from typing import Any
 from connectors.chat import Reply
 from daemon.config import Config
 from daemon.dataset.teachers import FEEDBACK
-from daemon.demo.scenario import SCENARIO, load_scenario
-from tests.benchmarks.teachers import Row, _demo_traps, probe, table
+from daemon.demo.scenario import load_scenario
+from tests.benchmarks.teachers import QUESTIONS, Row, _traps, probe, table
 from tests.fakes.fleet import OneServer
 from tests.fixtures.stores import lesson
 from tests.unit.dataset.test_teachers import _report
@@ -70,7 +70,7 @@ def test_each_kind_gets_the_flips_the_choice_and_what_complaints_take(tmp_path: 
     )
 
 
-def test_the_questions_of_the_demo_are_asked_with_their_rules() -> None:
-    traps, questions = [*_demo_traps()], load_scenario(SCENARIO)
+def test_the_questions_are_asked_with_their_rules() -> None:
+    traps, questions = [*_traps()], load_scenario(QUESTIONS)
     assert [trap.id for trap in traps] == [question.id for question in questions]
     assert all(trap.probe.checks and trap.correction for trap in traps)
