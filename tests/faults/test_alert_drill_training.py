@@ -92,7 +92,7 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
     school.is_told("ErratadGateRejecting")
     rejected = str(_ended(school).generation)
     reasons = school.follow("ErratadGateRejecting", "erratad adapters GENERATION", GENERATION=rejected)
-    assert "fixes 0 of" in reasons
+    assert "passes 0 of" in reasons
     assert reports[0] in school.follow("ErratadGateRejecting", "erratad lessons")
     assert CORRECTION in school.follow("ErratadGateRejecting", "erratad reports ID", ID=reports[0])
     school.reconfigure("training", epochs=EPOCHS)
