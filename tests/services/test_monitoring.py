@@ -98,6 +98,7 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config["intake"] = {"kafka": kafka.model_dump(mode="json", exclude_none=True)}
     config["schedule"]["cron"] = distant_cron()
     config["reflection"] |= {"analyst": "self", "max_tokens": 64}
+    config["dataset"]["recipes"] = {"wrong-fact": "context-distillation"}  # no teacher helps, which is shown, too
     config["training"]["epochs"] = 4
     config["rollout"] = {"watch": {"min_requests": 20, "interval_s": 1}}
     seeds = folder / "seeds.jsonl"
