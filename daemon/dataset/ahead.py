@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from connectors.chat import EndpointError
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.dataset.answers import CONCURRENCY
-from daemon.dataset.replay import ReplaySource
+from daemon.dataset.replay import Prompt, ReplaySource
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet
@@ -38,8 +38,8 @@ class AnswersAhead:
         self._seed = seed
         self._served: int | None = None
         """Requests that the servers had answered at the last look."""
-        self._complete_for: str | None = None
-        """The base model whose answers are complete."""
+        self._last: tuple[str, int] | None = None
+        """The base model at the last look, and the number of its prompts without an answer."""
 
     def step(self) -> Step:
         """Ask a batch, if prompts have no answer yet and no user asks."""
@@ -50,17 +50,24 @@ class AnswersAhead:
             return Step(sentence=f"{IDLE}; no ordinary prompt is answered ahead: {exc}")
 
     def _ask(self, fingerprint: str) -> Step:
-        if self._complete_for == fingerprint:
+        known = self._last
+        left = known[1] if known is not None and known[0] == fingerprint else len(self._look(fingerprint))
+        if not left:
             return Step(sentence=IDLE)
-        missing = self._replay.pairs(fingerprint, count=self._at_most, seed=self._seed).missing
+        if self._users_ask():  # a busy server is met in each step, so the prompts are not read again for it
+            return Step(sentence=f"{IDLE}; {left} ordinary prompts wait until no user asks the servers")
+        missing = self._look(fingerprint)
         if not missing:
-            self._complete_for = fingerprint
             return Step(sentence=IDLE)
-        if self._users_ask():
-            return Step(sentence=f"{IDLE}; {len(missing)} ordinary prompts wait until no user asks the servers")
         self._replay.ask(fingerprint, missing[:CONCURRENCY])
         waiting = max(len(missing) - CONCURRENCY, 0)
         return Step(sentence=f"{IDLE}; {waiting} ordinary prompts wait for the base model", worked=True)
+
+    def _look(self, fingerprint: str) -> Sequence[Prompt]:
+        """The prompts without an answer. Reads the prompts and all kept answers."""
+        missing = self._replay.pairs(fingerprint, count=self._at_most, seed=self._seed).missing
+        self._last = fingerprint, len(missing)
+        return missing
 
     def _users_ask(self) -> bool:
         """Whether a request is in flight, or was answered since the last look. True at the first look."""
