@@ -35,7 +35,7 @@ from daemon.errors import (
     StoppedError,
 )
 from daemon.evaluation.collapse import variety
-from daemon.evaluation.comparison import FIX_SUITES, ArmScores, arm_scores
+from daemon.evaluation.comparison import FIX_SUITES, arm_scores
 from daemon.evaluation.exports import ARMS, export_verdict
 from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
@@ -289,8 +289,10 @@ class EvaluationStage:
 
     def _decision(self, run: Run, candidate: Adapter, measured: _Measured, requests: Sequence[EvalRequest]) -> Decision:
         items = {request.item.key: request.item for request in requests}
+        answers = self._answers(run, requests)
         return decide(
-            *self._scores(run, candidate, measured, requests),
+            arm_scores(candidate, answers),
+            arm_scores(measured.live, answers),
             self._gate,
             configured=measured.configured,
             voters=measured.voters,
@@ -299,12 +301,6 @@ class EvaluationStage:
             taught=taught_by_run(self._store, run),
             tasks={key: item.task for key, item in items.items() if item.task is not None},
         )
-
-    def _scores(
-        self, run: Run, candidate: Adapter, measured: _Measured, requests: Sequence[EvalRequest]
-    ) -> tuple[ArmScores, ArmScores]:
-        answers = self._answers(run, requests)
-        return arm_scores(candidate, answers), arm_scores(measured.live, answers)
 
     def _answers(self, run: Run, requests: Sequence[EvalRequest]) -> list[Answer]:
         wanted = {request.key for request in requests}
@@ -317,7 +313,7 @@ class EvaluationStage:
         decision, candidate = best.decision, best.adapter
         requests = eval_requests(measured.items, (candidate, measured.live))
         answers = self._answers(run, requests)
-        scores = self._scores(run, candidate, measured, requests)
+        scores = arm_scores(candidate, answers), arm_scores(measured.live, answers)
         left_out = [*measured.left_out, *unanswered(requests, answers, self._meter.refusals)]
         self._store.left_out.add(account(run.id, left_out))
         reasons = (*decision.reasons, *sweep_sentences(tried))
