@@ -7,8 +7,8 @@ kafka-python is pinned to 3.0.12. This module works around its bugs, each with a
   off; consumers drop duplicates by id.
 - A partition that was paused and resumed delivers no more records. Nothing is paused: a batch that cannot be handled is
   rewound.
-- A join of the group that the broker answers between two polls is lost, and the client joins again. Until the member is
-  `settled`, polls follow each other without a pause.
+- A join of the group that the broker answers between two polls is lost (`connectors.kafka.fixes`). A member that joins
+  sends no heartbeats; until it is `settled`, polls follow each other without a pause.
 - After an exception inside `poll()`, the next `poll()` spins. Values stay bytes; a consumer that raised is replaced.
 - The cooperative assignor lets a member that lost its session claim its old partitions; one of them then has no owner
   (`tests/faults/test_intake_faults.py`). Partitions are assigned by range.

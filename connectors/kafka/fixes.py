@@ -1,4 +1,4 @@
-"""Patches for three bugs of kafka-python 3.0.12; `install` applies them to this process.
+"""Patches for four bugs of kafka-python 3.0.12; `install` applies them to this process.
 
 - Header keys are decoded strictly inside `poll()`. One record with a key that is not UTF-8, which librdkafka and Go
   clients can write, would block its partition permanently
@@ -7,6 +7,9 @@
   (`test_a_refused_connection_leaves_no_socket_open`).
 - A TLS handshake has no timeout, so a port that never answers blocks the caller permanently
   (`test_a_port_that_never_answers_does_not_hang_the_caller`). A failed handshake leaves its socket open, too.
+- A join of the group that the broker answers between two polls is lost, and the member joins again. Each join takes as
+  long as the broker waits for other members, so a member that does something between its polls may stay without
+  partitions (`test_a_join_that_is_answered_between_two_polls_counts`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import ssl
 import time
 from typing import Any
 
+from kafka.coordinator.base import BaseCoordinator
+from kafka.future import Future
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.transport import KafkaSSLTransport
 from kafka.record import memory_records
@@ -24,6 +29,7 @@ from kafka.record.default_records import DefaultRecordBatch
 HANDSHAKE_TIMEOUT_S = 4.0
 
 _sock_connect = KafkaNetSocket.sock_connect
+_join_group = BaseCoordinator.join_group_async
 
 
 class _LenientText(bytes):
@@ -75,7 +81,19 @@ async def _bounded_handshake(self: Any) -> None:
             self._sock.close()
 
 
+async def _join_or_finish(self: Any, *args: Any, **settings: Any) -> Any:
+    answered = self._join_task
+    if answered is not None and answered.is_done:
+        self._join_task = pending = Future()  # `join_group_async` waits for a join that is not done, and drops others
+        if answered.failed():
+            self._manager.call_soon(pending.failure, answered.exception)
+        else:
+            self._manager.call_soon(pending.success, answered.value)
+    return await _join_group(self, *args, **settings)
+
+
 def install() -> None:
     memory_records.DefaultRecordBatch = TolerantBatch
     KafkaNetSocket.sock_connect = _connect_or_close
     KafkaSSLTransport.handshake = _bounded_handshake
+    BaseCoordinator.join_group_async = _join_or_finish

@@ -20,7 +20,7 @@ from connectors.kafka.consumer import (
 )
 from daemon.config.intake import KafkaConfig
 from daemon.demo.embedded_broker import EmbeddedBroker
-from tests.fixtures.broker import committed, frozen, options_of, read, send, topics_of
+from tests.fixtures.broker import SESSION_TIMEOUT_S, committed, frozen, options_of, read, send, topics_of
 
 
 def poll_until(consumer: Consumer, count: int, *, timeout_s: float = 30) -> list[RawRecord]:
@@ -78,6 +78,15 @@ def test_two_members_share_the_partitions_and_lose_nothing(kafka, consumer_of):
     assert first.partitions | second.partitions == {(kafka.topic, number) for number in range(3)}
     assert not first.partitions & second.partitions
     assert sum(committed(kafka).values()) == 60
+
+
+def test_a_join_that_is_answered_between_two_polls_counts(kafka, consumer_of):
+    consumer = consumer_of(kafka, session_timeout_s=SESSION_TIMEOUT_S)
+    consumer.poll(0.5)
+    assert not consumer.settled, "the broker holds the join"
+    time.sleep(SESSION_TIMEOUT_S / 2)
+    consumer.poll(0.5)
+    assert len(consumer.partitions) == 3
 
 
 def test_records_of_every_codec_are_read(kafka, consumer_of):
