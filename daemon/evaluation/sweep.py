@@ -26,6 +26,7 @@ MENDABLE = frozenset(
         Criterion.UNGUIDED,
         Criterion.OVER_REFUSAL,
         Criterion.ATTACKS,
+        Criterion.UNDER_ATTACK,
     }
 )
 """What a smaller change may mend. Planted texts are not among them: diluted, they would only be harder to see."""

@@ -13,7 +13,10 @@ import pytest
 from connectors.chat import EndpointError
 from connectors.vllm import Score, VllmServer
 from connectors.vllm_wire import ADMIN_HEADER
+from daemon.adapter_names import strength_name
+from daemon.artifacts.strength import weakened
 from tests.fakes.vllm import ADMIN_TOKEN
+from tests.fixtures.models import with_manifest
 from tests.fixtures.servers import MAX_LORAS, RealServer, base_and_adapted
 
 pytestmark = pytest.mark.vllm
@@ -68,6 +71,21 @@ def test_scores_equal_those_of_transformers_and_peft(
         score = client.score(model, MESSAGES, COMPLETION)
         assert score.tokens == expected.tokens
         assert score.logprob == pytest.approx(expected.logprob, abs=tolerance)
+
+
+def test_a_weaker_adapter_is_served_at_its_strength(
+    client: VllmServer, make_adapter: Callable[..., Path], tiny_model: Path
+) -> None:
+    trained = make_adapter()
+    with_manifest(trained)
+    weaker = weakened(trained, 0.5)
+    (_, full), (_, half) = (_hf_scores(tiny_model, folder) for folder in (trained, weaker))
+    tolerance = BF16_NATS_PER_TOKEN * half.tokens
+    assert abs(full.logprob - half.logprob) > 4 * tolerance, "the strength must matter"
+    name = strength_name(f"aligned-g{next(_generations):06d}", 0.5)
+    client.load(name, weaker)
+    assert client.score(name, MESSAGES, COMPLETION).logprob == pytest.approx(half.logprob, abs=tolerance)
+    assert client.unload(name)
 
 
 def test_base_and_adapters_in_one_batch_score_as_they_do_alone(client: VllmServer, adapters: dict[str, Path]) -> None:

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from daemon.adapter_names import strength_name
-from daemon.artifacts.adapter import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Lineage, Manifest, read_manifest, verify
-from daemon.artifacts.files import sha256_file
+from daemon.artifacts.adapter import CONFIG_FILE, WEIGHTS_FILE, read_manifest, verify
 from daemon.artifacts.strength import weakened
 from daemon.errors import AdapterInvalidError
+from tests.fixtures.models import with_manifest
 
 BASE = "b" * 64
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
@@ -36,25 +36,7 @@ def _fill(path: Path, *, seed: int) -> None:
     save_file(weights, path / WEIGHTS_FILE)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
     (path / CONFIG_FILE).write_text(json.dumps(config))
-    manifest = Manifest(
-        name=path.name,
-        generation=1,
-        run_id=1,
-        base_fingerprint=BASE,
-        rank=4,
-        target_modules=("q_proj",),
-        files={file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.name != MANIFEST_FILE},
-        lineage=Lineage(
-            report_ids=("r1",),
-            dataset_sha256="d" * 64,
-            recipe="sft",
-            seed=1,
-            steps=3,
-            kl_to_base=0.4,
-            kl_by_strength={"1.0": 0.4, "0.75": 0.2, "0.5": 0.1},
-        ),
-    )
-    (path / MANIFEST_FILE).write_bytes(manifest.encode())
+    with_manifest(path)
 
 
 def test_a_weaker_adapter_has_the_same_weights_and_a_smaller_alpha(folder: Path) -> None:
