@@ -1,14 +1,14 @@
-"""The child process: a parent that forks a worker, and forks another one when the worker died.
+"""The child process: a parent that forks a worker, and forks another one when a question took too long.
 
 The worker reads one question per line and answers with one line. The kernel ends it at the question's limit of CPU
-time, also inside of a C function; more memory than `MEMORY_BYTES` is not given to it.
+time, also inside of a C function; more memory than `MEMORY_BYTES` is not given to it. If it dies for another reason,
+the parent ends, too: it does not know whether a question was read, and the client asks a new child again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import re
 import resource
@@ -43,34 +43,31 @@ def main() -> None:
         most = pages * resource.getpagesize() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    busy = mmap.mmap(-1, 1)  # shared with the worker
     while True:
-        busy[0] = 0
         worker = os.fork()
         if worker == 0:
-            _work(busy)
+            _work()
         _, status = os.waitpid(worker, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code == 0:
+        if code == -signal.SIGPROF:
+            _reply(undecided="time")
+        elif code != _REPLACE_ME:
             return
-        if code != _REPLACE_ME and busy[0]:  # an answer without a question would be taken for the next one's
-            _reply(undecided="time" if code == -signal.SIGPROF else "crash")
 
 
-def _work(busy: mmap.mmap) -> None:
+def _work() -> None:
     code = 1
     try:
-        code = _answer_all(busy)
+        code = _answer_all()
     finally:
         os._exit(code)
 
 
-def _answer_all(busy: mmap.mmap) -> int:
+def _answer_all() -> int:
     for _ in range(MAX_QUESTIONS):
         line = _line()
         if not line:
             return 0
-        busy[0] = 1
         question = json.loads(line)
         started = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, question["timeout_s"])
@@ -83,7 +80,6 @@ def _answer_all(busy: mmap.mmap) -> int:
         except BaseException:  # noqa: BLE001 - a panic of the Rust package rpds, deep in a recursion, is no Exception
             fault, undecided = None, "error"
         signal.setitimer(signal.ITIMER_PROF, 0)
-        busy[0] = 0
         _reply(fault=fault, undecided=undecided, cpu_s=time.process_time() - started)
         if undecided:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import psutil
@@ -84,16 +85,21 @@ def test_a_schema_that_takes_too_much_costs_one_question(schema: dict[str, Any],
 
 
 def test_a_killed_child_is_replaced() -> None:
-    assert answers()
-    process = client._CHILD._process
-    assert process is not None
-    [worker] = psutil.Process(process.pid).children()
-    worker.kill()
-    for number in range(3):  # each gets its own answer
+    for number in range(12):  # the worker dies before, while and after it reads the question
+        client._CHILD.close()
+        assert answers()
+        process = client._CHILD._process
+        assert process is not None
+        [worker] = psutil.Process(process.pid).children()
+        killer = threading.Timer(number * 5e-5, worker.kill)
+        killer.start()
+        started = time.monotonic()
         assert ask("search", pattern=f"^{number}$", text="1", timeout_s=5).fault == (
             None if number == 1 else "does not match"
         )
-    process = client._CHILD._process  # under load the first may have been replaced, too
+        assert time.monotonic() - started < client.WAIT_S / 2, "the client waited for an answer that never came"
+        killer.join()
+    process = client._CHILD._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     assert answers()
