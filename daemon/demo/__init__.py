@@ -21,22 +21,22 @@ from daemon.demo.embedded_broker import EmbeddedBroker
 from daemon.demo.play import Demo
 from daemon.demo.process import DaemonProcess, running_daemon
 from daemon.demo.scenario import SCENARIO, load_scenario
+from daemon.demo.screen import Screen
 from daemon.errors import ConfigError
 from daemon.serving.process import end_left_over
 
 MARKER = ".erratad-demo"
-LOG_WIDTH = 160
-"""Width of the output without a terminal."""
+INTRODUCTION = """A chat backend asks {questions} questions, flags the bad answers, and waits until a better adapter
+is live. Every part is real: broker, vLLM, daemon, training, gate and swap. Two quiet cores take 7 to 10 minutes."""
 
 
 def run_demo(
     *, as_json: bool = False, scenario: Path | None = None, data_dir: Path | None = None, keep: bool = False
 ) -> int:
     """Run the loop once. Returns 0 if the gate accepted, an answer is fixed and no request failed; else 1."""
-    screen = Console(stderr=as_json)
-    if not screen.is_terminal:
-        screen.width = LOG_WIDTH
+    screen = Screen(Console(stderr=as_json))
     questions = load_scenario(scenario or SCENARIO)
+    screen.print(INTRODUCTION.format(questions=len(questions)), highlight=False)
     folder = (data_dir or Path("var") / "demo").absolute()
     _empty(folder)
     started = time.monotonic()
@@ -44,12 +44,13 @@ def run_demo(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # the context managers then stop the child processes
     with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
+        addresses = f"console {daemon.url}/   metrics {daemon.url}/metrics   chat {daemon.chat_url}/v1"
+        screen.print(f"{addresses}\nlog {daemon.log}\n")
         demo = Demo(screen=screen, daemon=daemon, kafka=KafkaConfig(bootstrap_servers=[broker.bootstrap]))
         summary = demo.play(questions)
         summary["seconds"] = round(time.monotonic() - started, 1)
-        screen.print(f"\nconsole {daemon.url}/   metrics {daemon.url}/metrics   chat {daemon.chat_url}/v1")
         if keep:
-            screen.print("Everything keeps running; Ctrl-C stops it.")
+            screen.print(f"\n{addresses}\nEverything keeps running; Ctrl-C stops it.")
             _wait_for_interrupt(daemon)
     if as_json:
         print(json.dumps(summary))  # noqa: T201 - documented: the last line is the summary

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
-
-from rich.console import Console
-from rich.status import Status
 
 from connectors.chat import ChatEndpoint, Reply
 from connectors.messages import FlaggedResponse
 from daemon.config.intake import KafkaConfig
 from daemon.demo.load import LoadGenerator, LoadRequest
 from daemon.demo.process import DaemonProcess, DemoError
-from daemon.demo.results import SIDES, BeforeAfter, results_of, results_table, seconds_to_live, sides_of
+from daemon.demo.results import BeforeAfter, results_of, results_table, seconds_to_live, sides_of, verdict_sentence
 from daemon.demo.scenario import ScenarioQuestion
+from daemon.demo.screen import Scene, Screen
 from daemon.evaluation.comparison import PROBE_SUITES
 from daemon.intake.submit import send_kafka
 from daemon.labels import Suite
@@ -35,6 +34,8 @@ AFTER_SWAP_S = 6.0
 STALL_LIMIT_S = 900.0
 """A scene without progress for this time has failed. The total time is not limited: slow machines train slowly."""
 POLL_S = 0.5
+USUAL_START_S = 40.0
+"""How long vLLM and the daemon take to start on two cores; it is only shown."""
 LOAD_FROM = 0.9
 """Share of the evaluation after which the concurrent requests start, so that they span the swap."""
 RESTS = "no run to prepare"
@@ -61,7 +62,7 @@ class Patience:
 class Demo:
     """The scenes, in order."""
 
-    def __init__(self, *, screen: Console, daemon: DaemonProcess, kafka: KafkaConfig) -> None:
+    def __init__(self, *, screen: Screen, daemon: DaemonProcess, kafka: KafkaConfig) -> None:
         self._screen = screen
         self._daemon = daemon
         self._kafka = kafka
@@ -76,8 +77,9 @@ class Demo:
             raise DemoError("the live model passed every check of the scenario: there is nothing to learn")
         flagged_at = utcnow()
         send_kafka([report.encode() for report in flagged], self._kafka)
-        self._say("flag bad answers", f"{len(flagged)} of {len(questions)} sent to topic {self._kafka.topic}")
-        self._until("analyse mistakes", lambda: self._analysing(len(flagged)))
+        self._screen.say("flag bad answers", f"{len(flagged)} of {len(questions)} sent to topic {self._kafka.topic}")
+        self._screen.example(flagged[0])
+        self._until("analyse mistakes", lambda scene: self._analysing(scene, len(flagged)))
         self._daemon.post("/api/train", {"reason": "demo"})
         run, requests = self._train_under_load(questions)
         generation = GenerationView.model_validate(self._daemon.get(f"/api/adapters/{run.generation}"))
@@ -86,29 +88,38 @@ class Demo:
         results = results_of(asked, before, after, generation)
         self._screen.print(results_table(results))
         summary = self._summary(run, generation, requests, results)
-        return {**summary, "seconds_from_flag_to_live": seconds_to_live(flagged_at, generation)}
+        summary["seconds_from_flag_to_live"] = seconds_to_live(flagged_at, generation)
+        self._screen.print(f"\n[bold]{verdict_sentence(summary)}[/bold]", highlight=False)
+        return summary
 
     # --- scenes ---
 
-    def _starting(self) -> str | None:
-        ready = self._daemon.get("/readyz")
-        return None if ready.get("ready") else "; ".join(self._sentences("serving")) or "starting"
+    def _starting(self, scene: Scene) -> bool:
+        if self._daemon.get("/readyz").get("ready"):
+            return True
+        scene.at("; ".join(self._sentences("serving")) or "starting", left_s=max(0.0, USUAL_START_S - scene.seconds))
+        return False
 
-    def _answering_ahead(self) -> str | None:
+    def _answering_ahead(self, scene: Scene) -> bool:
         """A daemon in production has done this long before the first report of a day."""
         sentence = "; ".join(self._sentences("dataset"))
-        return None if sentence == RESTS else sentence
+        if sentence == RESTS:
+            return True
+        waiting = re.search(r"(\d+) ordinary prompts", sentence)
+        scene.at(sentence.removeprefix(f"{RESTS}; "), to_do=float(waiting[1]) if waiting else None)
+        return False
 
     def _ask(self, title: str, questions: Sequence[ScenarioQuestion]) -> dict[str, Reply]:
-        started = time.monotonic()
-
         def ask(question: ScenarioQuestion) -> tuple[str, Reply]:
             return question.id, self._chat.chat(ALIAS, question.wire, max_tokens=ANSWER_TOKENS)
 
-        with self._screen.status(f"{title} ..."), ThreadPoolExecutor(ASK_STREAMS) as pool:
-            replies = dict(pool.map(ask, questions))
+        replies: dict[str, Reply] = {}
+        with self._screen.scene(title) as scene, ThreadPoolExecutor(ASK_STREAMS) as pool:
+            for done in as_completed([pool.submit(ask, question) for question in questions]):
+                replies |= [done.result()]
+                scene.at(f"{len(replies)} of {len(questions)} answers", to_do=len(questions) - len(replies))
         models = ", ".join(sorted({reply.model for reply in replies.values()}))
-        self._say(title, f"{len(replies)} answers from {models}, {time.monotonic() - started:.0f} s")
+        self._screen.say(title, f"{len(replies)} answers from {models}, {scene.seconds:.0f} s")
         return replies
 
     @staticmethod
@@ -127,27 +138,28 @@ class Demo:
             reporter="demo-user",
         )
 
-    def _analysing(self, expected: int) -> str | None:
+    def _analysing(self, scene: Scene, expected: int) -> bool:
         counts = self._daemon.get("/api/status").get("reports", {})
-        done = sum(counts.get(state, 0) for state in ("lesson", "buried", "quarantined", "duplicate"))
-        return None if done >= expected else f"{done} of {expected}; {'; '.join(self._sentences('reflection'))}"
+        done = sum(int(counts.get(state, 0)) for state in ("lesson", "buried", "quarantined", "duplicate"))
+        scene.at(f"{done} of {expected}; {'; '.join(self._sentences('reflection'))}", to_do=expected - done)
+        return done >= expected
 
     def _train_under_load(self, questions: Sequence[ScenarioQuestion]) -> tuple[RunRow, list[LoadRequest]]:
         """Follow the run to its end; from late evaluation on, keep concurrent requests going across the swap."""
         conversations = [question.wire for question in questions]
         load = LoadGenerator(self._daemon.chat_url, ALIAS, conversations, streams=SWAP_STREAMS, max_tokens=8)
         try:
-            with self._screen.status("train") as spinner:
-                run = self._follow(load, spinner)
+            with self._screen.scene("run") as scene:
+                run = self._follow(load, scene)
             if load.started:
                 time.sleep(AFTER_SWAP_S)  # the new generation must answer requests, too
         finally:
             requests = load.stop()
-        self._say(f"run {run.state}", run.reason or "")
+        self._screen.say(f"run {run.state}", run.reason or "")
         return run, requests
 
-    def _follow(self, load: LoadGenerator, spinner: Status) -> RunRow:
-        state, since = "", time.monotonic()
+    def _follow(self, load: LoadGenerator, scene: Scene) -> RunRow:
+        state = ""
         patience = Patience()
         while True:
             time.sleep(POLL_S)
@@ -160,11 +172,22 @@ class Demo:
                 load.start()
             if run.state != state:
                 if state:
-                    self._say(state, f"{time.monotonic() - since:.0f} s")
-                state, since = run.state, time.monotonic()
+                    self._screen.say(state, f"{scene.seconds:.0f} s")
+                state = run.state
+                scene.begin(state)
             if run.finished_at is not None:
                 return run
-            spinner.update(f"{state}: {_progress(run)}")
+            self._show(run, scene)
+
+    def _show(self, run: RunRow, scene: Scene) -> None:
+        seen = run.progress
+        if run.state == RunState.TRAINING and "steps" in seen:
+            scene.at(f"step {seen['step']} of {seen['steps']}, loss {seen['loss'] or 0:.2f}", left_s=seen["eta_s"])
+        elif run.state == RunState.EVALUATING and "evaluation" in seen:
+            done, total = seen["evaluation"]["done"], seen["evaluation"]["total"]
+            scene.at(f"{done} of {total} answers and scores", to_do=total - done)
+        else:
+            scene.at("; ".join(self._sentences("dataset", "swap")))
 
     def _run(self) -> RunRow | None:
         status = self._daemon.get("/api/status")
@@ -177,19 +200,17 @@ class Demo:
         beats = self._daemon.get("/api/status").get("stages", [])
         return [beat["sentence"] for beat in beats if beat["name"] in stages]
 
-    def _say(self, title: str, text: str) -> None:
-        self._screen.print(f"[green]✓[/green] [bold]{title}[/bold]  {text}", highlight=False)
-
-    def _until(self, title: str, waiting: Callable[[], str | None]) -> None:
-        """Poll until `waiting` returns None. Until then, its text is shown."""
-        started, patience = time.monotonic(), Patience()
-        with self._screen.status(title) as spinner:
-            while (text := waiting()) is not None:
-                if not patience.lasts(text):
-                    raise DemoError(f"{title}: no progress for {STALL_LIMIT_S:.0f} s ({text}); see {self._daemon.log}")
-                spinner.update(f"{title}: {text}")
+    def _until(self, title: str, ended: Callable[[Scene], bool]) -> None:
+        """Poll until the scene has ended. `ended` shows where it is."""
+        patience = Patience()
+        with self._screen.scene(title) as scene:
+            while not ended(scene):
+                if not patience.lasts(scene.shown):
+                    raise DemoError(
+                        f"{title}: no progress for {STALL_LIMIT_S:.0f} s ({scene.shown}); see {self._daemon.log}"
+                    )
                 time.sleep(POLL_S)
-        self._say(title, f"{time.monotonic() - started:.0f} s")
+        self._screen.say(title, f"{scene.seconds:.0f} s")
 
     def _summary(
         self, run: RunRow, generation: GenerationView, requests: Sequence[LoadRequest], results: Sequence[BeforeAfter]
@@ -201,16 +222,14 @@ class Demo:
         fixed = sum(result.fixed for result in results)
         failed = [request for request in requests if request.failed]
         examples = {kind: count for kind, count in run.progress.get("examples", {}).items() if kind != "drift"}
-        self._say(
+        self._screen.say(
             "swap", f"{swap_s:.2f} s; {len(requests)} requests, {len(during)} of them across it, {len(failed)} failed"
         )
         probes = {} if verdict is None else probe_counts(verdict.figures)
         for suite, counts in probes.items():
             passed = PASSED[Suite(suite)]
-            self._say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
+            self._screen.say(suite, f"{counts['candidate']} of {counts['items']} {passed}, before {counts['live']}")
         sides = sides_of(generation)
-        told = [f"{title}: {sides[name]['fixed']} of {sides[name]['items']} fixed" for name, title in SIDES.items()]
-        self._say("result", f"{'; '.join(told)}; live: {status['live']['name']}")
         return {
             "reports": sum(status["reports"].values()),
             "lessons": sum(status["reports"][state] for state in ("lesson", *OUTCOMES)),
@@ -243,15 +262,6 @@ def probe_counts(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The gate's counts of each measured probe suite, with guidance as in serving."""
     counted = {suite.value: figures["suites"][suite.value]["guided"] for suite in PROBE_SUITES}
     return {suite: counts for suite, counts in counted.items() if counts["items"]}
-
-
-def _progress(run: RunRow) -> str:
-    seen = run.progress
-    if run.state == RunState.TRAINING and "steps" in seen:
-        return f"step {seen['step']} of {seen['steps']}, loss {seen['loss'] or 0:.2f}, {seen['eta_s'] or 0:.0f} s to go"
-    if run.state == RunState.EVALUATING and "evaluation" in seen:
-        return f"{seen['evaluation']['done']} of {seen['evaluation']['total']} answers and scores"
-    return "..."
 
 
 def _nearly_decided(run: RunRow) -> bool:

@@ -100,5 +100,22 @@ def results_table(results: Sequence[BeforeAfter]) -> Table:
     return table
 
 
+def verdict_sentence(summary: Mapping[str, Any]) -> str:
+    """What came of it, in one sentence; mistakes that were not trained on come first."""
+    if not summary["gate"]["accepted"]:
+        return (
+            f"No adapter went live, because {'; '.join(summary['gate']['reasons'])}; {summary['live_adapter']} answers."
+        )
+    fixed = " and ".join(
+        f"{summary[name]['fixed']} of {summary[name]['items']} mistakes that were {title}"
+        for name, title in SIDES.items()
+    )
+    requests = summary["requests"]
+    return (
+        f"{summary['live_adapter']} is live and fixes {fixed}; while it took over, {requests['failed']} of "
+        f"{requests['failed'] + requests['served']} requests failed."
+    )
+
+
 def _flat(text: str) -> str:
     return " ".join(text.split()).replace("[", r"\[")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from connectors.chat import Reply
 from connectors.messages import ChatMessage, Checks
-from daemon.demo.results import results_of, results_table, seconds_to_live, sides_of
+from daemon.demo.results import results_of, results_table, seconds_to_live, sides_of, verdict_sentence
 from daemon.demo.scenario import ScenarioQuestion
 from daemon.operations.views import GenerationView
 from daemon.records import Adapter, AdapterState, ReportState, utcnow
@@ -99,3 +99,28 @@ def test_the_table_shows_every_text_whole() -> None:
     assert shown.index("not trained on") < shown.index("new c") < shown.index("new a")
     assert "1 of 2 fixed" in shown
     assert "0 of 4 good before, 4 of 4 after" in " ".join(shown.split())
+
+
+def _summary(**changes: Any) -> dict[str, Any]:
+    return {
+        "gate": {"accepted": True, "reasons": []},
+        "live_adapter": "aligned-g000001",
+        "held_out": {"items": 16, "fixed": 14},
+        "trained": {"items": 14, "fixed": 13},
+        "requests": {"served": 99, "failed": 1},
+        **changes,
+    }
+
+
+def test_the_verdict_is_one_sentence_with_the_held_out_mistakes_first() -> None:
+    assert verdict_sentence(_summary()) == (
+        "aligned-g000001 is live and fixes 14 of 16 mistakes that were not trained on and 13 of 14 mistakes that were "
+        "trained on; while it took over, 1 of 100 requests failed."
+    )
+
+
+def test_the_verdict_on_a_rejected_candidate_says_why_and_which_generation_answers() -> None:
+    gate = {"accepted": False, "reasons": ["memorised, not shown to generalise"]}
+    assert verdict_sentence(_summary(gate=gate, live_adapter="aligned-g000000")) == (
+        "No adapter went live, because memorised, not shown to generalise; aligned-g000000 answers."
+    )
