@@ -19,7 +19,7 @@ help: ## show this list
 
 setup: $(READY) ## virtual environment, vLLM (FLAVOUR=cpu or gpu) and the demo model
 
-$(READY): pyproject.toml deploy/docker/install.sh deploy/local/setup.sh deploy/local/constraints.txt deploy/local/demo_model.py deploy/local/helm.py
+$(READY): pyproject.toml deploy/docker/install.sh deploy/local/setup.sh deploy/local/constraints.txt daemon/demo/model.py deploy/local/helm.py
 	PYTHON=$(PYTHON) deploy/local/setup.sh $(VENV) $(FLAVOUR)
 
 demo: $(READY) ## the whole loop on this machine: flagged responses in, better adapter live (JSON=1, SCENARIO=file, KEEP=1)

@@ -1,5 +1,5 @@
 """`python -m daemon` is the `erratad` command."""
 
-from daemon.cli import main
+from connectors.entry import main
 
 main()

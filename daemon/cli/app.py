@@ -77,6 +77,7 @@ for command in (
     steer.original,
     service.schema,
     service.demo,
+    service.files,
     service.version,
 ):
     app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)

@@ -57,7 +57,8 @@ def settings(path: Path | None, overrides: list[str] | None) -> Config:
 
     if path is None and not DEFAULT_CONFIG.exists():
         raise ConfigError(
-            f"{DEFAULT_CONFIG} is missing; give a configuration with --config or the variable ERRATAD_CONFIG"
+            f"{DEFAULT_CONFIG} is missing; give a configuration with --config or the variable ERRATAD_CONFIG, "
+            "or write one with `erratad init`"
         )
     return load_config(path or DEFAULT_CONFIG, overrides)
 

@@ -107,6 +107,17 @@ def demo(
     raise typer.Exit(run_demo(as_json=as_json, scenario=scenario, data_dir=data_dir, keep=keep))
 
 
+def files() -> None:
+    """Print the folder of the files that come with erratad.
+
+    configs/default.yaml explains every key; deploy/ holds Prometheus' rules, Grafana's dashboards, Alertmanager's
+    routes and units of systemd. Copy them from there.
+    """
+    from daemon.shipped import SHIPPED
+
+    typer.echo(SHIPPED)
+
+
 def version() -> None:
     """Print the version."""
     typer.echo(f"erratad {__version__}")

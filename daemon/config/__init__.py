@@ -28,6 +28,7 @@ from daemon.config.training import TrainingConfig
 from daemon.config.trust import TrustConfig
 from daemon.config.web import HttpConfig
 from daemon.errors import ConfigError
+from daemon.shipped import CONFIGS
 
 
 class StoreConfig(Section):
@@ -126,7 +127,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     except ValidationError as exc:
         lines = [f"  {'.'.join(map(str, error['loc'])) or 'config'}: {error['msg']}" for error in exc.errors()]
         raise ConfigError(
-            "\n".join([f"{path} is not valid; configs/default.yaml explains every key:", *lines])
+            "\n".join([f"{path} is not valid; {CONFIGS / 'default.yaml'} explains every key:", *lines])
         ) from exc
 
 

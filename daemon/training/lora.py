@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import connectors.torch_extras  # noqa: F401  # isort: skip - before transformers looks for them
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting

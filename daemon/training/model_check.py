@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
+import connectors.torch_extras  # noqa: F401  # isort: skip - before transformers looks for them
 import torch
 import transformers
 from transformers import BitsAndBytesConfig

@@ -28,7 +28,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo_model import cache, download
+from daemon.demo.model import cache, download
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

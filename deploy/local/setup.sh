@@ -5,8 +5,8 @@ cd "$(dirname "$0")/../.."
 venv=${1:-.venv}
 flavour=${2:-cpu}
 
-deploy/docker/install.sh "$venv" "$flavour" --editable ".[$flavour,demo,test]"
-"$venv/bin/python" deploy/local/demo_model.py
+deploy/docker/install.sh "$venv" "$flavour" --editable ".[$flavour,test]"
+"$venv/bin/python" -c "from daemon.demo.model import main; main()"
 "$venv/bin/python" deploy/local/helm.py
 touch "$venv/.ready-$flavour"
 echo "setup: done"

