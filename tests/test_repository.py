@@ -243,6 +243,7 @@ TESTED_THROUGH = {
     "connectors/vllm.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_wire.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_plugin/": "tests/services/test_vllm_contract.py",
+    "connectors/vllm_plugin/without_extras/": "tests/unit/connectors/vllm_plugin/test_start.py",
     **dict.fromkeys(
         [f"daemon/chat/{name}.py" for name in ("child", "facts", "probes", "reader", "tokenizer")],
         "tests/services/test_chat_reader.py",

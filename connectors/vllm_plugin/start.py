@@ -29,8 +29,16 @@ def main() -> None:
     """Run the server; returns when it ends."""
     if forks(os.environ):
         _fork_engine(_port(sys.argv))
-    # a spawned engine imports the main module again: this one, where it must hide the same packages
-    runpy.run_module(API_SERVER, run_name="__main__", alter_sys=not HIDDEN)
+    os.environ.update(hiding(HIDDEN, os.environ))
+    runpy.run_module(API_SERVER, run_name="__main__", alter_sys=True)
+
+
+def hiding(packages: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that hide the packages in child processes: a spawned engine, and vLLM's look at the model's class."""
+    if not packages:
+        return {}
+    path = [str(Path(__file__).parent / "without_extras"), *filter(None, [environ.get("PYTHONPATH")])]
+    return {"ERRATAD_HIDDEN_PACKAGES": " ".join(packages), "PYTHONPATH": os.pathsep.join(path)}
 
 
 def forks(environ: Mapping[str, str]) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from connectors.vllm_plugin.start import _close_listener, _port, forks
+from connectors.vllm_plugin.start import _close_listener, _port, forks, hiding
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,19 @@ def test_the_engine_is_forked_only_where_no_thread_can_be_lost(
 )
 def test_the_port_is_read_as_vllm_reads_it(argv: list[str], port: int) -> None:
     assert _port(["vllm_start.py", *argv]) == port
+
+
+def test_what_the_server_hides_is_hidden_in_its_children_too(tmp_path: Path) -> None:
+    (tmp_path / "colorsys_extra.py").touch()
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.own = 'kept'\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = "import sys, importlib.util as u; print(u.find_spec('colorsys_extra') is None, sys.own)"
+    seen = []
+    for hidden in ([], ["colorsys_extra"]):
+        environment |= hiding(hidden, environment)
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        seen.append(done.stdout)
+    assert seen == ["False kept\n", "True kept\n"]
 
 
 def test_an_engine_lets_go_of_its_servers_port_and_of_nothing_else() -> None:
