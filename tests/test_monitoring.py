@@ -78,7 +78,49 @@ def test_an_alert_says_how_bad_what_and_where_to_read_on(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
+    base = '{{ or $externalLabels.runbook_base_url "docs/runbook.md" }}'
+    assert alert["annotations"]["runbook_url"] == f"{base}#{name.lower()}"
+    named = (
+        "{{ with $labels.release }}" if name == "ErratadNoTarget" else "{{ $labels.release }} ({{ $labels.model }}): "
+    )
+    assert alert["annotations"]["summary"].startswith(named)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_keeps_releases_apart(rule: dict[str, Any]) -> None:
+    """By the labels that the scrape configuration gives every series."""
+    grouped = re.findall(r"\b(by|on) \(([^)]*)\)", rule["expr"])
+    for word, labels in grouped:
+        kept = {"namespace", "release", "model"} if word == "by" else {"namespace", "release"}
+        assert kept <= set(labels.split(", ")), rule["expr"]
+    merging = re.findall(r"(?<!:)\b(?:sum|max|min|avg|count|group)\b", rule["expr"])
+    assert len(merging) == sum(word == "by" for word, _ in grouped)
+    assert "without" not in rule["expr"]
+    assert "ignoring" not in rule["expr"]
+
+
+def test_an_alert_fires_for_the_ill_release_only() -> None:
+    checked = 0
+    for path in ALERT_TESTS:
+        for group in yaml.safe_load(path.read_text())["tests"]:
+            fires = any(test["exp_alerts"] for test in group["alert_rule_test"])
+            if not fires or group["name"] == "ErratadNoTarget fires":  # it is about all of them
+                continue
+            checked += 1
+            watched = {
+                release for one in group["input_series"] for release in re.findall(r'release="(\w+)"', one["series"])
+            }
+            assert watched == {"town", "village"}, group["name"]
+            found = [alert["exp_labels"] for test in group["alert_rule_test"] for alert in test["exp_alerts"]]
+            assert {(labels["release"], labels["model"]) for labels in found} == {("town", "small")}
+    assert checked >= len(ALERTS) - 1
+
+
+@pytest.mark.parametrize("folder", ["prometheus", "compose"])
+@pytest.mark.parametrize("job", ["erratad", "vllm"])
+def test_targets_have_the_labels_that_tell_releases_apart(folder: str, job: str) -> None:
+    groups = yaml.safe_load((DEPLOY / folder / "targets" / f"{job}.yml").read_text())
+    assert [set(group["labels"]) for group in groups] == [{"release", "model"}]
 
 
 @pytest.mark.parametrize("name", ALERTS)
@@ -127,6 +169,14 @@ def test_alertmanager_names_alerts_that_exist() -> None:
         matcher for rule in config["inhibit_rules"] for matcher in rule["source_matchers"] + rule["target_matchers"]
     ]
     assert {name for matcher in matchers for name in re.findall(r"Erratad\w+", matcher)} <= set(ALERTS)
+
+
+def test_alertmanager_groups_and_inhibits_within_a_release() -> None:
+    config = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
+    assert {"namespace", "release"} <= set(config["route"]["group_by"])
+    for rule in config["inhibit_rules"]:
+        if rule["source_matchers"] != ['alertname="ErratadNoTarget"']:  # it is about all of them
+            assert {"namespace", "release"} <= set(rule["equal"])
 
 
 # --- runbook ---
@@ -190,7 +240,7 @@ def exported_names() -> set[str]:
 
 
 def test_rules_and_dashboards_use_metrics_that_exist() -> None:
-    mine = re.compile(r"\b(?:erratad_|vllm:|process_|python_|job:|instance:|job_\w+:)[\w:]+")
+    mine = re.compile(r"\b(?:erratad_|vllm:|process_|python_|release:|instance:|release_\w+:)[\w:]+")
     used = {name for expression in expressions() for name in mine.findall(expression)}
     assert len(used) > 50
     assert used - exported_names() == set()

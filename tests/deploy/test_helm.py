@@ -190,12 +190,34 @@ def test_another_number_of_replicas_restarts_neither_servers_nor_daemon() -> Non
 
 def test_the_chart_ships_the_rules_that_prometheus_loads_elsewhere(tmp_path: Path) -> None:
     files = [yaml.safe_load(path.read_text()) for path in sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))]
-    spec = one(rendered(*MONITORING), "PrometheusRule", "errata")["spec"]
+    spec = one(rendered("monitoring.prometheusRule.enabled=true"), "PrometheusRule", "errata")["spec"]
     assert spec["groups"] == [group for file in files for group in file["groups"]]
     assert any("alert" in rule for group in spec["groups"] for rule in group["rules"])
     rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump(spec))
     checked(tool("promtool"), "check", "rules", rules)
+
+
+def test_the_rules_of_a_scraped_release_miss_that_release_and_link_to_the_runbook() -> None:
+    base = "https://docs.example.org/runbook.html"
+    manifests = rendered(*MONITORING, f"monitoring.prometheusRule.runbookBaseUrl={base}", "model.subPath=qwen/tiny")
+    groups = one(manifests, "PrometheusRule", "errata")["spec"]["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    missed = 'absent(up{job="erratad", namespace="chat", release="errata", model="tiny"})'
+    assert alerts["ErratadNoTarget"]["expr"] == missed
+    links = {name: alert["annotations"]["runbook_url"] for name, alert in alerts.items()}
+    assert links == {name: f"{base}#{name.lower()}" for name in alerts}
+
+
+@pytest.mark.parametrize(
+    ("values", "model"),
+    [((), "models"), (("model.subPath=qwen/tiny",), "tiny"), (("monitoring.model=Qwen 2.5",), "Qwen 2.5")],
+    ids=["claim", "folder", "given"],
+)
+def test_every_series_names_release_and_model(values: tuple[str, ...], model: str) -> None:
+    [endpoint] = one(rendered(*MONITORING, *values), "ServiceMonitor", "errata")["spec"]["endpoints"]
+    given = {rule["targetLabel"]: rule["replacement"] for rule in endpoint["relabelings"] if "regex" not in rule}
+    assert given == {"release": "errata", "model": model}
 
 
 def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
@@ -207,7 +229,7 @@ def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
     assert set(among["values"]) == {"daemon", "vllm-replicas"} <= set(scraped)
     [endpoint] = spec["endpoints"]
     assert all(scraped[name]["spec"]["ports"][0]["name"] == endpoint["port"] for name in among["values"])
-    jobs = {rule["replacement"] for rule in endpoint["relabelings"]}
+    jobs = {rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job"}
     scrape = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     assert jobs == {job["job_name"] for job in scrape}
 

@@ -198,6 +198,17 @@ def test_a_database_is_away_while_a_stage_hangs_and_the_daemon_ends(stand: Stand
     stand.follow("ErratadWebhookFailing", "erratad resume webhook")
 
 
+def test_targets_vanish(stand: Stand) -> None:
+    stand.scrape("vllm", mine=False)
+    stand.fires("ErratadTargetVanished", job="vllm")
+    stand.is_told("ErratadTargetVanished")
+    stand.scrape("erratad", mine=False, neighbours=False)
+    stand.fires("ErratadNoTarget")
+    stand.is_told("ErratadNoTarget")
+    stand.scrape("erratad", "vllm")
+    stand.all_end(both_ill=True)
+
+
 def test_every_alert_is_caused_by_a_drill() -> None:
     drills = "".join(path.read_text() for path in Path(__file__).parent.glob("test_alert_drill*.py"))
     awaited = " ".join(re.findall(r"\.fires\(([^)]*)", drills))

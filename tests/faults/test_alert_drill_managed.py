@@ -49,10 +49,12 @@ def managed(tiny_model: Path, tmp_path: Path) -> Iterator[Watched]:
             on_call=on_call,
             prometheus=prometheus,
             alertmanager=alertmanager,
+            targets=targets,
         )
         try:
             watched.start()
-            yield watched
+            with watched.beside_a_healthy_release():
+                yield watched
         finally:
             watched.daemon.kill()
             end_left_over(tmp_path / "var", grace_s=1)

@@ -19,7 +19,7 @@ PANELS = [
     ),
     graph(
         "Webhook: not delivered",
-        ("max(job:erratad_webhook_events_waiting:leader)", "waiting"),
+        ("max(release:erratad_webhook_events_waiting:leader)", "waiting"),
         ("max(erratad_webhook_events_dead and on (job, instance) erratad_leader == 1)", "given up"),
         about="Given up: after webhook.max_attempts; they are not sent again.",
         width=8,

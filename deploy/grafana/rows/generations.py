@@ -9,7 +9,7 @@ REQUESTS = 'max by (role) (erratad_generation_requests{role!="base"})'
 
 PANELS = [
     figure("Live generation", (LIVE_NAMES, "{{name}}"), width=6),
-    figure("Servers", ("max by (state) (job_state:erratad_vllm_servers:leader)", "{{state}}"), width=9),
+    figure("Servers", ("max by (state) (release_state:erratad_vllm_servers:leader)", "{{state}}"), width=9),
     figure("Repairs", ("sum(erratad_reconcile_repairs_total)", "servers brought back"), width=5),
     figure("Restarts", ("sum(erratad_vllm_restarts_total)", ""), width=4),
     graph("Live generation", ("max(erratad_live_generation)", "generation")),
@@ -22,12 +22,12 @@ PANELS = [
     ),
     graph(
         "Servers that do not serve the live generation",
-        ('max by (state) (job_state:erratad_vllm_servers:leader{state!="serving"})', "{{state}}"),
+        ('max by (state) (release_state:erratad_vllm_servers:leader{state!="serving"})', "{{state}}"),
         width=8,
     ),
     graph(
         "Requests per second",
-        ("sum by (role) (job_role:erratad_generation_requests:rate5m)", "{{role}}"),
+        ("sum by (role) (release_role:erratad_generation_requests:rate5m)", "{{role}}"),
         unit="reqps",
         width=8,
         about="By the generation that answered.",

@@ -19,7 +19,7 @@ PANELS = [
     figure("Since the last start", (age("erratad_schedule_last_start_timestamp_seconds"), ""), unit="s"),
     figure(
         "Since the last verdict",
-        ("time() - (max(job:erratad_run_last_success_timestamp_seconds:max) > 0)", ""),
+        ("time() - (max(release:erratad_run_last_success_timestamp_seconds:max) > 0)", ""),
         unit="s",
         bad_from=93600,
     ),
