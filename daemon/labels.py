@@ -139,6 +139,53 @@ class Look(StrEnum):
     """The conversation cannot be asked again, or need not be."""
 
 
+class SignalState(StrEnum):
+    """States of feedback that is no report, or none yet."""
+
+    WAITING = "waiting"
+    """In the short form: the servers' record of the completion is looked for."""
+    KEPT = "kept"
+    """A thumb up: an item of the gate."""
+    GIVEN_UP = "given_up"
+    ERASED = "erased"
+
+
+class Lost(StrEnum):
+    """Why a signal is given up: label of `erratad_completions_total`."""
+
+    NO_RECORD = "no_record"
+    SEVERAL = "several"
+    CHOICE = "choice"
+    CONTINUES = "continues"
+    REFUSED = "refused"
+    NOT_OWN = "not_own"
+    TOO_MANY = "too_many"
+
+
+LOST_TEXT: Mapping[Lost, str] = {
+    Lost.NO_RECORD: "no server remembers the completion; send the full form",
+    Lost.SEVERAL: "several answers have this completion id; send the full form",
+    Lost.CHOICE: "the completion has several choices, or not this one; send `choice`",
+    Lost.CONTINUES: "the completion continues an earlier one (previous_response_id); send the full form",
+    Lost.REFUSED: "what the servers recorded is no report: its size or its form is refused at intake",
+    Lost.NOT_OWN: "a thumb up for an answer that was cut off, or that the request forced",
+    Lost.TOO_MANY: "its reporter sent more messages than are taken in 24 hours",
+}
+"""The reasons in words; a sender reads them."""
+
+
+_SIGNAL_TEXT = {
+    SignalState.WAITING: "received; waiting for the servers' record of the completion",
+    SignalState.KEPT: "kept: before each promotion the gate asks this question again",
+    SignalState.ERASED: "erased on request",
+}
+
+
+def signal_text(state: SignalState, lost: Lost | None) -> str:
+    """The state as a sentence."""
+    return f"not used: {LOST_TEXT[lost]}" if lost is not None else _SIGNAL_TEXT[state]
+
+
 class Criterion(StrEnum):
     """Criteria of the gate: the closed label set of rejections."""
 

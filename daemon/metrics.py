@@ -25,7 +25,9 @@ from daemon.labels import (
     Fault,
     LeftOut,
     Look,
+    Lost,
     PersonalData,
+    SignalState,
     Suite,
 )
 from daemon.records import ACTIVE_RUN_STATES, CorrectionSource, Evidence, ReportState, RunState, Trigger
@@ -53,6 +55,24 @@ ROLES = ("live", "previous", "candidate", "base")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 # intake
+COMPLETIONS = _closed(
+    Counter(
+        "erratad_completions_total",
+        "Messages in the short form for which the stage `completions` is done, by what became of them: the outcome of "
+        "intake for the whole message, or the reason why it was given up.",
+        ["result"],
+    ),
+    result=("stored", "duplicate", "quarantined", "kept", "gone", *Lost),
+)
+SIGNALS = _closed(
+    Gauge(
+        "erratad_signals",
+        "Feedback that is no report, or none yet: short forms that wait for their completion or were given up, and "
+        "thumbs up.",
+        ["state"],
+    ),
+    state=SignalState,
+)
 INTAKE_MESSAGES = _closed(
     Counter(
         "erratad_intake_messages_total",
@@ -60,7 +80,7 @@ INTAKE_MESSAGES = _closed(
         ["channel", "outcome"],
     ),
     channel=("kafka", "http"),
-    outcome=("stored", "redelivered", "duplicate", "quarantined", *Rejection),
+    outcome=("stored", "redelivered", "duplicate", "quarantined", "waiting", "kept", *Rejection),
 )
 DEAD_LETTERS = _closed(
     Counter("erratad_dead_letters_total", "Messages sent to the dead-letter topic.", ["reason"]), reason=Rejection

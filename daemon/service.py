@@ -31,6 +31,7 @@ from daemon.delivery.webhook import WebhookSink
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
 from daemon.evaluation.votes import Trust
+from daemon.evidence.completions import CompletionsStage
 from daemon.evidence.stage import EvidenceStage
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
@@ -176,6 +177,9 @@ def _learning_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
     )
     return [
         InductionStage(store=store, fleet=fleet, config=config),
+        CompletionsStage(
+            store=store, fleet=fleet, intake=config.intake, serving=config.serving, limits=config.sources.limits
+        ),
         EvidenceStage(
             store=store,
             fleet=fleet,
@@ -288,6 +292,7 @@ def _ingest(config: Config, store: Store) -> IngestStage | None:
             memory=config.data_dir / "intake.json",
             redactor=Redactor(config),
             letters=config.privacy.dead_letters,
+            exchanges=config.serving.exchanges.enabled,
         )
     )
 
@@ -303,7 +308,8 @@ def _http(
         max_stall_s=config.http.max_stall_s,
         intake_connected=None if ingest is None else lambda: ingest.connected,
     )
-    intake = FeedbackIntake(reports=store.reports, config=config.intake)
+    exchanges = config.serving.exchanges.enabled
+    intake = FeedbackIntake(reports=store.reports, config=config.intake, exchanges=exchanges)
     return uvicorn.Server(
         uvicorn.Config(
             create_app(store=store, intake=intake, config=config, health=health),

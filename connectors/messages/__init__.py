@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from connectors.messages.checks import Checks
-from connectors.messages.event import Event, EventType
-from connectors.messages.fields import MAX_DEPTH, FreeJson, Identifier, Name, Text, Wire, storable
-from connectors.messages.report import (
+from connectors.messages.decoding import (
     MAX_MESSAGE_BYTES,
-    WIRE_VERSION,
-    ChatMessage,
-    FlaggedResponse,
     MessageRejected,
     Rejection,
-    Severity,
     decode,
     json_schema,
     refuse_constant,
 )
+from connectors.messages.event import Event, EventType
+from connectors.messages.fields import MAX_DEPTH, FreeJson, Identifier, Name, Text, Wire, storable
+from connectors.messages.report import WIRE_VERSION, ChatMessage, FlaggedResponse, Rating, Severity
+from connectors.messages.short import AWAITED, EXAMPLES
 
 __all__ = [
+    "AWAITED",
+    "EXAMPLES",
     "MAX_DEPTH",
     "MAX_MESSAGE_BYTES",
     "WIRE_VERSION",
@@ -31,6 +31,7 @@ __all__ = [
     "Identifier",
     "MessageRejected",
     "Name",
+    "Rating",
     "Rejection",
     "Severity",
     "Text",

@@ -1,8 +1,4 @@
-"""The wire schema of a flagged response.
-
-`decode` turns the raw bytes of one Kafka record or HTTP body into a `FlaggedResponse`. If it cannot, it raises
-`MessageRejected` with a reason from a closed set (`Rejection`) and one sentence of detail.
-"""
+"""The wire schema of a flagged response, version 1. `decoding.decode` reads one from bytes."""
 
 from __future__ import annotations
 
@@ -19,43 +15,17 @@ from pydantic import (
     FailFast,
     Field,
     JsonValue,
-    ValidationError,
     computed_field,
     field_validator,
     model_validator,
 )
 
 from connectors.messages import shapes
-from connectors.messages.body import TooLargeError, plain_text
 from connectors.messages.checks import Checks
-from connectors.messages.fields import MAX_VALUES, FreeJson, Identifier, Name, Text, Wire, storable_json, values_in
+from connectors.messages.fields import FreeJson, Identifier, Name, Text, Wire, storable_json
+from connectors.messages.short import AWAITED
 
 WIRE_VERSION = 1
-MAX_MESSAGE_BYTES = 1_048_576
-"""Default size limit of one message: 1 MiB, as the default limit of a Kafka broker."""
-
-
-class Rejection(StrEnum):
-    """Why a message is rejected: the closed label set of dead letters."""
-
-    OVERSIZED = "oversized"
-    NOT_UTF8 = "not_utf8"
-    MALFORMED_JSON = "malformed_json"
-    WRONG_VERSION = "wrong_version"
-    SCHEMA_VIOLATION = "schema_violation"
-    CONFLICT = "conflict"
-    FAILED = "processing_failed"
-    QUOTA = "quota"
-
-
-class MessageRejected(ValueError):  # noqa: N818 - names the outcome
-    """The message cannot be stored. `reason` is for programs; the text names the field and the next step."""
-
-    def __init__(self, reason: Rejection, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
 
 _ROLES = r"^\s*[A-Za-z][A-Za-z0-9_-]{0,63}\s*$"
 _HAS_A_LETTER = r"[^\s!-/:-@\[-`{-~]"
@@ -68,6 +38,11 @@ class Severity(StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+
+
+class Rating(StrEnum):
+    UP = "up"
+    DOWN = "down"
 
 
 class ChatMessage(Wire):
@@ -182,6 +157,11 @@ class FlaggedResponse(Wire):
         description="The `id` of the completion that held the flagged answer; also `response_id` or `generation_id`. "
         "The server's own record of it verifies the report.",
     )
+    rating: Annotated[Rating | None, BeforeValidator(shapes.rating, json_schema_input_type=JsonValue)] = Field(
+        default=None,
+        description="up or down; also thumbs_up, like, 1 and their opposites. Up makes no report: the gate asks the "
+        "question again. Anything else stays in the metadata.",
+    )
     reason: Annotated[
         Text,
         Field(max_length=4000),
@@ -259,6 +239,11 @@ class FlaggedResponse(Wire):
         return value
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether it came in the short form, and the servers' record of the completion was not read yet."""
+        return self.model == AWAITED and self.completion_id is not None
+
+    @property
     def answered(self) -> bool:
         """False if the flagged answer is empty or blank, without a tool call."""
         return bool(self.tool_calls) or not shapes.is_blank(self.response)
@@ -282,14 +267,19 @@ class FlaggedResponse(Wire):
     def fingerprint(self) -> str:
         """SHA-256 of everything but the id: tells a redelivery from another report that reuses the id.
 
-        The completion's id and the follow-up are hashed as parts of the metadata, where they were kept before they
-        were fields.
+        The completion's id, the follow-up, rating, comment and edit are hashed as parts of the metadata, where they
+        were kept before they were fields.
         """
-        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "follow_up", "metadata"}
+        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "follow_up", "metadata", "rating"}
         metadata = shapes.with_completion_id(self.metadata, self.completion_id)
         if self.follow_up is not None:
             metadata = {"follow_up": self.follow_up, **metadata}
-        return _sha256({**self.model_dump(mode="json", exclude=hashed), "metadata": metadata, **self._exchange()})
+        values = self.model_dump(mode="json", exclude=hashed)
+        if self.reason and self.reason == metadata.get("comment"):
+            values["reason"] = ""
+        if self.correction is not None and self.correction == metadata.get("edit"):
+            values["correction"] = None
+        return _sha256({**values, "metadata": metadata, **self._exchange()})
 
     def content_key(self) -> str:
         """SHA-256 of conversation and response: equal for two reports of the same answer."""
@@ -307,89 +297,3 @@ class FlaggedResponse(Wire):
 def _sha256(value: object) -> str:
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedResponse:
-    """Decode one message.
-
-    Raises:
-        MessageRejected: with a reason from `Rejection`; the text names the field and the fix.
-    """
-    if raw is None:
-        raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")
-    if len(raw) > max_bytes:
-        raise MessageRejected(Rejection.OVERSIZED, f"{len(raw)} bytes; at most {max_bytes} are taken")
-    text = _text(raw, max_bytes)
-    try:
-        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as exc:
-        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
-    if values_in(value) > MAX_VALUES:
-        raise MessageRejected(
-            Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
-        )
-    if not isinstance(value, dict):
-        raise MessageRejected(Rejection.SCHEMA_VIOLATION, "the message must be a JSON object")
-    if value.get("version") != WIRE_VERSION or isinstance(value.get("version"), bool):
-        raise MessageRejected(
-            Rejection.WRONG_VERSION, f"version is {value.get('version')!r:.40}; this erratad takes {WIRE_VERSION}"
-        )
-    try:
-        flagged = FlaggedResponse.model_validate(value)
-    except (ValidationError, RecursionError) as exc:
-        raise MessageRejected(Rejection.SCHEMA_VIOLATION, _explain(exc)) from exc
-    if flagged.checks is not None and (excess := flagged.checks.excess) is not None:
-        raise MessageRejected(Rejection.SCHEMA_VIOLATION, excess)
-    return flagged
-
-
-def _text(raw: bytes, max_bytes: int) -> str:
-    try:
-        return plain_text(raw, max_bytes=max_bytes)
-    except TooLargeError as exc:
-        raise MessageRejected(Rejection.OVERSIZED, f"{exc}; at most {max_bytes} bytes are taken") from exc
-    except UnicodeDecodeError as exc:
-        raise MessageRejected(Rejection.NOT_UTF8, f"byte {exc.start} is not UTF-8; send UTF-8 JSON") from exc
-    except ValueError as exc:
-        raise MessageRejected(Rejection.MALFORMED_JSON, str(exc)) from exc
-
-
-def refuse_constant(name: str) -> float:
-    """For `json.loads`, which takes NaN and Infinity otherwise."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for key, item in pairs:
-        if key in value:
-            raise ValueError(f"the key {key!r:.60} stands twice in one object")
-        value[key] = item
-    return value
-
-
-def _explain(exc: Exception) -> str:
-    if not isinstance(exc, ValidationError):
-        return str(exc)
-    return "; ".join(
-        f"{'.'.join(str(part) for part in error['loc']) or 'message'}: {error['msg']}"
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)[:5]
-    )
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    null = {"type": "null"}
-    return schema if null in schema.get("anyOf", ()) else {"anyOf": [schema, null]}
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the message, published at `GET /v1/feedback/schema` and by `erratad schema`."""
-    schema = FlaggedResponse.model_json_schema()
-    for part in (schema, *schema["$defs"].values()):
-        if "properties" in part:  # as `shapes.report` takes it: null is absent, and unknown fields are kept or ignored
-            part.pop("additionalProperties", None)
-            optional = set(part["properties"]) - set(part.get("required", ())) | {"response"}
-            part["properties"] = {
-                name: _or_null(one) if name in optional else one for name, one in part["properties"].items()
-            }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "erratad/flagged-response/v1", **schema}

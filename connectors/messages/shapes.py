@@ -30,6 +30,10 @@ _KINDS = {
     "video_embeds": "video",
     "input_file": "file",
 }
+_RATINGS = {
+    **dict.fromkeys(("up", "thumbsup", "thumbup", "like", "1", "+1", "\N{THUMBS UP SIGN}"), "up"),
+    **dict.fromkeys(("down", "thumbsdown", "thumbdown", "dislike", "-1", "\N{THUMBS DOWN SIGN}"), "down"),
+}
 _PLACEHOLDER = re.compile(r"\[[a-z0-9_]{1,32} [0-9a-f]{8}\]")
 _CATEGORY = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _INVISIBLE = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
@@ -82,6 +86,14 @@ def category(value: Any) -> Any:
 
 def completion_id(value: Any) -> Any:
     return blank_as_none(name(value))
+
+
+def rating(value: Any) -> Any:
+    """'up' or 'down' for a rating that says one of them; None for any other."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    found = re.sub(r"[\s_-]", "", str(value).lower()) if isinstance(value, str) else str(value)
+    return _RATINGS.get(str(value).strip()) or _RATINGS.get(found)
 
 
 def follow_up(value: Any) -> Any:
@@ -218,6 +230,7 @@ def report(value: Any, known: frozenset[str], known_checks: frozenset[str]) -> A
     if not _is_message(found.get("follow_up", "")):
         extra["follow_up"] = found.pop("follow_up")
     _name_completion(found, extra)
+    _take_signals(found, extra)
     if isinstance(checks := found.get("checks"), dict):
         extra |= {f"checks.{key}": one for key, one in checks.items() if key not in known_checks}
         found["checks"] = {key: one for key, one in checks.items() if key in known_checks and one is not None}
@@ -238,6 +251,19 @@ def _name_completion(found: dict[str, Any], extra: Mapping[str, Any]) -> None:
         given = [extra[other] for other in _COMPLETION_IDS if isinstance(extra.get(other), str)]
         usable = [one.strip() for one in given if not is_blank(one) and len(one.strip()) <= MAX_ID_CHARACTERS]
         found |= {"completion_id": usable[0]} if usable else {}
+
+
+def _take_signals(found: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Rating, comment and edit. Each stays in the metadata as it was sent: it was only there before it was a field."""
+    if "rating" in found:
+        extra["rating"] = found["rating"]
+        if rating(found["rating"]) is None:
+            del found["rating"]
+    for name, field, most in (("comment", "reason", 4000), ("edit", "correction", None)):
+        said = extra.get(name)
+        usable = isinstance(said, str) and not is_blank(said) and (most is None or len(said) <= most)
+        if usable and blank_as_none(found.get(field)) is None:
+            found[field] = said
 
 
 def with_completion_id(metadata: Mapping[str, Any], value: str | None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def verify(
 
 def _match(report: FlaggedResponse, exchange: Exchange, preparation: Preparation, clean: Clean) -> Match:
     try:
-        asked = _messages(exchange.request)
+        asked = asked_in(exchange.request)
     except (ValidationError, ValueError, TypeError, AttributeError):
         asked = []
     found = Match.OTHER_ANSWER
@@ -107,7 +107,7 @@ def _same_answer(report: FlaggedResponse, held: FlaggedResponse, exchange: Excha
     return told == kept or nearly
 
 
-def _messages(request: Mapping[str, Any]) -> list[ChatMessage]:
+def asked_in(request: Mapping[str, Any]) -> list[ChatMessage]:
     """The conversation of a request to chat completions or to the Responses API."""
     if "messages" in request:
         return [ChatMessage.model_validate(message) for message in request["messages"]]

@@ -29,6 +29,7 @@ from daemon.config.serving import ServingConfig
 from daemon.config.trust import TrustConfig
 from daemon.errors import ServingError, StoppedError
 from daemon.evidence.exchange import Clean, Match, Verification, verify
+from daemon.evidence.remembered import remembered
 from daemon.evidence.reproduction import Finding, Reproduction, not_asked
 from daemon.labels import Look
 from daemon.records import Evidence, Report
@@ -108,9 +109,10 @@ class EvidenceStage:
 
     def _look(self, due: Sequence[Report], life: Life) -> Step:
         found: Counter[Look] = Counter()
-        remembered = self._remembered(due)
+        ids = [report.flagged.completion_id for report in due if report.flagged.completion_id is not None]
+        known = remembered(self._fleet, ids) if self._exchanges else {}
         with ThreadPoolExecutor(len(due), thread_name_prefix=self.name) as pool:
-            looked = [(report, pool.submit(self._found, report, remembered, life)) for report in due]
+            looked = [(report, pool.submit(self._found, report, known, life)) for report in due]
         failed = []
         for report, future in looked:
             result = future.result()
@@ -123,21 +125,9 @@ class EvidenceStage:
             return Step(sentence=self._problem)
         return Step(sentence=_sentence(found, len(failed)), worked=not life.stopping)
 
-    def _remembered(self, due: Sequence[Report]) -> Mapping[str, Sequence[Exchange]]:
-        """What the servers remember, by completion id. A server that does not answer remembers nothing."""
-        ids = [report.flagged.completion_id for report in due if report.flagged.completion_id is not None]
-        found: dict[str, list[Exchange]] = {}
-        for server in self._fleet.servers if ids and self._exchanges else ():
-            try:
-                for completion_id, exchanges in server.exchanges(ids).items():
-                    found.setdefault(completion_id, []).extend(exchanges)
-            except EndpointError as exc:
-                log.warning("exchanges not read", server=server.url, reason=str(exc))
-        return found
-
-    def _found(self, report: Report, remembered: Mapping[str, Sequence[Exchange]], life: Life) -> Finding | Failure:
+    def _found(self, report: Report, known: Mapping[str, Sequence[Exchange]], life: Life) -> Finding | Failure:
         """Runs in a worker thread."""
-        exchanges = remembered.get(report.flagged.completion_id or "", ())
+        exchanges = known.get(report.flagged.completion_id or "", ())
         verified = verify(report.flagged, exchanges, self._fleet.preparation, clean=self._clean)
         if verified is not None and verified.match is not Match.UNKNOWN:
             return _verdict(verified)

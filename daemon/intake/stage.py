@@ -25,7 +25,7 @@ from connectors.kafka.consumer import (
     Producer,
     RawRecord,
 )
-from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
+from connectors.messages import FlaggedResponse, MessageRejected, Rejection
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.config.sources import Limits, Sources
@@ -33,6 +33,7 @@ from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.intake.losses import Losses
+from daemon.intake.refusals import conflict, decoded, over_quota
 from daemon.privacy.redact import TOO_MUCH, Redactor
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
@@ -62,15 +63,17 @@ class QuotaExceeded(MessageRejected):
     """The principal of the message has no quota left. `retry_after_s`: there may be room at the next full hour."""
 
     def __init__(self, principal: str, limits: Limits) -> None:
-        super().__init__(Rejection.QUOTA, _over_quota(principal, limits))
+        super().__init__(Rejection.QUOTA, over_quota(principal, limits))
         self.retry_after_s = math.ceil(HOUR_S - time.time() % HOUR_S)
 
 
 class FeedbackIntake:
     """Stores one message at once, for `POST /v1/feedback`."""
 
-    def __init__(self, *, reports: Reports, config: IntakeConfig) -> None:
+    def __init__(self, *, reports: Reports, config: IntakeConfig, exchanges: bool = False) -> None:
+        """`exchanges`: whether the servers remember their answers (`serving.exchanges`)."""
         self._reports = reports
+        self._exchanges = exchanges
         self._config = config
         self._limits = Sources(config).limits
 
@@ -91,13 +94,13 @@ class FeedbackIntake:
         return result
 
     def _submit(self, raw: bytes, principal: str) -> FeedbackResult:
-        flagged = decode(raw, max_bytes=self._config.max_message_bytes)
+        flagged = decoded(raw, self._config, exchanges=self._exchanges)
         source = Source(channel="http", principal=principal)
         [outcome] = self._reports.add([(flagged, source)], limits=self._limits)
         if outcome == Added.OVER_QUOTA:
             raise QuotaExceeded(principal, self._limits(principal))
         if outcome == Added.CONFLICT:
-            raise MessageRejected(Rejection.CONFLICT, _conflict(flagged))
+            raise MessageRejected(Rejection.CONFLICT, conflict(flagged))
         if outcome == Added.TOO_MUCH:
             raise MessageRejected(Rejection.OVERSIZED, TOO_MUCH)
         return FeedbackResult(report_id=flagged.id, outcome=outcome)
@@ -118,7 +121,10 @@ class IngestStage:
         dead_letters: DeadLetters,
         topics: Sequence[str],
         attempts: Attempts | None = None,
+        exchanges: bool = False,
     ) -> None:
+        """`exchanges`: whether the servers remember their answers (`serving.exchanges`)."""
+        self._exchanges = exchanges
         self._attempts = attempts or Attempts(None)
         self._consumer = consumer
         self._dead_letters = dead_letters
@@ -140,6 +146,7 @@ class IngestStage:
         memory: Path | None = None,
         redactor: Redactor | None = None,
         letters: Literal["redacted", "none"] = "redacted",
+        exchanges: bool = False,
     ) -> IngestStage:
         """Create the stage for the configured topics. It connects at its first step and after every outage.
 
@@ -166,6 +173,7 @@ class IngestStage:
             dead_letters=dead_letters,
             topics=topics,
             attempts=Attempts(memory),
+            exchanges=exchanges,
         )
 
     @property
@@ -241,7 +249,7 @@ class IngestStage:
             raise MessageRejected(Rejection.FAILED, f"erratad died {deaths} times with this message in work")
         for _ in range(MAX_TRIES):
             try:
-                return decode(record.value, max_bytes=self._config.max_message_bytes)
+                return decoded(record.value, self._config, exchanges=self._exchanges)
             except MessageRejected:
                 raise
             except Exception as exc:  # noqa: BLE001 - whatever it is, the messages behind this one are read
@@ -277,12 +285,12 @@ class IngestStage:
         letters = []
         for (record, flagged), outcome in zip(accepted, added, strict=True):
             if outcome == Added.CONFLICT:
-                letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=_conflict(flagged)))
+                letters.append(DeadLetter(record=record, reason=Rejection.CONFLICT, detail=conflict(flagged)))
             elif outcome == Added.TOO_MUCH:
                 letters.append(DeadLetter(record=record, reason=Rejection.OVERSIZED, detail=TOO_MUCH))
             elif outcome == Added.OVER_QUOTA:
                 principal = self._sources.of_topic(record.topic)
-                detail = _over_quota(principal, self._sources.limits(principal))
+                detail = over_quota(principal, self._sources.limits(principal))
                 letters.append(DeadLetter(record=record, reason=Rejection.QUOTA, detail=detail))
         return letters
 
@@ -373,17 +381,6 @@ def _failed(record: RawRecord, error: Exception) -> DeadLetter:
     return DeadLetter(record=record, reason=Rejection.FAILED, detail=detail)
 
 
-def _conflict(flagged: FlaggedResponse) -> str:
-    return f"id {flagged.id} is stored with other content; send the report under a new id"
-
-
 def _count(outcomes: Counter[Any]) -> None:
     for outcome, count in outcomes.items():
         metrics.INTAKE_MESSAGES.labels(channel="kafka", outcome=outcome).inc(count)
-
-
-def _over_quota(principal: str, limits: Limits) -> str:
-    return (
-        f"{principal} has no room left in 24 hours: {limits.reports} reports and {limits.size_bytes} bytes are allowed "
-        "(intake.max_reports_per_day, max_bytes_per_day); send the report again later"
-    )

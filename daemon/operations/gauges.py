@@ -34,6 +34,7 @@ class GaugesStage:
     def step(self, _life: Life) -> Step:
         reports = self._show_queue()
         self._show_runs()
+        self._show_signals()
         self._show_induction()
         self._show_pauses()
         disk = shutil.disk_usage(self._data_dir)
@@ -64,6 +65,10 @@ class GaugesStage:
         self._show_ends(runs)
         self._show_gate(runs)
         self._show_left_out(runs)
+
+    def _show_signals(self) -> None:
+        for state, count in self._store.signals.counts().items():
+            metrics.SIGNALS.labels(state=state).set(count)
 
     def _show_induction(self) -> None:
         last = self._store.inductions.last()

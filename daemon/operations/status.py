@@ -25,8 +25,9 @@ from daemon.store.outbox import KAFKA
 from daemon.trust.policy import Policy
 
 STAGES = (
-    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "evidence", "reflection", "schedule",
-    "dataset", "finetune", "evaluation", "promotion", "traffic", "watch", "retention", "gauges",
+    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "completions", "evidence",
+    "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "traffic", "watch", "retention",
+    "gauges",
 )  # fmt: skip
 """All stages, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage not in {"serving", "selftest"})

@@ -33,6 +33,8 @@ from daemon.store.retests import Retests
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
 from daemon.store.sign_outs import SignOuts
+from daemon.store.signal_table import Signal
+from daemon.store.signals import Signals
 from daemon.store.traffic import Traffic
 from daemon.store.trials import Trials
 from daemon.store.unused import Unused
@@ -57,6 +59,8 @@ __all__ = [
     "Reviews",
     "Runs",
     "SignOuts",
+    "Signal",
+    "Signals",
     "Store",
     "Traffic",
     "Trials",
@@ -93,6 +97,7 @@ class Store:
     erasures: Erasures
     originals: Originals
     sign_outs: SignOuts
+    signals: Signals
     unused: Unused
     witnesses: Witnesses
 
@@ -143,6 +148,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         erasures=Erasures(engine),
         originals=Originals(engine),
         sign_outs=SignOuts(engine),
+        signals=Signals(engine, redactor),
         unused=Unused(engine),
         witnesses=Witnesses(engine),
     )

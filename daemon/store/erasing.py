@@ -66,6 +66,7 @@ def blank(row: Any) -> dict[str, Any]:
         "tool_calls",
         "not_trainable",
         "completion_id",
+        "rating",
     ):
         flagged.pop(key, None)
     return {

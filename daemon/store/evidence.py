@@ -104,6 +104,12 @@ def verified_at_birth(connection: Connection, principal: str, sent_ids: Sequence
     )
 
 
+def verified_by_record(connection: Connection, report_id: str, detail: str) -> None:
+    """Mark a new report whose conversation and answer came from a server's own record."""
+    values = {"evidence": Evidence.VERIFIED, "evidence_detail": detail[:MAX_DETAIL], "evidence_at": utcnow()}
+    connection.execute(update(schema.reports).where(schema.reports.c.id == report_id).values(**values))
+
+
 def _next(principal: str, taken: Collection[str]) -> Select[object]:
     """The oldest waiting report of the first principal after this one."""
     table = schema.reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, tuple_
 
-from connectors.messages import FlaggedResponse
+from connectors.messages import FlaggedResponse, Rating
 from daemon.categories import NOT_NAMED
+from daemon.labels import Lost, SignalState
 from daemon.privacy.redact import Redactor, as_it_is
 from daemon.records import Evidence, ReportState, Source
 from daemon.store import schema
@@ -21,6 +23,7 @@ from daemon.store.engine import Lock, database_time, serialise
 from daemon.store.erasing import ERASED_KEY
 from daemon.store.originals import keep_originals
 from daemon.store.quotas import WINDOW, LimitsOf, Quotas
+from daemon.store.signal_table import signals
 from daemon.store.standing import came_in
 
 Key = tuple[str, str]
@@ -39,6 +42,10 @@ class Added(StrEnum):
     REDELIVERED = "redelivered"
     CONFLICT = "conflict"
     DUPLICATE = "duplicate"
+    WAITING = "waiting"
+    """Stored in the short form, until the servers' record of its completion is read."""
+    KEPT = "kept"
+    """A thumb up: stored for the gate, and no report."""
     QUARANTINED = "quarantined"
     OVER_QUOTA = "quota"
     """Not stored: its principal has no quota left."""
@@ -61,6 +68,8 @@ class Arrival:
     sealed: bytes | None = None
     """The encrypted original, if it is kept."""
     too_much: bool = False
+    was: str | None = None
+    """The id of the short form that it was before: it is counted as a message already."""
 
     @property
     def key(self) -> Key:
@@ -109,6 +118,8 @@ def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, limits: 
         if intake.rows:
             connection.execute(schema.reports.insert(), intake.rows)
             keep_originals(connection, intake.sealed)
+        if intake.signals:
+            connection.execute(signals.insert(), intake.signals)
         came_in(connection, intake.duplicates)
     quotas.save()
     return outcomes
@@ -129,6 +140,7 @@ class _Intake:
         self._originals = _originals(connection, {arrival.content_key for arrival in part})
         self._recent = _recent(connection, {arrival.reporter for arrival in part}, since=now - WINDOW)
         self.rows: list[dict[str, Any]] = []
+        self.signals: list[dict[str, Any]] = []
         self.sealed: dict[str, bytes] = {}
         """The encrypted originals by report."""
         self.duplicates: dict[str, list[str]] = {}
@@ -145,23 +157,32 @@ class _Intake:
         principal = arrival.source.principal
         limits, recent = self._limits(principal), self._recent.get(arrival.reporter, 0)
         is_spare = recent >= limits.reports_per_reporter
-        if not self._quotas.take(principal, arrival.size_bytes, limits, is_spare=is_spare):
+        count = 0 if arrival.was else 1
+        if not self._quotas.take(principal, arrival.size_bytes, limits, is_spare=is_spare, reports=count):
             return Added.OVER_QUOTA
-        report_id = self._free_id(arrival)
+        report_id = arrival.was or self._free_id(arrival)
+        self._fingerprints[arrival.key] = arrival.fingerprint
+        self._recent[arrival.reporter] = recent + 1
+        if flagged.is_awaited or flagged.rating is Rating.UP:
+            row = _signal_row(arrival, report_id, is_spare=is_spare, now=self._now)
+            self.signals.append(row)
+            return Added.WAITING if row["state"] == SignalState.WAITING else Added.KEPT
+        return self._take_report(arrival, report_id, is_spare=is_spare)
+
+    def _take_report(self, arrival: Arrival, report_id: str, *, is_spare: bool) -> Added:
         answer = arrival.answer
         original = self._originals.get(answer)
         outcome, state, reason = Added.STORED, ReportState.QUEUED, None
         if is_spare:
             outcome, state, original = Added.QUARANTINED, ReportState.QUARANTINED, None
-            reason = f"reporter {flagged.reporter} sent more than {limits.reports_per_reporter} reports in 24 hours"
+            most = self._limits(arrival.source.principal).reports_per_reporter
+            reason = f"reporter {arrival.flagged.reporter} sent more than {most} reports in 24 hours"
         elif original is not None:
             outcome, state = Added.DUPLICATE, ReportState.DUPLICATE
             reason = f"the same answer is report {original}: reason, follow-up, correction and checks count there"
             self.duplicates.setdefault(original, []).append(report_id)
         else:
             self._originals[answer] = report_id
-        self._fingerprints[arrival.key] = arrival.fingerprint
-        self._recent[arrival.reporter] = recent + 1
         row = _row(arrival, report_id, state=state, reason=reason, duplicate_of=original, now=self._now)
         self.rows.append(row)
         if arrival.sealed is not None:
@@ -181,18 +202,23 @@ class _Intake:
         return found
 
 
-def _fingerprints(connection: Connection, keys: Iterable[Key]) -> dict[Key, str]:
-    table = schema.reports
-    sent = tuple_(table.c.principal, table.c.sent_id)
-    rows = connection.execute(
-        select(table.c.principal, table.c.sent_id, table.c.fingerprint).where(sent.in_(list(keys)))
-    )
-    return {(row.principal, row.sent_id): row.fingerprint for row in rows}
+_TABLES = (schema.reports, signals)
+"""An id is used once, by a report or by a signal."""
 
 
-def _stored(connection: Connection, ids: Iterable[str]) -> set[str]:
-    """Those of the ids that reports have."""
-    return set(connection.execute(select(schema.reports.c.id).where(schema.reports.c.id.in_(ids))).scalars())
+def _fingerprints(connection: Connection, keys: set[Key]) -> dict[Key, str]:
+    found: dict[Key, str] = {}
+    for table in _TABLES:
+        sent = tuple_(table.c.principal, table.c.sent_id)
+        query = select(table.c.principal, table.c.sent_id, table.c.fingerprint).where(sent.in_(list(keys)))
+        found |= {(row.principal, row.sent_id): row.fingerprint for row in connection.execute(query)}
+    return found
+
+
+def _stored(connection: Connection, ids: set[str]) -> set[str]:
+    """Those of the ids that are used."""
+    queries = (select(table.c.id).where(table.c.id.in_(ids)) for table in _TABLES)
+    return {one for query in queries for one in connection.execute(query).scalars()}
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tuple[str, str | None], str]:
@@ -215,36 +241,55 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tupl
     return {(row.content_key, row.tenant): row.id for row in connection.execute(query)}
 
 
-def _recent(connection: Connection, reporters: Iterable[Key], *, since: datetime) -> dict[Key, int]:
-    table = schema.reports
-    query = (
-        select(table.c.principal, table.c.reporter, func.count())
-        .where(tuple_(table.c.principal, table.c.reporter).in_(list(reporters)), table.c.received_at > since)
-        .group_by(table.c.principal, table.c.reporter)
-    )
-    return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+def _recent(connection: Connection, reporters: set[Key], *, since: datetime) -> dict[Key, int]:
+    found: Counter[Key] = Counter()
+    for table in _TABLES:
+        query = (
+            select(table.c.principal, table.c.reporter, func.count())
+            .where(tuple_(table.c.principal, table.c.reporter).in_(list(reporters)), table.c.received_at > since)
+            .group_by(table.c.principal, table.c.reporter)
+        )
+        found.update({(row[0], row[1]): row[2] for row in connection.execute(query)})
+    return found
 
 
 def _row(
     arrival: Arrival, report_id: str, *, state: ReportState, reason: str | None, duplicate_of: str | None, now: datetime
 ) -> dict[str, Any]:
     return {
-        "id": report_id,
+        **_common(arrival, report_id, now),
+        "state": state,
+        "category": arrival.flagged.category or NOT_NAMED,
+        "model": arrival.flagged.model,
+        "state_reason": reason,
+        "duplicate_of": duplicate_of,
+    }
+
+
+def _signal_row(arrival: Arrival, signal_id: str, *, is_spare: bool, now: datetime) -> dict[str, Any]:
+    """`is_spare`: a thumb up above its reporter's limit is not used. A short form may become a quarantined report."""
+    state = SignalState.WAITING if arrival.flagged.is_awaited else SignalState.KEPT
+    lost = Lost.TOO_MANY if is_spare and state is SignalState.KEPT else None
+    return {
+        **_common(arrival, signal_id, now),
+        "state": SignalState.GIVEN_UP if lost else state,
+        "lost": lost,
+    }
+
+
+def _common(arrival: Arrival, free_id: str, now: datetime) -> dict[str, Any]:
+    return {
+        "id": free_id,
         "principal": arrival.source.principal,
         "sent_id": arrival.flagged.id,
-        "state": state,
         "fingerprint": arrival.fingerprint,
         "content_key": arrival.content_key,
-        "category": arrival.flagged.category or NOT_NAMED,
         "reporter": arrival.flagged.reporter,
         "tenant": arrival.flagged.tenant,
-        "model": arrival.flagged.model,
-        "flagged": {**arrival.document, "id": report_id},
+        "flagged": {**arrival.document, "id": free_id},
         "channel": arrival.source.channel,
         "kafka_partition": arrival.source.partition,
         "kafka_offset": arrival.source.offset,
         "received_at": now,
         "updated_at": now,
-        "state_reason": reason,
-        "duplicate_of": duplicate_of,
     }

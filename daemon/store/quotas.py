@@ -70,14 +70,19 @@ class Quotas:
                 self._this_hour[row.principal] = Used().plus(row.size_bytes, reports=row.reports)
         self._known = frozenset(self._this_hour)
 
-    def take(self, principal: str, size_bytes: int, limits: Limits, *, is_spare: bool) -> bool:
-        """Count one message, if the quota has room for it. `is_spare`: it is above its reporter's limit."""
+    def take(self, principal: str, size_bytes: int, limits: Limits, *, is_spare: bool, reports: int = 1) -> bool:
+        """Count one message, if the quota has room for it.
+
+        Args:
+            is_spare: It is above its reporter's limit.
+            reports: 0 if it is counted already, and only its size is new.
+        """
         share = SPARE_SHARE if is_spare else 1
-        after = self._used.get(principal, Used()).plus(size_bytes)
+        after = self._used.get(principal, Used()).plus(size_bytes, reports=reports)
         if after.reports > limits.reports * share or after.size_bytes > limits.size_bytes * share:
             return False
         self._used[principal] = after
-        self._this_hour[principal] = self._this_hour.get(principal, Used()).plus(size_bytes)
+        self._this_hour[principal] = self._this_hour.get(principal, Used()).plus(size_bytes, reports=reports)
         self._changed.add(principal)
         return True
 

@@ -26,6 +26,7 @@ from daemon.store.new_lessons import has, new_lessons
 from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
 from daemon.store.search import CATEGORY, contains, matching
+from daemon.store.signal_table import signals
 from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
 from daemon.trust.policy import Enough
@@ -116,11 +117,13 @@ class Reports:
             return sorted(connection.execute(select(CATEGORY).distinct()).scalars())
 
     def partitions_of(self, channel: str) -> frozenset[int]:
-        """The partitions of a topic from which reports are stored."""
-        table = schema.reports
-        query = select(table.c.kafka_partition).where(table.c.channel == channel).distinct()
+        """The partitions of a topic from which messages are stored."""
+        queries = [
+            select(table.c.kafka_partition).where(table.c.channel == channel).distinct()
+            for table in (schema.reports, signals)
+        ]
         with reading(self._engine) as connection:
-            return frozenset(connection.execute(query).scalars())
+            return frozenset(one for query in queries for one in connection.execute(query).scalars())
 
     def oldest_queued_at(self) -> datetime | None:
         table = schema.reports

@@ -13,12 +13,12 @@ from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import NotFoundError
 from daemon.intake.stage import FeedbackIntake
-from daemon.labels import GROUND_TEXT, LEFT_OUT_TEXT
+from daemon.labels import GROUND_TEXT, LEFT_OUT_TEXT, SignalState, signal_text
 from daemon.left_out import LeftOutReport
 from daemon.operations.shown import View
 from daemon.records import Evidence, Report, ReportState
 from daemon.retest import OUTCOMES
-from daemon.store import Added, Store
+from daemon.store import Added, Signal, Store
 from daemon.trust.policy import Decision, Policy
 from daemon.trust.standing import Standings
 from daemon.web.access import Access, Identity
@@ -37,7 +37,7 @@ class FeedbackState(View):
     """The state of a report, without its content."""
 
     id: str
-    state: ReportState
+    state: ReportState | SignalState
     said: str
     """The state as a sentence."""
     evidence: Evidence
@@ -59,7 +59,10 @@ def feedback_router(
         "", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(rate_limited(limit, access))]
     )
     def submit(raw: Annotated[bytes, Depends(_raw_body)], caller: Identity = signed_in) -> FeedbackAccepted:
-        """Report one bad response. It is stored when this returns. Sending the same id again is safe."""
+        """Report one bad answer, or a good one. It is stored when this returns. Sending the same id again is safe.
+
+        The short form names a completion and what the user said of it; the full form has conversation and answer.
+        """
         result = intake.submit(raw, principal=caller.principal(sources))
         return FeedbackAccepted(id=result.report_id, outcome=result.outcome)
 
@@ -71,7 +74,10 @@ def feedback_router(
     @router.get("/{report_id:path}")
     def state(report_id: Identifier, caller: Identity = signed_in) -> FeedbackState:
         """The state of a report, by the id under which the caller sent it. Reviewers may ask for any report."""
-        report = fixed = _of_caller(store, caller, caller.principal(sources), report_id)
+        try:
+            report = fixed = _of_caller(store, caller, caller.principal(sources), report_id)
+        except NotFoundError:
+            return _signal_state(_signal_of_caller(store, caller, caller.principal(sources), report_id), report_id)
         if report.state == ReportState.DUPLICATE and report.duplicate_of is not None:
             fixed = store.reports.get(report.duplicate_of)
         missing = standings.of(fixed, store.reports.lesson(fixed.id)).missing
@@ -100,6 +106,28 @@ def _of_caller(store: Store, caller: Identity, principal: str, report_id: str) -
     return store.reports.get(report_id)
 
 
+def _signal_of_caller(store: Store, caller: Identity, principal: str, sent_id: str) -> Signal:
+    try:
+        return store.signals.sent(principal, sent_id)
+    except NotFoundError:
+        if not caller.role.covers(Role.REVIEWER):
+            raise
+    return store.signals.get(sent_id)
+
+
+def _signal_state(signal: Signal, sent_id: str) -> FeedbackState:
+    """Of feedback that is no report, or none yet. Nothing of the completion is told."""
+    return FeedbackState(
+        id=sent_id,
+        state=signal.state,
+        said=signal_text(signal.state, signal.lost),
+        evidence=Evidence.CLAIMED,
+        fixed_in_generation=None,
+        received_at=signal.received_at,
+        updated_at=signal.updated_at,
+    )
+
+
 async def _raw_body(request: Request) -> bytes:
     """The undecoded body: the intake unpacks and decodes it like a Kafka record. `Guard` limits its size."""
     packed = request.headers.get("content-encoding", "identity").strip().lower()
@@ -109,7 +137,8 @@ async def _raw_body(request: Request) -> bytes:
 
 
 def _feedback_body() -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": messages.json_schema()}}}}
+    content = {"schema": messages.json_schema(), "examples": messages.EXAMPLES}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 _STATE_TEXT = {

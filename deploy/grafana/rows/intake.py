@@ -21,6 +21,8 @@ PANELS = [
         ("sum by (cause) (erratad_kafka_positions_lost_total)", "{{cause}}"),
         about="Partitions that are read again from their start. before_start: messages were deleted unread.",
     ),
+    bars("Short forms completed, or given up", ("sum by (result) (erratad_completions_total)", "{{result}}")),
+    bars("Feedback that is no report", ("max by (state) (erratad_signals)", "{{state}}")),
     bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
     bars("Redacted values", ("sum by (kind) (erratad_redacted_total)", "{{kind}}")),
     graph(

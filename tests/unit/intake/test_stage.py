@@ -15,7 +15,7 @@ from connectors.messages import Rejection
 from daemon.config import Config
 from daemon.config.intake import IntakeConfig, SourceConfig
 from daemon.errors import StoreUnavailableError
-from daemon.intake import stage as ingest
+from daemon.intake import refusals
 from daemon.intake.attempts import Attempts
 from daemon.intake.dead_letters import DeadLetter
 from daemon.intake.stage import IngestStage
@@ -94,7 +94,7 @@ def fails_for(broken: str, error: Exception, real: Callable[..., Any]) -> Callab
 def test_a_message_whose_decoding_fails_becomes_a_dead_letter(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(ingest, "decode", fails_for("broken", error, ingest.decode))
+    monkeypatch.setattr(refusals, "decode", fails_for("broken", error, refusals.decode))
     topic = Topic(*reports("one", "broken", "two"))
     stage_of(topic, sqlite_store).step(life())
     assert stored(sqlite_store) == {"one", "two"}
@@ -162,7 +162,7 @@ def test_a_message_that_kills_the_process_becomes_a_dead_letter(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     memory = tmp_path / "intake.json"
-    monkeypatch.setattr(ingest, "decode", fails_for("deadly", Death(), ingest.decode))  # type: ignore[arg-type]
+    monkeypatch.setattr(refusals, "decode", fails_for("deadly", Death(), refusals.decode))  # type: ignore[arg-type]
     topic = Topic(*reports("one", "deadly", "two"))
     deaths = 0
     while topic.waiting:
@@ -175,7 +175,7 @@ def test_a_message_that_kills_the_process_becomes_a_dead_letter(
             deaths += 1
             assert memory.read_bytes() != before
         monkeypatch.undo()
-        monkeypatch.setattr(ingest, "decode", fails_for("deadly", Death(), ingest.decode))  # type: ignore[arg-type]
+        monkeypatch.setattr(refusals, "decode", fails_for("deadly", Death(), refusals.decode))  # type: ignore[arg-type]
     assert deaths == 3
     assert stored(sqlite_store) == {"one", "two"}
     [letter] = topic.letters

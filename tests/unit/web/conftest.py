@@ -17,11 +17,15 @@ from daemon.web.app import create_app
 from tests.fixtures.web import BASE_URL, HOST, TOKENS, Condition
 
 
+def intake_of(store: Store, config: Config) -> FeedbackIntake:
+    return FeedbackIntake(reports=store.reports, config=config.intake, exchanges=config.serving.exchanges.enabled)
+
+
 @pytest.fixture
 def make_app(sqlite_store: Store, make_config: Callable[..., Config]) -> Callable[..., FastAPI]:
     def make(health: Any = None, **sections: Any) -> FastAPI:
         config = make_config(**sections)
-        intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
+        intake = intake_of(sqlite_store, config)
         return create_app(store=sqlite_store, intake=intake, config=config, health=health or Condition())
 
     return make
@@ -46,7 +50,7 @@ def make_client(
     def make(*, peer: str = "192.0.2.7", url: str = HOST, **http: Any) -> TestClient:
         tokens = [{"name": f"a-{role}", "role": role, "token_env": f"TEST_{role.upper()}"} for role in Role]
         config = make_config(http={"host": "0.0.0.0", "tokens": tokens, **http})
-        intake = FeedbackIntake(reports=sqlite_store.reports, config=config.intake)
+        intake = intake_of(sqlite_store, config)
         health: Any = None  # unused here
         app: FastAPI = create_app(store=sqlite_store, intake=intake, config=config, health=health)
         opened.append(TestClient(app, base_url=url, client=(peer, 4711), follow_redirects=False))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from connectors.messages import json_schema
+from connectors.messages import decode, json_schema
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.errors import StoreUnavailableError
 from daemon.intake.stage import FeedbackIntake
-from daemon.labels import LeftOut
+from daemon.labels import LeftOut, Lost
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.privacy import detect
 from daemon.privacy.redact import Redactor
@@ -279,3 +280,61 @@ def test_a_source_of_a_token_or_a_user_is_the_principal_of_its_reports(
     assert found[:3] == ["desk", "store", "user:ann"]
     assert found[3].startswith("user:xxx")
     assert len(found[3]) < 200
+
+
+# --- the short form ---
+
+THUMB = {"id": "thumb", "completion_id": "chatcmpl-1", "rating": "down", "comment": "secret words"}
+
+
+def test_a_short_form_is_stored_before_its_completion_is_known(
+    make_app: Callable[..., FastAPI], sqlite_store: Store
+) -> None:
+    with TestClient(make_app(serving={"exchanges": {"enabled": True}}), base_url=BASE_URL) as client:
+        answer = client.post("/v1/feedback", json=THUMB)
+        assert (answer.status_code, answer.json()) == (202, {"id": "thumb", "outcome": "waiting"})
+        state = client.get("/v1/feedback/thumb").json()
+        assert (state["state"], state["fixed_in_generation"], state["evidence"]) == ("waiting", None, "claimed")
+        assert state["said"] == "received; waiting for the servers' record of the completion"
+        sqlite_store.signals.give_up(sqlite_store.signals.get("thumb"), Lost.NO_RECORD)
+        state = client.get("/v1/feedback/thumb").json()
+        assert state["said"] == "not used: no server remembers the completion; send the full form"
+        assert client.post("/v1/feedback", json=THUMB).json()["outcome"] == "redelivered"
+        unnamed = {name: one for name, one in THUMB.items() if name != "id"}
+        ids = {client.post("/v1/feedback", json=unnamed).json()["id"] for _ in range(2)}
+        assert len(ids) == 1
+
+
+def test_a_short_form_needs_servers_that_remember_their_answers(client: TestClient, sqlite_store: Store) -> None:
+    status, reason, detail = error(client.post("/v1/feedback", json=THUMB))
+    assert (status, reason) == (422, "no_record")
+    assert "serving.exchanges" in detail
+    assert sum(sqlite_store.signals.counts().values()) == 0
+
+
+def test_a_whole_thumb_up_needs_no_record_and_is_no_report(client: TestClient, sqlite_store: Store) -> None:
+    message = flagged(id="up", rating="up")
+    assert client.post("/v1/feedback", content=message.encode()).json()["outcome"] == "kept"
+    assert client.get("/v1/feedback/up").json()["said"].startswith("kept: ")
+    assert sqlite_store.reports.find() == []
+
+
+def test_the_state_of_a_short_form_is_told_to_its_sender_and_to_reviewers_without_content(
+    make_client: Callable[..., TestClient], sqlite_store: Store
+) -> None:
+    source = Source(channel="http", principal="a-reporter")
+    sqlite_store.reports.add([(decode(json.dumps(THUMB).encode()), source)])
+    client = make_client()
+    assert client.get("/v1/feedback/thumb", headers=bearer(Role.REPORTER)).json()["state"] == "waiting"
+    assert client.get("/v1/feedback/thumb", headers=bearer(Role.REVIEWER)).json()["state"] == "waiting"
+    other = Source(channel="http", principal="another")
+    sqlite_store.reports.add([(decode(json.dumps({**THUMB, "id": "theirs"}).encode()), other)])
+    answer = client.get("/v1/feedback/theirs", headers=bearer(Role.REPORTER))
+    assert answer.status_code == 404
+    assert "secret words" not in client.get("/v1/feedback/thumb", headers=bearer(Role.REVIEWER)).text
+
+
+def test_the_api_shows_an_example_of_each_form(client: TestClient) -> None:
+    post = client.get("/openapi.json").json()["paths"]["/v1/feedback"]["post"]
+    examples = post["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"thumbs down", "edit", "thumbs up", "full form"}

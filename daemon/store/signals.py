@@ -1,0 +1,118 @@
+"""The queue of short forms that wait for their completion, and the thumbs up that are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select, update
+
+from connectors.messages import FlaggedResponse
+from daemon.errors import NotFoundError
+from daemon.labels import Lost, SignalState
+from daemon.privacy.redact import Redactor
+from daemon.records import utcnow
+from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.evidence import verified_by_record
+from daemon.store.intake import Added, Arrival, store_batch
+from daemon.store.quotas import LimitsOf
+from daemon.store.signal_table import Signal, signal, signals
+
+NOT_STORED = frozenset({Added.OVER_QUOTA, Added.TOO_MUCH})
+
+
+class Signals:
+    def __init__(self, engine: Engine, redactor: Redactor | None = None) -> None:
+        self._engine = engine
+        self._redactor = redactor
+
+    def get(self, signal_id: str) -> Signal:
+        """Raises NotFoundError: there is none with this id."""
+        return self._only(signals.c.id == signal_id, f"no report and no feedback has the id {signal_id!r}")
+
+    def sent(self, principal: str, sent_id: str) -> Signal:
+        """Raises NotFoundError: the principal sent none under this id."""
+        mine = and_(signals.c.principal == principal, signals.c.sent_id == sent_id)
+        return self._only(mine, f"{principal} sent no report {sent_id!r}")
+
+    def due(self, *, limit: int) -> list[Signal]:
+        """Short forms to look for now: those that were looked for least come first, then the oldest."""
+        now = utcnow()
+        wanted = and_(
+            signals.c.state == SignalState.WAITING,
+            or_(signals.c.next_attempt_at.is_(None), signals.c.next_attempt_at <= now),
+        )
+        query = select(signals).where(wanted).order_by(signals.c.attempts, signals.c.received_at, signals.c.id)
+        with reading(self._engine) as connection:
+            return [signal(row) for row in connection.execute(query.limit(limit))]
+
+    def counts(self) -> dict[SignalState, int]:
+        query = select(signals.c.state, func.count()).group_by(signals.c.state)
+        with reading(self._engine) as connection:
+            found: dict[SignalState, int] = {row[0]: row[1] for row in connection.execute(query)}
+        return {state: found.get(state, 0) for state in SignalState}
+
+    def resolve(
+        self, waiting: Signal, flagged: FlaggedResponse, *, limits: LimitsOf, verified: str | None = None
+    ) -> Added | None:
+        """Store the whole message in place of the short form, by the rules of intake; returns its outcome.
+
+        It is counted once as a message: now its bytes are added. Without room for it, or if it holds too much personal
+        data, the short form waits on.
+
+        Args:
+            verified: The evidence that the model gave the answer, if the servers' record is one.
+
+        Returns:
+            None if the short form does not wait any more.
+        """
+        made = Arrival.of(flagged, waiting.source, self._redactor)
+        known = frozenset({waiting.fingerprint})
+        arrival = replace(made, fingerprint=waiting.fingerprint, known_as=known, was=waiting.id)
+        try:
+            with transaction(self._engine) as connection:
+                serialise(connection, Lock.INTAKE)
+                if not connection.execute(signals.delete().where(_waits(waiting))).rowcount:
+                    return None
+                added = _store(connection, arrival, limits)
+                if verified is not None and added is not Added.KEPT:
+                    verified_by_record(connection, waiting.id, verified)
+                return added
+        except _NotStoredError as exc:
+            return exc.added
+
+    def postpone(self, waiting: Signal, *, until: datetime) -> None:
+        self._change(waiting, next_attempt_at=until, attempts=waiting.attempts + 1)
+
+    def give_up(self, waiting: Signal, lost: Lost) -> None:
+        self._change(waiting, state=SignalState.GIVEN_UP, lost=lost, updated_at=utcnow())
+
+    def _change(self, waiting: Signal, **values: object) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(update(signals).where(_waits(waiting)).values(**values))
+
+    def _only(self, condition: ColumnElement[bool], missing: str) -> Signal:
+        with reading(self._engine) as connection:
+            row = connection.execute(select(signals).where(condition)).one_or_none()
+        if row is None:
+            raise NotFoundError(missing)
+        return signal(row)
+
+
+def _waits(one: Signal) -> ColumnElement[bool]:
+    return and_(signals.c.id == one.id, signals.c.state == SignalState.WAITING)
+
+
+def _store(connection: Connection, arrival: Arrival, limits: LimitsOf) -> Added:
+    [added] = store_batch(connection, [arrival], limits=limits)
+    if added in NOT_STORED:
+        raise _NotStoredError(added)
+    return added
+
+
+class _NotStoredError(Exception):
+    """Rolls the transaction back."""
+
+    def __init__(self, added: Added) -> None:
+        super().__init__(added)
+        self.added = added
