@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import listings, review, send, service, steer, top
+from daemon.cli import init, listings, review, send, service, steer, top
 from daemon.cli.output import warn
 from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
 
@@ -50,6 +50,7 @@ app = typer.Typer(
 )
 
 for command in (
+    init.init,
     service.run,
     service.check_config,
     service.vllm,

@@ -104,6 +104,8 @@ def _chat(examined: Examined) -> Findings:
     if not template.preparation.has_system_role:
         guidance = "guidance and system messages go" if examined.has_guidance else "system messages go"
         notes.append(f"chat.template: has no system role; {guidance} into the first user turn")
+    else:
+        notes.append("chat.template: takes system messages")
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     try:
         _, target = template.encode(asked, "Hello.")

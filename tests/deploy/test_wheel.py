@@ -7,6 +7,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from daemon import __version__
 from tests.fixtures.wheel import ROOT, Program
 
@@ -60,3 +62,21 @@ def test_a_wrong_key_is_answered_with_the_place_of_the_file_that_explains_all(
     done = installed_erratad("check-config", "--config", tmp_path / "wrong.yaml")
     assert done.returncode == 2
     assert f"{installed_erratad('files').stdout.strip()}/configs/default.yaml explains every key" in done.stderr
+
+
+@pytest.mark.slow
+def test_init_of_the_wheel_writes_a_configuration_and_loads_the_model(
+    installed_erratad: Program, tiny_model: Path, tmp_path: Path
+) -> None:
+    """One look at a model with the wheel's own child process takes about 10 s."""
+    out = tmp_path / "erratad.yaml"
+    done = installed_erratad("init", "--model", tiny_model, "--out", out)
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "takes system messages",
+        "an answer ends with '<|im_end|>'",
+        "up to 2048 tokens",
+        "memory: the weights",
+    ):
+        assert said in done.stderr
+    assert done.stdout == f"{out} is written and valid. Next: erratad run -c {out}\n"

@@ -18,7 +18,7 @@ from daemon.cli.app import EXIT_CODES, app
 ROOT = Path(__file__).parents[3]
 LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
 COMMANDS = (
-    *("run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
+    *("init", "run", "check-config", "status", "reports", "lessons", "runs", "adapters", "submit", "import", "train"),
     *(
         "induce",
         "promote",
@@ -86,7 +86,7 @@ def test_every_command_takes_the_options_of_its_kind() -> None:
     commands |= {f"review {name}": command for name, command in vars(commands.pop("review"))["commands"].items()}
     options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
     assert {name for name, known in options.items() if not {"--config", "-c", "--set"} <= known} == {
-        *("schema", "demo", "files", "version")
+        *("init", "schema", "demo", "files", "version")
     }
     waiting = {name for name, known in options.items() if "--wait" in known}
     assert waiting == {"train", "induce", "promote", "rollback", "approve"}

@@ -62,6 +62,7 @@ def test_a_good_model_has_notes_and_no_problem(model: Callable[..., Path]) -> No
     found = findings(model())
     assert found.problems == ()
     assert found.notes == (
+        "chat.template: takes system messages",
         "chat.template: an answer ends with '<|im_end|>'",
         "training.target_modules: adapters hold q_proj, o_proj, down_proj of LlamaForCausalLM",
     )
