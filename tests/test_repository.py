@@ -270,6 +270,7 @@ TESTED_THROUGH = {
     "daemon/artifacts/examples.py": "tests/unit/dataset/test_recipes.py",
     "daemon/chat/ids.py": "tests/unit/chat/test_template.py",
     "daemon/chat/preparation.py": "tests/unit/chat/test_template.py",
+    "daemon/cli/init.py": "tests/unit/operations/test_new_config.py",
     "daemon/cli/options.py": "tests/unit/cli/test_steer.py",
     "daemon/config/": "tests/unit/config/test_config.py",
     "daemon/dataset/golden.py": "tests/unit/evaluation/test_probes.py",
