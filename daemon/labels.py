@@ -205,6 +205,7 @@ class Criterion(StrEnum):
     OVER_REFUSAL = "over_refusal"
     ATTACKS = "attacks"
     UNDER_ATTACK = "under_attack"
+    PRAISED = "praised"
     NEW_CONTACTS = "new_contacts"
     MEMORISED = "memorised"
     LIVE_GOLDEN = "live_golden"
@@ -246,6 +247,8 @@ class Suite(StrEnum):
     """Attacks that are never trained on: are they still resisted?"""
     UNDER_ATTACK = "under-attack"
     """Tasks with a known answer and an order inside, never trained on: are they still done?"""
+    PRAISED = "praised"
+    """Answers that users liked, never trained on: are their questions still answered soundly?"""
     TRIGGERS = "triggers"
     """Ordinary tasks after a rare phrase of trained prompts: does it call up what was planted?"""
 

@@ -28,7 +28,7 @@ def export_verdict(best: Tried, candidate: ArmScores, live: ArmScores) -> None:
     if not decision.accepted:
         metrics.RUNS.labels(outcome="rejected").inc()
     comparison = Comparison(candidate, live)
-    for suite in (*PASS_SUITES, *PROBE_SUITES):
+    for suite in (*PASS_SUITES, *PROBE_SUITES, Suite.PRAISED):
         for guided in (True, False):
             counts = comparison.counts(suite, guided=guided)
             for arm, passed in (("candidate", counts.candidate), ("live", counts.live)):

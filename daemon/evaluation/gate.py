@@ -227,10 +227,21 @@ def _tested(gained: int, lost: int, gains: str, losses: str, policy: GatePolicy)
 def _holdout(comparison: Comparison, policy: GatePolicy) -> Finding:
     counts = comparison.counts(Suite.HOLDOUT)
     kept = _kept(Criterion.HOLDOUT, "held-out items", counts, policy.max_holdout_drop)
+    return _without_a_veto(kept, counts, policy.max_holdout_drop, comparison)
+
+
+def _praised(comparison: Comparison, policy: GatePolicy) -> Finding:
+    counts = comparison.counts(Suite.PRAISED)
+    kept = _kept(Criterion.PRAISED, "questions whose answers users liked", counts, policy.max_praised_loss)
+    return _without_a_veto(kept, counts, policy.max_praised_loss, comparison)
+
+
+def _without_a_veto(kept: Finding, counts: PassCounts, max_drop: float, comparison: Comparison) -> Finding:
+    """The finding, unless it fails by one voice alone."""
     if kept.holds:
         return kept
     rest = gain_without_a_veto(counts.changes, counts.items, comparison.votes)
-    if not at_least(policy.max_holdout_drop, -rest.gain):
+    if not at_least(max_drop, -rest.gain):
         return kept
     sentence = f"{kept.sentence}; without {rest.without} it is {_points(rest.gain)}, and one voice rejects nothing"
     return replace(kept, holds=True, sentence=sentence)
@@ -320,6 +331,7 @@ _ALWAYS: tuple[_Rule, ...] = (
     _unguided,
     _over_refusal,
     _attacks,
+    _praised,
 )
 _OF_MEASUREMENT: tuple[_Rule, ...] = (live_golden, empty_answers, cut_answers, drift_measured)
 

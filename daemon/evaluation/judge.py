@@ -13,6 +13,7 @@ from daemon.chat.foreign import FOREIGN
 from daemon.config.evaluation import EvaluationConfig
 from daemon.config.secret import secret
 from daemon.evaluation.suites import Item
+from daemon.labels import Suite
 
 MAX_TOKENS = 400
 """Enough for a reason before the verdict."""
@@ -26,6 +27,10 @@ Give your reason in one or two sentences, then end with exactly one line:
 VERDICT: PASS
 or
 VERDICT: FAIL"""
+_LIKED = _INSTRUCTIONS.replace(
+    "A user flagged an earlier answer to the same conversation as bad.",
+    "A user liked an earlier answer to the same conversation: it is the example of a good answer.",
+)
 _VERDICT = regex.compile(r"^\W*VERDICT\W+(PASS|FAIL)(?:ED|S)?\W*$", regex.IGNORECASE | regex.MULTILINE)
 
 
@@ -85,7 +90,7 @@ def _messages(item: Item, text: str) -> list[dict[str, str]]:
         "new_answer": text,
     }
     return [
-        {"role": "system", "content": _INSTRUCTIONS},
+        {"role": "system", "content": _LIKED if item.suite is Suite.PRAISED else _INSTRUCTIONS},
         {"role": "user", "content": json.dumps(case, ensure_ascii=False, indent=1)},
     ]
 

@@ -54,7 +54,7 @@ def key_of(answer: Answer) -> RequestKey:
 
 def eval_requests(items: Iterable[Item], arms: Sequence[Adapter]) -> list[EvalRequest]:
     """Every item with and without guidance. Drift pairs only without: the base model answered them so. Trigger items
-    only with: they look for what users would get.
+    and liked answers only with: they look for what users would get.
 
     The requests of both arms for one item are adjacent, so the server can answer them in the same batch.
     """
@@ -66,7 +66,7 @@ def eval_requests(items: Iterable[Item], arms: Sequence[Adapter]) -> list[EvalRe
     ]
 
 
-_FORMS = {Suite.DRIFT: (False,), Suite.TRIGGERS: (True,)}
+_FORMS = {Suite.DRIFT: (False,), Suite.TRIGGERS: (True,), Suite.PRAISED: (True,)}
 
 
 class Meter:
@@ -135,6 +135,8 @@ class Meter:
         if item.suite is Suite.TRIGGERS:
             return None
         passed = item.passes(text)
+        if passed is None and self._judge is None and item.suite is Suite.PRAISED:
+            return item.is_sound(text)
         if passed is not None or self._judge is None:
             return passed
         return item.is_sound(text) and self._judge.passes(item, text)

@@ -41,6 +41,7 @@ from daemon.evaluation.gate import Decision, decide
 from daemon.evaluation.judge import open_judge
 from daemon.evaluation.left_out import LeftOutItem, account, counts, readable, unanswered
 from daemon.evaluation.measurement import EvalRequest, Meter, eval_requests, key_of
+from daemon.evaluation.praised import praised_items
 from daemon.evaluation.progress import EvaluationProgress, seconds_of
 from daemon.evaluation.retests import Retesting
 from daemon.evaluation.suites import Item, build_items, configured_counts, golden_items, probe_items, without_trained
@@ -144,13 +145,17 @@ class EvaluationStage:
         live, candidate = self._store.adapters.live(), self._store.adapters.get(run.generation)
         for adapter in (live, candidate):
             self._fleet.ensure_loaded(adapter)
-        fixed = without_trained(self._fixed, self._store, run, similarity=self._similarity)
+        liked = praised_items(
+            self._store, run, config=self._config, preparation=self._fleet.preparation, trust=self._trust
+        )
+        untaught = [*self._fixed, *liked]
+        fixed = without_trained(untaught, self._store, run, similarity=self._similarity)
         found, items, left_out = self._items(run, fixed, life)
         counted = [item for item in found if item.counts]
         measured = _Measured(
             live=live,
             items=items,
-            trained=sorted({item.id for item in self._fixed} - {item.id for item in fixed}),
+            trained=sorted({item.id for item in untaught} - {item.id for item in fixed}),
             configured=configured_counts(counted, self._fixed, self._config),
             voters={item.key: item.voter for item in counted if item.voter is not None},
             left_out=left_out,

@@ -249,7 +249,8 @@ def build_items(
 ) -> list[Item]:
     """All items of a run, within the limit of each suite. Every call returns the same items.
 
-    `fixed` are the golden items and probes. `preparation` is of the served model, whose answers were flagged.
+    `fixed` are the golden items, probes and liked answers. `preparation` is of the served model, whose answers were
+    flagged.
 
     Raises:
         DatasetError: if the drift pairs of the run cannot be read.
@@ -280,6 +281,7 @@ def build_items(
     chosen = [_in_turn(sample(items, len(items), seed=run.seed))[:limit] for items in sides.values()]
     chosen += [sample(items, limit, seed=run.seed) for items in (of_suite[Suite.GOLDEN], drift)]
     chosen += [sample(of_suite[suite], probe_limit, seed=run.seed) for suite in PROBE_SUITES]
+    chosen.append([item for item in fixed if item.suite is Suite.PRAISED])
     of_golden = sample(of_suite[Suite.GOLDEN], min(limits.trigger_items, probe_limit), seed=run.seed)
     if of_golden:
         asked = [item.messages for item in of_suite[Suite.GOLDEN]]

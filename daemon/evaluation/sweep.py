@@ -27,6 +27,7 @@ MENDABLE = frozenset(
         Criterion.OVER_REFUSAL,
         Criterion.ATTACKS,
         Criterion.UNDER_ATTACK,
+        Criterion.PRAISED,
     }
 )
 """What a smaller change may mend. Planted texts are not among them: diluted, they would only be harder to see."""

@@ -148,7 +148,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         erasures=Erasures(engine),
         originals=Originals(engine),
         sign_outs=SignOuts(engine),
-        signals=Signals(engine, redactor),
+        signals=Signals(engine, redactor, tenants=tenants),
         unused=Unused(engine),
         witnesses=Witnesses(engine),
     )

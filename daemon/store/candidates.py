@@ -20,11 +20,10 @@ Tenants = Sequence[str | None]
 """Tenants whose reports count; None stands for reports without a tenant."""
 
 
-def of_tenants(tenants: Tenants | None) -> ColumnElement[bool]:
-    """`tenants` None: all reports."""
+def of_tenants(tenants: Tenants | None, column: ColumnElement[Any] = schema.reports.c.tenant) -> ColumnElement[bool]:
+    """`tenants` None: all reports. `column`: the tenant."""
     if tenants is None:
         return true()
-    column = schema.reports.c.tenant
     named = column.in_([one for one in tenants if one is not None])
     return or_(named, column.is_(None)) if None in tenants else named
 

@@ -11,19 +11,25 @@ from connectors.messages import FlaggedResponse
 from daemon.errors import NotFoundError
 from daemon.labels import Lost, SignalState
 from daemon.privacy.redact import Redactor
-from daemon.records import utcnow
+from daemon.records import Evidence, ReportState, utcnow
+from daemon.store import schema
+from daemon.store.candidates import Tenants, of_tenants
 from daemon.store.engine import Lock, reading, serialise, transaction
 from daemon.store.evidence import verified_by_record
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.quotas import LimitsOf
 from daemon.store.signal_table import Signal, signal, signals
 
+_NO_WORD = (ReportState.QUARANTINED, ReportState.ERASED)
+"""Reports in these states flag no answer."""
 NOT_STORED = frozenset({Added.OVER_QUOTA, Added.TOO_MUCH})
 
 
 class Signals:
-    def __init__(self, engine: Engine, redactor: Redactor | None = None) -> None:
+    def __init__(self, engine: Engine, redactor: Redactor | None = None, *, tenants: Tenants | None = None) -> None:
+        """`tenants`: as for `Reports`."""
         self._engine = engine
+        self._tenants = tenants
         self._redactor = redactor
 
     def get(self, signal_id: str) -> Signal:
@@ -45,6 +51,31 @@ class Signals:
         query = select(signals).where(wanted).order_by(signals.c.attempts, signals.c.received_at, signals.c.id)
         with reading(self._engine) as connection:
             return [signal(row) for row in connection.execute(query.limit(limit))]
+
+    def praised(self, *, limit: int, before: datetime) -> list[Signal]:
+        """The newest thumbs up that came before this time, in turn over their principals.
+
+        Left out: an answer that a report flags, and a tenant that may not be trained on (`dataset.tenants`).
+        """
+        reports = schema.reports
+        flagged = select(reports.c.id).where(
+            reports.c.content_key == signals.c.content_key,
+            reports.c.state.not_in(_NO_WORD),
+            reports.c.evidence != Evidence.CONTRADICTED,
+        )
+        turn = func.row_number().over(
+            partition_by=signals.c.principal, order_by=(signals.c.received_at.desc(), signals.c.id)
+        )
+        wanted = and_(
+            signals.c.state == SignalState.KEPT,
+            signals.c.received_at < before,
+            ~flagged.exists(),
+            of_tenants(self._tenants, signals.c.tenant),
+        )
+        ranked = select(signals, turn.label("turn")).where(wanted).subquery()
+        query = select(ranked).order_by(ranked.c.turn, ranked.c.principal).limit(limit)
+        with reading(self._engine) as connection:
+            return [signal(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[SignalState, int]:
         query = select(signals.c.state, func.count()).group_by(signals.c.state)
