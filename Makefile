@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,5 +87,8 @@ gpu-wheels: $(READY) ## what gpu-check needs besides PyTorch, transformers and p
 fuzz: $(READY) ## random messages and rules against the intake, about half an hour; one JSON line (FUZZ="--messages 1000 --seed 7")
 	@$(BIN)/python -m tests.benchmarks.fuzz $(FUZZ)
 
+wheel: $(READY) ## wheel, source archive and SBOM in dist/, checked; the wheel runs in an empty environment (DEPENDENCIES=download)
+	@DEPENDENCIES=$(DEPENDENCIES) SBOM_EXTRAS=$(FLAVOUR) deploy/local/wheel.sh $(VENV)
+
 clean: ## remove what was built here (the model cache stays)
-	rm -rf $(VENV) var build *.egg-info
+	rm -rf $(VENV) var build dist *.egg-info

@@ -23,6 +23,20 @@ OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
 MONITORING = ("monitoring.serviceMonitor.enabled=true", "monitoring.prometheusRule.enabled=true")
 
 
+SEVERAL = (
+    "daemon.replicas=3",
+    *(f"secrets.keys.{name}Key={name}-key" for name in ("privacy", "split", "session")),
+)
+DOWNLOAD = ("model.download.enabled=true", "model.download.repository=Qwen/Qwen3-8B", "model.subPath=qwen3-8b")
+CA = (
+    *("daemon.extraVolumes[0].name=ca", "daemon.extraVolumes[0].secret.secretName=kafka-ca"),
+    *("daemon.extraVolumeMounts[0].name=ca", "daemon.extraVolumeMounts[0].mountPath=/etc/kafka"),
+    "config.intake.kafka.ssl_cafile=/etc/kafka/ca.crt",
+)
+INGRESS = ("ingress.enabled=true", "ingress.hosts.daemon=errata.example.org", "ingress.hosts.model=model.example.org")
+CACHE = ("vllm.cache.enabled=true", "vllm.cache.storageClass=fast")
+
+
 def helm(*values: str) -> subprocess.CompletedProcess[str]:
     settings = [part for value in values for part in ("--set", value)]
     command = [tool("helm"), "template", "errata", str(CHART), "--namespace", "chat", *settings]
@@ -76,8 +90,9 @@ def test_the_chart_passes_helms_own_linter() -> None:
         MONITORING,
         ("networkPolicy.enabled=false", "vllm.replicas=1", "secrets.keys.vllmApiKey=", "model.subPath=base"),
         ("vllm.resources.limits.nvidia\\.com/gpu=1", "image.pullSecrets[0].name=registry", "daemon.nodeSelector.a=b"),
+        (*SEVERAL, *DOWNLOAD, "model.download.tokenKey=hub-token", *CA, *INGRESS, *CACHE),
     ],
-    ids=["defaults", "monitoring", "least", "gpu"],
+    ids=["defaults", "monitoring", "least", "gpu", "everything"],
 )
 def test_the_rendered_manifests_follow_kubernetes_schemas(version: str, values: tuple[str, ...]) -> None:
     kinds = set()
@@ -234,9 +249,156 @@ def test_the_service_monitor_scrapes_the_jobs_that_the_rules_ask_for() -> None:
     assert jobs == {job["job_name"] for job in scrape}
 
 
+def test_what_is_off_by_default_leaves_nothing_behind() -> None:
+    manifests = rendered()
+    kinds = [manifest["kind"] for manifest in manifests]
+    assert "Ingress" not in kinds
+    assert kinds.count("PersistentVolumeClaim") == 1
+    for name in ("errata", "errata-vllm"):
+        spec = one(manifests, "StatefulSet", name)["spec"]
+        assert "initContainers" not in spec["template"]["spec"]
+        assert "nvidia.com/gpu" not in str(spec["template"]["spec"]["containers"][0]["resources"])
+    assert one(manifests, "StatefulSet", "errata")["spec"]["replicas"] == 1
+    assert "volumeClaimTemplates" not in one(manifests, "StatefulSet", "errata-vllm")["spec"]
+
+
+def init_container(manifests: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    [only] = one(manifests, "StatefulSet", name)["spec"]["template"]["spec"]["initContainers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def test_one_daemon_downloads_the_model_and_all_others_wait_without_network() -> None:
+    manifests = rendered(*DOWNLOAD, *SEVERAL, "model.download.tokenKey=hub-token")
+    daemon, vllm = init_container(manifests, "errata"), init_container(manifests, "errata-vllm")
+    assert "hf download" in daemon["args"][0]
+    assert "hf download" not in vllm["args"][0]
+    assert {mount["subPath"] for mount in (daemon["volumeMounts"][0], vllm["volumeMounts"][0])} == {"qwen3-8b"}
+    assert vllm["volumeMounts"][0]["readOnly"] is True
+    assert "HF_TOKEN" in {env["name"] for env in daemon["env"]}
+    assert "HF_TOKEN" not in {env["name"] for env in vllm["env"]}
+    ports = [
+        port["port"] for rule in one(manifests, "NetworkPolicy", "errata")["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert 443 in ports
+    assert one(manifests, "NetworkPolicy", "errata-vllm")["spec"]["egress"] == []
+
+
+@pytest.mark.parametrize(("pod", "downloads"), [("errata-0", 1), ("errata-1", 0), ("errata-10", 0)])
+def test_the_download_is_made_once_by_the_first_pod_and_not_at_later_starts(
+    tmp_path: Path, pod: str, downloads: int
+) -> None:
+    script = init_container(rendered(*DOWNLOAD), "errata")["args"][0].replace("/srv/models/base", str(tmp_path))
+    (tmp_path / "hf").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    (tmp_path / "sleep").write_text(f"#!/bin/sh\ntouch {tmp_path}/mark\n")  # another pod has finished
+    for name in ("hf", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "HOSTNAME": pod,
+        "MARK": str(tmp_path / "mark"),
+        "REPOSITORY": "Qwen/Qwen3-8B",
+        "REVISION": "main",
+    }
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", script], env=environment, check=True, capture_output=True)
+    called = (tmp_path / "called").read_text().splitlines() if (tmp_path / "called").exists() else []
+    assert called == [f"download Qwen/Qwen3-8B --revision main --local-dir {tmp_path}"] * downloads
+
+
+def test_a_failed_download_leaves_no_mark(tmp_path: Path) -> None:
+    script = init_container(rendered(*DOWNLOAD), "errata")["args"][0].replace("/srv/models/base", str(tmp_path))
+    (tmp_path / "hf").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "hf").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "HOSTNAME": "errata-0",
+        "MARK": str(tmp_path / "mark"),
+        "REPOSITORY": "Qwen/Qwen3-8B",
+        "REVISION": "main",
+    }
+    assert subprocess.run(["sh", "-euc", script], env=environment, check=False, capture_output=True).returncode == 1
+    assert not (tmp_path / "mark").exists()
+
+
+def test_several_daemons_share_runs_and_keys_and_nothing_else() -> None:
+    manifests = rendered(*SEVERAL)
+    spec = one(manifests, "StatefulSet", "errata")["spec"]
+    assert spec["replicas"] == 3
+    shared = {volume["name"] for volume in spec["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume}
+    assert shared == {"model", "adapters", "runs"}
+    config = config_of(manifests)
+    assert config.privacy.key_env == "ERRATAD_PRIVACY_KEY"
+    assert config.dataset.split_key_env == "ERRATAD_SPLIT_KEY"
+    assert config.http.session_key_env == "ERRATAD_SESSION_KEY"
+    assert {config.privacy.key_env, config.dataset.split_key_env, config.http.session_key_env} <= {
+        env["name"] for env in container(manifests, "errata")["env"]
+    }
+    runs = one(manifests, "PersistentVolumeClaim", "errata-runs")
+    assert runs["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("missing", ["privacyKey", "splitKey", "sessionKey"])
+def test_several_daemons_without_a_common_key_are_refused(missing: str) -> None:
+    done = helm(*(value for value in SEVERAL if missing not in value))
+    assert done.returncode != 0
+    assert f"secrets.keys.{missing}" in done.stderr
+
+
+def test_several_daemons_on_sqlite_are_refused() -> None:
+    done = helm(*SEVERAL, "config.store.url=sqlite:////var/lib/erratad/erratad.sqlite3")
+    assert done.returncode != 0
+    assert "/config/store/url" in done.stderr
+
+
+def test_kafkas_certificate_authority_is_mounted_where_the_configuration_reads_it() -> None:
+    manifests = rendered(*CA)
+    kafka = config_of(manifests).intake.kafka
+    assert kafka is not None
+    [mount] = [mount for mount in container(manifests, "errata")["volumeMounts"] if mount["name"] == "ca"]
+    assert str(kafka.ssl_cafile).startswith(mount["mountPath"])
+    volumes = one(manifests, "StatefulSet", "errata")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "ca", "secret": {"secretName": "kafka-ca"}} in volumes
+
+
+def test_compiled_kernels_stay_on_a_claim_of_each_server() -> None:
+    manifests = rendered(*CACHE)
+    [claim] = one(manifests, "StatefulSet", "errata-vllm")["spec"]["volumeClaimTemplates"]
+    assert (claim["metadata"]["name"], claim["spec"]["storageClassName"]) == ("cache", "fast")
+    mounts = container(manifests, "errata-vllm")["volumeMounts"]
+    assert [mount["name"] for mount in mounts if mount["mountPath"] == "/var/cache/erratad"] == ["cache"]
+
+
+def test_the_ingress_leads_each_host_to_its_service() -> None:
+    ingress = one(rendered(*INGRESS, "ingress.className=nginx"), "Ingress", "errata")["spec"]
+    leads = {rule["host"]: rule["http"]["paths"][0]["backend"]["service"]["name"] for rule in ingress["rules"]}
+    assert leads == {"errata.example.org": "errata", "model.example.org": "errata-vllm"}
+    assert ingress["ingressClassName"] == "nginx"
+    [only] = one(rendered(*INGRESS, "ingress.hosts.model="), "Ingress", "errata")["spec"]["rules"]
+    assert only["host"] == "errata.example.org"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (("ingress.enabled=true",), "ingress.hosts: name a host"),
+        ((*INGRESS, "secrets.keys.vllmApiKey="), "vllmApiKey"),
+    ],
+)
+def test_an_ingress_without_a_host_or_to_an_open_model_is_refused(values: tuple[str, ...], said: str) -> None:
+    done = helm(*values)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
+        ("daemon.replicas=0", "/daemon/replicas"),
+        ("model.download.enabled=true", "/model/download/repository"),
+        ("model.download.repository=https://hub/Qwen", "/model/download/repository"),
+        ("vllm.cache.size=much", "/vllm/cache/size"),
+        ("ingress.hosts.daemon=https://errata", "/ingress/hosts/daemon"),
         ("vllm.replicas=0", "/vllm/replicas"),
         ("vllm.replica=2", "additional properties 'replica'"),
         ("config.serving.mode=managed", "/config/serving"),
@@ -255,5 +417,12 @@ def test_wrong_values_are_refused_with_their_name(value: str, said: str) -> None
     assert said in done.stderr
 
 
-def test_the_chart_is_of_this_version() -> None:
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
+def test_chart_image_and_changelog_are_of_the_wheels_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    assert container(rendered(), "errata")["image"] == f"erratad:{__version__}"
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"^ARG VERSION=(\S+)$", dockerfile, re.MULTILINE) == [__version__]
+    sections = re.findall(r"^## (.+)$", (DEPLOY.parent / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(__version__)} - \d{{4}}-\d\d-\d\d", sections[1])

@@ -45,6 +45,15 @@ app.kubernetes.io/component: {{ .component }}
 {{- if $keys.kafkaPassword -}}
 {{- $_ := set $fixed "intake" (dict "kafka" (dict "sasl_password_env" "ERRATAD_KAFKA_PASSWORD")) -}}
 {{- end -}}
+{{- if $keys.privacyKey -}}
+{{- $_ := set $fixed "privacy" (dict "key_env" "ERRATAD_PRIVACY_KEY") -}}
+{{- end -}}
+{{- if $keys.splitKey -}}
+{{- $_ := set $fixed "dataset" (dict "split_key_env" "ERRATAD_SPLIT_KEY") -}}
+{{- end -}}
+{{- if $keys.sessionKey -}}
+{{- $_ := set $fixed.http "session_key_env" "ERRATAD_SESSION_KEY" -}}
+{{- end -}}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) $fixed) -}}
 {{- end -}}
 
@@ -78,4 +87,50 @@ seccompProfile: { type: RuntimeDefault }
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: { drop: [ALL] }
+{{- end -}}
+
+{{/*
+The container that waits for the base model. With "downloads" true, that of the first pod downloads it. The servers only wait: their network
+policy lets them reach nothing. Takes a dict of root and downloads.
+*/}}
+{{- define "erratad.modelInit" -}}
+{{- $root := .root -}}
+{{- $download := $root.Values.model.download -}}
+- name: model
+  image: {{ include "erratad.image" $root }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  securityContext: {{- include "erratad.containerSecurity" $root | nindent 4 }}
+  env:
+    - { name: REPOSITORY, value: {{ $download.repository | quote }} }
+    - { name: REVISION, value: {{ $download.revision | quote }} }
+    - { name: MARK, value: /srv/models/base/.erratad-{{ printf "%s@%s" $download.repository $download.revision | sha256sum | trunc 12 }} }
+    - { name: HF_HUB_OFFLINE, value: "0" }
+    {{- if and .downloads $download.tokenKey }}
+    {{- include "erratad.secretEnv" (dict "root" $root "variables" (dict "HF_TOKEN" $download.tokenKey)) | nindent 4 }}
+    {{- end }}
+    {{- if .downloads }}
+    {{- with $download.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
+  command: [sh, -euc]
+  args:
+    - |
+      {{- if .downloads }}
+      case "$HOSTNAME" in
+        *-0) [ -f "$MARK" ] || { hf download "$REPOSITORY" --revision "$REVISION" --local-dir /srv/models/base; touch "$MARK"; } ;;
+      esac
+      {{- end }}
+      until [ -f "$MARK" ]; do echo "waiting for the download of $REPOSITORY"; sleep 10; done
+  volumeMounts:
+    - name: model
+      mountPath: /srv/models/base
+      {{- if not .downloads }}
+      readOnly: true
+      {{- end }}
+      {{- with $root.Values.model.subPath }}
+      subPath: {{ . }}
+      {{- end }}
+    - { name: scratch, mountPath: /tmp, subPath: download-tmp }
+    - { name: scratch, mountPath: /var/cache/erratad, subPath: download-cache }
 {{- end -}}
