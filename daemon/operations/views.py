@@ -10,7 +10,8 @@ from typing import Any, Self
 from connectors.messages import ChatMessage, Checks, Severity
 from daemon.categories import CategorySource
 from daemon.config import Config
-from daemon.labels import Grade
+from daemon.errors import NotFoundError
+from daemon.labels import Grade, signal_text
 from daemon.left_out import LeftOutReport
 from daemon.operations.shown import MeasuredView, RetestView, View, measured_views
 from daemon.parts import Analysis, Part
@@ -280,8 +281,15 @@ class InductionRow(View):
 
 
 def report_view(store: Store, config: Config, report_id: str) -> ReportView:
-    """Raises NotFoundError."""
-    report = store.reports.get(report_id)
+    """Raises NotFoundError; of feedback that is no report, or none yet, it tells the state."""
+    try:
+        report = store.reports.get(report_id)
+    except NotFoundError:
+        signal = store.signals.get(report_id)
+        said = signal_text(signal.state, signal.lost)
+        raise NotFoundError(
+            f"{report_id}, sent by {signal.source.principal}, is no report ({signal.state}): {said}"
+        ) from None
     lesson = store.reports.lesson(report_id)
     return ReportView(
         report=ReportRow.of(report),
