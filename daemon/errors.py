@@ -27,6 +27,14 @@ class StoreUnavailableError(ErratadError):
     """The database is unreachable. Stages wait and retry."""
 
 
+class DaemonUnreachableError(ErratadError):
+    """The daemon's API does not answer, or something else answers at its address."""
+
+
+class RefusedError(ErratadError):
+    """The daemon's API refused a request; the text is its answer."""
+
+
 class StoreVersionError(ErratadError):
     """This version of erratad does not know the database's schema version."""
 

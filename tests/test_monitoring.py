@@ -24,7 +24,7 @@ from daemon.config import Config
 from daemon.config.intake import IntakeConfig
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.gauges import GaugesStage
-from daemon.operations.status import STAGES
+from daemon.operations.stages import STAGES
 from daemon.promotion import stage as promotion
 from daemon.records import CorrectionSource, Trigger
 from daemon.reflection.anew import KEPT, LATE, RENEWED, RETURNED

@@ -23,7 +23,7 @@ from setuptools import find_namespace_packages
 import daemon
 from daemon import metrics
 from daemon.config import Config, load_config
-from daemon.operations.status import STAGES
+from daemon.operations.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -270,8 +270,12 @@ TESTED_THROUGH = {
     "daemon/artifacts/examples.py": "tests/unit/dataset/test_recipes.py",
     "daemon/chat/ids.py": "tests/unit/chat/test_template.py",
     "daemon/chat/preparation.py": "tests/unit/chat/test_template.py",
+    "daemon/cli/backend.py": "tests/unit/cli/test_steer.py",
+    "daemon/cli/contexts.py": "tests/unit/cli/test_context.py",
     "daemon/cli/init.py": "tests/unit/operations/test_new_config.py",
+    "daemon/cli/local.py": "tests/unit/cli/test_steer.py",
     "daemon/cli/options.py": "tests/unit/cli/test_steer.py",
+    "daemon/cli/server.py": "tests/unit/cli/test_context.py",
     "daemon/config/": "tests/unit/config/test_config.py",
     "daemon/dataset/golden.py": "tests/unit/evaluation/test_probes.py",
     "daemon/dataset/states.py": "tests/unit/dataset/test_teachers.py",
@@ -290,6 +294,7 @@ TESTED_THROUGH = {
     "daemon/evaluation/exports.py": "tests/unit/evaluation/test_sweep.py",
     "daemon/parts.py": "tests/unit/text/test_merging.py",
     "daemon/operations/commands.py": "tests/unit/cli/test_steer.py",
+    "daemon/operations/stages.py": "tests/unit/cli/test_steer.py",
     "daemon/operations/shown.py": "tests/unit/web/test_operators.py",
     "daemon/operations/views.py": "tests/unit/web/test_operators.py",
     "daemon/operations/progress.py": "tests/unit/operations/test_status.py",

@@ -7,9 +7,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import init, listings, review, send, service, steer, top
+from daemon.cli import context, init, listings, review, send, service, steer, top
+from daemon.cli.connection import root
 from daemon.cli.output import warn
-from daemon.errors import ConfigError, ErratadError, StoreUnavailableError
+from daemon.errors import ConfigError, DaemonUnreachableError, ErratadError, StoreUnavailableError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 EXIT_CODES = """\b
@@ -19,7 +20,9 @@ Exit codes:
   2  wrong usage or configuration
   3  the daemon or its database cannot be reached
 
-The configuration file is --config, else the variable ERRATAD_CONFIG, else configs/default.yaml."""
+A command talks to the server of --server, --context, ERRATAD_SERVER or the current context (erratad context), with
+the token in --token-file. Without a server it works on the store of a configuration: --config, else the variable
+ERRATAD_CONFIG, else configs/default.yaml."""
 
 
 class Commands(TyperGroup):
@@ -36,7 +39,7 @@ class Commands(TyperGroup):
 def exit_code(error: ErratadError) -> int:
     if isinstance(error, ConfigError):
         return USAGE
-    return UNREACHABLE if isinstance(error, StoreUnavailableError) else FAILED
+    return UNREACHABLE if isinstance(error, StoreUnavailableError | DaemonUnreachableError) else FAILED
 
 
 app = typer.Typer(
@@ -83,3 +86,5 @@ for command in (
 ):
     app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)
 app.add_typer(review.review)
+app.add_typer(context.context)
+app.callback()(root)

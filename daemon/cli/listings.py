@@ -3,49 +3,46 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, ConfigPath, Limit, Overrides, StateName, one_of, opened, settings
+from daemon.cli.backend import Backend, Document
+from daemon.cli.connection import on_backend
+from daemon.cli.options import AsJson, Limit, StateName, one_of
 from daemon.cli.output import listing, print_json, say, table
-
-if TYPE_CHECKING:
-    from daemon.operations.status import StatusView
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
 
 
+@on_backend
 def status(
+    backend: Backend,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every 2 s until Ctrl-C.")] = False,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Show the status of the daemon.
 
     Shows stages, reports, the live adapter, the active run and the schedule. Exits with 3 if no daemon seems to run.
     """
-    from daemon.operations.status import status as read_status
-
-    config = settings(config_path, overrides)
-    with opened(config) as store:
-        while True:
-            view = read_status(store, config)
-            if watch:
-                typer.echo(_CLEAR, nl=False)
-            if as_json:
-                print_json(view)
-            else:
-                _show_status(view)
-            if not watch:
-                raise typer.Exit(0 if view.daemon_runs else 3)
-            time.sleep(WATCH_INTERVAL_S)
+    while True:
+        view = backend.status()
+        if watch:
+            typer.echo(_CLEAR, nl=False)
+        if as_json:
+            print_json(view)
+        else:
+            _show_status(view)
+        if not watch:
+            raise typer.Exit(0 if view["daemon_runs"] else 3)
+        time.sleep(WATCH_INTERVAL_S)
 
 
+@on_backend
 def reports(
+    backend: Backend,
     report_id: Annotated[str | None, typer.Argument(help="Show this report from message to fix.")] = None,
     *,
     state: StateName = None,
@@ -57,57 +54,49 @@ def reports(
     search: Annotated[str | None, typer.Option(help="Only reports with this text in their id or message.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the reports, or show one.
 
     One report is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
     """
-    from daemon.cli.show import show_report
-    from daemon.operations.views import ReportRow, report_view
     from daemon.records import ReportState
 
-    config = settings(config_path, overrides)
     wanted = one_of(ReportState, state)
-    with opened(config) as store:
-        if report_id is not None:
-            view = report_view(store, config, report_id)
-            print_json(view) if as_json else show_report(view)
-            return
-        found = store.reports.find(
-            state=wanted, category=category, principal=principal, reporter=reporter, search=search, limit=limit
-        )
-    rows = [ReportRow.of(report) for report in found]
-    listing(
-        rows,
-        {
-            "ID": "id",
-            "STATE": "state",
-            "CATEGORY": "category_text",
-            "SEVERITY": "severity",
-            "PRINCIPAL": "principal",
-            "EVIDENCE": "evidence",
-            "RECEIVED (UTC)": "received_at",
-            "WHAT IS WRONG": "complaint",
-        },
+    if report_id is not None:
+        _show_report(backend.report(report_id), as_json=as_json)
+        return
+    found = backend.reports(
+        state=wanted, category=category, principal=principal, reporter=reporter, search=search, limit=limit
+    )
+    if as_json:
+        print_json(found)
+        return
+    from daemon.operations.views import ReportRow
+
+    rows = [ReportRow.model_validate(one) for one in found]
+    table(
+        ("ID", "STATE", "CATEGORY", "SEVERITY", "PRINCIPAL", "EVIDENCE", "RECEIVED (UTC)", "WHAT IS WRONG"),
+        [
+            (
+                *(one.id, one.state, one.category_text, one.severity, one.principal, one.evidence),
+                *(one.received_at, one.complaint),
+            )
+            for one in rows
+        ],
         empty="No reports.",
-        as_json=as_json,
     )
 
 
+@on_backend
 def lessons(
+    backend: Backend,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the lessons that a training run may use."""
-    with opened(settings(config_path, overrides)) as store:
-        rows = [lesson for _, lesson in store.reports.trainable(limit=limit)]
     listing(
-        rows,
+        backend.lessons(limit=limit),
         {
             "REPORT": "report_id",
             "ANALYST": "analyst",
@@ -121,26 +110,20 @@ def lessons(
     )
 
 
+@on_backend
 def runs(
+    backend: Backend,
     run_id: Annotated[int | None, typer.Argument(help="Show this run with its verdict.")] = None,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the training runs, or show one."""
-    from daemon.cli.show import show_generation
-    from daemon.operations.views import RunRow, run_view
-
-    with opened(settings(config_path, overrides)) as store:
-        if run_id is not None:
-            view = run_view(store, run_id)
-            print_json(view) if as_json else show_generation(view)
-            return
-        rows = [RunRow.of(run) for run in store.runs.find(limit=limit)]
+    if run_id is not None:
+        _show_generation(backend.run(run_id), as_json=as_json)
+        return
     listing(
-        rows,
+        backend.runs(limit=limit),
         {
             "RUN": "id",
             "GENERATION": "generation",
@@ -156,33 +139,27 @@ def runs(
     )
 
 
+@on_backend
 def adapters(
+    backend: Backend,
     generation: Annotated[int | None, typer.Argument(help="Show this generation with its lineage and verdict.")] = None,
     *,
     state: StateName = None,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the generations, or show one.
 
     One generation is shown with its training reports, its evaluation, and the reason why it went live or did not.
     """
-    from daemon.cli.show import show_generation
-    from daemon.operations.views import generation_view
     from daemon.records import AdapterState
 
-    config = settings(config_path, overrides)
     wanted = one_of(AdapterState, state)
-    with opened(config) as store:
-        if generation is not None:
-            view = generation_view(store, generation)
-            print_json(view) if as_json else show_generation(view)
-            return
-        rows = store.adapters.find(state=wanted, limit=limit)
+    if generation is not None:
+        _show_generation(backend.adapter(generation), as_json=as_json)
+        return
     listing(
-        rows,
+        backend.adapters(state=wanted, limit=limit),
         {
             "NAME": "name",
             "STATE": "state",
@@ -196,33 +173,45 @@ def adapters(
     )
 
 
+@on_backend
 def audit(
+    backend: Backend,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the audit log: actor, action and reason, newest first."""
-    with opened(settings(config_path, overrides)) as store:
-        rows = store.audit.entries(limit=limit)
     listing(
-        rows,
+        backend.audit(limit=limit),
         {"AT (UTC)": "at", "WHO": "actor", "DID": "action", "WHAT": "subject", "WHY": "reason"},
         empty="No entries yet.",
         as_json=as_json,
     )
 
 
-def _show_status(view: StatusView) -> None:
+def _show_report(document: Document, *, as_json: bool) -> None:
+    from daemon.cli.show import show_report
+    from daemon.operations.views import ReportView
+
+    print_json(document) if as_json else show_report(ReportView.model_validate(document))
+
+
+def _show_generation(document: Document, *, as_json: bool) -> None:
+    from daemon.cli.show import show_generation
+    from daemon.operations.views import GenerationView
+
+    print_json(document) if as_json else show_generation(GenerationView.model_validate(document))
+
+
+def _show_status(view: Document) -> None:
     from daemon.operations.progress import span
 
-    for sentence in view.summary:
+    for sentence in view["summary"]:
         say(sentence)
-    if view.stages:
+    if view["stages"]:
         say()
         table(
             ("STAGE", "LAST STEP", "WHAT IT DID"),
-            [(stage.name, f"{span(stage.age_s)} ago", stage.sentence) for stage in view.stages],
+            [(stage["name"], f"{span(stage['age_s'])} ago", stage["sentence"]) for stage in view["stages"]],
             empty="",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from daemon.cli.output import say, warn
+from daemon.cli.output import printable, say, warn
 from daemon.errors import ConfigError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many, newest first.")]
 StateName = Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only entries in this state.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
+ReasonNeeded = Annotated[
+    str | None, typer.Option("--reason", "-m", help="Why; kept in the audit log. Asked for if it is left out.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def one_of(states: type[State], text: str | None) -> State | None:
@@ -93,7 +98,7 @@ def _database_file_exists(config: Config) -> None:
     url = make_url(config.store_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         raise StoreUnavailableError(
-            f"there is no database at {url.database}; start `erratad run`, or choose another --config"
+            f"there is no database at {url.database}; start `erratad run`, or choose another --config or --server"
         )
 
 
@@ -103,6 +108,33 @@ def operator() -> str:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (OSError, KeyError):  # a user id without a name: KeyError in Python 3.11, OSError in 3.12
         return "unknown"
+
+
+def ask(question: Callable[[], str], *, yes: bool) -> None:
+    """Ask on a terminal before an action that cannot be undone, or that users notice at once.
+
+    Raises:
+        ConfigError: there is no terminal to ask on, and no `--yes`.
+        Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not _on_terminal():
+        raise ConfigError("nothing was done: this command asks first, and there is no terminal; confirm it with --yes")
+    typer.confirm(printable(question()), abort=True, err=True)
+
+
+def reason_given(reason: str | None) -> str:
+    """The reason, asked for on a terminal if it is missing. Raises ConfigError if there is no terminal."""
+    if reason is None and _on_terminal():
+        reason = typer.prompt("Reason (for the audit log)", err=True)
+    if reason is None or not reason.strip():
+        raise ConfigError("nothing was done: give the reason with --reason; it is kept in the audit log")
+    return reason
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def for_each(report_ids: list[str], act: Callable[[str], object], done: str) -> None:

@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -33,16 +32,8 @@ _STATE_STYLE = {
 
 
 def print_json(value: object) -> None:
-    """Print ASCII JSON: equal in every locale and without control characters. NaN becomes null."""
-    plain = [_plain(item) for item in value] if isinstance(value, Sequence) else _plain(value)
-    typer.echo(json.dumps(plain, indent=2))
-
-
-def _plain(value: object) -> Any:
-    """A dictionary as it is; a record or a view as the HTTP API gives it."""
-    from pydantic import TypeAdapter
-
-    return value if isinstance(value, dict) else json.loads(TypeAdapter(type(value)).dump_json(value))
+    """Print ASCII JSON: equal in every locale and without control characters."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def say(text: str = "") -> None:
@@ -67,21 +58,24 @@ def indented(text: str) -> None:
         typer.echo(f"    {line}".rstrip())
 
 
-def listing(rows: Sequence[object], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
-    """Print records as one JSON document or as a table. `columns` maps each heading to a field."""
+def listing(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str, as_json: bool) -> None:
+    """Print documents as one JSON document or as a table. `columns` maps each heading to a field."""
     if as_json:
         print_json(rows)
     else:
-        table(tuple(columns), [[getattr(row, field) for field in columns.values()] for row in rows], empty=empty)
+        table(tuple(columns), [[row[field] for field in columns.values()] for row in rows], empty=empty)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print rows under headings, or `empty` if there are no rows. The first column is never wrapped."""
+    """Print rows under headings, or `empty` if there are no rows. The first column is never wrapped.
+
+    The headings say what a text is: under "... (UTC)" a time, under "STATE" a state, which is coloured.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    listed = [[Text(cell(value), style=style_of(value)) for value in row] for row in rows]
+    listed = [[Text(*_styled(column, value)) for column, value in zip(columns, row, strict=True)] for row in rows]
     if not listed:
         say(empty)
         return
@@ -103,9 +97,15 @@ def terminal() -> Console:
     return Console(highlight=False, width=PIPED_WIDTH, no_color=True, force_terminal=False)
 
 
-def style_of(value: object) -> str:
-    """The colour of a state. It only repeats the word; other values have no colour."""
-    return _STATE_STYLE.get(str(value), "") if isinstance(value, StrEnum) else ""
+def _styled(column: str, value: object) -> tuple[str, str]:
+    if column.endswith("(UTC)") and isinstance(value, str):
+        value = datetime.fromisoformat(value).astimezone(UTC)
+    return cell(value), style_of(str(value)) if column == "STATE" else ""
+
+
+def style_of(state: str) -> str:
+    """The colour of a state. It only repeats the word."""
+    return _STATE_STYLE.get(state, "")
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, ConfigPath, Limit, Overrides, Reason, for_each, opened, operator, settings
+from daemon.cli.backend import Backend, Document
+from daemon.cli.connection import on_backend
+from daemon.cli.options import AsJson, Limit, Reason, for_each
 from daemon.cli.output import print_json, say, table
 from daemon.errors import ConfigError, IllegalTransitionError
 from daemon.text.visible import hidden_again, visible
 
 if TYPE_CHECKING:
     from daemon.operations.reviews import ReviewQueueView
-    from daemon.records import Lesson
-    from daemon.store import Store
 
 REVIEWED = "reviewed on the command line"
 MARK = "===== corrected answer below; leave it empty if no good answer is known ====="
@@ -37,108 +37,91 @@ review = typer.Typer(
 
 
 @review.command("list")
+@on_backend
 def list_(
+    backend: Backend,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """List the review queue: quarantined reports, analyses with something set aside, other analyses."""
-    from daemon.operations.reviews import review_queue
+    from daemon.operations.reviews import ReviewQueueView
 
-    with opened(settings(config_path, overrides)) as store:
-        queue = review_queue(store, limit=limit)
-    print_json(queue) if as_json else _show_queue(queue)
+    queue = backend.review_queue(limit=limit)
+    print_json(queue) if as_json else _show_queue(ReviewQueueView.model_validate(queue))
 
 
 @review.command()
+@on_backend
 def show(
+    backend: Backend,
     report_id: ReportId,
     *,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Show one report: conversation, flagged answer, reason, analysis and corrected answer."""
     from daemon.cli.show import show_report
-    from daemon.operations.views import report_view
+    from daemon.operations.views import ReportView
 
-    config = settings(config_path, overrides)
-    with opened(config) as store:
-        view = report_view(store, config, report_id)
-    print_json(view) if as_json else show_report(view)
+    report = backend.report(report_id)
+    print_json(report) if as_json else show_report(ReportView.model_validate(report))
 
 
 @review.command()
+@on_backend
 def accept(
+    backend: Backend,
     report_ids: ReportIds,
     *,
     reason: Reason = REVIEWED,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Release quarantined reports into the queue, or approve analyses."""
-    with opened(settings(config_path, overrides)) as store:
-        for_each(report_ids, lambda one: store.reviews.accept(one, actor=operator(), reason=reason), "accepted")
+    for_each(report_ids, lambda one: backend.act_on(one, "accept", reason=reason), "accepted")
 
 
 @review.command()
+@on_backend
 def correct(
+    backend: Backend,
     report_id: ReportId,
     *,
     analysis: Annotated[str | None, typer.Option("--analysis", help="Why the flagged answer is wrong.")] = None,
     correction: Annotated[str | None, typer.Option("--correction", help="A good answer; '' for none.")] = None,
     edit: Annotated[bool, typer.Option("--edit", "-e", help="Edit both in $EDITOR.")] = False,
     reason: Reason = REVIEWED,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Replace an analysis and its corrected answer.
 
     An omitted part stays unchanged. The corrected answer must pass the report's own checks and the content checks.
     """
-    from daemon.operations import commands
-
-    config = settings(config_path, overrides)
     if analysis is None and correction is None and not edit:
         raise ConfigError("nothing to correct; give --analysis, --correction or --edit")
-    with opened(config) as store:
-        old = _lesson(store, report_id)
-        words = old.analysis if analysis is None else analysis
-        better = (old.correction or "") if correction is None else correction
-        if edit:
-            words, better = _edited(words, better)
-        commands.correct_analysis(
-            store,
-            report_id,
-            analysis=words,
-            correction=better,
-            actor=operator(),
-            reason=reason,
-            max_characters=config.reflection.max_correction_characters,
-        )
+    old = _lesson(backend, report_id)
+    words = old["analysis"] if analysis is None else analysis
+    better = (old["correction"] or "") if correction is None else correction
+    if edit:
+        words, better = _edited(words, better)
+    backend.correct(report_id, analysis=words, correction=better, reason=reason)
     say(f"corrected {report_id}")
 
 
 @review.command()
+@on_backend
 def reject(
+    backend: Backend,
     report_ids: ReportIds,
     *,
     reason: Annotated[str, typer.Option("--reason", "-m", help="Why.")],
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Bury quarantined reports, or reports with a wrong analysis. `erratad requeue` revives them."""
-    with opened(settings(config_path, overrides)) as store:
-        for_each(report_ids, lambda one: store.reviews.reject(one, actor=operator(), reason=reason), "rejected")
+    for_each(report_ids, lambda one: backend.act_on(one, "bury", reason=reason), "rejected")
 
 
-def _lesson(store: Store, report_id: str) -> Lesson:
-    lesson = store.reports.lesson(report_id)
-    if lesson is None:
-        state = store.reports.get(report_id).state
-        raise IllegalTransitionError(f"report {report_id} is {state} and has no analysis to correct")
+def _lesson(backend: Backend, report_id: str) -> Document:
+    found = backend.report(report_id)
+    if found["lesson"] is None:
+        raise IllegalTransitionError(f"report {report_id} is {found['report']['state']} and has no analysis to correct")
+    lesson: Document = found["lesson"]
     return lesson
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.options import AsJson, ConfigPath, Overrides, opened, operator, settings
+from daemon.cli.connection import Target, for_target, on_this_machine
+from daemon.cli.options import AsJson, Yes, opened, operator
 from daemon.cli.output import cell, print_json, progress, say, warn
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from daemon.cli.server import Server
     from daemon.config import Config
     from daemon.config.intake import SourceConfig
     from daemon.intake.formats.reports import ImportOptions
@@ -29,12 +31,16 @@ class Via(StrEnum):
     HTTP = "http"
 
 
+@for_target
 def submit(
+    target: Target,
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="One report per line; see `erratad schema`.")
     ],
     *,
-    via: Annotated[Via, typer.Option(help="Send to the intake topic, or to POST /v1/feedback.")] = Via.KAFKA,
+    via: Annotated[
+        Via | None, typer.Option(help="Send to the intake topic, or to POST /v1/feedback; default: kafka, or --server.")
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="http: the daemon's address; default: http.host and http.port.")
     ] = None,
@@ -42,16 +48,16 @@ def submit(
         str | None, typer.Option(metavar="NAME", help="Send as this source of intake.sources: by its topic or token.")
     ] = None,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Send the reports in a JSONL file.
 
     Every line is checked before the first is sent. Sending a file again is safe. Exits with 1 if a line is refused,
     with 3 if the broker or the daemon cannot be reached.
     """
-    config = settings(config_path, overrides)
-    submission = _send(file, via, url, config, None if source is None else _source(source, via, config))
+    if target.server is not None:
+        submission = _send_to(target.server, file, only_local=(via is Via.KAFKA, url, source))
+    else:
+        submission = _send(file, via or Via.KAFKA, url, target.config(), source)
     if as_json:
         print_json(
             {
@@ -73,7 +79,9 @@ def submit(
         raise typer.Exit(1 if submission.stopped is None else 3)
 
 
+@on_this_machine
 def import_file(
+    config: Config,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, JSON, CSV or Parquet; .gz, too.")],
     *,
     mapped: Annotated[
@@ -89,10 +97,8 @@ def import_file(
         typer.Option("--trusted", help="You vouch for the annotations: they train without evidence or confirmation."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the file holds, and store nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Store without asking.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Import annotated data as reports.
 
@@ -101,7 +107,6 @@ def import_file(
     """
     from daemon.intake.importer import store_reports, survey
 
-    config = settings(config_path, overrides)
     options = _import_options(
         mapped, category=category, reason=reason, encoding=encoding, delimiter=delimiter, config=config
     )
@@ -243,10 +248,22 @@ def _source(name: str, via: Via, config: Config) -> SourceConfig:
     return found
 
 
-def _send(file: Path, via: Via, url: str | None, config: Config, source: SourceConfig | None) -> Submission:
+def _send_to(server: Server, file: Path, *, only_local: tuple[object, ...]) -> Submission:
+    """Send over the API of a server. Raises ConfigError for an option that belongs to a configuration."""
+    from daemon.intake.submit import send_http
+
+    if any(only_local):
+        raise ConfigError(f"--via kafka, --url and --source need --config; {server.url} takes reports under its token")
+    server.warn_if_readable()
+    with file.open("rb") as lines, progress("sending reports") as advance:
+        return send_http(lines, server.url, token=server.token, authority=server.ca_file, on_sent=advance)
+
+
+def _send(file: Path, via: Via, url: str | None, config: Config, name: str | None) -> Submission:
     from daemon.intake.submit import send_http, send_kafka
     from daemon.web.tokens import tokens_of
 
+    source = None if name is None else _source(name, via, config)
     limit = config.intake.max_message_bytes
     with file.open("rb") as lines, progress("sending reports") as advance:
         if via is Via.HTTP:

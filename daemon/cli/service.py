@@ -6,32 +6,32 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from daemon import __version__
-from daemon.cli.options import AsJson, ConfigPath, Overrides, settings
+from daemon.cli.connection import on_this_machine
+from daemon.cli.options import AsJson
 from daemon.cli.output import print_json, say, warn
 
+if TYPE_CHECKING:
+    from daemon.config import Config
 
-def run(
-    *,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
-) -> None:
+
+@on_this_machine
+def run(config: Config) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
     from daemon.service import serve
 
-    config = settings(config_path, overrides)
     raise typer.Exit(serve(config))
 
 
+@on_this_machine
 def check_config(
+    config: Config,
     *,
     as_json: AsJson = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Check the configuration and the model.
 
@@ -44,7 +44,6 @@ def check_config(
     from daemon.config.masking import masked
     from daemon.operations.preflight import check
 
-    config = settings(config_path, overrides)
     found = check(config)
     if as_json:
         print_json({"config": masked(config), "problems": found.problems, "notes": found.notes})
@@ -58,13 +57,13 @@ def check_config(
         warn("the configuration is valid")
 
 
+@on_this_machine
 def vllm(
+    config: Config,
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     show: Annotated[bool, typer.Option("--print", help="Print the command instead of running it.")] = False,
-    config_path: ConfigPath = None,
-    overrides: Overrides = None,
 ) -> None:
     """Start a vLLM server for a daemon in attached mode.
 
@@ -73,7 +72,6 @@ def vllm(
     """
     from daemon.serving.command import attached_command
 
-    config = settings(config_path, overrides)
     command = attached_command(config, host=host, port=port)
     if show:
         typer.echo(shlex.join(command.argv))

@@ -5,10 +5,12 @@ All lines are checked first; if one is invalid, none is sent. Sending a file aga
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx
 
@@ -96,13 +98,17 @@ def send_http(
     url: str,
     *,
     token: str | None = None,
+    authority: Path | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_sent: OnSent | None = None,
 ) -> Submission:
     """Post all lines to the daemon at `url`. It stored `sent` lines; `problems` has the rejected ones.
 
+    Args:
+        authority: The certificate authority of the server, if it is not one that everybody trusts.
+
     Raises:
-        ConfigError: when `url` is invalid.
+        ConfigError: when `url` is invalid, or the authority cannot be used.
     """
     checked, submission = _check(lines, max_message_bytes)
     if submission.problems:
@@ -111,7 +117,7 @@ def send_http(
     outcomes: Counter[str] = Counter()
     problems: list[LineProblem] = []
     stopped: str | None = None
-    with _client(url, headers) as client:
+    with _client(url, headers, authority) as client:
         for number, line in enumerate(checked, 1):
             try:
                 answer = _post(client, line.raw)
@@ -140,9 +146,12 @@ def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
         time.sleep(float(answer.headers.get("Retry-After", RETRY_AFTER_S)))
 
 
-def _client(url: str, headers: Mapping[str, str]) -> httpx.Client:
+def _client(url: str, headers: Mapping[str, str], authority: Path | None) -> httpx.Client:
     try:
-        return httpx.Client(base_url=url.rstrip("/"), headers=dict(headers), timeout=HTTP_TIMEOUT_S)
+        trust = ssl.create_default_context(cafile=authority) if authority else True
+        return httpx.Client(base_url=url.rstrip("/"), headers=dict(headers), timeout=HTTP_TIMEOUT_S, verify=trust)
+    except OSError as exc:
+        raise ConfigError(f"the authority {authority} cannot be used: {exc}") from exc
     except httpx.InvalidURL as exc:
         raise ConfigError(f"{url!r} is not a URL ({exc}); give the daemon's URL, e.g. http://127.0.0.1:8077") from exc
 

@@ -6,7 +6,7 @@ from connectors.messages import FlaggedResponse
 from daemon import metrics
 from daemon.config import Config
 from daemon.errors import IllegalTransitionError, NotFoundError
-from daemon.operations.status import PAUSABLE
+from daemon.operations.stages import PAUSABLE
 from daemon.privacy.keys import Keys
 from daemon.privacy.sealed import unseal
 from daemon.records import AdapterState, CorrectionSource, Intent, IntentKind

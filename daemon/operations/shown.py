@@ -13,7 +13,9 @@ from daemon.store import Store
 
 
 class View(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+    """A part of an answer of the API. An older command line that reads the answer ignores new fields."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
 
 
 class AnswerView(View):

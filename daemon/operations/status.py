@@ -12,6 +12,7 @@ from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.operations.progress import progress_text, span
 from daemon.operations.shown import View
+from daemon.operations.stages import STAGES
 from daemon.operations.views import InductionRow, RunRow
 from daemon.promotion.rollout import approval_waits_s
 from daemon.promotion.sequential import rise
@@ -24,30 +25,25 @@ from daemon.store.control import DAEMON_SILENT_S, Heartbeat, Pause
 from daemon.store.outbox import KAFKA
 from daemon.trust.policy import Policy
 
-STAGES = (
-    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "completions", "evidence",
-    "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "traffic", "watch", "retention",
-    "gauges",
-)  # fmt: skip
-"""All stages, in pipeline order."""
-PAUSABLE = tuple(stage for stage in STAGES if stage not in {"serving", "selftest"})
-"""All stages except the supervisor of vLLM and the comparison of its servers with the trainer."""
-
 
 class StageView(View):
     name: str
     owner: str
     last_step_at: datetime
     age_s: float
+    silent: bool
+    """Whether the last step is so long ago that its daemon seems to have ended."""
     sentence: str
 
     @classmethod
     def of(cls, beat: Heartbeat, now: datetime) -> StageView:
+        age_s = max(0.0, (now - beat.last_step_at).total_seconds())
         return cls(
             name=beat.name,
             owner=beat.owner,
             last_step_at=beat.last_step_at,
-            age_s=max(0.0, (now - beat.last_step_at).total_seconds()),
+            age_s=age_s,
+            silent=age_s >= DAEMON_SILENT_S,
             sentence=beat.sentence,
         )
 
@@ -160,7 +156,7 @@ def status(store: Store, config: Config) -> StatusView:
     view = StatusView(
         version=__version__,
         at=now,
-        daemon_runs=any(stage.age_s < DAEMON_SILENT_S for stage in stages),
+        daemon_runs=any(not stage.silent for stage in stages),
         stages=sorted(stages, key=_in_pipeline_order),
         pauses=store.control.pauses(),
         reports=store.reports.counts(),
@@ -217,11 +213,6 @@ def next_cron_time(cron: str | None, timezone: str, now: datetime) -> datetime |
     return found
 
 
-def daemon_runs(store: Store) -> bool:
-    """True if a stage has made a step recently."""
-    return bool(store.control.heartbeats(max_age_s=DAEMON_SILENT_S))
-
-
 def sentences(view: StatusView) -> list[str]:
     """The status as sentences, most important first."""
     return [
@@ -246,7 +237,7 @@ def _in_pipeline_order(stage: StageView) -> tuple[int, str, str]:
 
 def _daemon(view: StatusView) -> str:
     if view.daemon_runs:
-        owners = {stage.owner for stage in view.stages if stage.age_s < DAEMON_SILENT_S}
+        owners = {stage.owner for stage in view.stages if not stage.silent}
         return f"The daemon runs ({', '.join(sorted(owners))}; erratad {view.version})."
     newest = min((stage.age_s for stage in view.stages), default=None)
     seen = "no step in the last hour" if newest is None else f"last step {span(newest)} ago"

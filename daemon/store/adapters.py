@@ -67,10 +67,10 @@ class Adapters:
         with reading(self._engine) as connection:
             return rows.record(Adapter, _row(connection, generation))
 
-    def find(self, *, state: AdapterState | None = None, limit: int = 50) -> list[Adapter]:
+    def find(self, *, state: AdapterState | None = None, limit: int = 50, offset: int = 0) -> list[Adapter]:
         """Newest first."""
         table = schema.adapters
-        query = select(table).order_by(table.c.generation.desc()).limit(limit)
+        query = select(table).order_by(table.c.generation.desc()).limit(limit).offset(offset)
         if state is not None:
             query = query.where(table.c.state == state)
         with reading(self._engine) as connection:

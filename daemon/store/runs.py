@@ -107,13 +107,13 @@ class Runs:
         with reading(self._engine) as connection:
             return rows.record(Run, _row(connection, run_id))
 
-    def find(self, *, limit: int = 50) -> list[Run]:
+    def find(self, *, limit: int = 50, offset: int = 0) -> list[Run]:
         """Newest first."""
         table = schema.runs
         with reading(self._engine) as connection:
             return [
                 rows.record(Run, row)
-                for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))
+                for row in connection.execute(select(table).order_by(table.c.id.desc()).limit(limit).offset(offset))
             ]
 
     def ended(self, *, before: datetime) -> list[Run]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, HashingVectorizer
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -34,7 +37,7 @@ class Words:
     """Compares texts by their common words. Words are hashed, so there is nothing to fit or to store."""
 
     def vectors(self, texts: Sequence[str]) -> csr_matrix:
-        return _HASHING.transform(texts)
+        return _hashing().transform(texts)
 
     def forget_unused(self) -> None:
         """Nothing to do: there is no cache."""
@@ -48,7 +51,7 @@ def features(text: str) -> list[str]:
     """
     found = _WORD.findall(text.casefold()) or [text.strip()]
     words = [feature for word in found for feature in _cut(word)]
-    return [word for word in words if word not in ENGLISH_STOP_WORDS] or words
+    return [word for word in words if word not in _stop_words()] or words
 
 
 def _cut(word: str) -> list[str]:
@@ -57,7 +60,19 @@ def _cut(word: str) -> list[str]:
     return [word[start : start + 2] for start in range(len(word) - 1)]
 
 
-_HASHING = HashingVectorizer(analyzer=features, n_features=2**18, alternate_sign=False, norm="l2")
+# scikit-learn takes a second of CPU to import, and most commands compare nothing
+@cache
+def _hashing() -> HashingVectorizer:
+    from sklearn.feature_extraction.text import HashingVectorizer  # noqa: PLC0415
+
+    return HashingVectorizer(analyzer=features, n_features=2**18, alternate_sign=False, norm="l2")
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # noqa: PLC0415
+
+    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def cosines(rows: Vectors, others: Vectors) -> NDArray[np.float64]:

@@ -22,13 +22,16 @@ from daemon.operations.views import (
     report_view,
     run_view,
 )
-from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, ReportState
+from daemon.privacy.certificate import public_key
+from daemon.privacy.keys import Keys
+from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, Lesson, ReportState
 from daemon.store import Store
 from daemon.store.control import Pause
 from daemon.web.access import Access
 from daemon.web.dependencies import require_actor, require_caller
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+ManyRows = Annotated[int, Query(ge=1, le=100_000)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 PathNumber = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
@@ -72,6 +75,11 @@ class OneReport(Ask):
     report_id: Identifier
 
 
+class CertificateKey(BaseModel):
+    public_key: str
+    """The Ed25519 key of this installation, in hexadecimal digits. It checks the certificates of erasures."""
+
+
 class Correction(OneReport):
     analysis: Annotated[Text, Field(min_length=1, max_length=20_000)]
     correction: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = None
@@ -84,7 +92,7 @@ def operators_router(store: Store, config: Config, access: Access) -> APIRouter:
         router.include_router(listings, dependencies=[Depends(require_caller(access, Role.REVIEWER))])
     router.include_router(_audit(store), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
     router.include_router(_reviews(store, config, access))
-    router.include_router(_certificates(store), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
+    router.include_router(_certificates(store, config), dependencies=[Depends(require_caller(access, Role.OPERATOR))])
     router.include_router(_commands(store, access))
     return router
 
@@ -124,6 +132,11 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
         """One report from message to fix."""
         return report_view(store, config, report_id)
 
+    @router.get("/lessons", tags=["look"])
+    def lessons(limit: ManyRows = 50) -> list[Lesson]:
+        """The lessons that a training run may use: those of unresolved reports first, then newest first."""
+        return [lesson for _, lesson in store.reports.trainable(limit=limit)]
+
     @router.get("/reviews", tags=["look"])
     def reviews(limit: Limit = 50) -> ReviewQueueView:
         """The review queue: quarantined reports, analyses with something set aside, and the other analyses."""
@@ -136,18 +149,18 @@ def _generations(store: Store) -> APIRouter:
     router = APIRouter()
 
     @router.get("/runs", tags=["look"])
-    def runs(limit: Limit = 50) -> list[RunRow]:
+    def runs(limit: Limit = 50, offset: Offset = 0) -> list[RunRow]:
         """Newest first."""
-        return [RunRow.of(run) for run in store.runs.find(limit=limit)]
+        return [RunRow.of(run) for run in store.runs.find(limit=limit, offset=offset)]
 
     @router.get("/runs/{run_id}", tags=["look"])
     def run(run_id: PathNumber) -> GenerationView:
         return run_view(store, run_id)
 
     @router.get("/adapters", tags=["look"])
-    def adapters(state: AdapterState | None = None, limit: Limit = 50) -> list[Adapter]:
+    def adapters(state: AdapterState | None = None, limit: Limit = 50, offset: Offset = 0) -> list[Adapter]:
         """Newest first."""
-        return store.adapters.find(state=state, limit=limit)
+        return store.adapters.find(state=state, limit=limit, offset=offset)
 
     @router.get("/adapters/{generation}", tags=["look"])
     def adapter(generation: PathNumber) -> GenerationView:
@@ -172,8 +185,12 @@ def _audit(store: Store) -> APIRouter:
     return router
 
 
-def _certificates(store: Store) -> APIRouter:
+def _certificates(store: Store, config: Config) -> APIRouter:
     router = APIRouter()
+
+    @router.get("/certificate-key", tags=["look"])
+    def certificate_key() -> CertificateKey:
+        return CertificateKey(public_key=public_key(Keys.of(config)))
 
     @router.get("/erasures/{report_id:path}", tags=["look"])
     def erasure_of(report_id: Identifier) -> Erasure:
@@ -203,6 +220,7 @@ def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
             correction=ask.correction,
             actor=actor,
             reason=ask.reason,
+            max_characters=config.reflection.max_correction_characters,
         )
         return ReportRow.of(store.reports.get(ask.report_id))
 

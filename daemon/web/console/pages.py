@@ -19,7 +19,8 @@ from daemon.dataset.recipes import previewed
 from daemon.errors import NotFoundError
 from daemon.operations.reviews import review_queue
 from daemon.operations.shown import MeasuredView
-from daemon.operations.status import PAUSABLE, status, trial_view
+from daemon.operations.stages import PAUSABLE
+from daemon.operations.status import status, trial_view
 from daemon.operations.views import GenerationView, ReportRow, ReportView, generation_view, report_view
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.store import Store

@@ -1,18 +1,37 @@
-"""The command line on the store of the test, in this process."""
+"""The command line on the store of the test, in this process: directly, and over the API of a daemon."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
 from typer.testing import CliRunner, Result
 
 from daemon.cli import app
+from daemon.config import load_config
+from daemon.intake.stage import FeedbackIntake
 from daemon.store import Store
+from daemon.web.app import create_app
 from tests.fixtures.cli import Command
+from tests.fixtures.ports import free_port
 from tests.fixtures.stores import url_of
+from tests.fixtures.web import Condition
+
+BOTH_WAYS = pytest.mark.parametrize("erratad", ["local", "remote"], indirect=True)
+"""For tests of commands that work on the store and over the API."""
+
+
+@pytest.fixture(autouse=True)
+def no_contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the contexts of the person who runs it."""
+    monkeypatch.setenv("ERRATAD_CONTEXTS", str(tmp_path / "contexts.yaml"))
 
 
 @pytest.fixture
@@ -28,10 +47,38 @@ def config_file(tmp_path: Path, sqlite_store: Store) -> Path:
 
 
 @pytest.fixture
-def erratad(config_file: Path) -> Command:
-    """Runs a command on the store of the test, in this process."""
+def erratad(request: pytest.FixtureRequest, config_file: Path) -> Iterator[Command]:
+    """Runs a command in this process: on the store of the test, or with the parameter `remote` over the API."""
 
-    def run(*arguments: str, **options: Any) -> Result:
-        return CliRunner(env={"ERRATAD_CONFIG": str(config_file)}).invoke(app, list(arguments), **options)
+    def runner(**environment: str) -> Command:
+        def run(*arguments: str, **options: Any) -> Result:
+            return CliRunner(env=environment).invoke(app, list(arguments), **options)
 
-    return run
+        return run
+
+    if getattr(request, "param", "local") == "local":
+        yield runner(ERRATAD_CONFIG=str(config_file))
+        return
+    store: Store = request.getfixturevalue("sqlite_store")
+    with serving(store, config_file) as url:
+        yield runner(ERRATAD_SERVER=url)
+
+
+@contextmanager
+def serving(store: Store, config_file: Path) -> Iterator[str]:
+    """The API of the store; yields its address."""
+    config, health = load_config(config_file, None), Condition()
+    intake = FeedbackIntake(reports=store.reports, config=config.intake)
+    api = create_app(store=store, intake=intake, config=config, health=health)  # type: ignore[arg-type]
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -83,11 +83,21 @@ def test_help_lists_every_command_and_exit_code() -> None:
 def test_every_command_takes_the_options_of_its_kind() -> None:
     table = get_command(app)
     commands = {**vars(table)["commands"]}
-    commands |= {f"review {name}": command for name, command in vars(commands.pop("review"))["commands"].items()}
+    for group in ("review", "context"):
+        commands |= {f"{group} {name}": one for name, one in vars(commands.pop(group))["commands"].items()}
     options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
-    assert {name for name, known in options.items() if not {"--config", "-c", "--set"} <= known} == {
-        *("init", "schema", "demo", "files", "version")
+    without = {
+        "init",
+        "schema",
+        "demo",
+        "files",
+        "version",
+        *(f"context {name}" for name in ("list", "use", "set", "delete")),
     }
+    for kind in ({"--config", "-c", "--set"}, {"--server", "--context", "--token-file", "--ca-file"}):
+        assert {name for name, known in options.items() if not kind <= known} == without
+    asking = {name for name, known in options.items() if "--yes" in known}
+    assert asking == {"promote", "rollback", "approve", "reject", "erase", "pause", "requeue", "import"}
     waiting = {name for name, known in options.items() if "--wait" in known}
     assert waiting == {"train", "induce", "promote", "rollback", "approve"}
     assert all({"--timeout", "--json", "--reason"} <= options[name] for name in waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,9 @@ from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add
+from tests.unit.cli.conftest import BOTH_WAYS
+
+pytestmark = BOTH_WAYS
 
 
 def test_status_says_that_no_daemon_runs(erratad: Command) -> None:
@@ -39,7 +43,11 @@ def test_status_tells_stages_pauses_queue_and_schedule(erratad: Command, learned
         "waits for messages",
     ):
         assert said in done.stdout, said
-    assert erratad("status", "--set", "schedule.cron=null").stdout.count("no cron time is set") == 1
+
+
+def test_a_set_key_is_one_of_the_store_of_this_machine(erratad: Command, config_file: Path) -> None:
+    here = ("--config", str(config_file), "--set", "schedule.cron=null")
+    assert erratad("status", *here).stdout.count("no cron time is set") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from daemon.cli.output import style_of
-from daemon.records import AdapterState
+from daemon.cli.output import _styled
 from daemon.store import Store
 from tests.fixtures.cli import on_a_terminal, piped
 from tests.fixtures.learned import Learned
@@ -22,8 +21,8 @@ def test_states_are_coloured_on_a_terminal_only_and_not_with_no_color(learned: L
 
 
 def test_a_colour_never_stands_for_a_word() -> None:
-    assert style_of(AdapterState.LIVE)
-    assert style_of("live") == "", "only states are coloured, not texts of a report"
+    assert _styled("STATE", "live") == ("live", "green")
+    assert _styled("REASON", "live") == ("live", ""), "only states are coloured, not texts of a report"
 
 
 def test_long_work_shows_a_bar_on_a_terminal_and_nothing_in_a_pipe(sqlite_store: Store, tmp_path: Path) -> None:

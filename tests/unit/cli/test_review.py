@@ -13,6 +13,9 @@ from daemon.store import Store
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, learn
+from tests.unit.cli.conftest import BOTH_WAYS
+
+pytestmark = BOTH_WAYS
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
 from tests.fixtures.stores import add
+from tests.unit.cli.conftest import BOTH_WAYS
+
+pytestmark = BOTH_WAYS
 
 
 def test_one_report_is_told_from_message_to_fix(erratad: Command, learned: Learned) -> None:

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from daemon.cli import options
 from daemon.cli.options import operator
 from daemon.records import AdapterState, Evidence, IntentKind, IntentState, ReportState
 from daemon.store import Store
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
+from tests.fixtures.learned import Learned
 from tests.fixtures.stores import add, learn, run_to_verdict
 from tests.fixtures.traffic import answered
+from tests.unit.cli.conftest import BOTH_WAYS
+
+pytestmark = BOTH_WAYS
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_train_waits_for_the_daemon_and_tells_the_outcome(erratad: Command, daem
 
 def test_a_refusal_exits_with_1_and_its_reason(erratad: Command, daemon_runs: Store) -> None:
     run_to_verdict(daemon_runs)
-    done = erratad("promote", "1")
+    done = erratad("promote", "1", "-m", "better", "--yes")
     assert done.exit_code == 1
     assert "refused, another one is live" in done.stdout
 
@@ -77,8 +82,8 @@ def test_a_wait_that_ends_tells_what_the_stage_says(erratad: Command, sqlite_sto
 
 
 def test_what_can_never_happen_is_refused_before_it_is_queued(erratad: Command, sqlite_store: Store) -> None:
-    assert erratad("rollback").exit_code == 1
-    assert erratad("promote", "9").exit_code == 1
+    assert erratad("rollback", "-m", "worse", "--yes").exit_code == 1
+    assert erratad("promote", "9", "-m", "better", "--yes").exit_code == 1
     assert sqlite_store.intents.pending(*IntentKind) is None
 
 
@@ -132,11 +137,11 @@ def test_evidence_is_looked_for_once_more_on_request(erratad: Command, sqlite_st
 
 def test_erase_asks_before_it_cannot_be_undone(erratad: Command, sqlite_store: Store) -> None:
     [report_id] = learn(sqlite_store, flagged())
-    unasked = erratad("erase", report_id)
+    unasked = erratad("erase", report_id, "-m", "a wish")
     assert unasked.exit_code == 2
     assert "--yes" in unasked.stderr
     assert sqlite_store.reports.get(report_id).state is ReportState.LESSON
-    assert erratad("erase", report_id, "--yes").exit_code == 0
+    assert erratad("erase", report_id, "-m", "a wish", "--yes").exit_code == 0
     assert sqlite_store.reports.get(report_id).state is ReportState.ERASED
 
 
@@ -164,11 +169,77 @@ def test_a_trial_is_shown_and_ended(erratad: Command, sqlite_store: Store) -> No
     answered(sqlite_store, run.generation, 50, flags=1)
     assert "On trial: aligned-g000001, canary on 10%" in erratad("status").stdout
     assert re.search(r"flagged +\d of 50 +\d of 0 ", erratad("top", "--once").stdout), erratad("top", "--once").stdout
-    assert erratad("reject", str(run.generation), "-m", "users complain").stdout == "rejected generation 1\n"
+    rejected = erratad("reject", str(run.generation), "-m", "users complain", "--yes")
+    assert rejected.stdout == "rejected generation 1\n"
     assert sqlite_store.trials.current() is None
     entry = sqlite_store.audit.entries(limit=1)[0]
     assert (entry.actor, entry.reason) == (operator(), "users complain")
-    assert erratad("reject", str(run.generation)).exit_code == 1
+    assert erratad("reject", str(run.generation), "-m", "again", "--yes").exit_code == 1
+
+
+DANGEROUS = [
+    ("rollback",),
+    ("promote", "1"),
+    ("approve", "1"),
+    ("reject", "1"),
+    ("erase", "some-report"),
+    ("pause",),
+    ("pause", "all"),
+]
+
+
+@pytest.mark.parametrize("command", DANGEROUS)
+def test_without_a_terminal_a_dangerous_command_needs_a_reason_and_yes(
+    erratad: Command, sqlite_store: Store, command: tuple[str, ...]
+) -> None:
+    for given, missing in (
+        ((), "--reason"),
+        (("--yes",), "--reason"),
+        (("-m", " "), "--reason"),
+        (("-m", "x"), "--yes"),
+    ):
+        refused = erratad(*command, *given)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith("erratad: nothing was done: ")
+        assert missing in refused.stderr
+    assert sqlite_store.audit.entries() == []
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "_on_terminal", lambda: True)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_on_a_terminal_a_pause_of_everything_names_the_stages_and_asks(erratad: Command, sqlite_store: Store) -> None:
+    refused = erratad("pause", input="release freeze\nn\n")
+    assert refused.exit_code == 1
+    assert re.search(r"Pause all stages.* \(ingest, induction, .*finetune, .*gauges\)\?", refused.stderr)
+    assert sqlite_store.control.pauses() == []
+    done = erratad("pause", input="release freeze\ny\n")
+    assert done.exit_code == 0
+    assert done.stdout.endswith("paused all\n")
+    [paused] = sqlite_store.control.pauses()
+    assert (paused.stage, paused.reason) == ("all", "release freeze")
+    assert erratad("pause", "finetune").stdout == "paused finetune\n", "one stage is paused without a question"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_on_a_terminal_a_rollback_names_both_generations(erratad: Command, learned: Learned) -> None:
+    learned.store.control.heartbeat("promotion", owner="here", sentence="busy")
+    asked = erratad("rollback", "-m", "worse", "--no-wait", input="n\n")
+    assert "Replace aligned-g000001, which is live, by aligned-g000000 on every server" in asked.stderr
+    assert learned.store.intents.pending(IntentKind.ROLLBACK) is None
+    assert erratad("rollback", "-m", "worse", "--no-wait", input="y\n").exit_code == 0
+    intent = learned.store.intents.pending(IntentKind.ROLLBACK)
+    assert intent is not None
+    assert intent.reason == "worse"
+
+
+def test_requeue_asks_for_many_reports_only(erratad: Command) -> None:
+    many = [f"report-{number}" for number in range(11)]
+    assert erratad("requeue", *many).exit_code == 2
+    assert erratad("requeue", *many[1:]).exit_code == 1, "there are no such reports"
 
 
 def test_the_audit_log_names_the_person_behind_sudo(

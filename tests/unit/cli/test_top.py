@@ -46,9 +46,9 @@ def test_top_shows_how_far_the_active_run_is(learned: Learned) -> None:
     learned.store.runs.progress(run.id, {"step": 10, "steps": 40})
     shown = piped(learned.store, "top", "--once").stdout
     assert f"Run {run.id} for generation 2: preparing" in shown
-    assert progress_share(RunRow.of(learned.store.runs.get(run.id))) == 0.25
+    assert progress_share(RunRow.of(learned.store.runs.get(run.id)).model_dump()) == 0.25
     learned.store.runs.progress(run.id, {"evaluation": {"done": 3, "total": 4}})
-    assert progress_share(RunRow.of(learned.store.runs.get(run.id))) == 0.75
+    assert progress_share(RunRow.of(learned.store.runs.get(run.id)).model_dump()) == 0.75
 
 
 def test_top_redraws_until_ctrl_c_and_leaves_the_daemon_alone(sqlite_store: Store) -> None:

@@ -28,6 +28,8 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("GET", "/v1/feedback/schema", None, Role.REPORTER),
     ("GET", "/api/reports", None, Role.REVIEWER),
     ("GET", "/api/reviews", None, Role.REVIEWER),
+    ("GET", "/api/lessons", None, Role.REVIEWER),
+    ("GET", "/api/certificate-key", None, Role.OPERATOR),
     ("POST", "/api/accept", {"report_id": "no-such-id"}, Role.REVIEWER),
     ("POST", "/api/bury", {"report_id": "no-such-id"}, Role.REVIEWER),
     ("POST", "/api/requeue", {"report_id": "no-such-id"}, Role.REVIEWER),
