@@ -59,8 +59,9 @@ class Target:
         """
         if self.server is not None:
             raise ConfigError(
-                f"`erratad {self._command}` works with the configuration and the files of its own machine, not over the API of "
-                f"{self.server.url}; run it where the daemon runs, or give --config for a configuration of this machine"
+                f"`erratad {self._command}` works with the configuration and the files of its own machine, not over "
+                f"the API of {self.server.url}; run it where the daemon runs, or give --config for a configuration of "
+                "this machine"
             )
         return settings(self._given["config_path"], self._given["overrides"])
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.labels import LEFT_OUT_TEXT
-from daemon.operations.views import RunRow
-from daemon.records import Run
+
+if TYPE_CHECKING:  # `erratad status` imports this module, and neither the views nor the store
+    from daemon.operations.views import RunRow
+    from daemon.records import Run
 
 
 def span(seconds: float) -> str:

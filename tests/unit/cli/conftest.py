@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 import yaml
 from typer.testing import CliRunner, Result
 
 from daemon.cli import app
-from daemon.config import load_config
-from daemon.intake.stage import FeedbackIntake
 from daemon.store import Store
-from daemon.web.app import create_app
+from tests.fixtures.api import serving
 from tests.fixtures.cli import Command
-from tests.fixtures.ports import free_port
 from tests.fixtures.stores import url_of
-from tests.fixtures.web import Condition
 
 BOTH_WAYS = pytest.mark.parametrize("erratad", ["local", "remote"], indirect=True)
 """For tests of commands that work on the store and over the API."""
@@ -62,23 +54,3 @@ def erratad(request: pytest.FixtureRequest, config_file: Path) -> Iterator[Comma
     store: Store = request.getfixturevalue("sqlite_store")
     with serving(store, config_file) as url:
         yield runner(ERRATAD_SERVER=url)
-
-
-@contextmanager
-def serving(store: Store, config_file: Path) -> Iterator[str]:
-    """The API of the store; yields its address."""
-    config, health = load_config(config_file, None), Condition()
-    intake = FeedbackIntake(reports=store.reports, config=config.intake)
-    api = create_app(store=store, intake=intake, config=config, health=health)  # type: ignore[arg-type]
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -14,6 +14,8 @@ from typer.main import get_command
 
 from daemon import __version__
 from daemon.cli.app import EXIT_CODES, app
+from daemon.store import Store
+from tests.fixtures.api import serving
 
 ROOT = Path(__file__).parents[3]
 LISTINGS = ("status", "reports", "lessons", "runs", "adapters")
@@ -71,6 +73,27 @@ def test_start_up_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "typer" in loaded
     assert not {"sqlalchemy", "fastapi", "uvicorn", "torch", "kafka", "httpx", "pydantic", "yaml"} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["status", "--server", "URL"]])
+def test_help_and_a_status_over_the_api_import_nothing_heavy(
+    arguments: list[str], sqlite_store: Store, config_file: Path
+) -> None:
+    sqlite_store.control.heartbeat("ingest", owner="machine-1", sentence="waits")
+    code = "import sys; from daemon.cli import app; app(sys.argv[1:], standalone_mode=False)"
+    report = "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    with serving(sqlite_store, config_file) as url:
+        command = [sys.executable, "-c", f"import sys; {report}; {code}", *arguments]
+        done = subprocess.run(
+            [url if word == "URL" else word for word in command], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+    assert "machine-1" in done.stdout or "--help" in arguments
+    loaded = set(done.stderr.split())
+    packages = {name.partition(".")[0] for name in loaded}
+    assert "typer" in packages
+    heavy = {"sqlalchemy", "alembic", "sklearn", "scipy", "numpy", "torch", "kafka", "fastapi", "httpx", "apscheduler"}
+    assert not heavy & packages
+    assert not {"daemon.config", "daemon.store", "daemon.records", "pydantic_settings", "yaml"} & loaded
 
 
 def test_help_lists_every_command_and_exit_code() -> None:

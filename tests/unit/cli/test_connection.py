@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 from daemon.cli import app
 from daemon.records import ReportState
 from daemon.store import Store
+from tests.fixtures.api import serving
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add
-from tests.unit.cli.conftest import serving
 
 
 @pytest.fixture

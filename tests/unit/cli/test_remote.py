@@ -25,9 +25,9 @@ from daemon.errors import (
     StoreUnavailableError,
 )
 from daemon.store import Store
+from tests.fixtures.api import serving
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add
-from tests.unit.cli.conftest import serving
 
 Answer = Callable[[BaseHTTPRequestHandler], tuple[int, dict[str, str], bytes]]
 
