@@ -34,11 +34,11 @@ def problem(site: Path) -> str | None:
     places = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
     if site / "daemon" not in places:
         there = f" ({places[0]})" if places else ""
-        owner = _owners("daemon", places[0].parent if places else site)
+        owner = _owners("daemon", places[0].parent if places else site) or "an unknown distribution"
         return f"Python imports the package `daemon` of {owner}{there} instead of erratad's ({site / 'daemon'})"
     for package in PACKAGES:
-        if _is_mixed(site, package):
-            return f"{_owners(package, site)} and erratad have put their files into one folder, {site / package}"
+        if _is_mixed(site, package) and (owner := _owners(package, site)):
+            return f"{owner} and erratad have put their files into one folder, {site / package}"
     return None
 
 
@@ -70,4 +70,4 @@ def _owners(package: str, site: Path) -> str:
         for one in metadata.distributions(path=[str(site)])
         if one.name != "erratad" and any(file.parts[0] == package for file in one.files or ())
     }
-    return ", ".join(sorted(found)) or "an unknown distribution"
+    return ", ".join(sorted(found))

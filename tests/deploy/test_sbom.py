@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
 
 from daemon import __version__
-from deploy.local.sbom import normal, reduced
+from deploy.local.sbom import needs, reduced
 
-NEEDS = {"root": ["Py_Yaml==6", "ruff==1"], "Py_Yaml==6": ["c.ext==2"], "c.ext==2": ["Py_Yaml==6"], "ruff==1": []}
+REQUIRES = {
+    "py-yaml": ["C.ext>=2", "ruff; extra == 'test'", "other; python_version < '3'"],
+    "c-ext": ["py_yaml", "fast; extra == 'speed'"],
+    "kafka": ["c_ext[speed]"],
+    "fast": [],
+}
 BOM: dict[str, Any] = {
     "metadata": {"component": {"bom-ref": "root", "name": "erratad"}},
-    "components": [{"bom-ref": ref, "name": ref.partition("==")[0]} for ref in NEEDS if ref != "root"],
-    "dependencies": [{"ref": ref, "dependsOn": needs} for ref, needs in NEEDS.items()],
+    "components": [{"bom-ref": f"{name}==1", "name": name} for name in ("Py_Yaml", "c.ext", "fast", "ruff")],
+    "dependencies": [{"ref": "root", "dependsOn": ["Py_Yaml==1", "ruff==1"]}],
 }
 
 
+def requires(name: str) -> list[str]:
+    if name not in REQUIRES:
+        raise PackageNotFoundError(name)
+    return REQUIRES[name]
+
+
+def test_extras_that_nobody_asked_for_are_no_dependencies() -> None:
+    assert needs(["Py.Yaml>=1"], requires) == {"": {"py-yaml"}, "py-yaml": {"c-ext"}, "c-ext": {"py-yaml"}}
+
+
+def test_an_extra_is_followed_although_its_package_is_known_without_it() -> None:
+    graph = needs(["c-ext", "kafka"], requires)
+    assert graph["c-ext"] == {"py-yaml", "fast"}
+
+
 def test_what_is_needed_stays_and_the_rest_goes() -> None:
-    found = reduced(BOM, {"py-yaml"})
+    found = reduced(BOM, needs(["Py.Yaml"], requires))
     assert [component["name"] for component in found["components"]] == ["Py_Yaml", "c.ext"]
     assert found["metadata"]["component"]["version"] == __version__
     assert found["dependencies"] == [
-        {"ref": "root", "dependsOn": ["Py_Yaml==6"]},
-        {"ref": "Py_Yaml==6", "dependsOn": ["c.ext==2"]},
-        {"ref": "c.ext==2", "dependsOn": ["Py_Yaml==6"]},
+        {"ref": "root", "dependsOn": ["Py_Yaml==1"]},
+        {"ref": "c.ext==1", "dependsOn": ["Py_Yaml==1"]},
+        {"ref": "Py_Yaml==1", "dependsOn": ["c.ext==1"]},
     ]
 
 
 def test_a_dependency_that_is_not_installed_is_an_error() -> None:
-    with pytest.raises(SystemExit, match="not installed: numpy"):
-        reduced(BOM, {"py-yaml", "numpy"})
-
-
-@pytest.mark.parametrize(
-    ("requirement", "name"),
-    [
-        ("kafka-python[lz4,zstd]==3.0.12", "kafka-python"),
-        ("Typing_Extensions>=4", "typing-extensions"),
-        ("jinja2", "jinja2"),
-    ],
-)
-def test_names_are_compared_as_pypi_does(requirement: str, name: str) -> None:
-    assert normal(requirement) == name
+    with pytest.raises(SystemExit, match="numpy is not installed"):
+        needs(["py-yaml", "numpy"], requires)

@@ -1,29 +1,25 @@
-"""The demo, once and whole: real broker, real vLLM, real training of the 135M model, real swap under load."""
+"""The demo, once and whole, from the wheel: real broker, vLLM and training of the 135M model, real swap under load."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
 from daemon.evaluation.comparison import PROBE_SUITES
+from tests.fixtures.wheel import Program
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_demo_learns_from_the_flagged_answers_and_swaps_without_a_failed_request(
-    real_model: Path, tmp_path: Path
+    real_model: Path, installed_erratad: Program, tmp_path: Path
 ) -> None:
-    demo = subprocess.run(
-        [sys.executable, "-m", "daemon", "demo", "--json", "--data-dir", str(tmp_path / "demo")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    cache = {name: os.environ[name] for name in ("ERRATAD_CACHE",) if name in os.environ}
+    demo = installed_erratad("demo", "--json", "--data-dir", tmp_path / "demo", **cache)
     assert demo.returncode == 0, f"{demo.stderr}\n{_log_end(tmp_path)}"
     summary = json.loads(demo.stdout.splitlines()[-1])
     assert summary["gate"]["accepted"]

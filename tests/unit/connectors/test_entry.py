@@ -64,6 +64,12 @@ def test_files_of_two_distributions_in_one_folder_are_refused_whichever_came_fir
     assert "Traceback" not in done.stderr
 
 
+def test_a_stray_file_of_no_distribution_does_no_harm(tmp_path: Path) -> None:
+    install_own(tmp_path)
+    (tmp_path / "daemon" / "notes.txt").touch()
+    assert command(tmp_path).stdout == "started\n"
+
+
 def test_another_first_file_alone_is_noticed(tmp_path: Path) -> None:
     install_own(tmp_path)
     install(tmp_path, "daemon-tools", "1", {"daemon/__init__.py": "Daemon = object\n"})
