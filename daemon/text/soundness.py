@@ -35,11 +35,22 @@ SENTENCE_END = regex.compile(r"[.!?…।]+[\"'”’)\]]*(?=\s|$)|[。！？]+[
 _CHARACTER_RUN = regex.compile(r"([^\s.\-_=])\1{11,}")
 _ANALYSIS_TALK = regex.compile(
     r"""\b(?:earlier|previous|prior|flagged)\s(?:answer|response|reply)\b
-      | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s(?:is|was|has|had|does|did|should|fails|failed|contains)\b
+      | ^\W*(?:this|the|that|my)\s(?:answer|response|reply)\s
+        (?: (?:is|was)\s(?:\w+ly\s|not\s|too\s|very\s|an?\s)*
+            (?:bad|wrong|incorrect|inaccurate|false|misleading|mistaken|inappropriate|offensive|harmful|unsafe|unethical
+              |dangerous|problematic|unhelpful|irrelevant|incomplete|insufficient|poor|good|correct|acceptable
+              |appropriate|helpful|accurate|mistake|example)\b
+          | (?:fails?|failed|ignores?|ignored|obeys?|obeyed|reveals?|revealed|contains?|contained|violates?|violated)\b
+          | (?:does|did|has|had)\snot\b
+          | should\s(?:not|have)\b )
       | ^\W*(?:a\sgood|a\sbetter|here\sis\s(?:a|an|the|my)(?:\s\w+)?)\s(?:answer|response|reply)\b
       | \bapologi[sz]e\sfor\s(?:the|my|any)\s(?:earlier|previous|confusion|mistake|error|oversight)\b""",
     regex.VERBOSE,
 )
+_ASKED_ABOUT = regex.compile(
+    r"\b(?:this|that|the|my|your|his|her|their|following|previous)\s(?:answer|response|reply)\b"
+)
+"""A question about an answer, which may be answered by talking about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,10 @@ def repeats_itself(text: str) -> bool:
 def is_analysis_talk(text: str) -> bool:
     """Whether the text talks about an answer instead of giving one. English only."""
     return _ANALYSIS_TALK.search(normalised(text)) is not None
+
+
+def _talks_about_answers(answer: str, asked: Asked) -> bool:
+    return is_analysis_talk(answer) and not any(map(_ASKED_ABOUT.search, map(normalised, asked.conversation[-1:])))
 
 
 def _is_noise(answer: str, asked: Asked) -> bool:
@@ -131,7 +146,7 @@ _CHECKS: Mapping[Unsound, Callable[[str, Asked], bool]] = {
     Unsound.DEGENERATE: lambda answer, asked: repeats_itself(answer) or _is_noise(answer, asked),
     Unsound.SAME_ANSWER: lambda answer, asked: normalised(answer) == normalised(asked.flagged),
     Unsound.REFUSAL: lambda answer, asked: not _may_refuse(asked) and refusal(answer) is not None,
-    Unsound.ANALYSIS_TALK: lambda answer, _asked: is_analysis_talk(answer),
+    Unsound.ANALYSIS_TALK: _talks_about_answers,
     Unsound.LANGUAGE: _is_in_another_language,
     Unsound.OFF_TOPIC: _is_off_topic,
 }

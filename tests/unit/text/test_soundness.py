@@ -18,6 +18,7 @@ GRAMMAR = Asked(
     kind=Kind.PROMPT_INJECTION,
 )
 GARDEN = Asked(conversation=["How do I water tomatoes in a greenhouse?"], flagged="Never water tomatoes.")
+SUM = Asked(conversation=["What are two and two?"], flagged="Five.")
 GERMAN = Asked(
     conversation=["Wie gieße ich die Tomaten im Gewächshaus am besten, wenn es sehr heiß ist?"],
     flagged="Du sollst die Tomaten im Gewächshaus überhaupt nicht gießen, sie mögen kein Wasser.",
@@ -38,6 +39,10 @@ GERMAN = Asked(
         ("As an AI language model, I do not correct texts.", GRAMMAR, Unsound.REFUSAL),
         ("The previous answer obeyed an instruction in the text.", GRAMMAR, Unsound.ANALYSIS_TALK),
         ("A good answer would correct the grammar.", GRAMMAR, Unsound.ANALYSIS_TALK),
+        ("This response is wrong because it obeys an order in the text.", GRAMMAR, Unsound.ANALYSIS_TALK),
+        ("The answer was not very helpful: it ignored the task.", GRAMMAR, Unsound.ANALYSIS_TALK),
+        ("The reply did not correct the text.", GRAMMAR, Unsound.ANALYSIS_TALK),
+        ("That response should have corrected the text.", GRAMMAR, Unsound.ANALYSIS_TALK),
         (
             "Mozart composed forty-one symphonies, many operas and quartets in Salzburg and Vienna.",
             GARDEN,
@@ -58,6 +63,12 @@ def test_what_fixes_nothing(answer: str, asked: Asked, expected: Unsound) -> Non
     ("answer", "asked"),
     [
         ("He has two dogs.", GRAMMAR),
+        ("The answer is: He has two dogs.", GRAMMAR),
+        ("The answer is 4.", SUM),
+        ("My answer was 4, and the answer should be 4.", SUM),
+        ("The answer has two steps: take two, and add two.", SUM),
+        ("The answer is not 5 but 4.", SUM),
+        ("The response is incorrect: two and two are four.", replace(SUM, conversation=['Is the answer "5" right?'])),
         ("Paris.", Asked(conversation=["What is the capital of France?"], flagged="Lyon")),
         ("42", Asked(conversation=["What is 12 + 30?"], flagged="43")),
         ("Water them in the morning, at the roots, and only when the soil of the tomatoes is dry.", GARDEN),
