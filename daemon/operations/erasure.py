@@ -24,7 +24,7 @@ from daemon.artifacts.scrub import scrub_lesson_answers, scrub_replay, scrub_run
 from daemon.config import Config
 from daemon.dataset.embeddings import vector_file
 from daemon.dataset.teaching import LESSON_ANSWERS
-from daemon.errors import ErratadError, IllegalTransitionError
+from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError
 from daemon.operations.remains import Remains
 from daemon.privacy.certificate import signed
 from daemon.privacy.keys import Keys
@@ -80,7 +80,10 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
         StoreUnavailableError: The database does not answer; erase again.
     """
     keys, after = Keys.of(config), config.privacy.after_erasure
-    report = store.reports.get(report_id)
+    try:
+        report = store.reports.get(report_id)
+    except NotFoundError:
+        return _erase_signal(store, config, report_id, keys, actor=actor, reason=reason)
     said, same = _Text.of(store, report), store.reports.same_answer(report_id)
     exchange = _forget_exchange(config, _completion_id(store, report))
     if report.state != ReportState.ERASED:
@@ -117,6 +120,39 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
     store.erasures.certify(report_id, certificate)
     log.info("report_erased", report_id=report_id, adapters=len(adapters), remains=len(remains.found))
     return certificate
+
+
+def _erase_signal(
+    store: Store, config: Config, signal_id: str, keys: Keys, *, actor: str, reason: str
+) -> dict[str, Any]:
+    """Erase feedback that is no report, or none yet: nothing was trained on it. The certificate is not kept."""
+    signal = store.signals.get(signal_id)
+    exchange = _forget_exchange(config, signal.flagged.completion_id)
+    store.signals.erase(signal_id, actor=actor, reason=reason)
+    purged = store.erasures.purge()
+    log.info("feedback_erased", feedback=signal_id)
+    now = utcnow().isoformat()
+    return signed(
+        {
+            "version": 1,
+            "report_id": signal_id,
+            "erased_at": now,
+            "certified_at": now,
+            "erased_by": actor,
+            "after_erasure": config.privacy.after_erasure,
+            "erased": {"database": True, "database_emptied": purged, "exchange": exchange},
+            "adapters": [],
+            "remains": [
+                _remain("the message as it was sent", f"topic {signal.source.channel}, if it is one", "it expires"),
+                _remain("copies made before", "backups and snapshots of the database", "they are deleted"),
+            ],
+        },
+        keys,
+    )
+
+
+def _remain(what: str, where: str, until: str) -> dict[str, str]:
+    return {"what": what, "where": where, "until": until}
 
 
 def _completion_id(store: Store, report: Report) -> str | None:

@@ -117,9 +117,9 @@ class RetentionStage:
         days = self._config.keep_unused_reports_days
         if days is None or time.monotonic() - self._reports_looked_at < LOOK_INTERVAL_S:
             return 0
-        removed = self._store.unused.remove(
-            before=utcnow() - timedelta(days=days), reason=f"no run used it for {days:g} days"
-        )
+        before = utcnow() - timedelta(days=days)
+        removed = self._store.unused.remove(before=before, reason=f"no run used it for {days:g} days")
+        self._store.signals.remove(before=before)
         if removed == 0:
             self._reports_looked_at = time.monotonic()
         else:

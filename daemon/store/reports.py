@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or
 from connectors.messages import EventType, FlaggedResponse
 from daemon.categories import Kind
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
+from daemon.labels import SignalState
 from daemon.privacy.redact import Redactor
 from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
@@ -266,14 +267,15 @@ class Reports:
         return touched
 
     def same_answer(self, report_id: str) -> list[str]:
-        """The other reports of the same conversation and answer that are not erased."""
+        """The other reports, and thumbs up, of the same conversation and answer that are not erased."""
         table = schema.reports
         key = select(table.c.content_key).where(table.c.id == report_id).scalar_subquery()
         query = select(table.c.id).where(
             table.c.content_key == key, table.c.id != report_id, table.c.state != ReportState.ERASED
         )
+        liked = select(signals.c.id).where(signals.c.content_key == key, signals.c.state != SignalState.ERASED)
         with reading(self._engine) as connection:
-            return list(connection.execute(query.order_by(table.c.id)).scalars())
+            return sorted(one for ask in (query, liked) for one in connection.execute(ask).scalars())
 
     def others_with(self, said: str, report_id: str) -> list[str]:
         """Other reports with this text anywhere in their message; at most five."""

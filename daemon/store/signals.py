@@ -13,12 +13,15 @@ from daemon.labels import Lost, SignalState
 from daemon.privacy.redact import Redactor
 from daemon.records import Evidence, ReportState, utcnow
 from daemon.store import schema
+from daemon.store.audit import record_audit
 from daemon.store.candidates import Tenants, of_tenants
 from daemon.store.engine import Lock, reading, serialise, transaction
+from daemon.store.erasing import blank
 from daemon.store.evidence import verified_by_record
 from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.quotas import LimitsOf
 from daemon.store.signal_table import Signal, signal, signals
+from daemon.text.quotes import ERASED
 
 _NO_WORD = (ReportState.QUARANTINED, ReportState.ERASED)
 """Reports in these states flag no answer."""
@@ -117,6 +120,31 @@ class Signals:
 
     def give_up(self, waiting: Signal, lost: Lost) -> None:
         self._change(waiting, state=SignalState.GIVEN_UP, lost=lost, updated_at=utcnow())
+
+    def erase(self, signal_id: str, *, actor: str, reason: str) -> None:
+        """Erase the content of one signal; whatever comes again under its id is not stored. Its id and state stay.
+
+        Raises NotFoundError.
+        """
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(signals).where(signals.c.id == signal_id).with_for_update()).one_or_none()
+            if row is None:
+                raise NotFoundError(f"no report and no feedback has the id {signal_id!r}")
+            values = {name: value for name, value in blank(row).items() if name in signals.c}
+            change = {**values, "state": SignalState.ERASED, "lost": None, "updated_at": utcnow()}
+            connection.execute(update(signals).where(signals.c.id == signal_id).values(**change))
+            answers = schema.answers
+            connection.execute(update(answers).where(answers.c.item_id == signal_id).values(text=ERASED))
+            record_audit(connection, actor=actor, action="erase", subject=signal_id, reason=reason)
+
+    def remove(self, *, before: datetime) -> int:
+        """Delete signals of before this time that wait for nothing; returns their number.
+
+        A message that comes again with the id of a deleted one is stored as a new one.
+        """
+        old = and_(signals.c.state != SignalState.WAITING, signals.c.received_at < before)
+        with transaction(self._engine) as connection:
+            return connection.execute(signals.delete().where(old)).rowcount
 
     def _change(self, waiting: Signal, **values: object) -> None:
         with transaction(self._engine) as connection:
