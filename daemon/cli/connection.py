@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from daemon.cli.backend import Backend
-from daemon.cli.contexts import chosen
+from daemon.cli.contexts import chosen, names
 from daemon.cli.options import ConfigPath, Overrides, settings
 from daemon.cli.server import Server
 from daemon.errors import ConfigError
@@ -25,7 +25,10 @@ COMPLETION_TIMEOUT_S = 1.0
 ServerUrl = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="Talk to the daemon at this address (ERRATAD_SERVER).")
 ]
-ContextName = Annotated[str | None, typer.Option("--context", metavar="NAME", help="Talk to the server of a context.")]
+ContextName = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Talk to the server of a context.", autocompletion=names),
+]
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="The file with the server's token (ERRATAD_TOKEN_FILE).")
 ]

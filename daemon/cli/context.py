@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli.contexts import Contexts, values_of
+from daemon.cli.contexts import Contexts, names, values_of
 from daemon.cli.options import AsJson
 from daemon.cli.output import print_json, say, table
 from daemon.cli.server import Server
@@ -17,7 +17,7 @@ from daemon.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the context.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the context.", autocompletion=names)]
 
 context = typer.Typer(
     name="context",
@@ -46,7 +46,11 @@ def list_(*, as_json: AsJson = False) -> None:
 
 
 @context.command()
-def use(name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Without a name: none.")] = None) -> None:
+def use(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Without a name: none.", autocompletion=names)
+    ] = None,
+) -> None:
     """Make a context the current one: commands talk to its server. Without a name, to the store of this machine."""
     known = Contexts.read()
     if name is not None:

@@ -67,6 +67,14 @@ class Contexts:
             raise ConfigError(f"{contexts_file()} cannot be written: {exc}") from exc
 
 
+def names(incomplete: str) -> list[str]:
+    """The contexts that the shell proposes; none if the file is unusable."""
+    try:
+        return [name for name in Contexts.read().servers if name.startswith(incomplete)]
+    except ConfigError:
+        return []
+
+
 def contexts_file() -> Path:
     if given := os.environ.get(FILE):
         return Path(given).expanduser()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
+from daemon.cli import completion
 from daemon.cli.backend import Backend, Document
 from daemon.cli.connection import on_backend
-from daemon.cli.options import AsJson, Limit, StateName, one_of
+from daemon.cli.options import AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
+
+
+def _state(completed: Callable[[str], list[str]]) -> Any:
+    return typer.Option("--state", metavar="STATE", help="Only entries in this state.", autocompletion=completed)
 
 
 @on_backend
@@ -43,9 +49,11 @@ def status(
 @on_backend
 def reports(
     backend: Backend,
-    report_id: Annotated[str | None, typer.Argument(help="Show this report from message to fix.")] = None,
+    report_id: Annotated[
+        str | None, typer.Argument(help="Show this report from message to fix.", autocompletion=completion.reports)
+    ] = None,
     *,
-    state: StateName = None,
+    state: Annotated[str | None, _state(completion.report_states)] = None,
     category: Annotated[str | None, typer.Option(help="Only reports of this category.")] = None,
     principal: Annotated[
         str | None, typer.Option(help="Only reports of this source, token, user:NAME or topic.")
@@ -113,7 +121,9 @@ def lessons(
 @on_backend
 def runs(
     backend: Backend,
-    run_id: Annotated[int | None, typer.Argument(help="Show this run with its verdict.")] = None,
+    run_id: Annotated[
+        int | None, typer.Argument(help="Show this run with its verdict.", autocompletion=completion.runs)
+    ] = None,
     *,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -142,9 +152,14 @@ def runs(
 @on_backend
 def adapters(
     backend: Backend,
-    generation: Annotated[int | None, typer.Argument(help="Show this generation with its lineage and verdict.")] = None,
+    generation: Annotated[
+        int | None,
+        typer.Argument(
+            help="Show this generation with its lineage and verdict.", autocompletion=completion.generations
+        ),
+    ] = None,
     *,
-    state: StateName = None,
+    state: Annotated[str | None, _state(completion.adapter_states)] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:

@@ -34,7 +34,6 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many, newest first.")]
-StateName = Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only entries in this state.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 ReasonNeeded = Annotated[
     str | None, typer.Option("--reason", "-m", help="Why; kept in the audit log. Asked for if it is left out.")

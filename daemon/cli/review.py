@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from daemon.cli import completion
 from daemon.cli.backend import Backend, Document
 from daemon.cli.connection import on_backend
 from daemon.cli.options import AsJson, Limit, Reason, for_each
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 REVIEWED = "reviewed on the command line"
 MARK = "===== corrected answer below; leave it empty if no good answer is known ====="
-ReportId = Annotated[str, typer.Argument(metavar="ID", help="The report.")]
+ReportId = Annotated[str, typer.Argument(metavar="ID", help="The report.", autocompletion=completion.reports)]
 ReportIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Quarantined reports, or reports with an analysis.")
+    list[str],
+    typer.Argument(
+        metavar="ID...", help="Quarantined reports, or reports with an analysis.", autocompletion=completion.reports
+    ),
 ]
 
 review = typer.Typer(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from daemon.cli import completion
 from daemon.cli.backend import Backend, Document, Request
 from daemon.cli.connection import on_backend
 from daemon.cli.options import AsJson, Reason, ReasonNeeded, Yes, ask, for_each, reason_given
@@ -25,7 +26,17 @@ _STAGE_OF = {"train": "schedule", "induce": "induction", "promote": "promotion",
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the daemon has carried out or refused it.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Maximum time to wait, in seconds.")]
-StageName = Annotated[str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.")]
+StageName = Annotated[
+    str, typer.Argument(help="A stage's name as in `erratad status`, or 'all'.", autocompletion=completion.stages)
+]
+
+
+def _generation(text: str) -> Any:
+    return typer.Argument(min=0, help=text, autocompletion=completion.generations)
+
+
+def _report(metavar: str, text: str) -> Any:
+    return typer.Argument(metavar=metavar, help=text, autocompletion=completion.reports)
 
 
 @on_backend
@@ -62,7 +73,7 @@ def induce(
 @on_backend
 def promote(
     backend: Backend,
-    generation: Annotated[int, typer.Argument(min=0, help="The generation to make live.")],
+    generation: Annotated[int, _generation("The generation to make live.")],
     *,
     reason: ReasonNeeded = None,
     yes: Yes = False,
@@ -81,7 +92,10 @@ def promote(
 @on_backend
 def rollback(
     backend: Backend,
-    generation: Annotated[int | None, typer.Argument(min=0, help="Default: the previous live generation.")] = None,
+    generation: Annotated[
+        int | None,
+        _generation("Default: the previous live generation."),
+    ] = None,
     *,
     reason: ReasonNeeded = None,
     yes: Yes = False,
@@ -100,7 +114,7 @@ def rollback(
 @on_backend
 def approve(
     backend: Backend,
-    generation: Annotated[int, typer.Argument(min=0, help="A generation that was rolled back.")],
+    generation: Annotated[int, _generation("A generation that was rolled back.")],
     *,
     reason: ReasonNeeded = None,
     yes: Yes = False,
@@ -119,7 +133,7 @@ def approve(
 @on_backend
 def reject(
     backend: Backend,
-    generation: Annotated[int, typer.Argument(min=0, help="A candidate that passed the gate.")],
+    generation: Annotated[int, _generation("A candidate that passed the gate.")],
     *,
     reason: ReasonNeeded = None,
     yes: Yes = False,
@@ -169,7 +183,10 @@ def resume(
 @on_backend
 def requeue(
     backend: Backend,
-    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Buried, quarantined or duplicate reports.")],
+    report_ids: Annotated[
+        list[str],
+        _report("ID...", "Buried, quarantined or duplicate reports."),
+    ],
     *,
     reason: Reason = NO_REASON,
     yes: Yes = False,
@@ -186,7 +203,10 @@ def requeue(
 @on_backend
 def evidence(
     backend: Backend,
-    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Claimed or contradicted reports.")],
+    report_ids: Annotated[
+        list[str],
+        _report("ID...", "Claimed or contradicted reports."),
+    ],
     *,
     reason: Reason = NO_REASON,
 ) -> None:
@@ -200,7 +220,7 @@ def evidence(
 @on_backend
 def erase(
     backend: Backend,
-    report_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Reports to erase.")],
+    report_ids: Annotated[list[str], _report("ID...", "Reports to erase.")],
     *,
     reason: ReasonNeeded = None,
     yes: Yes = False,
@@ -223,7 +243,7 @@ def _tell(certificate: Document) -> None:
 @on_backend
 def certificate(
     backend: Backend,
-    report_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="An erased report.")] = None,
+    report_id: Annotated[str | None, _report("[ID]", "An erased report.")] = None,
     *,
     check: Annotated[Path | None, typer.Option("--check", help="A certificate's file: is it genuine?")] = None,
     key: Annotated[bool, typer.Option("--key", help="Print the public key of this installation.")] = False,
@@ -245,7 +265,7 @@ def certificate(
 @on_backend
 def original(
     backend: Backend,
-    report_id: Annotated[str, typer.Argument(metavar="ID", help="A report that was redacted.")],
+    report_id: Annotated[str, _report("ID", "A report that was redacted.")],
     *,
     reason: Reason = NO_REASON,
 ) -> None:
