@@ -131,6 +131,11 @@ INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cro
 
 # queue and reflection
 REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), state=ReportState)
+LAST_REPORT = Gauge("erratad_last_report_timestamp_seconds", "Time of the latest report not induced; 0: never.")
+REPORTS_EXPECTED = Gauge(
+    "erratad_reports_expected_within_seconds",
+    "An alert fires after this time without a report (intake.expect_report_within_h); 0: never.",
+)
 OLDEST_QUEUED = Gauge("erratad_oldest_queued_report_age_seconds", "Age of the oldest report that waits for analysis.")
 REFLECTIONS = _closed(
     Counter("erratad_reflections_total", "Attempts at an analysis, by outcome.", ["outcome"]),
@@ -321,21 +326,31 @@ CHAT_SERVERS = _closed(
 SERVER_RESTARTS = Counter("erratad_vllm_restarts_total", "Restarts of the managed vLLM server.")
 RECONCILE_REPAIRS = Counter("erratad_reconcile_repairs_total", "Servers brought back to the live generation.")
 
-# traffic and feedback per generation; a role without a generation has no series
+# traffic and feedback per generation; a role without a generation has no gauges. The counters grow, from the daemon's
+# start, with the generation that has the role at the time; every daemon counts all requests: max, not sum
 GENERATION_REQUESTS = _closed(
-    Gauge("erratad_generation_requests", "Requests answered by the generation with this role.", ["role"]),
+    Counter("erratad_generation_requests_total", "Requests answered by the generation with this role.", ["role"]),
     role=ROLES,
 )
-GENERATION_FLAGGED_RATE = _closed(
+GENERATION_ERRORS = _closed(
+    Counter("erratad_generation_errors_total", "Failed requests to the generation with this role.", ["role"]),
+    role=ROLES,
+)
+GENERATION_LIFETIME_REQUESTS = _closed(
     Gauge(
-        "erratad_generation_flagged_per_1000_requests",
-        "Reports per 1000 requests answered by the generation with this role.",
+        "erratad_generation_lifetime_requests",
+        "Requests that the generation with this role has answered since it was made, in any role.",
         ["role"],
     ),
     role=ROLES,
 )
-GENERATION_ERRORS = _closed(
-    Gauge("erratad_generation_errors", "Failed requests to the generation with this role.", ["role"]), role=ROLES
+GENERATION_FLAGGED_RATIO = _closed(
+    Gauge(
+        "erratad_generation_flagged_ratio",
+        "Reports per request that the generation with this role has answered since it was made, in any role.",
+        ["role"],
+    ),
+    role=ROLES,
 )
 GUIDANCE_REFUSALS = Counter(
     "erratad_guidance_refusals_total",

@@ -124,6 +124,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         for stage in stages:
             if isinstance(stage, Closable):
                 closing.callback(stage.close)
+        metrics.REPORTS_EXPECTED.set(config.intake.expect_report_within_h * 3600)
         stages.append(
             GaugesStage(
                 store=store,

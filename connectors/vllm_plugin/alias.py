@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class AliasTable:
     def drop(self, name: str) -> None:
         """Forget a drained adapter. It can no longer be requested or made live."""
         self._loaded.remove(name)
+        self.traffic.forget_durations(name)
         self._draining.discard(name)
 
     def set_live(self, name: str, expected: str | None) -> None:
@@ -284,6 +286,7 @@ class AliasMiddleware:
         scope = _with_length(scope, raw)
         observed = ObservedRequest(_BufferedReceive(raw, receive), named if recorder is None else recorder.send)
         token = _answering_as.set(route.name)
+        begun = time.monotonic()
         self._table.enter(route)
         try:
             await self._app(scope, observed.receive, observed.send)
@@ -293,7 +296,8 @@ class AliasMiddleware:
             if recorder is not None:
                 recorder.close()
             if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
-                self._table.traffic.count(route.name, failed=observed.failed)
+                duration_s = time.monotonic() - begun
+                self._table.traffic.count(route.name, failed=observed.failed, duration_s=duration_s)
         return observed.status
 
 

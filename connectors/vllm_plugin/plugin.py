@@ -47,6 +47,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import REGISTRY
 from starlette.datastructures import State
 
 from connectors.vllm_plugin.admin import Admin, guard, install
@@ -80,6 +81,7 @@ class AliasPlugin:
         if refused:
             raise ValueError(f"unset {', '.join(refused)}: erratad changes adapters through its own routes only")
         self._app, self._table = app, AliasTable(AliasSettings.from_environment(os.environ))
+        REGISTRY.register(self._table.traffic.registry)  # vLLM's /metrics
         install(app, self._table)
         app.get("/v1/models")(_list_models)
 

@@ -1,5 +1,7 @@
 """Counts the requests that each generation answered under the alias, and those that failed or were wrongly refused.
 
+The time of each answer goes to the server's own `/metrics`: vLLM does not tell there which adapter answered.
+
 Counts only grow while the server process lives. The state route returns them with the epoch of the process, so the
 daemon can add them up over servers and restarts without counting twice.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import Message, Receive, Send
 
 ANSWER_PATHS = (
@@ -23,17 +26,37 @@ STREAM_ERROR = b'data: {"error"'
 """vLLM 0.32 sends this in a stream when generating fails; status 200 was sent before."""
 
 
+BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+
+
 class RequestCounts:
-    """Requests, errors and requests refused because of the guidance, by generation name."""
+    """Requests, errors and requests refused because of the guidance, by generation name.
+
+    `registry` has the durations of answers, for Prometheus.
+    """
 
     def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._durations = Histogram(
+            "erratad_request_duration_seconds",
+            "Time of a whole answer under the alias, by the generation that gave it; failed requests do not count.",
+            ["generation"],
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
 
-    def count(self, name: str, *, failed: bool) -> None:
+    def count(self, name: str, *, failed: bool, duration_s: float) -> None:
         self._requests[name] += 1
         self._errors[name] += failed
+        if not failed:
+            self._durations.labels(generation=name).observe(duration_s)
+
+    def forget_durations(self, name: str) -> None:
+        """Of a generation that was unloaded: the number of series stays small, however many generations come."""
+        self._durations.remove(name)
 
     def refuse(self, name: str) -> None:
         self._refused[name] += 1

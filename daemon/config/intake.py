@@ -77,3 +77,5 @@ class IntakeConfig(Section):
     """The size of the stored messages of one source; further ones are refused in the same way."""
     max_reports_per_reporter_per_day: Positive = 200
     """Further reports are quarantined for review, so that one reporter cannot steer the model alone."""
+    expect_report_within_h: Annotated[float, Field(ge=0)] = 72.0
+    """After this time without a report ErratadNoReports fires; 0: never."""

@@ -12,9 +12,10 @@ from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import KAFKA
+from daemon.store.traffic import TrafficTally
 from daemon.trust.policy import Policy
 
-GENERATION_GAUGES = (metrics.GENERATION_REQUESTS, metrics.GENERATION_ERRORS, metrics.GENERATION_FLAGGED_RATE)
+GENERATION_GAUGES = (metrics.GENERATION_LIFETIME_REQUESTS, metrics.GENERATION_FLAGGED_RATIO)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
 JUDGED_STATES = (RunState.PROMOTING, RunState.PROMOTED, RunState.REJECTED)
 LATEST_RUNS = 50
@@ -30,6 +31,8 @@ class GaugesStage:
         self._enough = policy.enough(policy.config.train_analysis)
         self._data_dir = data_dir
         self._stages = stages
+        self._counted: dict[int, TrafficTally] = {}
+        """The traffic of each generation that is in its role's counters already."""
 
     def step(self, _life: Life) -> Step:
         reports = self._show_queue()
@@ -50,6 +53,8 @@ class GaugesStage:
             metrics.REPORT_EVIDENCE.labels(evidence=evidence).set(reports)
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
+        last = self._store.reports.last_received_at()
+        metrics.LAST_REPORT.set(0.0 if last is None else last.timestamp())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons(self._enough))
         metrics.EVENTS_WAITING.set(self._store.outbox.backlog(KAFKA).waiting)
         return sum(counts.values())
@@ -108,15 +113,20 @@ class GaugesStage:
             "candidate": None if active is None else self._candidate(active),
             "base": BASE_GENERATION,
         }
+        having_roles = {generation for generation in roles.values() if generation is not None}
+        tallies = {generation: self._store.traffic.tally(generation) for generation in having_roles}
         for role, generation in roles.items():
             if generation is None:
                 for gauge in GENERATION_GAUGES:
                     gauge.remove(role)
                 continue
-            tally = self._store.traffic.tally(generation)
-            metrics.GENERATION_REQUESTS.labels(role=role).set(tally.requests)
-            metrics.GENERATION_ERRORS.labels(role=role).set(tally.errors)
-            metrics.GENERATION_FLAGGED_RATE.labels(role=role).set(tally.flagged_per_1000)
+            tally = tallies[generation]
+            before = self._counted.get(generation, tally)
+            metrics.GENERATION_REQUESTS.labels(role=role).inc(max(0, tally.requests - before.requests))
+            metrics.GENERATION_ERRORS.labels(role=role).inc(max(0, tally.errors - before.errors))
+            metrics.GENERATION_LIFETIME_REQUESTS.labels(role=role).set(tally.requests)
+            metrics.GENERATION_FLAGGED_RATIO.labels(role=role).set(tally.flagged_ratio)
+        self._counted = tallies
 
     def _candidate(self, run: Run) -> int | None:
         state = self._store.adapters.get(run.generation).state

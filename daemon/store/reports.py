@@ -14,7 +14,7 @@ from daemon.categories import Kind
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.labels import SignalState
 from daemon.privacy.redact import Redactor
-from daemon.records import MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
+from daemon.records import INDUCED, MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.candidates import NEVER, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
@@ -131,6 +131,13 @@ class Reports:
         query = select(func.min(table.c.received_at)).where(text(schema.IN_QUEUE))
         with reading(self._engine) as connection:
             return connection.execute(query).scalar()
+
+    def last_received_at(self) -> datetime | None:
+        """When the latest report came that erratad did not induce itself."""
+        table = schema.reports
+        query = select(table.c.received_at).where(table.c.principal != INDUCED)
+        with reading(self._engine) as connection:
+            return connection.execute(query.order_by(table.c.received_at.desc()).limit(1)).scalar()
 
     # --- the reflection queue ---
 

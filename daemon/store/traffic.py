@@ -57,9 +57,9 @@ class TrafficTally:
     flagged: int
 
     @property
-    def flagged_per_1000(self) -> float:
-        """0 without requests."""
-        return 1000 * self.flagged / self.requests if self.requests else 0.0
+    def flagged_ratio(self) -> float:
+        """Reports per request; 0 without requests."""
+        return self.flagged / self.requests if self.requests else 0.0
 
 
 class Traffic:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import generate_latest
 
 from connectors.vllm_plugin.admin import Admin, guard, install
 from connectors.vllm_plugin.alias import AliasTable, answering_as
@@ -196,13 +197,14 @@ class FakeVllm:
         guard(app, table)
         return app
 
-    async def _metrics(self) -> Response:
-        """Metrics of a real server after six requests; counters grow by as much with each scrape."""
+    async def _metrics(self, request: Request) -> Response:
+        """Metrics of a real server after six requests; counters grow by as much with each scrape. And the plugin's."""
         self._scrapes += 1
         grown = (
             re.sub(COUNTER, lambda found: f"{found[1]}{float(found[2]) * self._scrapes}", line) for line in RECORDED
         )
-        return Response("\n".join(grown) + "\n", media_type="text/plain; version=0.0.4")
+        durations = generate_latest(request.app.state.erratad.table.traffic.registry).decode()
+        return Response("\n".join(grown) + "\n" + durations, media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> JSONResponse:
         live = request.app.state.erratad.table.live

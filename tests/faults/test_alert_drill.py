@@ -84,7 +84,8 @@ def test_intake_falls_behind(stand: Stand) -> None:
 
 def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None:
     [sent] = stand.send_reports(1)
-    stand.reconfigure("intake", sources=[{"name": "desk", "topic": "erratad.desk"}], max_reports_per_day=1)
+    silence = {"expect_report_within_h": 0.001}
+    stand.reconfigure("intake", sources=[{"name": "desk", "topic": "erratad.desk"}], max_reports_per_day=1, **silence)
 
     def send() -> httpx.Response:
         return stand.daemon.post("/v1/feedback", flagged().model_dump(mode="json", exclude_none=True))
@@ -100,9 +101,13 @@ def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None
     assert principal in answer.json()["error"]["detail"]
     assert sent in stand.follow("ErratadQuotaReached", "erratad reports --principal NAME", NAME=principal)
     assert "erratad.desk" in stand.follow("ErratadKafkaTopicMissing", "erratad status")
+    # all are refused
+    stand.fires("ErratadNoReports")
+    stand.is_told("ErratadNoReports")
+    assert sent in stand.follow("ErratadNoReports", "erratad reports")
     stand.broker.create_topics({"erratad.desk": 1})
     stand.until(lambda: not stand.firing("ErratadKafkaTopicMissing"), "ErratadKafkaTopicMissing does not end")
-    stand.reconfigure("intake", sources=[], max_reports_per_day=20_000)
+    stand.reconfigure("intake", sources=[], max_reports_per_day=20_000, expect_report_within_h=72)
     assert send().status_code == 202
     stand.all_end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,8 +24,10 @@ from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.broker import kafka_config, send, topics_of
 from tests.fixtures.config import distant_cron, flagged
 from tests.fixtures.daemons import RunningDaemon
+from tests.fixtures.dcgm import dcgm_exposition
+from tests.fixtures.healthy import serving_again
 from tests.fixtures.ports import free_port
-from tests.fixtures.prometheus import Prometheus, figures, run_tool, running_prometheus
+from tests.fixtures.prometheus import WATCHED, Prometheus, figures, run_tool, running_prometheus
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the whole loop
 ROOT = Path(__file__).parents[2]
@@ -48,7 +51,6 @@ SEED = {
     "category": "wrong-fact",
     "checks": {"must_contain": ["Utopia"]},
 }
-ASK = [{"role": "user", "content": "hello"}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,11 @@ def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.T
         fake.facts_dir = folder / "var" / "chat"
         daemon = _daemon(folder, port, tiny_model, fake, broker)
         targets = {"erratad": f"127.0.0.1:{port}", "vllm": fake.url.removeprefix("http://")}
-        with running_prometheus(folder / "prometheus", targets) as prometheus:
+        # no test has a GPU: the names are NVIDIA's, the values are made up
+        with (
+            serving_again({"dcgm": dcgm_exposition()}) as gpus,
+            running_prometheus(folder / "prometheus", {**targets, **gpus}) as prometheus,
+        ):
             daemon.start()
             try:
                 # a scrape before the first step of the gauges finds a live adapter without a name
@@ -100,7 +106,14 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config["reflection"] |= {"analyst": "self", "max_tokens": 64}
     config["dataset"]["recipes"] = {"wrong-fact": "context-distillation"}  # no teacher helps, which is shown, too
     config["training"]["epochs"] = 4
-    config["rollout"] = {"watch": {"min_requests": 20, "interval_s": 1}}
+    config["rollout"] = {
+        "mode": "canary",
+        "share": 0.5,
+        "min_requests": 20,
+        "min_duration_s": 1,
+        "max_duration_s": 10,
+        "watch": {"min_requests": 20, "interval_s": 1},
+    }
     seeds = folder / "seeds.jsonl"
     seeds.write_text(json.dumps(SEED))
     config["induction"] = {"enabled": True, "cron": distant_cron(), "model": "base", "seeds": str(seeds)}
@@ -121,10 +134,16 @@ def _play(daemon: RunningDaemon, fake: FakeVllm) -> None:
     daemon.until(lambda: _exported(daemon, "erratad_new_lessons") == len(TOPICS) + 1)
     _ask(fake, 40)
     daemon.post("/api/train", {"reason": "test"})
-    daemon.until(lambda: _exported(daemon, "erratad_live_generation") == 1)
+
+    def is_live_after_the_canary() -> bool:
+        if _exported(daemon, "erratad_run_active", state="promoting") == 1:
+            _ask(fake, 10)
+        return _exported(daemon, "erratad_live_generation") == 1
+
+    daemon.until(is_live_after_the_canary, poll_s=0.5)
     _ask(fake, 40)
     daemon.until(lambda: _exported(daemon, "erratad_watch_p_value", rate="flagged") is not None)
-    daemon.until(lambda: (_exported(daemon, "erratad_generation_requests", role="live") or 0) >= 40)
+    daemon.until(lambda: (_exported(daemon, "erratad_generation_lifetime_requests", role="live") or 0) >= 40)
     daemon.post("/api/rollback", {"reason": "test"})
     daemon.until(lambda: _exported(daemon, "erratad_live_generation") == 0)
     daemon.post("/api/induce", {"reason": "test"})
@@ -134,8 +153,8 @@ def _play(daemon: RunningDaemon, fake: FakeVllm) -> None:
 
 def _ask(fake: FakeVllm, times: int) -> None:
     with closing(VllmServer(fake.url, api_key=None, admin_token=ADMIN_TOKEN)) as client:
-        for _ in range(times):
-            client.chat("aligned", ASK, max_tokens=4)
+        for _ in range(times):  # each in a conversation of its own
+            client.chat("aligned", [{"role": "user", "content": f"hello {time.monotonic_ns()}"}], max_tokens=4)
 
 
 def _exported(daemon: RunningDaemon, name: str, **labels: str) -> float | None:
@@ -181,11 +200,36 @@ def queries(dashboard: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield annotation["name"], {"expr": annotation["expr"]}
 
 
+def resolved(expr: str, *, since: float) -> str:
+    """With the values that Grafana would put in: the only release, and the time since the beginning."""
+    values = {
+        "rate_interval": "20s",
+        "range": f"{time.time() - since:.0f}s",
+        "namespace": ".*",
+        "model": ".*",
+        **WATCHED,
+    }
+    for name, value in values.items():
+        expr = expr.replace(f"$__{name}", value).replace(f"${name}", value)
+    assert "$" not in expr
+    return expr
+
+
+def test_the_variables_find_the_release(watched: Watched) -> None:
+    variables = [one for one in json.loads(DASHBOARDS[0].read_text())["templating"]["list"] if one["type"] == "query"]
+    found = {}
+    for variable in variables:
+        series, label = re.findall(r"^label_values\((.*), (\w+)\)$", variable["query"])[0]
+        series = resolved(series, since=watched.begun)
+        found[label] = {one["metric"].get(label) for one in watched.prometheus.ask(series)}
+    assert found == {"namespace": {None}, "release": {WATCHED["release"]}, "model": {WATCHED["model"]}}
+
+
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_every_query_of_a_dashboard_returns_data(watched: Watched, path: Path) -> None:
     empty = []
     for title, target in queries(json.loads(path.read_text())):
-        query = target["expr"].replace("$__rate_interval", "20s")
+        query = resolved(target["expr"], since=watched.begun)
         instant = target.get("instant", False)
         series = watched.prometheus.ask(query) if instant else watched.prometheus.ask_since(query, watched.begun)
         if not figures(series):
@@ -197,5 +241,7 @@ def test_every_query_of_a_dashboard_returns_data(watched: Watched, path: Path) -
 def test_legends_name_labels_that_the_query_returns(watched: Watched, path: Path) -> None:
     for title, target in queries(json.loads(path.read_text())):
         wanted = {part.partition("}}")[0] for part in target.get("legendFormat", "").split("{{")[1:]}
-        for series in watched.prometheus.ask_since(target["expr"].replace("$__rate_interval", "20s"), watched.begun):
+        query = resolved(target["expr"], since=watched.begun)
+        wanted.discard("namespace")  # only Kubernetes has one
+        for series in watched.prometheus.ask_since(query, watched.begun):
             assert wanted <= set(series["metric"]), title

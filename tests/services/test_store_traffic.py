@@ -112,5 +112,5 @@ def test_what_waits_for_review_counts_for_no_rate(store: Store) -> None:
 
 
 def test_a_rate_without_requests_is_zero() -> None:
-    assert TrafficTally(requests=0, errors=0, flagged=3).flagged_per_1000 == 0
-    assert TrafficTally(requests=500, errors=0, flagged=3).flagged_per_1000 == 6
+    assert TrafficTally(requests=0, errors=0, flagged=3).flagged_ratio == 0
+    assert TrafficTally(requests=500, errors=0, flagged=3).flagged_ratio == 0.006

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,28 @@ def test_an_answer_under_the_alias_names_its_generation(server: Server) -> None:
     assert (reply.model, reply.generation) == (name, int(name[-6:]))
     assert reply.text
     assert reply.completion_tokens == 8
+
+
+def test_the_time_of_answers_is_exported_by_generation(server: Server) -> None:
+    first, second = server.live(1), server.live(2)
+    for _ in range(2):
+        server.client.chat(ALIAS, MESSAGES, max_tokens=2)
+    server.client.chat(first, MESSAGES, max_tokens=2)  # by its name: not under the alias
+
+    def answers() -> dict[str, float]:
+        shown = httpx.get(f"{server.url}/metrics", headers={ADMIN_HEADER: ADMIN_TOKEN}).text
+        return {
+            name: float(count)
+            for name, count in re.findall(
+                r'^erratad_request_duration_seconds_count\{generation="(.*)"\} (.*)$', shown, re.M
+            )
+        }
+
+    assert answers()[second] == 2
+    assert first not in answers()
+    server.client.set_live(first, expected=second)
+    _gone(server.client, second)
+    assert second not in answers()
 
 
 def test_every_chunk_of_a_stream_names_its_generation(server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import bars, graph
+from panels import bars, graph, increase
 
 TASKS = 'suite!~"drift|over-refusal|attacks|under-attack"'
 
@@ -59,6 +59,6 @@ PANELS = [
         about="Different pairs of words; sequences that stand in answers to several items, too.",
         width=8,
     ),
-    graph("Verdicts", ("sum by (verdict) (erratad_gate_verdicts_total)", "{{verdict}}"), width=8),
-    bars("Failed criteria", ("sum by (criterion) (erratad_gate_rejections_total)", "{{criterion}}"), width=8),
+    bars("Verdicts", (increase("erratad_gate_verdicts_total", "verdict"), "{{verdict}}"), width=8),
+    bars("Failed criteria", (increase("erratad_gate_rejections_total", "criterion"), "{{criterion}}"), width=8),
 ]

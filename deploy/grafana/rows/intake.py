@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import bars, graph
+from panels import age, bars, figure, graph, increase
 
 PANELS = [
     graph(
@@ -18,13 +18,30 @@ PANELS = [
     ),
     bars(
         "Positions lost",
-        ("sum by (cause) (erratad_kafka_positions_lost_total)", "{{cause}}"),
+        (increase("erratad_kafka_positions_lost_total", "cause"), "{{cause}}"),
         about="Partitions that are read again from their start. before_start: messages were deleted unread.",
     ),
-    bars("Short forms completed, or given up", ("sum by (result) (erratad_completions_total)", "{{result}}")),
+    figure(
+        "Since the latest report",
+        (age("erratad_last_report_timestamp_seconds"), ""),
+        unit="s",
+        width=6,
+        about="Of a user or a service; induced mistakes do not count.",
+    ),
+    figure(
+        "Reports expected within",
+        ("max(erratad_reports_expected_within_seconds)", ""),
+        unit="s",
+        width=6,
+        about="intake.expect_report_within_h; 0: no alert.",
+    ),
+    bars(
+        "Short forms completed, or given up",
+        (increase("erratad_completions_total", "result"), "{{result}}"),
+    ),
     bars("Feedback that is no report", ("max by (state) (erratad_signals)", "{{state}}")),
-    bars("Dead letters", ("sum by (reason) (erratad_dead_letters_total)", "{{reason}}")),
-    bars("Redacted values", ("sum by (kind) (erratad_redacted_total)", "{{kind}}")),
+    bars("Dead letters", (increase("erratad_dead_letters_total", "reason"), "{{reason}}")),
+    bars("Redacted values", (increase("erratad_redacted_total", "kind"), "{{kind}}")),
     graph(
         "Offset commits per second",
         ("sum by (outcome) (rate(erratad_kafka_commits_total[$__rate_interval]))", "{{outcome}}"),

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from panels import age, bars, figure, graph, timeline
+from panels import age, bars, figure, graph, increase, timeline
 
 from rows.generations import LIVE_NAMES
 
+SCOPE = "namespace, release, model"
+NAMED = "{{namespace}} {{release}} {{model}}"
+RELEASES = [
+    bars(
+        "Firing alerts",
+        (f'sum by ({SCOPE}) (ALERTS{{alertstate="firing"}}) or sum by ({SCOPE}) (up{{job="erratad"}}) * 0', NAMED),
+        width=8,
+        everywhere=True,
+    ),
+    bars(
+        "Daemons and servers up",
+        (f'sum by (job, {SCOPE}) (up{{job=~"erratad|vllm"}})', f"{{{{job}}}} {NAMED}"),
+        width=8,
+        everywhere=True,
+    ),
+    bars("Live generation", (f"max by ({SCOPE}) (erratad_live_generation)", NAMED), width=8, everywhere=True),
+]
+"""All releases that this Prometheus watches, whichever is chosen above."""
 FLAGGED = 'max(sum by (instance) (erratad_reports{state!="duplicate"}))'
 
 NOW = [
@@ -41,8 +59,9 @@ FUNNEL = [
     ),
     graph("Reports by state", ("max by (state) (erratad_reports)", "{{state}}"), stacked=True),
     graph(
-        "Flagged per 1000 requests",
-        ("max by (role) (erratad_generation_flagged_per_1000_requests)", "{{role}}"),
+        "Flagged answers",
+        ("max by (role) (erratad_generation_flagged_ratio)", "{{role}}"),
+        unit="percentunit",
         about="Is the model getting better? By the generation that answered.",
     ),
     graph(
@@ -59,5 +78,5 @@ RUNS = [
         ("max by (state) (erratad_run_active)", "{{state}}"),
         words={"1": ("active", "green"), "0": ("-", "transparent")},
     ),
-    graph("Runs ended", ("sum by (outcome) (erratad_runs_total)", "{{outcome}}")),
+    bars("Runs ended", (increase("erratad_runs_total", "outcome"), "{{outcome}}"), about="In the time shown."),
 ]

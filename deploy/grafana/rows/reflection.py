@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import bars, graph, quantiles
+from panels import bars, graph, increase, quantiles
 
 PANELS = [
     graph(
@@ -24,14 +24,19 @@ PANELS = [
         width=8,
     ),
     graph("Duration of an attempt", *quantiles("erratad_reflection_duration_seconds"), unit="s", width=8),
-    bars("Analyses refused", ("sum by (check) (erratad_analyses_rejected_total)", "{{check}}"), width=8),
-    bars("Lessons by kind of mistake", ("sum by (kind) (erratad_lessons_by_kind_total)", "{{kind}}"), width=8),
+    bars("Analyses refused", (increase("erratad_analyses_rejected_total", "check"), "{{check}}"), width=8),
+    bars("Lessons by kind of mistake", (increase("erratad_lessons_by_kind_total", "kind"), "{{kind}}"), width=8),
     bars(
         "Lessons by analyst and source of the correction",
-        ("sum by (analyst, correction) (erratad_lessons_total) > 0", "{{analyst}}, correction: {{correction}}"),
+        (f"{increase('erratad_lessons_total', 'analyst, correction')} > 0", "{{analyst}}, correction: {{correction}}"),
         width=24,
     ),
-    bars("Evidence of reports", ("max by (evidence) (erratad_report_evidence)", "{{evidence}}"), width=12),
-    bars("Looks for evidence", ("sum by (result) (erratad_evidence_total)", "{{result}}"), width=12),
-    bars("Set aside by fault", ("sum by (fault) (erratad_set_aside_total)", "{{fault}}"), width=24),
+    graph(
+        "Reports by grade of evidence",
+        ("max by (evidence) (erratad_report_evidence)", "{{evidence}}"),
+        about="What is known about whether the model gave the flagged answer. docs/trust.md explains the grades.",
+        stacked=True,
+    ),
+    bars("Looks for evidence", (increase("erratad_evidence_total", "result"), "{{result}}"), width=12),
+    bars("Set aside by fault", (increase("erratad_set_aside_total", "fault"), "{{fault}}"), width=24),
 ]

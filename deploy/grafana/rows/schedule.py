@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from panels import age, figure, graph
+from panels import age, bars, figure, increase
 
 PANELS = [
     figure(
@@ -24,6 +24,6 @@ PANELS = [
         bad_from=93600,
     ),
     figure("Failed in a row", ('max(erratad_runs_ended_in_a_row{outcome="failed"})', ""), bad_from=2),
-    graph("Runs ended", ("sum by (outcome) (erratad_runs_total)", "{{outcome}}")),
-    graph("Chances to start", ("sum by (decision) (erratad_schedule_decisions_total)", "{{decision}}")),
+    bars("Runs ended", (increase("erratad_runs_total", "outcome"), "{{outcome}}"), about="In the time shown."),
+    bars("Chances to start", (increase("erratad_schedule_decisions_total", "decision"), "{{decision}}")),
 ]

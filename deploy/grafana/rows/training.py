@@ -27,8 +27,10 @@ PANELS = [
         unit="bytes",
         width=8,
     ),
-    graph("Optimiser steps", ("sum(erratad_training_steps_total)", "steps"), width=8),
     graph(
+        "Optimiser steps per second", ("sum(rate(erratad_training_steps_total[$__rate_interval]))", "steps"), width=8
+    ),
+    bars(
         "Mean duration of stages",
         mean_seconds("erratad_run_stage_duration_seconds", "stage"),
         unit="s",

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from daemon.operations.gauges import GaugesStage
 from daemon.promotion.rollout import WAITS_SINCE
+from daemon.records import INDUCED, Source
 from daemon.store import Store
 from daemon.training.process import resident_bytes
 from tests.fixtures.config import flagged, trusting
@@ -37,6 +38,7 @@ def show(gauges: GaugesStage) -> None:
 def test_nothing_has_happened_yet(gauges: GaugesStage) -> None:
     show(gauges)
     assert value("new_lessons") == 0
+    assert value("last_report_timestamp_seconds") == 0
     assert value("schedule_last_start_timestamp_seconds") == 0
     for outcome in ("promoted", "rejected", "failed"):
         assert value("run_last_end_timestamp_seconds", outcome=outcome) == 0
@@ -51,6 +53,17 @@ def test_the_queue_and_what_waits_for_training(sqlite_store: Store, gauges: Gaug
     assert value("reports", state="queued") == 1
     assert value("new_lessons") == 2
     assert 0 < (value("oldest_queued_report_age_seconds") or 0) < 60
+
+
+def test_the_latest_report_is_one_that_erratad_did_not_induce(sqlite_store: Store, gauges: GaugesStage) -> None:
+    before = time.time()
+    add(sqlite_store, flagged())
+    show(gauges)
+    came = value("last_report_timestamp_seconds") or 0
+    assert before <= came <= time.time()
+    sqlite_store.reports.add([(flagged(), Source(channel="http", principal=INDUCED))], reporter_cap=200)
+    show(gauges)
+    assert value("last_report_timestamp_seconds") == came
 
 
 def test_runs_that_ended_alike_are_counted_until_one_ends_otherwise(sqlite_store: Store, gauges: GaugesStage) -> None:

@@ -176,16 +176,40 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
     add(bench.store, flagged(model=FIRST))
     gauges = GaugesStage(store=bench.store, policy=trusting(), data_dir=Path(), stages=[])
     gauges.step(life())
-    assert _gauge("requests", "live") == 1
-    assert _gauge("errors", "live") == 0
-    assert _gauge("flagged_per_1000_requests", "live") == 1000
-    assert _gauge("requests", "previous") == _gauge("requests", "base") == 0
-    assert _gauge("requests", "candidate") is None
+    assert _shown("lifetime_requests", "live") == 1
+    assert _shown("flagged_ratio", "live") == 1
+    assert _shown("lifetime_requests", "previous") == _shown("lifetime_requests", "base") == 0
+    assert _shown("lifetime_requests", "candidate") is None
     bench.ask_rollback()
     bench.step()
     gauges.step(life())
-    assert _gauge("requests", "previous") is None
+    assert _shown("lifetime_requests", "previous") is None
 
 
-def _gauge(name: str, role: str) -> float | None:
+def test_the_counters_grow_with_the_generation_that_has_the_role(bench: Bench) -> None:
+    """Whatever it answered in another role before."""
+    gauges = GaugesStage(store=bench.store, policy=trusting(), data_dir=Path(), stages=[])
+    traffic = TrafficStage(store=bench.store, fleet=bench.fleet)
+
+    def ask(times: int) -> None:
+        for _ in range(times):
+            bench.clients[0].chat("aligned", ASK, max_tokens=1)
+        traffic.step(life())
+        gauges.step(life())
+
+    def counted() -> dict[str, float]:
+        return {role: _shown("requests_total", role) or 0 for role in ("live", "previous", "base")}
+
+    bench.promoted()
+    ask(3)  # what a daemon finds at its start is no increase
+    before = counted()
+    ask(2)
+    bench.promoted()
+    gauges.step(life())
+    ask(5)
+    assert {role: count - before[role] for role, count in counted().items()} == {"live": 7, "previous": 0, "base": 0}
+    assert _shown("lifetime_requests", "live") == 5
+
+
+def _shown(name: str, role: str) -> float | None:
     return REGISTRY.get_sample_value(f"erratad_generation_{name}", {"role": role})

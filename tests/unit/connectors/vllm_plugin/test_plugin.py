@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
@@ -20,6 +21,9 @@ from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(
+        "connectors.vllm_plugin.plugin.REGISTRY", CollectorRegistry()
+    )  # a server process has one plugin
     for name, value in {"ALIAS": "aligned", "BASE_NAME": "base", "GUIDANCE": "", "ADMIN_TOKEN": "secret"}.items():
         monkeypatch.setenv(f"ERRATAD_{name}", value)
     return monkeypatch
