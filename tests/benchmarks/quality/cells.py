@@ -72,6 +72,8 @@ class Variant:
     in_context: bool = True
     """Whether a share of them stands under the mistakes' system messages, as `dataset.replay_in_context` says."""
     training: Mapping[str, Any] = field(default_factory=dict)
+    by_kind: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of mistakes with another recipe, as in `dataset.recipes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class Trainer:
         self,
         *,
         collector: Collector,
-        render: Callable[[str, Lessons], list[Example]],
+        render: Callable[[Variant, Lessons], list[Example]],
         pairs: Callable[[int, int, Sequence[Context]], Pairs],
         model_path: Path,
         base_fingerprint: str,
@@ -223,7 +225,7 @@ class Trainer:
         mistakes = self._mistakes(cell)
         lessons = self._collector.lessons(cell.scenario, mistakes, cell.variant.analyst)
         reports = [mistake.report() for mistake in mistakes]
-        return without_repeats(self._render(cell.variant.recipe, [*zip(reports, lessons, strict=True)]))
+        return without_repeats(self._render(cell.variant, [*zip(reports, lessons, strict=True)]))
 
     def _mistakes(self, cell: Cell) -> list[Mistake]:
         mistakes = self._collector.mistakes(cell.scenario)

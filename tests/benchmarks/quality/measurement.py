@@ -34,7 +34,7 @@ from daemon.dataset.teaching import LESSON_ANSWERS, Lessons, Teaching
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life
 from daemon.serving.managed import ManagedServer
-from tests.benchmarks.quality.cells import BASE, PREFERENCE, Asker, Cell, Trainer
+from tests.benchmarks.quality.cells import BASE, PREFERENCE, Asker, Cell, Trainer, Variant
 from tests.benchmarks.quality.lessons import Analyst, Asked, Collector
 from tests.benchmarks.quality.plan import REPLAY_TOKENS, Plan, Sheet, judged
 from tests.benchmarks.quality.probes import Scenario
@@ -170,12 +170,12 @@ class _Measurement:
         what = f"{about['scenario']}/{about['variant']}/{about['seed']}"
         self._say(f"{what}: {_summary(judged(kept, scenario)['answers'])} ({time.monotonic() - started:.0f} s)")
 
-    def _render(self, recipe_name: str, lessons: Lessons) -> list[Example]:
+    def _render(self, variant: Variant, lessons: Lessons) -> list[Example]:
         """The examples, after the questions that the daemon would ask before a training."""
         sheet = self._sheet
         teaching = Teaching(
-            recipe_name=recipe_name,
-            by_kind={},
+            recipe_name=variant.recipe,
+            by_kind=variant.by_kind,
             answers=Answers(
                 fleet=OneServer(self._server),
                 base_name=sheet.serving.base_name,
@@ -190,7 +190,9 @@ class _Measurement:
         examples = [example for one in lessons for example in teaching.render(*one)]
         if flips := teaching.flips():
             told = ", ".join(f"{one.flipped} of {one.lessons} {kind}" for kind, one in flips.items())
-            self._say(f"{recipe_name}: a teacher helps in {told}; recipes by kind: {teaching.by_kind or recipe_name}")
+            self._say(
+                f"{variant.name}: a teacher helps in {told}; recipes by kind: {teaching.by_kind or variant.recipe}"
+            )
         return examples
 
     def _pairs(self, count: int, seed: int, contexts: Sequence[Context]) -> Pairs:

@@ -58,6 +58,13 @@ _BY_TEACHER: Mapping[str, Any] = {"replay_loss": "distillation", "learning_rate"
 WITH_TEACHER = (
     Variant(name="context-distillation", recipe="context-distillation", training=_BY_TEACHER, golden=0.0),
     Variant(name="consistency", recipe="consistency", training=_BY_TEACHER, golden=0.0),
+    Variant(
+        name="mixed",
+        recipe="consistency",
+        by_kind={"secret-leak": "context-distillation"},
+        training=_BY_TEACHER,
+        golden=0.0,
+    ),
     Variant(name="auto", recipe=AUTO, training=_BY_TEACHER, golden=0.0),
     Variant(name="hindsight", recipe="hindsight", training=_BY_TEACHER, golden=0.0),
     Variant(name="lesson-ahead", recipe="lesson-ahead"),
@@ -119,9 +126,9 @@ class Sheet:
 
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
-        about = (asdict(variant), self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
+        same = (self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
         taught = [_asked_before()] if variant.recipe in {AUTO, *TAUGHT} else []
-        settings = digest([self.plan.model.name, *about, *taught])
+        settings = digest([self.plan.model.name, _settings_of(variant), *same, *taught])
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         return Cell(scenario=scenario, variant=variant, seed=seed, number=number, settings=settings)
@@ -158,6 +165,14 @@ def judged(result: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
         for one in result["answers"]
     ]
     return {**result, "answers": answers}
+
+
+def _settings_of(variant: Variant) -> dict[str, Any]:
+    """Without a field that is empty in nearly all, so that what was measured before it was added still counts."""
+    settings = asdict(variant)
+    if not variant.by_kind:
+        del settings["by_kind"]
+    return settings
 
 
 def _asked_before() -> dict[str, Any]:

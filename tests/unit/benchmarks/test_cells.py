@@ -42,7 +42,7 @@ def _trainer(folder: Path, pairs: Callable[[int, int, Sequence[Context]], Pairs]
     server = Hijackable()
     return Trainer(
         collector=Collector(base=asked_base(server), score=unscored, folder=folder, concurrency=2),
-        render=lambda name, lessons: [example for one in lessons for example in recipe(name)(*one)],
+        render=lambda variant, lessons: [example for one in lessons for example in recipe(variant.recipe)(*one)],
         pairs=pairs,
         model_path=folder,
         base_fingerprint="0",
