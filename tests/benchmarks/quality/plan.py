@@ -65,11 +65,17 @@ WITH_TEACHER = (
         training=_BY_TEACHER,
         golden=0.0,
     ),
+    Variant(
+        name="by-kind",
+        recipe=FULL,
+        by_kind={"prompt-injection": "consistency", "secret-leak": "context-distillation"},
+    ),
     Variant(name="auto", recipe=AUTO, training=_BY_TEACHER, golden=0.0),
     Variant(name="hindsight", recipe="hindsight", training=_BY_TEACHER, golden=0.0),
     Variant(name="lesson-ahead", recipe="lesson-ahead"),
 )
-"""Measured only if named (`--recipe`). Golden pairs are left out because they are trained as targets."""
+"""Measured only if named (`--recipe`). Golden pairs are left out because they are trained as targets; `by-kind` is the
+product's defaults with these recipes for two kinds of mistakes."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS, *WITH_TEACHER)}
 
 
@@ -127,7 +133,7 @@ class Sheet:
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
         same = (self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
-        taught = [_asked_before()] if variant.recipe in {AUTO, *TAUGHT} else []
+        taught = [_asked_before()] if {AUTO, *TAUGHT} & {variant.recipe, *variant.by_kind.values()} else []
         settings = digest([self.plan.model.name, _settings_of(variant), *same, *taught])
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
