@@ -24,7 +24,7 @@ TIMEOUT_S = 30.0
 MAX_ATTEMPTS = 6
 FIRST_WAIT_S, LIMIT_WAIT_S = 0.5, 30.0
 PASSING = frozenset({429, 502, 503, 504})
-ENDED = frozenset({"resolved", "not_reproduced", "buried", "erased", "kept", "given_up"})
+ENDED = frozenset({"resolved", "not-reproduced", "buried", "erased", "kept", "given_up"})
 """States that change no more by themselves, or only if the mistake comes back."""
 
 

@@ -15,7 +15,7 @@ from connectors import client as clients
 from connectors.client import Accepted, AsyncFeedback, Feedback, FeedbackError, State, message_of
 from daemon.config import Config
 from daemon.intake.stage import FeedbackIntake
-from daemon.labels import Lost
+from daemon.labels import Lost, SignalState
 from daemon.records import ReportState
 from daemon.store import Store
 from daemon.web.app import create_app
@@ -127,6 +127,11 @@ def test_the_async_client_does_the_same(app: FastAPI, sqlite_store: Store) -> No
 
     accepted, state = asyncio.run(talk())
     assert (accepted.outcome, state.state) == ("waiting", "given_up")
+
+
+def test_the_states_that_end_are_states_of_the_daemon() -> None:
+    ended = {ReportState.RESOLVED, ReportState.NOT_REPRODUCED, ReportState.BURIED, ReportState.ERASED}
+    assert ended | {SignalState.KEPT, SignalState.GIVEN_UP} == clients.ENDED
 
 
 def test_absent_fields_are_not_sent() -> None:
