@@ -91,12 +91,12 @@ def frames(cast: Path) -> list[Frame]:
         seen = [_line(screen, row) for row in range(screen.cursor.y + 1)]
         lowest = max(0, len(seen) - HEIGHT)
         while True:
-            top = min(top + SCROLL_ROWS, lowest)
             frame = tuple(seen[top : top + HEIGHT])
             if not found or frame != found[-1]:
                 found.append(frame)
             if top == lowest:
                 break
+            top = min(top + SCROLL_ROWS, lowest)
     return found
 
 
