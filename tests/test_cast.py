@@ -13,7 +13,7 @@ from deploy.docs import cast
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = "\r\n".join(map(str, range(60)))
-EVENTS = [[0.1, "o", "one <\r\n"], [1.0, "o", "\033[32mtwo\033[0m\r\n"], [2.0, "o", NUMBERS]]
+EVENTS = [[0.1, "o", "one <\r\n"], [1.0, "o", "\033[92mtwo\033[0m\r\n"], [2.0, "o", NUMBERS]]
 
 
 @pytest.fixture

@@ -26,8 +26,10 @@ from daemon.errors import ConfigError
 from daemon.serving.process import end_left_over
 
 MARKER = ".erratad-demo"
-INTRODUCTION = """A chat backend asks {questions} questions, flags the bad answers, and waits until a better adapter
-is live. Every part is real: broker, vLLM, daemon, training, gate and swap. Two quiet cores take 7 to 10 minutes."""
+INTRODUCTION = (
+    "A chat backend asks {questions} questions, flags the bad answers, and waits until a better adapter is live. "
+    "Every part is real: broker, vLLM, daemon, training, gate and swap. Two quiet cores take about 7 minutes."
+)
 
 
 def run_demo(
@@ -45,7 +47,7 @@ def run_demo(
     )  # the context managers then stop the child processes
     with EmbeddedBroker.start() as broker, running_daemon(folder, broker.bootstrap) as daemon:
         addresses = f"console {daemon.url}/   metrics {daemon.url}/metrics   chat {daemon.chat_url}/v1"
-        screen.print(f"{addresses}\nlog {daemon.log}\n")
+        screen.print(f"{addresses}\nlog {daemon.log}\n", highlight=False)
         demo = Demo(screen=screen, daemon=daemon, kafka=KafkaConfig(bootstrap_servers=[broker.bootstrap]))
         summary = demo.play(questions)
         summary["seconds"] = round(time.monotonic() - started, 1)

@@ -71,7 +71,7 @@ class Screen:
             ("answered", report.response),
             ("flagged", report.reason or ""),
         ):
-            self._console.print(f"  {name:>8}  {text}", style="dim", highlight=False, markup=False)
+            self._console.print(f"  {name:>8}  {' '.join(text.split())}", style="dim", highlight=False, markup=False)
 
     @contextmanager
     def scene(self, title: str) -> Iterator[Scene]:

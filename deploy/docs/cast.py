@@ -15,6 +15,7 @@ import codecs
 import json
 import os
 import pty
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -108,8 +109,14 @@ def _line(screen: pyte.Screen, row: int) -> Line:
         columns = list(group)
         text = "".join(cells[x].data for x in columns)
         if text.strip():
-            runs.append(Run(columns[0], text.rstrip(), COLOURS.get(colour, f"#{colour}"), bold))
+            runs.append(Run(columns[0], text.rstrip(), _colour(colour), bold))
     return tuple(runs)
+
+
+def _colour(name: str) -> str:
+    """pyte's names of colours, with "bright" before them for some, or six hexadecimal digits."""
+    plain = name.removeprefix("bright")
+    return f"#{name}" if re.fullmatch("[0-9a-f]{6}", name) else COLOURS.get(plain, COLOURS["default"])
 
 
 def svg(shown: Sequence[Frame]) -> str:
