@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import typer
 
-from daemon.cli.backend import Backend
+from daemon.cli.backend import Backend, ReportFilter
 from daemon.cli.connection import COMPLETION_TIMEOUT_S, Target
 from daemon.operations.stages import PAUSABLE
 
@@ -44,7 +44,7 @@ def adapter_states(incomplete: str) -> list[str]:
 
 def reports(ctx: typer.Context, incomplete: str) -> Proposals:
     def read(backend: Backend) -> Proposals:
-        found = backend.reports(search=incomplete or None, limit=MAX_PROPOSALS)
+        found = backend.reports(ReportFilter(search=incomplete or None), limit=MAX_PROPOSALS)
         return [(row["id"], row["state"]) for row in found]
 
     return _of_target(ctx, read, incomplete)

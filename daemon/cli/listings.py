@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from daemon.cli import completion
-from daemon.cli.backend import Backend, Document
+from daemon.cli.backend import Backend, Document, ReportFilter
 from daemon.cli.connection import on_backend
 from daemon.cli.options import AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
@@ -69,13 +69,13 @@ def reports(
     """
     from daemon.records import ReportState
 
-    wanted = one_of(ReportState, state)
+    wanted = ReportFilter(
+        state=one_of(ReportState, state), category=category, principal=principal, reporter=reporter, search=search
+    )
     if report_id is not None:
         _show_report(backend.report(report_id), as_json=as_json)
         return
-    found = backend.reports(
-        state=wanted, category=category, principal=principal, reporter=reporter, search=search, limit=limit
-    )
+    found = backend.reports(wanted, limit=limit)
     if as_json:
         print_json(found)
         return

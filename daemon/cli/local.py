@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli.backend import Document, ReportAction, Request
+from daemon.cli.backend import ALL, Document, ReportAction, ReportFilter, Request
 from daemon.cli.options import opened, operator
 from daemon.operations import commands, erasure
 from daemon.operations.reviews import review_queue
@@ -45,24 +46,9 @@ class LocalBackend:
     def status(self) -> Document:
         return _document(status(self._store, self._config))
 
-    def reports(
-        self,
-        *,
-        state: str | None = None,
-        category: str | None = None,
-        principal: str | None = None,
-        reporter: str | None = None,
-        search: str | None = None,
-        limit: int,
-    ) -> list[Document]:
-        found = self._store.reports.find(
-            state=None if state is None else ReportState(state),
-            category=category,
-            principal=principal,
-            reporter=reporter,
-            search=search,
-            limit=limit,
-        )
+    def reports(self, wanted: ReportFilter = ALL, *, limit: int) -> list[Document]:
+        state = None if wanted.state is None else ReportState(wanted.state)
+        found = self._store.reports.find(**{**asdict(wanted), "state": state}, limit=limit)
         return _documents(ReportRow.of(report) for report in found)
 
     def report(self, report_id: str) -> Document:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from dataclasses import asdict
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -12,7 +13,7 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 
 from daemon import __version__
 from daemon.cli import backend
-from daemon.cli.backend import Document, ReportAction
+from daemon.cli.backend import ALL, Document, ReportAction, ReportFilter
 from daemon.cli.options import operator
 from daemon.cli.server import Server
 from daemon.errors import (
@@ -52,24 +53,8 @@ class RemoteBackend:
     def status(self) -> Document:
         return self._get("status")
 
-    def reports(
-        self,
-        *,
-        state: str | None = None,
-        category: str | None = None,
-        principal: str | None = None,
-        reporter: str | None = None,
-        search: str | None = None,
-        limit: int,
-    ) -> list[Document]:
-        filters = {
-            "state": state,
-            "category": category,
-            "principal": principal,
-            "reporter": reporter,
-            "search": search,
-        }
-        return self._pages("reports", limit, **filters)
+    def reports(self, wanted: ReportFilter = ALL, *, limit: int) -> list[Document]:
+        return self._pages("reports", limit, **asdict(wanted))
 
     def report(self, report_id: str) -> Document:
         return self._get(f"reports/{quote(report_id, safe='')}")

@@ -37,7 +37,7 @@ class Signals:
 
     def get(self, signal_id: str) -> Signal:
         """Raises NotFoundError: there is none with this id."""
-        return self._only(signals.c.id == signal_id, f"no report and no feedback has the id {signal_id!r}")
+        return self._only(signals.c.id == signal_id, _no_such(signal_id))
 
     def sent(self, principal: str, sent_id: str) -> Signal:
         """Raises NotFoundError: the principal sent none under this id."""
@@ -129,7 +129,7 @@ class Signals:
         with transaction(self._engine) as connection:
             row = connection.execute(select(signals).where(signals.c.id == signal_id).with_for_update()).one_or_none()
             if row is None:
-                raise NotFoundError(f"no report and no feedback has the id {signal_id!r}")
+                raise NotFoundError(_no_such(signal_id))
             values = {name: value for name, value in blank(row).items() if name in signals.c}
             change = {**values, "state": SignalState.ERASED, "lost": None, "updated_at": utcnow()}
             connection.execute(update(signals).where(signals.c.id == signal_id).values(**change))
@@ -156,6 +156,10 @@ class Signals:
         if row is None:
             raise NotFoundError(missing)
         return signal(row)
+
+
+def _no_such(signal_id: str) -> str:
+    return f"no report and no feedback has the id {signal_id!r}"
 
 
 def _waits(one: Signal) -> ColumnElement[bool]:
