@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from daemon.records import AdapterState, IntentKind, ReportState
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from daemon.web.app import create_app
-from tests.fixtures.browser import DESKTOP, PHONE, Browser
+from tests.fixtures.browser import DESKTOP, PHONE, Browser, Servers
 from tests.fixtures.history import try_out
 from tests.fixtures.traffic import answered
 
@@ -73,7 +74,7 @@ def app(history: Store, make_config: Callable[..., Config], monkeypatch: pytest.
 
 
 @pytest.fixture
-def console(browser: Browser, served: Callable[[FastAPI], str], app: FastAPI) -> Console:
+def console(browser: Browser, served: Servers, app: FastAPI) -> Console:
     return Console(browser, served(app))
 
 
@@ -175,6 +176,28 @@ def test_an_operator_watches_a_trial_and_ends_it(
     entry = history.audit.entries(limit=1)[0]
     assert (entry.actor, entry.subject, entry.reason) == ("ann", "aligned-g000004", "users complain")
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("path", ["/", "/reports/fb-7003"], ids=["with-live-regions", "without"])
+def test_a_page_that_lost_its_daemon_says_since_when_and_comes_back(
+    console: Console, served: Servers, app: FastAPI, path: str
+) -> None:
+    console.sign_in()
+    console.open(path)
+    line = console.one("#connection")
+    assert (line.get_attribute("role"), line.get_attribute("aria-live"), line.text) == ("status", "polite", "")
+    served.stop()
+    console.until(lambda: re.fullmatch(r"Stale since \d\d:\d\d:\d\d UTC: the daemon does not answer\.", line.text))
+    assert _faults(console, path) == []
+    served(app, port=int(console.address.rpartition(":")[2]))
+    console.until(lambda: line.text.startswith("Up to date again since "))
+    assert "lost" not in (line.get_attribute("class") or "")
+
+
+def test_a_page_whose_session_has_ended_says_so(console: Console) -> None:
+    console.sign_in()
+    console.driver.delete_all_cookies()
+    console.until(lambda: "reload the page to sign in" in console.text("#connection"))
 
 
 def test_a_reviewers_words_replace_the_analysis(console: Console, history: Store) -> None:
