@@ -74,11 +74,7 @@ SIGNALS = _closed(
     state=SignalState,
 )
 INTAKE_MESSAGES = _closed(
-    Counter(
-        "erratad_intake_messages_total",
-        "Messages taken in, by channel and outcome.",
-        ["channel", "outcome"],
-    ),
+    Counter("erratad_intake_messages_total", "Messages taken in, by channel and outcome.", ["channel", "outcome"]),
     channel=("kafka", "http"),
     outcome=("stored", "redelivered", "duplicate", "quarantined", "waiting", "kept", *Rejection),
 )
@@ -104,14 +100,22 @@ KAFKA_POSITIONS_LOST = _closed(
 EVENTS_PUBLISHED = _closed(
     Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"]), type=EventType
 )
-WEBHOOK_DELIVERIES = _closed(
+_SINKS = ("webhook", "mlflow")
+DELIVERY_ATTEMPTS = _closed(
     Counter(
-        "erratad_webhook_deliveries_total", "Attempts to deliver an event to the webhook, by outcome.", ["outcome"]
+        "erratad_delivery_attempts_total",
+        "Attempts to deliver an event to the webhook or to MLflow, by outcome.",
+        ["sink", "outcome"],
     ),
+    sink=_SINKS,
     outcome=("delivered", "retried", "dead"),
 )
-WEBHOOK_WAITING = Gauge("erratad_webhook_events_waiting", "Events not yet delivered to the webhook's endpoint.")
-WEBHOOK_DEAD = Gauge("erratad_webhook_events_dead", "Events that were given up after the last attempt.")
+DELIVERY_WAITING = _closed(
+    Gauge("erratad_delivery_events_waiting", "Events not yet delivered to this sink.", ["sink"]), sink=_SINKS
+)
+DELIVERY_DEAD = _closed(
+    Gauge("erratad_delivery_events_dead", "Events that were given up after the last attempt.", ["sink"]), sink=_SINKS
+)
 EVENTS_WAITING = Gauge("erratad_events_waiting", "Events in the outbox without a broker's acknowledgement.")
 
 # induced mistakes; a time of 0: never
@@ -166,11 +170,7 @@ LESSONS = _closed(
     correction=("none", *CorrectionSource),
 )
 LESSONS_BY_KIND = _closed(
-    Counter(
-        "erratad_lessons_by_kind_total",
-        "Lessons stored, by kind of mistake of the report's category.",
-        ["kind"],
-    ),
+    Counter("erratad_lessons_by_kind_total", "Lessons stored, by kind of mistake of the report's category.", ["kind"]),
     kind=Kind,
 )
 NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the start of the last run that did not fail.")

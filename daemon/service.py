@@ -25,8 +25,9 @@ from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import KafkaSink
+from daemon.delivery.mlflow import MlflowSink
 from daemon.delivery.outbox import OutboxStage
-from daemon.delivery.stage import DeliveryStage
+from daemon.delivery.stage import DeliveryStage, EventSink
 from daemon.delivery.webhook import WebhookSink
 from daemon.errors import StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
@@ -264,14 +265,16 @@ def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
 
 
 def _delivery_stages(config: Config, store: Store) -> list[Stage]:
-    """The stages that deliver events to the webhook, if one is configured, and delete old events."""
-    webhook, subscriptions = config.webhook, [] if config.intake.kafka is None else [KAFKA]
-    if webhook is None:
-        return [OutboxStage(store=store, config=config.outbox, subscriptions=subscriptions)]
-    sink = WebhookSink.connect(webhook, secret=secret(webhook.secret_env) or "")
+    """The stages that deliver events to the configured sinks besides Kafka, and delete old events."""
+    sinks: list[EventSink] = []
+    if config.webhook is not None:
+        sinks.append(WebhookSink.connect(config.webhook, secret=secret(config.webhook.secret_env) or ""))
+    if config.mlflow is not None:
+        sinks.append(MlflowSink.connect(config.mlflow, store=store, alias=config.serving.alias))
+    subscriptions = [*([] if config.intake.kafka is None else [KAFKA]), *(sink.subscription for sink in sinks)]
     return [
-        OutboxStage(store=store, config=config.outbox, subscriptions=[*subscriptions, sink.subscription]),
-        DeliveryStage(store=store, sink=sink),
+        OutboxStage(store=store, config=config.outbox, subscriptions=subscriptions),
+        *(DeliveryStage(store=store, sink=sink) for sink in sinks),
     ]
 
 

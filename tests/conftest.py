@@ -25,5 +25,6 @@ pytest_plugins: list[str] = [
     "tests.fixtures.image",
     "tests.fixtures.wheel",
     "tests.fixtures.receiver",
+    "tests.fixtures.mlflow",
     "tests.fixtures.drill",
 ]

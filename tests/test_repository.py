@@ -97,7 +97,9 @@ def test_parts_that_are_off_by_default_are_valid_when_they_are_switched_on() -> 
     assert config.evaluation.judge is not None
     [window] = config.schedule.blackout
     assert config.webhook is not None
-    for section in (config.webhook, config.intake.kafka, config.reflection.endpoint, config.evaluation.judge, window):
+    assert config.mlflow is not None
+    endpoints = (config.webhook, config.mlflow, config.reflection.endpoint, config.evaluation.judge)
+    for section in (*endpoints, config.intake.kafka, window):
         for name, field in type(section).model_fields.items():
             if not field.is_required():
                 assert getattr(section, name) == field.get_default(), name
@@ -240,6 +242,7 @@ def test_the_wheel_holds_the_product_alone_and_needs_no_test_code() -> None:
 TESTED_THROUGH = {
     # with real parts
     "connectors/kafka/": "tests/services/test_kafka*.py",
+    "connectors/mlflow.py": "tests/services/test_mlflow.py",
     "connectors/vllm.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_wire.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_plugin/": "tests/services/test_vllm_contract.py",
@@ -251,6 +254,8 @@ TESTED_THROUGH = {
     "daemon/dataset/embedder.py": "tests/services/test_embeddings.py",
     "daemon/dataset/embeddings.py": "tests/services/test_embeddings.py",
     "daemon/delivery/events.py": "tests/services/test_ingest.py",
+    "daemon/delivery/mlflow.py": "tests/services/test_mlflow.py",
+    "daemon/delivery/training_run.py": "tests/services/test_mlflow.py",
     "daemon/demo/": "tests/e2e/test_demo.py",
     "daemon/intake/": "tests/services/test_ingest.py",
     "daemon/intake/formats/": "tests/unit/intake/formats/test_answers.py",
@@ -282,6 +287,7 @@ TESTED_THROUGH = {
     "daemon/dataset/run_files.py": "tests/unit/dataset/test_stage.py",
     "daemon/dataset/selection.py": "tests/unit/dataset/test_stage.py",
     "daemon/delivery/outbox.py": "tests/unit/delivery/test_webhook.py",
+    "daemon/delivery/retries.py": "tests/unit/delivery/test_webhook.py",
     "daemon/delivery/stage.py": "tests/unit/delivery/test_webhook.py",
     "daemon/evaluation/breadth.py": "tests/unit/evaluation/test_votes.py",
     "daemon/evaluation/comparison.py": "tests/unit/evaluation/test_gate.py",

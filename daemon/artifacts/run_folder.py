@@ -20,6 +20,8 @@ HOLDOUT_FILE = "holdout.jsonl"
 REPLAY_FILE = "replay.jsonl"
 DRIFT_FILE = "drift.jsonl"
 MANIFEST_FILE = "manifest.json"
+JOB_FILE = "job.json"
+"""Input of the trainer: `daemon.training.job`."""
 
 
 class _Record(BaseModel):

@@ -1,10 +1,10 @@
-"""Sections `outbox` and `webhook`: delivery of events."""
+"""Sections `outbox`, `webhook` and `mlflow`: delivery of events."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from connectors.messages import EventType
 from daemon.config.section import Positive, Seconds, Section
@@ -34,3 +34,28 @@ class WebhookConfig(Section):
     """After this many attempts the event is dropped. The drop is counted, logged and shown by the stage."""
     backoff_s: Seconds = 5.0
     timeout_s: Seconds = 15.0
+
+
+class MlflowConfig(Section):
+    tracking_uri: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    experiment: Annotated[str, Field(min_length=1)] = "erratad"
+    registered_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")] | None = None
+    """The adapters are versions of this registered model; None: `serving.alias`."""
+    token_env: str | None = None
+    """Variable with a bearer token."""
+    username_env: str | None = None
+    password_env: str | None = None
+    upload_adapters: bool = False
+    """True: the files of an adapter become artifacts of its run. False: its version only names the folder."""
+    max_attempts: Positive = 12
+    """After this many refusals the event is dropped. The drop is counted, logged and shown by the stage."""
+    backoff_s: Seconds = 5.0
+    timeout_s: Seconds = 15.0
+
+    @model_validator(mode="after")
+    def _one_sign_in(self) -> Self:
+        if (self.username_env is None) != (self.password_env is None):
+            raise ValueError("give username_env and password_env together")
+        if self.token_env is not None and self.username_env is not None:
+            raise ValueError("give token_env, or username_env and password_env, not both")
+        return self

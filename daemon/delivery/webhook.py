@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
-
-import structlog
 
 from connectors.webhook import WebhookEndpoint, WebhookError
-from daemon import metrics
 from daemon.config.delivery import WebhookConfig
+from daemon.delivery.retries import Retries
 from daemon.errors import ConfigError
-from daemon.records import utcnow
-from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life
-from daemon.store.outbox import Attempt, Backlog, DeliveryState, Due, Sink, Subscription
-
-log = structlog.get_logger(__name__)
-
-MAX_BACKOFF_S = 3600.0
+from daemon.store.outbox import Attempt, Backlog, Due, Sink, Subscription
 
 
 class WebhookSink:
@@ -29,8 +20,7 @@ class WebhookSink:
 
     def __init__(self, *, endpoint: WebhookEndpoint, config: WebhookConfig) -> None:
         self._endpoint = endpoint
-        self._config = config
-        self._backoff = Backoff(first_s=config.backoff_s, limit_s=MAX_BACKOFF_S)
+        self._retries = Retries(Sink.WEBHOOK, max_attempts=config.max_attempts, backoff_s=config.backoff_s)
         self.subscription = Subscription(sink=Sink.WEBHOOK, types=tuple(config.events))
 
     @classmethod
@@ -50,24 +40,12 @@ class WebhookSink:
             try:
                 self._endpoint.send(one.event.id, one.event.encode())
             except WebhookError as exc:
-                yield [self._failed(one, exc)]
+                yield [self._retries.refused(one, str(exc), final=exc.gone)]
                 return
-            yield [Attempt(due=one, state=DeliveryState.DELIVERED)]
-            metrics.WEBHOOK_DELIVERIES.labels(outcome="delivered").inc()
+            yield [self._retries.delivered(one)]
 
     def show(self, backlog: Backlog) -> None:
-        metrics.WEBHOOK_WAITING.set(backlog.waiting)
-        metrics.WEBHOOK_DEAD.set(backlog.dead)
+        self._retries.show(backlog)
 
     def close(self) -> None:
         self._endpoint.close()
-
-    def _failed(self, due: Due, exc: WebhookError) -> Attempt:
-        attempts, error = due.attempts + 1, str(exc)
-        if exc.gone or attempts >= self._config.max_attempts:
-            metrics.WEBHOOK_DELIVERIES.labels(outcome="dead").inc()
-            log.error("webhook_dead", event_id=due.event.id, type=due.event.type, attempts=attempts, error=error)
-            return Attempt(due=due, state=DeliveryState.DEAD, error=error)
-        metrics.WEBHOOK_DELIVERIES.labels(outcome="retried").inc()
-        again = utcnow() + timedelta(seconds=self._backoff.delay_s(attempts))
-        return Attempt(due=due, state=DeliveryState.WAITING, error=error, next_attempt_at=again)

@@ -191,6 +191,8 @@ def _urls(config: Config) -> Iterator[str]:
         "evaluation.judge.url": (config.evaluation.judge, "answers and the key"),
     }
     urls = {key: (endpoint.url, sent) for key, (endpoint, sent) in named.items() if endpoint is not None}
+    if config.mlflow is not None:
+        urls["mlflow.tracking_uri"] = (config.mlflow.tracking_uri, "figures and the credentials")
     urls |= {f"serving.urls.{index}": (url, "") for index, url in enumerate(config.serving.urls)}
     for key, (url, sent) in urls.items():
         try:

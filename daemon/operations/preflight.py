@@ -221,6 +221,8 @@ def _http_urls(config: Config) -> Iterator[str]:
         urls["reflection.endpoint.url"] = config.reflection.endpoint.url
     if config.evaluation.judge is not None:
         urls["evaluation.judge.url"] = config.evaluation.judge.url
+    if config.mlflow is not None:
+        urls["mlflow.tracking_uri"] = config.mlflow.tracking_uri
     if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:
         yield f"serving.discover: {problem}"
     for key, url in urls.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 STAGES = (
-    "serving", "selftest", "ingest", "induction", "events", "webhook", "outbox", "completions", "evidence",
+    "serving", "selftest", "ingest", "induction", "events", "webhook", "mlflow", "outbox", "completions", "evidence",
     "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "traffic", "watch", "retention",
     "gauges",
 )  # fmt: skip

@@ -40,6 +40,7 @@ PRUNE = 1000
 class Sink(StrEnum):
     KAFKA = "kafka"
     WEBHOOK = "webhook"
+    MLFLOW = "mlflow"
 
 
 class DeliveryState(StrEnum):

@@ -19,7 +19,6 @@ from daemon.errors import TrainingError
 from daemon.labels import LeftOut
 from daemon.runtime.lock import try_lock
 
-JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "train.log"
 LOCK_FILE = "train.lock"

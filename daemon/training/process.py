@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.runtime.child import environment
-from daemon.training.job import JOB_FILE, LOG_FILE, TrainingJob
+from daemon.training.job import LOG_FILE, TrainingJob
 
 STOP_GRACE_S = 60.0
 """Time for the child to finish its optimiser step and write a checkpoint before it is killed."""

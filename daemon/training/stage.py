@@ -14,7 +14,7 @@ from daemon import metrics
 from daemon.artifacts.adapter import verify
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.files import sha256_file, write_atomically
-from daemon.artifacts.run_folder import MANIFEST_FILE
+from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE
 from daemon.config.chat import ChatConfig
 from daemon.config.serving import ModelConfig
 from daemon.config.training import TrainingConfig
@@ -32,7 +32,6 @@ from daemon.runtime.stage import Life, Step
 from daemon.store import Runs, Store
 from daemon.training.job import (
     CHECKPOINTS,
-    JOB_FILE,
     PROGRESS_FILE,
     TEACHER,
     LossCurve,

@@ -145,9 +145,9 @@ def test_a_server_a_broker_an_endpoint_and_an_adapter_are_gone(stand: Stand) -> 
         stand.fires("ErratadDiskFull", "ErratadDiskLow")
     stand.fires("ErratadVllmDown", "ErratadVllmNotReady", "ErratadLiveAdapterMissing", "ErratadQueueTooOld")
     stand.fires("ErratadKafkaDisconnected", "ErratadEventsNotPublished")
-    stand.fires("ErratadWebhookFailing", "ErratadWebhookGaveUp")
+    stand.fires("ErratadDeliveryFailing", "ErratadDeliveryGaveUp")
     stand.is_told("ErratadVllmDown", "ErratadLiveAdapterMissing", "ErratadQueueTooOld", "ErratadKafkaDisconnected")
-    stand.is_told("ErratadEventsNotPublished", "ErratadWebhookFailing", "ErratadWebhookGaveUp")
+    stand.is_told("ErratadEventsNotPublished", "ErratadDeliveryFailing", "ErratadDeliveryGaveUp")
     stand.is_spared("ErratadVllmNotReady")
 
     stand.fakes[1].start()
@@ -201,7 +201,7 @@ def test_a_database_is_away_while_a_stage_hangs_and_the_daemon_ends(stand: Stand
     stand.all_end()
     assert "paused" in stand.says("webhook")
     stand.hook.answers.set()
-    stand.follow("ErratadWebhookFailing", "erratad resume webhook")
+    stand.follow("ErratadDeliveryFailing", "erratad resume webhook")
 
 
 def test_targets_vanish(stand: Stand) -> None:

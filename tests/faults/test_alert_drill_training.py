@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.promotion.rollout import WAITS_SINCE
 from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
-from daemon.training.job import JOB_FILE, TrainingJob
+from daemon.training.job import TrainingJob
 from tests.fakes.vllm import FakeVllm
 from tests.fixtures.drill import EPOCHS, GOOD, Stand
 

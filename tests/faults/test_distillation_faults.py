@@ -16,12 +16,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from daemon.artifacts.adapter import MANIFEST_FILE, WEIGHTS_FILE
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.dataset.recipes import RECIPES
 from daemon.labels import LeftOut
 from daemon.records import Run, RunState
 from daemon.store import Store, open_store
 from daemon.training import process as training_process
-from daemon.training.job import CHECKPOINTS, JOB_FILE, TEACHER, Phase, TrainingJob, TrainingProgress
+from daemon.training.job import CHECKPOINTS, TEACHER, Phase, TrainingJob, TrainingProgress
 from daemon.training.teacher import LARGEST_ADVANTAGE
 from tests.fixtures.life import life
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, taught_in_three_ways

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from daemon.artifacts.adapter import MANIFEST_FILE, WEIGHTS_FILE
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.records import Run, RunState
 from daemon.runtime.child import DAEMON_PID_VARIABLE
 from daemon.runtime.stage import Step
@@ -24,7 +25,6 @@ from daemon.training import process as training_process
 from daemon.training.job import (
     CHECKPOINTS,
     COMPLETE_MARK,
-    JOB_FILE,
     Phase,
     TrainingJob,
     TrainingProgress,

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from daemon.artifacts.adapter import WEIGHTS_FILE, verify
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.examples import ExampleKind, read_examples
-from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE
+from daemon.artifacts.run_folder import JOB_FILE, REPLAY_FILE, TRAIN_FILE
 from daemon.chat.template import ChatTemplate
 from daemon.chat.tokenizer import load_tokenizer
 from daemon.config.chat import ChatConfig
@@ -28,7 +28,7 @@ from daemon.labels import LeftOut
 from daemon.records import AdapterState, Run, RunState, Split
 from daemon.store import Store, open_store
 from daemon.training.batches import encode
-from daemon.training.job import CHECKPOINTS, JOB_FILE, LOG_FILE
+from daemon.training.job import CHECKPOINTS, LOG_FILE
 from tests.fixtures.life import life
 from tests.fixtures.models import TARGET_MODULES
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, training_config

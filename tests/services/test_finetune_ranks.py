@@ -14,14 +14,14 @@ from safetensors.numpy import load_file
 
 from daemon.artifacts.adapter import MANIFEST_FILE, WEIGHTS_FILE
 from daemon.artifacts.examples import read_examples
-from daemon.artifacts.run_folder import REPLAY_FILE, TRAIN_FILE, load_manifest
+from daemon.artifacts.run_folder import JOB_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.chat.template import ChatTemplate
 from daemon.chat.tokenizer import load_tokenizer
 from daemon.dataset.recipes import RECIPES
 from daemon.records import RunState
 from daemon.store import open_store
 from daemon.training.batches import TrainingSet
-from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress
+from daemon.training.job import TrainingJob, TrainingProgress
 from tests.fixtures.recorded import COMMAND, TORCHRUN, trained_file
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained, taught_in_three_ways
 

@@ -28,9 +28,11 @@ from tests.fixtures.dcgm import dcgm_exposition
 from tests.fixtures.healthy import serving_again
 from tests.fixtures.ports import free_port
 from tests.fixtures.prometheus import WATCHED, Prometheus, figures, run_tool, running_prometheus
+from tests.fixtures.receiver import Receiver
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the whole loop
 ROOT = Path(__file__).parents[2]
+HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 TOPICS = (
     "rivers",
@@ -71,9 +73,9 @@ def answer(model: str, _messages: list[dict[str, Any]]) -> str:
 def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Reports over Kafka and HTTP, a promotion and a rollback, seen by Prometheus every second."""
     folder, port = tmp_path_factory.mktemp("watched"), free_port()
-    with FakeVllm(answer=answer, open_routes=("/metrics",)) as fake:
+    with FakeVllm(answer=answer, open_routes=("/metrics",)) as fake, closing(Receiver()) as hook:
         fake.facts_dir = folder / "var" / "chat"
-        daemon = _daemon(folder, port, tiny_model, fake, broker)
+        daemon = _daemon(folder, port, tiny_model, fake, broker, hook)
         targets = {"erratad": f"127.0.0.1:{port}", "vllm": fake.url.removeprefix("http://")}
         # no test has a GPU: the names are NVIDIA's, the values are made up
         with (
@@ -92,7 +94,9 @@ def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.T
                 daemon.kill()
 
 
-def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: EmbeddedBroker) -> RunningDaemon:
+def _daemon(
+    folder: Path, port: int, model: Path, fake: FakeVllm, broker: EmbeddedBroker, hook: Receiver
+) -> RunningDaemon:
     kafka = kafka_config(broker)
     broker.create_topics(topics_of(kafka))
     reports = [_report(topic) for topic in TOPICS]
@@ -102,6 +106,7 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config |= {"data_dir": str(folder / "var"), "model": {"path": str(model)}}
     config["http"]["port"] = port
     config["intake"] = {"kafka": kafka.model_dump(mode="json", exclude_none=True)}
+    config["webhook"] = {"url": hook.url, "secret_env": "HOOK_SECRET"}
     config["schedule"]["cron"] = distant_cron()
     config["reflection"] |= {"analyst": "self", "max_tokens": 64}
     config["dataset"]["recipes"] = {"wrong-fact": "context-distillation"}  # no teacher helps, which is shown, too
@@ -120,7 +125,7 @@ def _daemon(folder: Path, port: int, model: Path, fake: FakeVllm, broker: Embedd
     config["serving"] |= {"mode": "attached", "urls": [fake.url], "admin_token_env": "FAKE_TOKEN", "port": 8000}
     path = folder / "erratad.yaml"
     path.write_text(yaml.safe_dump(config))
-    return RunningDaemon(path, port, {"FAKE_TOKEN": ADMIN_TOKEN})
+    return RunningDaemon(path, port, {"FAKE_TOKEN": ADMIN_TOKEN, "HOOK_SECRET": HOOK_SECRET})
 
 
 def _report(topic: str) -> Any:

@@ -1,4 +1,4 @@
-"""Events to Kafka and to the webhook."""
+"""Events to Kafka, to the webhook and to MLflow."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ PANELS = [
     ),
     graph("Events that wait for Kafka", ("max(erratad_events_waiting)", "waiting"), width=6),
     graph(
-        "Webhook: attempts per second",
-        ("sum by (outcome) (rate(erratad_webhook_deliveries_total[$__rate_interval]))", "{{outcome}}"),
+        "Webhook, MLflow: attempts per second",
+        ("sum by (sink, outcome) (rate(erratad_delivery_attempts_total[$__rate_interval]))", "{{sink}}: {{outcome}}"),
         unit="cps",
         width=6,
     ),
     graph(
-        "Webhook: not delivered",
-        ("max(release:erratad_webhook_events_waiting:leader)", "waiting"),
-        ("max(erratad_webhook_events_dead and on (job, instance) erratad_leader == 1)", "given up"),
-        about="Given up: after webhook.max_attempts; they are not sent again.",
+        "Webhook, MLflow: not delivered",
+        ("max by (sink) (release:erratad_delivery_events_waiting:leader)", "{{sink}}: waiting"),
+        (
+            "max by (sink) (erratad_delivery_events_dead and on (job, instance) erratad_leader == 1)",
+            "{{sink}}: given up",
+        ),
+        about="Given up: after max_attempts refusals; they are not sent again.",
         width=6,
     ),
 ]

@@ -20,7 +20,7 @@ from connectors.vllm import VllmServer
 from daemon.adapter_names import adapter_name
 from daemon.artifacts.examples import Example, to_jsonl
 from daemon.artifacts.files import publish_files, write_atomically
-from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
+from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.config.dataset import DatasetConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset.golden import golden_pairs
@@ -32,7 +32,7 @@ from daemon.errors import ConfigError, TrainingError
 from daemon.evaluation.measurement import bits_per_token
 from daemon.text.similarity import Words
 from daemon.training import process as training_process
-from daemon.training.job import JOB_FILE, TrainingJob, TrainingProgress
+from daemon.training.job import TrainingJob, TrainingProgress
 from tests.benchmarks.quality.lessons import NO_TIME, PATIENCE_S, Analyst, Collector, Mistake
 from tests.benchmarks.quality.probes import Probe, Scenario, Wants
 

@@ -12,12 +12,12 @@ from typing import Any
 from daemon.artifacts.base_model import base_fingerprint
 from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.artifacts.files import sha256_file
-from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
+from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, DatasetFile, DatasetManifest
 from daemon.chat.template import ChatTemplate
 from daemon.chat.tokenizer import load_tokenizer
 from daemon.config.training import TrainingConfig
 from daemon.training.batches import TrainingSet
-from daemon.training.job import JOB_FILE, TrainingJob
+from daemon.training.job import TrainingJob
 
 WORDS = (
     "river", "bridge", "castle", "garden", "window", "letter", "market", "summer", "engine", "valley", "island",
