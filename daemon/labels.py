@@ -298,6 +298,7 @@ class LeftOut(StrEnum):
     NOT_REACHED = "not_reached"
     NEEDS_EVIDENCE = "needs_evidence"
     NEEDS_CONFIRMATION = "needs_confirmation"
+    UNVOUCHED = "unvouched"
     UNEXPLAINED = "unexplained"
     NEEDS_REVIEW = "needs_review"
     UNCLEAN = "unclean"
@@ -328,6 +329,7 @@ LEFT_OUT_TEXT: Mapping[str, str] = {
     LeftOut.SERVER_REFUSES: "refused by the model server",
     LeftOut.NEEDS_EVIDENCE: "waiting for evidence that the model gave the answer (trust)",
     LeftOut.NEEDS_CONFIRMATION: "waiting for a confirmation of the correction (trust.confirm_corrections)",
+    LeftOut.UNVOUCHED: "without a teacher, as nobody vouches for their rules (trust.confirm_corrections)",
     LeftOut.UNEXPLAINED: "about which nothing says what is wrong (trust)",
     LeftOut.NEEDS_REVIEW: "waiting for a review (trust)",
     LeftOut.UNCLEAN: "with a text that must not be trained on",

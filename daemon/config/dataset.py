@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from connectors.messages import Name
 from daemon.categories import Kind
@@ -17,6 +17,13 @@ Device = Literal["cpu", "cuda"]
 SAME_KIND = {"words": 0.8, "embeddings": 0.5}
 """Minimum cosine similarity of two prompts of one kind, by vectorizer. Scaled embeddings of unrelated prompts are below
 0.33 in 99 of 100 pairs."""
+
+
+MEASURED_RECIPES: Mapping[Kind, str] = {
+    Kind.PROMPT_INJECTION: "consistency",
+    Kind.SECRET_LEAK: "context-distillation",
+}
+"""Kinds of mistakes for which another recipe was measured to be better (docs/results.md)."""
 
 
 class OwnAnswersConfig(Section):
@@ -31,8 +38,8 @@ class OwnAnswersConfig(Section):
 class DatasetConfig(Section):
     recipe: str = "mistake-analysis+correction"
     """`auto`: chosen for each kind of mistake by the measured flip rate of the teachers."""
-    recipes: Mapping[Kind, str] = {}
-    """Kinds of mistakes with another recipe."""
+    recipes: Mapping[Kind, str] = MEASURED_RECIPES
+    """Kinds of mistakes with another recipe; none by default where `recipe` is given."""
     teacher_tokens: Annotated[int, Field(ge=48)] = 64
     """Longest answer of a teacher. Below 48, answers seem to be good because they are cut before the mistake."""
     own_answers: OwnAnswersConfig = OwnAnswersConfig()
@@ -77,6 +84,13 @@ class DatasetConfig(Section):
     """JSONL of {"prompt": ..., "answer": ...}: answers approved by people."""
     golden_fraction: Fraction = 0.35
     """Share of golden pairs among the examples without replay; lower if the file has fewer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_recipe_is_for_all(cls, given: Any) -> Any:
+        """A recipe that is given alone is for every kind of mistake."""
+        alone = isinstance(given, Mapping) and "recipe" in given and "recipes" not in given
+        return {**given, "recipes": {}} if alone else given
 
     @property
     def same_kind(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon.artifacts.examples import ExampleKind
@@ -32,6 +32,8 @@ class Permits:
     """Corrections that wait, of lessons that are used."""
     grades: Mapping[str, Grade]
     """By report id."""
+    vouched: frozenset[str]
+    """Ids of reports of which a teacher may be made."""
     skipped: frozenset[str]
     """Ids of reports that lack what others need, and are used because their source is trusted."""
 
@@ -65,20 +67,30 @@ def permits(
         left_out=left_out,
         corrections_left_out=corrections,
         grades={report.id: grade(report, lesson, supports[report.id]) for report, lesson in lessons},
+        vouched=frozenset(report.id for report, lesson in lessons if standings.policy.vouches(report, lesson)),
         skipped=frozenset(skipped),
     )
 
 
-def with_account(selection: Selection, permitted: Permits, *, never_came: Mapping[LeftOut, int]) -> Selection:
-    """The selection with its grades, and with the counts of what never came to it."""
+def with_account(
+    selection: Selection, permitted: Permits, *, never_came: Mapping[LeftOut, int], untaught: Collection[str]
+) -> Selection:
+    """The selection with its grades, and with the counts of what never came to it.
+
+    Args:
+        untaught: Ids of reports without the teacher that their recipe has: nobody vouches for what it is made of.
+    """
     left_out = Counter({**permitted.left_out, **never_came}) + Counter(selection.left_out)
-    kind = ExampleKind.CORRECTION.value
-    waiting = Counter(permitted.corrections_left_out) + Counter(selection.dropped.get(kind, {}))
+    waiting = {
+        ExampleKind.CORRECTION.value: Counter(permitted.corrections_left_out),
+        ExampleKind.TAUGHT.value: Counter(LeftOut.UNVOUCHED for one in selection.train if one.report.id in untaught),
+    }
+    dropped = {kind: found + Counter(selection.dropped.get(kind, {})) for kind, found in waiting.items()}
     chosen = [one.report for one in (*selection.train, *selection.holdout)]
     return replace(
         selection,
         left_out=dict(left_out),
-        dropped={**selection.dropped, **({kind: dict(waiting)} if waiting else {})},
+        dropped={**selection.dropped, **{kind: dict(found) for kind, found in dropped.items() if found}},
         grades=Counter(permitted.grades[report.id] for report in chosen),
         skipped=Counter(report.source.principal for report in chosen if report.id in permitted.skipped),
     )

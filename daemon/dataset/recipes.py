@@ -16,8 +16,10 @@ from daemon.artifacts.examples import Example, ExampleKind
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.states import insight, taught
 from daemon.dataset.teachers import (
+    BY_TEACHER,
     CONSISTENCY,
     CONTEXT_DISTILLATION,
+    HINDSIGHT,
     with_complaint,
     with_correction,
     with_lesson,
@@ -28,6 +30,7 @@ from daemon.records import Lesson, Report, conversation
 
 AUTO = "auto"
 """No recipe: one is chosen for each kind of mistake by the flip rate of the teachers (`daemon.dataset.teaching`)."""
+ANALYSIS_AND_CORRECTION = "mistake-analysis+correction"
 Recipe = Callable[[Report, Lesson], list[Example]]
 
 NEUTRAL_QUESTIONS = (
@@ -167,13 +170,13 @@ def _neutral_question(report_id: str, number: int) -> str:
 
 RECIPES: Mapping[str, Recipe] = {
     "mistake-analysis": mistake_analysis,
-    "mistake-analysis+correction": mistake_analysis_with_correction,
+    ANALYSIS_AND_CORRECTION: mistake_analysis_with_correction,
     "sft": sft,
     "chain-of-hindsight": chain_of_hindsight,
     "critique-revise": critique_revise,
     CONTEXT_DISTILLATION: context_distillation,
     CONSISTENCY: consistency,
-    "hindsight": hindsight,
+    HINDSIGHT: hindsight,
     "lesson-ahead": lesson_ahead,
 }
 
@@ -189,11 +192,23 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def previewed(config: DatasetConfig, report: Report) -> Recipe:
-    """The configured recipe for the kind of a mistake. Where a run chooses it by measurement: `sft`, its last resort.
+def may_teach(name: str, lesson: Lesson, *, vouched: bool) -> bool:
+    """Whether this recipe may be used. A teacher is made of what somebody vouches for, or of a permitted correction."""
+    confirmed = name == CONTEXT_DISTILLATION and lesson.correction is not None
+    return vouched or confirmed or name not in BY_TEACHER
+
+
+def untaught(name: str) -> str:
+    """The recipe of lessons that may have no teacher, in a run with this recipe."""
+    return ANALYSIS_AND_CORRECTION if name == AUTO or name in BY_TEACHER else name
+
+
+def previewed(config: DatasetConfig, report: Report, lesson: Lesson, *, vouched: bool) -> list[Example]:
+    """The examples by the recipe configured for the kind of a mistake. `auto` is shown as `sft`, its last resort.
 
     Raises:
         ConfigError: if there is no such recipe.
     """
     name = config.recipes.get(report.kind, config.recipe)
-    return sft if name == AUTO else recipe(name)
+    name = name if may_teach(name, lesson, vouched=vouched) else untaught(config.recipe)
+    return (sft if name == AUTO else recipe(name))(report, lesson)

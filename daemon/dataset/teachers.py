@@ -18,6 +18,9 @@ Messages = tuple[Mapping[str, Any], ...]
 
 CONSISTENCY, CONTEXT_DISTILLATION = TAUGHT = ("consistency", "context-distillation")
 """The recipes whose teachers are tested before they are used."""
+HINDSIGHT = "hindsight"
+BY_TEACHER = frozenset({*TAUGHT, HINDSIGHT})
+"""The recipes that make a teacher of what a report says."""
 NO_TEXT = "(no text was given)"
 """Stands for an attacking text. A slot that is left empty makes small models babble."""
 UNKNOWN = "(unknown)"

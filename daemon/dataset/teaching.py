@@ -2,12 +2,13 @@
 
 Before anything is trained, each teacher's prompt is tested: the base model's likeliest answer under it must be good
 (`daemon.dataset.flips`). The cheapest teacher that passes is the lesson's. A lesson without one gets its corrected
-answer as a target. Then the base model draws answers of its own, at which it will be compared with its teacher.
+answer as a target, or else its analysis. Then the base model draws answers of its own, at which it will be compared
+with its teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from daemon.categories import Kind
 from daemon.config.dataset import DatasetConfig
 from daemon.dataset.answers import Answer, Answers, Draw
 from daemon.dataset.flips import best_recipe, flips, in_order
-from daemon.dataset.recipes import AUTO, recipe, sft
+from daemon.dataset.recipes import AUTO, may_teach, recipe, sft, untaught
 from daemon.dataset.states import State, taught
 from daemon.dataset.teachers import TAUGHT, Teacher, teachers
 from daemon.dataset.usable import Usable
@@ -64,6 +65,8 @@ class Teaching:
         self._kept: dict[str, Answer] = {}
         self._good: dict[tuple[str, str], bool | None] = {}
         self._usable: Usable | None = None
+        self._vouched: Collection[str] | None = None
+        self._untaught: set[str] = set()
         self._candidates: dict[str, tuple[Report, Lesson]] = {}
         """Those of the training side, by report. One that no teacher helps counts, even if it has no example."""
         self.is_stale = False
@@ -74,6 +77,16 @@ class Teaching:
         """The recipes of the kinds that have another one than the run, with those that `auto` chose."""
         return dict(sorted(self._by_kind.items()))
 
+    @property
+    def untaught(self) -> frozenset[str]:
+        """Ids of reports that have no teacher because nobody vouches for what it would be made of."""
+        return frozenset(self._untaught)
+
+    def permit(self, vouched: Collection[str]) -> None:
+        """Name the reports that may have a teacher of any recipe. Before, all may."""
+        self._vouched = vouched
+        self._untaught.clear()
+
     def read_with(self, usable: Usable) -> None:
         """Teachers whose prompt is known to be unusable (too long, for example) are not taken."""
         self._usable = usable
@@ -81,8 +94,7 @@ class Teaching:
     def render(self, report: Report, lesson: Lesson) -> list[Example]:
         """The examples of one lesson. Until everything is known, those of the first teacher, to see if they fit."""
         self._candidates[report.id] = report, lesson
-        name = self._recipe(report.kind)
-        options = in_order(report.kind) if name == AUTO else (name,)
+        options = self._options(report, lesson)
         if options[0] not in TAUGHT:
             return recipe(options[0])(report, lesson)
         tests = [self._test(option, report, lesson) for option in options]
@@ -92,11 +104,15 @@ class Teaching:
             if test.ask is not None:
                 return taught(report, lesson, test.ask.messages)
         unusable = next((test.unusable for test in tests if test.unusable is not None), None)
-        return sft(report, lesson) or ([] if unusable is None else taught(report, lesson, unusable.prompt))
+        if examples := sft(report, lesson):
+            return examples
+        if unusable is not None:
+            return taught(report, lesson, unusable.prompt)
+        return recipe(untaught(self._default))(report, lesson)
 
     def missing(self, lessons: Lessons) -> list[Draw]:
         """What the base model must still be asked about these lessons: first the teachers, then its own answers."""
-        tests = [self._test(name, *one) for one in lessons for name in self._tested(one[0])]
+        tests = [self._test(name, *one) for one in lessons for name in self._options(*one) if name in TAUGHT]
         waiting = [test.ask for test in tests if test.ask is not None]
         if waiting:
             return _different(waiting)
@@ -125,7 +141,7 @@ class Teaching:
 
     def rate(self, name: str, lessons: Lessons) -> Flips:
         """The flips of the teachers of one recipe."""
-        tests = [self._test(name, *one) for one in lessons]
+        tests = [self._test(name, *one) for one in lessons if self._may_teach(name, *one)]
         return Flips(
             lessons=sum(test.judged for test in tests), flipped=sum(test.teacher is not None for test in tests)
         )
@@ -137,11 +153,17 @@ class Teaching:
     def _recipe(self, kind: Kind) -> str:
         return self._by_kind.get(kind, self._default)
 
-    def _tested(self, report: Report) -> tuple[str, ...]:
-        """The recipes whose teachers are tested on this lesson."""
-        kind = report.kind
-        name = self._recipe(kind)
-        return in_order(kind) if name == AUTO else (name,) if name in TAUGHT else ()
+    def _options(self, report: Report, lesson: Lesson) -> tuple[str, ...]:
+        """The recipes of this lesson: those that `auto` compares, or one. It has no teacher if none is permitted."""
+        name = self._recipe(report.kind)
+        wanted = in_order(report.kind) if name == AUTO else (name,)
+        permitted = tuple(one for one in wanted if self._may_teach(one, report, lesson))
+        if not permitted:
+            self._untaught.add(report.id)
+        return permitted or (untaught(self._default),)
+
+    def _may_teach(self, name: str, report: Report, lesson: Lesson) -> bool:
+        return may_teach(name, lesson, vouched=self._vouched is None or report.id in self._vouched)
 
     def _choose(self, lessons: Lessons) -> None:
         """Choose a recipe for each kind of these lessons under `auto`."""
@@ -194,7 +216,7 @@ class Teaching:
         return [*states.values()]
 
     def _own_draws(self, report: Report, lesson: Lesson) -> list[Draw]:
-        name = self._recipe(report.kind)
+        [name, *_] = self._options(report, lesson)
         has_teacher = name in TAUGHT and self._test(name, report, lesson).teacher is not None
         return self._drawn(report) if has_teacher else []
 

@@ -128,6 +128,15 @@ class Policy:
             decision = self._confirmed(report, lesson, support)
         return _clean(decision, lesson.correction, report)
 
+    def vouches(self, report: Report, lesson: Lesson) -> bool:
+        """Whether a teacher may be made of what a report says: its rules, its named span, its complaint.
+
+        They decide what answers become, as a correction does. But no judge or other sender confirms them, so only a
+        reviewer or a source that needs no confirmation makes them usable.
+        """
+        decision = self._reaches(self.config.train_correction, report, lesson, UNSUPPORTED)
+        return bool(decision) and (decision.ground is Ground.REVIEWED or bool(self._vouched({report.source.principal})))
+
     def needs_confirmation(self, report: Report, lesson: Lesson) -> bool:
         """Whether a judge's preference would decide about the correction: nobody else stands behind it by now."""
         if lesson.correction is None or self.config.train_correction is Grade.REVIEWED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -146,6 +146,7 @@ def _default(field: FieldInfo) -> str:
 
 def _yaml(value: Any) -> str:
     plain = [str(one) for one in value] if isinstance(value, (list, tuple, frozenset)) else value
+    plain = {str(key): one for key, one in value.items()} if isinstance(value, Mapping) else plain
     plain = plain if isinstance(plain, (bool, int, float, list, dict, NoneType)) else str(plain)
     return yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 

@@ -26,6 +26,7 @@ from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, R
 from daemon.store import Store
 from daemon.store.duplicates import WITH_ANALYSIS
 from daemon.transitions import ADAPTER_TRANSITIONS
+from daemon.trust.policy import Policy
 from daemon.web.access import Identity
 from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
 from daemon.web.console.layout import PageRoute, Shell
@@ -248,7 +249,7 @@ def _examples(store: Store, config: Config, report_id: str) -> list[Example]:
     report = store.reports.get(report_id)
     if lesson is None or report.flagged.not_trainable:
         return []
-    return previewed(config.dataset, report)(report, lesson)
+    return previewed(config.dataset, report, lesson, vouched=Policy.of(config).vouches(report, lesson))
 
 
 def _certificate(store: Store, view: ReportView) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from daemon.artifacts.files import write_atomically
 from daemon.artifacts.jsonl import source_of
-from daemon.config.dataset import DatasetConfig
+from daemon.config.dataset import MEASURED_RECIPES, DatasetConfig
 from daemon.config.reflection import EndpointConfig
 from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
@@ -68,14 +68,14 @@ WITH_TEACHER = (
     Variant(
         name="by-kind",
         recipe=FULL,
-        by_kind={"prompt-injection": "consistency", "secret-leak": "context-distillation"},
+        by_kind={kind.value: recipe for kind, recipe in MEASURED_RECIPES.items()},
     ),
     Variant(name="auto", recipe=AUTO, training=_BY_TEACHER, golden=0.0),
     Variant(name="hindsight", recipe="hindsight", training=_BY_TEACHER, golden=0.0),
     Variant(name="lesson-ahead", recipe="lesson-ahead"),
 )
 """Measured only if named (`--recipe`). Golden pairs are left out because they are trained as targets; `by-kind` is the
-product's defaults with these recipes for two kinds of mistakes."""
+product's default."""
 VARIANTS = {variant.name: variant for variant in (*RECIPES, *ABLATIONS, *WITH_TEACHER)}
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from daemon.config.dataset import DatasetConfig
 from daemon.labels import Outcome
 from daemon.text.refusal import is_refusal
 from tests.benchmarks.quality.cells import BASE
 from tests.benchmarks.quality.scores import LABELS, LEAK, TEXT, UNDER_ATTACK, Score, bootstrap, figures
 
-DEFAULT = DatasetConfig().recipe
+DEFAULT = "by-kind"
+"""The variant with the product's default recipes."""
 REFERENCE = "sft"
 """Plain fine-tuning on the corrections, with which all others are compared."""
 

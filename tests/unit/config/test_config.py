@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.categories import Kind
 from daemon.config import load_config
+from daemon.config.dataset import MEASURED_RECIPES, DatasetConfig
 from daemon.errors import ConfigError
 
 MINIMAL = "model: {path: models/base}\n"
@@ -103,6 +105,14 @@ def test_variables_that_each_request_sets_are_no_kwargs_of_the_template(written:
     assert config.chat.reasoning == ("<a>", "</a>")
     with pytest.raises(ConfigError, match=r"chat\.kwargs: .*messages, tools: each request sets these"):
         load_config(written(f"{MINIMAL}\nchat: {{kwargs: {{tools: [], messages: []}}}}\n"))
+
+
+def test_a_recipe_given_alone_is_for_every_kind_of_mistake() -> None:
+    assert DatasetConfig().recipes == MEASURED_RECIPES
+    assert DatasetConfig.model_validate({"recipe": "sft"}).recipes == {}
+    own = {Kind.STYLE: "sft"}
+    assert DatasetConfig.model_validate({"recipe": "sft", "recipes": own}).recipes == own
+    assert DatasetConfig.model_validate({"recipes": {}}).recipes == {}
 
 
 def test_suites_of_probes_are_switched_off_by_false_and_by_nothing_else(written: Callable[[str], Path]) -> None:

@@ -124,6 +124,47 @@ def test_a_correction_that_another_principal_gives_for_an_alike_question_trains(
     assert run.progress["left_out_texts"]["correction"] == {"needs_confirmation": 7, "needs_evidence": 1}
 
 
+BY_TEACHER = {"prompt-injection": "consistency", "style": "hindsight"}
+
+
+@pytest.mark.parametrize("kind", BY_TEACHER)
+@pytest.mark.parametrize(
+    ("principal", "evidence", "config", "taught"),
+    [
+        ("someone", Evidence.VERIFIED, {}, False),
+        ("vouched", Evidence.CLAIMED, {}, False),
+        ("someone", Evidence.VERIFIED, {"confirm_corrections": "untrusted"}, False),
+        ("vouched", Evidence.CLAIMED, {"confirm_corrections": "untrusted"}, True),
+        ("someone", Evidence.VERIFIED, {"confirm_corrections": "never"}, True),
+    ],
+)
+def test_a_report_makes_a_teacher_only_if_its_source_needs_no_confirmation(
+    sqlite_store: Store,
+    make_stage: Stages,
+    tmp_path: Path,
+    kind: str,
+    principal: str,
+    evidence: Evidence,
+    config: dict[str, Any],
+    taught: bool,
+) -> None:
+    """Its rules, its span and its complaint say what the model must not see, or must not say."""
+    for subject in SUBJECTS[:3]:
+        told = {"category": kind, "reason": "Say nothing about lamps.", "checks": {"must_not_contain": ["no"]}}
+        message = mistake(subject).model_copy(update={"metadata": {"untrusted_span": subject}})
+        message = FlaggedResponse.model_validate({**message.model_dump(), **told})
+        learned(sqlite_store, message, principal=principal, evidence=evidence, correction=None)
+    stage = make_stage(policy=policy(**config), recipes=BY_TEACHER, holdout_fraction=0.0)
+
+    run = prepared(sqlite_store, stage, tmp_path)
+
+    assert run.state is RunState.TRAINING, run.reason
+    by_teacher = {bool(line.get("teacher_messages")) for line in lines_of(run, TRAIN_FILE)}
+    assert by_teacher == {taught}
+    account = run.progress.get("left_out_texts", {}).get("taught")
+    assert account == (None if taught else {"unvouched": 3})
+
+
 def test_a_lesson_of_the_holdout_side_must_count_in_the_gate(
     sqlite_store: Store, make_stage: Stages, tmp_path: Path
 ) -> None:

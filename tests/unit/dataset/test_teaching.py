@@ -13,15 +13,17 @@ from prometheus_client import REGISTRY
 from connectors.chat import EndpointError, Reply
 from daemon.artifacts.examples import Example, ExampleKind, read_examples
 from daemon.artifacts.run_folder import HOLDOUT_FILE, TRAIN_FILE, Flips, load_manifest
+from daemon.config.trust import TrustConfig
 from daemon.dataset.stage import DatasetStage
 from daemon.dataset.teachers import NO_TEXT
 from daemon.dataset.teaching import LESSON_ANSWERS
 from daemon.operations.progress import progress_text
 from daemon.records import Run, RunState
 from daemon.store import Store
+from daemon.trust.policy import Policy
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
-from tests.fixtures.stores import add, lesson
+from tests.fixtures.stores import add, force, lesson
 from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, open_run, prepared, reports_of, teach
 
 GUIDANCE = "Answer well."
@@ -95,7 +97,7 @@ def test_the_cheapest_teacher_that_helps_is_taken_and_the_share_is_told(
     assert REGISTRY.get_sample_value("erratad_teacher_flip_ratio", sample) == 1.0
 
 
-def test_a_lesson_that_no_teacher_helps_gets_its_correction_as_a_target_or_nothing(
+def test_a_lesson_that_no_teacher_helps_gets_its_correction_as_a_target_or_its_analysis(
     sqlite_store: Store, tmp_path: Path, make_stage: Make
 ) -> None:
     teach(sqlite_store, *(hijack(subject) for subject in SUBJECTS[:2]), correction=None)
@@ -109,8 +111,7 @@ def test_a_lesson_that_no_teacher_helps_gets_its_correction_as_a_target_or_nothi
     run = prepared(sqlite_store, make_stage(holdout_fraction=0.0), tmp_path, recipe="consistency")
 
     assert [one.kind for one in examples_of(run, stubborn[0].id)] == [ExampleKind.CORRECTION]
-    assert examples_of(run, stubborn[1].id) == []
-    assert run.progress["left_out"] == {"no_example": 1}
+    assert [one.kind for one in examples_of(run, stubborn[1].id)] == [ExampleKind.ANALYSIS]
     taught = examples_of(run, "hijack-rivers")
     assert all(NO_TEXT in str(one.teacher_messages) for one in taught)
     assert load_manifest(Path(run.folder)).flips["prompt-injection"] == Flips(lessons=4, flipped=2)
@@ -223,6 +224,28 @@ def test_kinds_have_their_own_recipes(sqlite_store: Store, tmp_path: Path, make_
     assert kinds == {ExampleKind.TAUGHT}
     assert {"analysis": 2, "correction": 2}.items() <= manifest.examples.items()
     assert "recipes: consistency for prompt-injection" in progress_text(run)
+
+
+def test_a_confirmed_correction_is_enough_for_a_teacher_that_sees_it_and_not_for_one_that_sees_less(
+    sqlite_store: Store, tmp_path: Path, make_stage: Make
+) -> None:
+    teach(sqlite_store, *(hijack(subject) for subject in SUBJECTS[:3]), correction="A summary of the text, in short.")
+    by_judge = make_stage(holdout_fraction=0.0, policy=Policy(TrustConfig(), trusted=["test"]))
+    for subject in SUBJECTS[:3]:
+        force(sqlite_store, "UPDATE lessons SET judged_better = TRUE WHERE report_id = :id", id=f"hijack-{subject}")
+
+    run = prepared(sqlite_store, by_judge, tmp_path, recipe="context-distillation")
+    assert {one.kind for one in examples_of(run, "hijack-rivers")} == {ExampleKind.TAUGHT}
+
+    sqlite_store.runs.failed(run.id, reason="once more")
+    run = prepared(sqlite_store, by_judge, tmp_path, recipe="consistency")
+    assert {one.kind for one in examples_of(run, "hijack-rivers")} == {ExampleKind.ANALYSIS, ExampleKind.CORRECTION}
+    assert load_manifest(Path(run.folder)).flips == {}
+
+    sqlite_store.runs.failed(run.id, reason="once more")
+    force(sqlite_store, "UPDATE lessons SET judged_better = FALSE")
+    run = prepared(sqlite_store, by_judge, tmp_path, recipe="context-distillation")
+    assert {one.kind for one in examples_of(run, "hijack-rivers")} == {ExampleKind.ANALYSIS}
 
 
 def test_a_run_keeps_the_recipes_that_it_began_with(sqlite_store: Store, tmp_path: Path, make_stage: Make) -> None:

@@ -133,6 +133,19 @@ def test_a_trusted_report_of_the_same_answer_vouches_for_the_answer_and_not_for_
     assert used(rules, own, corrected()) == (True, True, Ground.TRUSTED_SOURCE)
 
 
+def test_a_reviewer_or_a_source_that_needs_no_confirmation_vouches_for_what_a_teacher_is_made_of() -> None:
+    rules = policy(confirm_corrections="untrusted")
+    assert rules.vouches(report(principal="vouched"), corrected())
+    assert not rules.vouches(report(Evidence.VERIFIED), corrected())
+    assert not policy().vouches(report(principal="vouched"), corrected())
+    assert policy().vouches(report(), corrected(reviewed_by="ann", reviewed_at=NOW))
+    assert policy().vouches(report(principal="induced"), corrected())
+    contradicted = report(Evidence.CONTRADICTED, principal="vouched")
+    assert not rules.vouches(contradicted, corrected())
+    other = replace(report(principal="vouched").parts[0], report_id="r2")
+    assert not rules.vouches(replace(report(), others=(other,)), corrected())  # another's rules and span
+
+
 @pytest.mark.parametrize("principal", ["induced", "trusted-import"])
 def test_rules_and_corrections_of_the_operator_need_no_confirmation(principal: str) -> None:
     assert used(policy(), report(principal=principal), corrected()) == (True, True, Ground.TRUSTED_SOURCE)
