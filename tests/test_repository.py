@@ -259,6 +259,7 @@ TESTED_THROUGH = {
     "daemon/demo/": "tests/e2e/test_demo.py",
     "daemon/intake/": "tests/services/test_ingest.py",
     "daemon/intake/formats/": "tests/unit/intake/formats/test_answers.py",
+    "daemon/intake/products/": "tests/unit/intake/products/test_open_webui.py",
     "daemon/intake/submit.py": "tests/services/test_submit.py",
     "daemon/runtime/kafka_options.py": "tests/services/test_kafka_connection.py",
     "daemon/service.py": "tests/faults/test_daemon_killed.py",

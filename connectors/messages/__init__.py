@@ -8,6 +8,7 @@ from connectors.messages.decoding import (
     MessageRejected,
     Rejection,
     decode,
+    document,
     json_schema,
     refuse_constant,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Text",
     "Wire",
     "decode",
+    "document",
     "json_schema",
     "refuse_constant",
     "storable",

@@ -51,19 +51,7 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
     Raises:
         MessageRejected: with a reason from `Rejection`; the text names the field and the fix.
     """
-    if raw is None:
-        raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")
-    if len(raw) > max_bytes:
-        raise MessageRejected(Rejection.OVERSIZED, f"{len(raw)} bytes; at most {max_bytes} are taken")
-    text = _text(raw, max_bytes)
-    try:
-        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as exc:
-        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
-    if values_in(value) > MAX_VALUES:
-        raise MessageRejected(
-            Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
-        )
+    value = document(raw, max_bytes=max_bytes)
     if not isinstance(value, dict):
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, "the message must be a JSON object")
     value = _whole(value)
@@ -78,6 +66,28 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
     if (fault := _fault(flagged)) is not None:
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, fault)
     return flagged
+
+
+def document(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
+    """The JSON value of a message or of an HTTP body, within the bounds of size and of number of values.
+
+    Raises:
+        MessageRejected: with a reason from `Rejection`.
+    """
+    if raw is None:
+        raise MessageRejected(Rejection.MALFORMED_JSON, "the message has no value (a tombstone)")
+    if len(raw) > max_bytes:
+        raise MessageRejected(Rejection.OVERSIZED, f"{len(raw)} bytes; at most {max_bytes} are taken")
+    text = _text(raw, max_bytes)
+    try:
+        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as exc:
+        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
+    if values_in(value) > MAX_VALUES:
+        raise MessageRejected(
+            Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
+        )
+    return value
 
 
 def _whole(value: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from daemon.cli.connection import Target, for_target, on_this_machine
 from daemon.cli.options import AsJson, Yes, opened, operator
 from daemon.cli.output import cell, print_json, progress, say, warn
 from daemon.errors import ConfigError
+from daemon.intake.products.names import Product
 
 if TYPE_CHECKING:
     from daemon.cli.server import Server
     from daemon.config import Config
     from daemon.config.intake import SourceConfig
     from daemon.intake.formats.reports import ImportOptions
-    from daemon.intake.importer import ImportSummary, RowProblem, Survey
+    from daemon.intake.importer import ImportSummary, Options, RowProblem, Survey
     from daemon.intake.submit import Submission
 
 SHOWN_PROBLEMS = 20
@@ -92,6 +93,22 @@ def import_file(
     reason: Annotated[str | None, typer.Option("--reason", "-m", help="What is wrong, where rows do not say.")] = None,
     encoding: Annotated[str | None, typer.Option(help="Such as cp1252; default: found out.")] = None,
     delimiter: Annotated[str | None, typer.Option(help="Of a table, such as ';' or tab; default: found out.")] = None,
+    product: Annotated[
+        Product | None, typer.Option("--from", help="The file is feedback that this product exported or sent.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="--from: the product's name of the model. Repeatable."),
+    ] = None,
+    scores: Annotated[
+        list[str] | None, typer.Option("--score", metavar="NAME", help="--from: a score that is feedback. Repeatable.")
+    ] = None,
+    good_from: Annotated[
+        float | None, typer.Option(help="--from: a score from here on is a thumb up, a lower one a thumb down.")
+    ] = None,
+    edits: Annotated[
+        bool, typer.Option("--edits", help="--from: a changed answer is the user's better answer.")
+    ] = False,
     trusted: Annotated[
         bool,
         typer.Option("--trusted", help="You vouch for the annotations: they train without evidence or confirmation."),
@@ -107,8 +124,11 @@ def import_file(
     """
     from daemon.intake.importer import store_reports, survey
 
-    options = _import_options(
+    annotated = _import_options(
         mapped, category=category, reason=reason, encoding=encoding, delimiter=delimiter, config=config
+    )
+    options = _product_options(
+        annotated, product, models=models, scores=scores, good_from=good_from, edits=edits, config=config
     )
     with progress("reading rows") as advance:
         found = survey(file, options, on_rows=lambda rows: advance(rows, None))
@@ -174,6 +194,43 @@ def _import_options(
     )
 
 
+def _product_options(
+    options: ImportOptions,
+    product: Product | None,
+    *,
+    models: list[str] | None,
+    scores: list[str] | None,
+    good_from: float | None,
+    edits: bool,
+    config: Config,
+) -> Options:
+    """The options of `import --from`. Raises BadParameter for options that do not go together."""
+    from daemon.intake.products.fields import SCORES, Choices
+    from daemon.intake.products.reading import ProductFile
+
+    if product is None:
+        if models or scores or good_from is not None or edits:
+            raise typer.BadParameter("--model, --score, --good-from and --edits need --from")
+        return options
+    if options.columns or options.category or options.reason:
+        raise typer.BadParameter("--from: --map, --category and --reason are for annotated data")
+    choices = Choices(
+        alias=config.serving.alias,
+        models=frozenset(models or ()),
+        scores=frozenset(scores or SCORES),
+        good_from=good_from,
+        edits=edits,
+    )
+    return ProductFile(
+        product=product,
+        choices=choices,
+        exchanges=config.serving.exchanges.enabled,
+        encoding=options.encoding,
+        delimiter=options.delimiter,
+        max_bytes=options.max_bytes,
+    )
+
+
 def _say_survey(found: Survey) -> None:
     say(f"{found.file.path}: {found.file.text}; columns: {cell(', '.join(map(str, found.columns)))}")
     say(f"{_number(found.rows, 'row')}: {_number(found.reports, 'report')}")
@@ -181,9 +238,11 @@ def _say_survey(found: Survey) -> None:
         say(f"  {_number(rows, 'row')}: {shape}")
     for line, flagged in found.first:
         better = "" if flagged.correction is None else f"; better: {cell(flagged.correction)}"
-        said = flagged.complaint or "no reason"
+        said = flagged.complaint or ("a thumb up" if flagged.rating == "up" else "no reason")
         say(f"  line {line}: {flagged.category or 'no category'}: {cell(said)}")
-        say(f"    {cell(flagged.messages[-1].shown)} -> {cell(flagged.shown_response)}{better}")
+        asked = f"completion {flagged.completion_id}" if flagged.is_awaited else flagged.messages[-1].shown
+        answered = "not known yet" if flagged.is_awaited else flagged.shown_response
+        say(f"    {cell(asked)} -> {cell(answered)}{better}")
     for reason, left_out in found.left_out.items():
         say(f"  left out, {_number(left_out.rows, 'row')} (first: line {left_out.first_line}): {reason}")
     if found.problems:

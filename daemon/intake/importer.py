@@ -12,11 +12,12 @@ from pathlib import Path
 
 from connectors.messages import FlaggedResponse
 from daemon.errors import ConfigError
-from daemon.intake.formats.answers import UnknownShapeError, read_row
+from daemon.intake.formats.answers import Reading, UnknownShapeError, read_row
 from daemon.intake.formats.cells import LeftOutError, RowError, column_name
 from daemon.intake.formats.exports import unwrapped
 from daemon.intake.formats.files import RowFile, open_rows
 from daemon.intake.formats.reports import ImportOptions
+from daemon.intake.products.reading import ProductFile, items_of, title_of
 from daemon.privacy.redact import TOO_MUCH
 from daemon.records import MAX_NUMBER, TRUSTED_IMPORT, Source
 from daemon.store import Added, Reports
@@ -26,6 +27,8 @@ NO_CAP = MAX_NUMBER
 """No limit per reporter: the operator who imports a file is trusted."""
 SHOWN_REPORTS = 2
 MAX_COLUMNS = 1000
+Options = ImportOptions | ProductFile
+"""How to read a file: annotated data, or the feedback of a product."""
 OnRows = Callable[[int], None]
 """Called from time to time with the number of rows read."""
 
@@ -73,7 +76,7 @@ class ImportSummary:
     """The survey's problems, and reports that the store refused."""
 
 
-def survey(path: Path, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None) -> Survey:
+def survey(path: Path, options: Options | None = None, on_rows: OnRows = lambda _rows: None) -> Survey:
     """Read the whole file and store nothing. Bad rows are counted and stop no other.
 
     Raises:
@@ -83,7 +86,7 @@ def survey(path: Path, options: ImportOptions | None = None, on_rows: OnRows = l
     options = options or ImportOptions()
     file = open_rows(path, encoding=options.encoding, delimiter=options.delimiter)
     seen = _Seen(options)
-    for line, row in _rows(file):
+    for line, row in _rows(file, options):
         seen.take(line, row)
         if seen.rows % BATCH == 0:
             on_rows(seen.rows)
@@ -91,7 +94,7 @@ def survey(path: Path, options: ImportOptions | None = None, on_rows: OnRows = l
 
 
 def import_file(
-    path: Path, reports: Reports, options: ImportOptions | None = None, on_rows: OnRows = lambda _rows: None
+    path: Path, reports: Reports, options: Options | None = None, on_rows: OnRows = lambda _rows: None
 ) -> ImportSummary:
     """Survey a file, and store its reports.
 
@@ -105,7 +108,7 @@ def import_file(
 def store_reports(
     found: Survey,
     reports: Reports,
-    options: ImportOptions | None = None,
+    options: Options | None = None,
     on_rows: OnRows = lambda _rows: None,
     *,
     trusted: bool = False,
@@ -121,8 +124,9 @@ def store_reports(
     outcomes: Counter[Added] = Counter()
     batch: list[tuple[int, FlaggedResponse]] = []
     source = Source(channel="import", principal=TRUSTED_IMPORT if trusted else "")
-    for number, (line, row) in enumerate(_rows(found.file), 1):
-        batch.extend((line, flagged) for flagged in _reports(row, options or ImportOptions()))
+    options = options or ImportOptions()
+    for number, (line, row) in enumerate(_rows(found.file, options), 1):
+        batch.extend((line, flagged) for flagged in _reports(row, options))
         if len(batch) >= BATCH:
             problems.extend(_store(batch, reports, outcomes, source))
             batch.clear()
@@ -134,7 +138,7 @@ def store_reports(
 class _Seen:
     """Counts of the rows read so far."""
 
-    def __init__(self, options: ImportOptions) -> None:
+    def __init__(self, options: Options) -> None:
         self._options = options
         self.rows = 0
         self._columns: dict[str, None] = {}
@@ -152,7 +156,7 @@ class _Seen:
                 raise row
             if len(self._columns) < MAX_COLUMNS:
                 self._columns.update(dict.fromkeys(row))
-            reading = read_row(row, self._options)
+            reading = _read(row, self._options)
         except LeftOutError as exc:
             known = self._left_out.get(str(exc))
             self._left_out[str(exc)] = LeftOut(
@@ -169,7 +173,8 @@ class _Seen:
     def survey(self, file: RowFile) -> Survey:
         columns = tuple(self._columns)
         names = {column_name(name) for name in columns}
-        missing = [name for name in self._options.columns.values() if not _has(columns, names, name)]
+        mapped = self._options.columns if isinstance(self._options, ImportOptions) else {}
+        missing = [name for name in mapped.values() if not _has(columns, names, name)]
         if missing and self.rows:
             raise ConfigError(f"--map: {file.path} has no column {missing[0]!r}; its columns are {_listed(columns)}")
         if self._unknown and self._unknown + self._unparsed() == self.rows:
@@ -202,21 +207,38 @@ def _listed(columns: tuple[str, ...]) -> str:
     return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown or "(none)"
 
 
-def _rows(file: RowFile) -> Iterator[tuple[int, Mapping[str, object] | RowError]]:
+def _rows(file: RowFile, options: Options) -> Iterator[tuple[int, Mapping[str, object] | RowError]]:
     """Every row of the file; objects that hold rows are opened."""
     for line, row in file.rows():
         if isinstance(row, RowError):
             yield line, row
-        else:
+        elif isinstance(options, ImportOptions):
             yield from ((line, inner) for inner in unwrapped(row))
+        else:
+            yield from ((line, inner) for inner in _items(row, options))
 
 
-def _reports(row: Mapping[str, object] | RowError, options: ImportOptions) -> tuple[FlaggedResponse, ...]:
+def _items(row: Mapping[str, object], product: ProductFile) -> list[Mapping[str, object] | RowError]:
+    try:
+        found = items_of(product.product, row)
+    except RowError as exc:
+        return [exc]
+    return [one if isinstance(one, Mapping) else RowError("item", "must be an object") for one in found]
+
+
+def _read(row: Mapping[str, object], options: Options) -> Reading:
+    """Raises RowError, LeftOutError."""
+    if isinstance(options, ImportOptions):
+        return read_row(row, options)
+    return Reading(shape=title_of(options.product), reports=(options.report_of(row),))
+
+
+def _reports(row: Mapping[str, object] | RowError, options: Options) -> tuple[FlaggedResponse, ...]:
     """The reports of a row; none for a row that the survey names."""
     if isinstance(row, RowError):
         return ()
     try:
-        return read_row(row, options).reports
+        return _read(row, options).reports
     except (LeftOutError, RowError):
         return ()
 

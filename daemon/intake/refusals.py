@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection, decode
 from daemon.config.intake import IntakeConfig
 from daemon.config.sources import Limits
 
+HOUR_S = 3600
 NO_RECORD = (
     "the message names a completion only, but the model servers do not remember their answers here "
     "(serving.exchanges is off); send messages and response as well"
 )
+
+
+class QuotaExceeded(MessageRejected):
+    """The principal of the message has no quota left. `retry_after_s`: there may be room at the next full hour."""
+
+    def __init__(self, principal: str, limits: Limits) -> None:
+        super().__init__(Rejection.QUOTA, over_quota(principal, limits))
+        self.retry_after_s = math.ceil(HOUR_S - time.time() % HOUR_S)
 
 
 def decoded(raw: bytes | None, config: IntakeConfig, *, exchanges: bool) -> FlaggedResponse:

@@ -8,7 +8,6 @@ A partition whose position is lost is read again from its start: the store knows
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,12 +27,12 @@ from connectors.kafka.consumer import (
 from connectors.messages import FlaggedResponse, MessageRejected, Rejection
 from daemon import metrics
 from daemon.config.intake import IntakeConfig, KafkaConfig
-from daemon.config.sources import Limits, Sources
+from daemon.config.sources import Sources
 from daemon.errors import StoreUnavailableError
 from daemon.intake.attempts import MAX_DEATHS, Attempts
 from daemon.intake.dead_letters import DeadLetter, DeadLetters
 from daemon.intake.losses import Losses
-from daemon.intake.refusals import conflict, decoded, over_quota
+from daemon.intake.refusals import QuotaExceeded, conflict, decoded, over_quota
 from daemon.privacy.redact import TOO_MUCH, Redactor
 from daemon.records import Source
 from daemon.runtime.kafka_options import kafka_options
@@ -48,7 +47,6 @@ MAX_TRIES = 3
 PART_BYTES = 4 * 1_048_576
 """Messages of up to this size are stored together, so that a batch of large ones gives heartbeats between them."""
 OBSERVE_INTERVAL_S = 5.0
-HOUR_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +55,6 @@ class FeedbackResult:
 
     report_id: str
     outcome: Added
-
-
-class QuotaExceeded(MessageRejected):
-    """The principal of the message has no quota left. `retry_after_s`: there may be room at the next full hour."""
-
-    def __init__(self, principal: str, limits: Limits) -> None:
-        super().__init__(Rejection.QUOTA, over_quota(principal, limits))
-        self.retry_after_s = math.ceil(HOUR_S - time.time() % HOUR_S)
 
 
 class FeedbackIntake:
@@ -85,24 +75,42 @@ class FeedbackIntake:
             QuotaExceeded: when the principal has no quota left.
             StoreUnavailableError: when the database is unreachable; the message is not stored.
         """
-        try:
-            result = self._submit(raw, principal)
-        except MessageRejected as exc:
-            metrics.INTAKE_MESSAGES.labels(channel="http", outcome=exc.reason).inc()
-            raise
-        metrics.INTAKE_MESSAGES.labels(channel="http", outcome=result.outcome).inc()
+        [result] = self.submit_all([raw], principal=principal)
+        if isinstance(result, MessageRejected):
+            raise result
         return result
 
-    def _submit(self, raw: bytes, principal: str) -> FeedbackResult:
-        flagged = decoded(raw, self._config, exchanges=self._exchanges)
+    def submit_all(self, raws: Sequence[bytes], *, principal: str) -> list[FeedbackResult | MessageRejected]:
+        """Decode the messages of this principal, and store those that can be stored together, in the order given.
+
+        Raises:
+            StoreUnavailableError: when the database is unreachable; no message is stored.
+        """
+        read = [self._decoded(raw) for raw in raws]
         source = Source(channel="http", principal=principal)
-        [outcome] = self._reports.add([(flagged, source)], limits=self._limits)
+        batch = [(one, source) for one in read if isinstance(one, FlaggedResponse)]
+        outcomes = iter(self._reports.add(batch, limits=self._limits) if batch else ())
+        results = [
+            one if isinstance(one, MessageRejected) else self._result(one, next(outcomes), principal) for one in read
+        ]
+        for one in results:
+            outcome = one.reason if isinstance(one, MessageRejected) else one.outcome
+            metrics.INTAKE_MESSAGES.labels(channel="http", outcome=outcome).inc()
+        return results
+
+    def _decoded(self, raw: bytes) -> FlaggedResponse | MessageRejected:
+        try:
+            return decoded(raw, self._config, exchanges=self._exchanges)
+        except MessageRejected as exc:
+            return exc
+
+    def _result(self, flagged: FlaggedResponse, outcome: Added, principal: str) -> FeedbackResult | MessageRejected:
         if outcome == Added.OVER_QUOTA:
-            raise QuotaExceeded(principal, self._limits(principal))
+            return QuotaExceeded(principal, self._limits(principal))
         if outcome == Added.CONFLICT:
-            raise MessageRejected(Rejection.CONFLICT, conflict(flagged))
+            return MessageRejected(Rejection.CONFLICT, conflict(flagged))
         if outcome == Added.TOO_MUCH:
-            raise MessageRejected(Rejection.OVERSIZED, TOO_MUCH)
+            return MessageRejected(Rejection.OVERSIZED, TOO_MUCH)
         return FeedbackResult(report_id=flagged.id, outcome=outcome)
 
 

@@ -11,7 +11,8 @@ from connectors.messages import MessageRejected, Rejection
 from daemon import __version__
 from daemon.config import Config
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
-from daemon.intake.stage import FeedbackIntake, QuotaExceeded
+from daemon.intake.refusals import QuotaExceeded
+from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.store import Store
 from daemon.web.access import Access
@@ -20,6 +21,7 @@ from daemon.web.feedback import feedback_router
 from daemon.web.guard import ErrorResponse, Guard, allowed_hosts, refuse
 from daemon.web.operators import operators_router
 from daemon.web.probes import probes_router
+from daemon.web.products import products_router
 from daemon.web.rate_limit import RateLimit
 
 RETRY_AFTER_S = 2
@@ -60,6 +62,7 @@ def create_app(*, store: Store, intake: FeedbackIntake, config: Config, health: 
     app.include_router(probes_router(health))
     limit = RateLimit(config.http.feedback_per_minute)
     app.include_router(feedback_router(intake, store, access, limit, config))
+    app.include_router(products_router(intake, access, limit, config))
     app.include_router(operators_router(store, config, access))
     app.include_router(console_router(store, config, access))
     return app

@@ -14,6 +14,7 @@ from daemon.config.web import Role
 from daemon.web.access import LOCAL_ADMIN, SESSION_COOKIE, Access, Identity
 from daemon.web.rate_limit import RateLimit, refuse_for
 
+TAKEN_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
 _BEARER = HTTPBearer(auto_error=False, description="A token of `http.tokens`. Its role limits the allowed operations.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 ActorHeader = Annotated[
@@ -29,6 +30,14 @@ ActorHeader = Annotated[
 
 def address_of(request: Request) -> str | None:
     return None if request.client is None else request.client.host
+
+
+async def raw_body(request: Request) -> bytes:
+    """The undecoded body: the intake unpacks and decodes it like a Kafka record. `Guard` limits its size."""
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed not in TAKEN_ENCODINGS:
+        raise HTTPException(415, f"content-encoding {packed!r:.40} is not taken; send gzip, or the plain body")
+    return await request.body()
 
 
 def require_caller(access: Access, needed: Role) -> Callable[..., Identity]:

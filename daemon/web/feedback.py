@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends
 
 from connectors import messages
 from connectors.messages import Identifier
@@ -22,10 +22,8 @@ from daemon.store import Added, Signal, Store
 from daemon.trust.policy import Decision, Policy
 from daemon.trust.standing import Standings
 from daemon.web.access import Access, Identity
-from daemon.web.dependencies import rate_limited, require_caller
+from daemon.web.dependencies import rate_limited, raw_body, require_caller
 from daemon.web.rate_limit import RateLimit
-
-TAKEN_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
 
 
 class FeedbackAccepted(View):
@@ -58,7 +56,7 @@ def feedback_router(
     @router.post(
         "", status_code=202, openapi_extra=_feedback_body(), dependencies=[Depends(rate_limited(limit, access))]
     )
-    def submit(raw: Annotated[bytes, Depends(_raw_body)], caller: Identity = signed_in) -> FeedbackAccepted:
+    def submit(raw: Annotated[bytes, Depends(raw_body)], caller: Identity = signed_in) -> FeedbackAccepted:
         """Report one bad answer, or a good one. It is stored when this returns. Sending the same id again is safe.
 
         The short form names a completion and what the user said of it; the full form has conversation and answer.
@@ -126,14 +124,6 @@ def _signal_state(signal: Signal, sent_id: str) -> FeedbackState:
         received_at=signal.received_at,
         updated_at=signal.updated_at,
     )
-
-
-async def _raw_body(request: Request) -> bytes:
-    """The undecoded body: the intake unpacks and decodes it like a Kafka record. `Guard` limits its size."""
-    packed = request.headers.get("content-encoding", "identity").strip().lower()
-    if packed not in TAKEN_ENCODINGS:
-        raise HTTPException(415, f"content-encoding {packed!r:.40} is not taken; send gzip, or the plain body")
-    return await request.body()
 
 
 def _feedback_body() -> dict[str, Any]:

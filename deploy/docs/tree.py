@@ -21,6 +21,7 @@ ROOMS = [
     *(
         "daemon/intake",
         "daemon/intake/formats",
+        "daemon/intake/products",
         "daemon/induction",
         "daemon/evidence",
         "daemon/reflection",

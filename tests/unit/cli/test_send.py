@@ -251,3 +251,50 @@ def test_import_refuses_wrong_options(
     done = erratad("import", str(rows_file), *options, "--yes")
     assert done.exit_code == 2
     assert said in " ".join(done.stderr.replace("\u2502", " ").split())
+
+
+EXPORTS = Path(__file__).parents[2] / "fixtures" / "products"
+
+
+def test_an_export_of_open_webui_is_imported_once(erratad: Command, sqlite_store: Store) -> None:
+    file = str(EXPORTS / "open_webui_export.json")
+    done = erratad("import", "--from", "open-webui", file, "--yes")
+    assert done.exit_code == 0
+    assert "6 rows: 5 reports\n  5 rows: feedback of Open WebUI\n" in done.stdout
+    assert "left out, 1 row (first: line" in done.stdout
+    assert "the answer is from another model than aligned: other-model" in done.stdout
+    assert done.stdout.endswith("imported: 4 stored, 1 kept\n")
+    again = erratad("import", "--from", "open-webui", file, "--yes")
+    assert again.stdout.endswith("imported: 5 redelivered\n")
+    assert len(sqlite_store.reports.find()) == 4
+
+
+def test_scores_of_langfuse_need_the_servers_records(erratad: Command, sqlite_store: Store, config_file: Path) -> None:
+    file = str(EXPORTS / "langfuse_scores_v2.json")
+    without = erratad("import", "--from", "langfuse", file, "--yes")
+    assert "left out, 4 rows" in without.stdout
+    assert "serving.exchanges is off" in without.stdout
+    values = yaml.safe_load(config_file.read_text())
+    values.setdefault("serving", {})["exchanges"] = {"enabled": True}
+    config_file.write_text(yaml.safe_dump(values))
+    done = erratad("import", "--from", "langfuse", file, "--yes")
+    assert done.stdout.endswith("imported: 4 waiting\n")
+    assert "completion chatcmpl-4f1c -> not known yet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--edits",), ("--model", "x"), ("--from", "langfuse", "--map", "prompt=x"), ("--from", "langfuse", "-m", "bad")],
+)
+def test_options_that_do_not_go_together_are_refused(
+    erratad: Command, rows_file: Path, options: tuple[str, ...]
+) -> None:
+    done = erratad("import", str(rows_file), *options, "--yes")
+    assert done.exit_code == 2
+    assert "--from" in done.stderr
+
+
+def test_a_file_of_something_else_names_each_bad_item(erratad: Command, rows_file: Path) -> None:
+    done = erratad("import", "--from", "open-webui", str(rows_file), "--yes")
+    assert done.exit_code == 1
+    assert "rows.jsonl:1: type: is missing" in done.stderr

@@ -26,6 +26,8 @@ PROXY = {
 
 NEEDS: list[tuple[str, str, Any, Role]] = [
     ("GET", "/v1/feedback/schema", None, Role.REPORTER),
+    ("POST", "/v1/feedback/open-webui", [], Role.REPORTER),
+    ("POST", "/v1/feedback/langfuse", [], Role.REPORTER),
     ("GET", "/api/reports", None, Role.REVIEWER),
     ("GET", "/api/reviews", None, Role.REVIEWER),
     ("GET", "/api/lessons", None, Role.REVIEWER),
