@@ -30,7 +30,7 @@ test: $(READY) check ## every test: unit, services, faults, end to end (WORKERS=
 	@deploy/local/systemd.sh
 	@deploy/local/chromium.sh
 	@deploy/local/prometheus.sh
-	@PYTHON=$(BIN)/python deploy/local/mlflow.sh
+	@PYTHON=$(BIN)/python deploy/local/test_servers.sh
 	$(RUN_TESTS) $(PYTEST)
 
 test-fast: $(READY) check ## check and the unit tests, a few minutes

@@ -33,6 +33,8 @@ class Finding:
     evidence: Evidence
     result: Look
     detail: str
+    generation: str | None = None
+    """Name of the generation that gave the flagged answer, where a server's record says so."""
 
 
 def not_asked(reason: str) -> Finding:

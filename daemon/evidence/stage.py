@@ -145,7 +145,7 @@ class EvidenceStage:
             self._outages = 0
         for counted in (self._attempts, self._refunds):
             counted.pop(report.id, None)
-        if self._evidence.record(report.id, finding.evidence, finding.detail):
+        if self._evidence.record(report.id, finding.evidence, finding.detail, generation=finding.generation):
             found[finding.result] += 1
             metrics.EVIDENCE.labels(result=finding.result).inc()
             log.info("evidence", report_id=report.id, result=finding.result, detail=finding.detail)
@@ -185,7 +185,9 @@ class EvidenceStage:
 def _verdict(verified: Verification) -> Finding:
     if verified.match is Match.SAME:
         detail = f"{verified.generation} gave this answer"
-        return Finding(evidence=Evidence.VERIFIED, result=Look.VERIFIED, detail=detail)
+        return Finding(
+            evidence=Evidence.VERIFIED, result=Look.VERIFIED, detail=detail, generation=verified.generation
+        )
     return Finding(evidence=Evidence.CONTRADICTED, result=Look.CONTRADICTED, detail=verified.match.value)
 
 

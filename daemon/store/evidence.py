@@ -49,16 +49,21 @@ class ReportEvidence:
                     last, wrapped = "", True
             return with_others(connection, found)
 
-    def record(self, report_id: str, evidence: Evidence, detail: str) -> bool:
+    def record(self, report_id: str, evidence: Evidence, detail: str, *, generation: str | None = None) -> bool:
         """Store what was found. False if the report is no longer looked for: erased, for example, or reviewed.
 
         `updated_at` stays, because the lease of an analysis depends on it.
+
+        Args:
+            generation: The name of the generation that gave the answer; the report counts as a flag of it. None: of
+                the one that the report names. A proxy in front of the servers may have replaced that name.
         """
         table = schema.reports
+        served = {} if generation is None else {"model": generation}
         change = (
             update(table)
             .where(table.c.id == report_id, text(schema.WITHOUT_EVIDENCE))
-            .values(evidence=evidence, evidence_detail=detail[:MAX_DETAIL], evidence_at=utcnow())
+            .values(evidence=evidence, evidence_detail=detail[:MAX_DETAIL], evidence_at=utcnow(), **served)
         )
         with transaction(self._engine) as connection:
             return connection.execute(change).rowcount > 0

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -131,6 +131,8 @@ class FakeVllm:
         """Longest prompt that is answered; `/tokenize` takes any."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the chat requests as they reached the model."""
+        self.headers: list[Mapping[str, str]] = []
+        """Their headers."""
         self.engine = FakeEngine(self)
         self._socket = socket.create_server(("127.0.0.1", port or free_port()))
         self._address = self._socket.getsockname()
@@ -252,6 +254,7 @@ class FakeVllm:
             choice = {"message": {"content": ""}, "finish_reason": "stop" if self.stops_at_end else "length"}
             return JSONResponse({"model": body["model"], "choices": [choice], "prompt_token_ids": self.rendered})
         self.requests.append(body)
+        self.headers.append(request.headers)
         completion_id = f"chatcmpl-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
         words = self.answer(body["model"], body["messages"]).split(" ")[: body.get("max_tokens") or None]
         model = answering_as(body["model"])

@@ -1,6 +1,7 @@
 """A backend that knows a completion id and a thumb: a lesson is made of it, and the backend hears of the fix.
 
-Over HTTP with the real OpenAI client and the feedback client, and over Kafka with a real broker.
+Over HTTP with the real OpenAI client and the feedback client, over Kafka with a real broker, and through a real LiteLLM
+proxy.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,20 +18,25 @@ from fastapi.testclient import TestClient
 
 from connectors.client import Feedback
 from connectors.kafka.consumer import OutboundRecord
+from connectors.vllm import VllmServer
+from connectors.vllm_plugin.exchanges import ExchangeSettings
 from daemon.config import Config
 from daemon.config.intake import KafkaConfig
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.stage import DeliveryStage
 from daemon.evidence.completions import CompletionsStage
+from daemon.evidence.stage import EvidenceStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
-from daemon.records import Evidence, ReportState
+from daemon.records import BASE_GENERATION, Evidence, ReportState
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.web.app import create_app
-from tests.fakes.vllm import FakeVllm
+from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.broker import read, send, step_until
+from tests.fixtures.config import flagged
 from tests.fixtures.life import life
+from tests.fixtures.litellm import MASTER_KEY, litellm_proxy
 from tests.fixtures.reflection import ReflectionBench
 from tests.fixtures.required import unavailable
 from tests.fixtures.servers import API_KEY
@@ -97,13 +104,18 @@ class InProcess(httpx.BaseTransport):
         return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
 
 
+def feedback(store: Store, config: Config) -> Feedback:
+    health = Condition()
+    intake = FeedbackIntake(reports=store.reports, config=config.intake, exchanges=config.serving.exchanges.enabled)
+    app = create_app(store=store, intake=intake, config=config, health=health)  # type: ignore[arg-type]
+    return Feedback(BASE_URL, transport=InProcess(app))
+
+
 def test_over_http(
     completion_id: str, bench: ReflectionBench, config: Config, fake_vllm: FakeVllm, make_client: Callable[..., Any]
 ) -> None:
-    store, health = bench.store, Condition()
-    intake = FeedbackIntake(reports=store.reports, config=config.intake, exchanges=config.serving.exchanges.enabled)
-    app = create_app(store=store, intake=intake, config=config, health=health)  # type: ignore[arg-type]
-    with Feedback(BASE_URL, transport=InProcess(app)) as backend:
+    store = bench.store
+    with feedback(store, config) as backend:
         sent = backend.submit(completion_id, rating="down", comment="Sydney is not the capital.")
         assert sent.outcome == "waiting"
         assert look(store, config, make_client(fake_vllm.url)).sentence.endswith("1 stored")
@@ -142,3 +154,74 @@ def test_over_kafka(
     heard = [json.loads(record.value) for record in read(kafka, kafka.events_topic)]
     fixed = [one for one in heard if one["type"] == "report.resolved"]
     assert [(one["subject"], one["data"]["generation"]) for one in fixed] == [("thumb-1", 7)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxied:
+    """A vLLM server, and the OpenAI client of a backend that knows only the proxy in front of it."""
+
+    fake: FakeVllm
+    server: VllmServer
+    chat: OpenAI
+    group: str
+
+    def ask(self, **more: Any) -> Any:
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        return self.chat.chat.completions.with_raw_response.create(model=self.group, messages=messages, **more)
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    with (
+        FakeVllm(answer=lambda _model, _messages: WRONG, exchanges=ExchangeSettings(ttl_s=600.0)) as fake,
+        litellm_proxy(fake.url, tmp_path_factory.mktemp("litellm")) as proxy,
+        closing(VllmServer(fake.url, api_key=API_KEY, admin_token=ADMIN_TOKEN, timeout_s=60)) as server,
+        OpenAI(base_url=f"{proxy.url}/v1", api_key=MASTER_KEY, max_retries=0) as chat,
+    ):
+        server.set_live("aligned-g000000", expected=None)
+        yield Proxied(fake=fake, server=server, chat=chat, group=proxy.group)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_through_litellm_the_generation_is_found_by_the_completions_id(
+    proxied: Proxied, bench: ReflectionBench, config: Config, *, stream: bool
+) -> None:
+    answer = proxied.ask(stream=stream).parse()
+    first, *_ = list(answer) if stream else [answer]
+    assert first.model == proxied.group
+    with feedback(bench.store, config) as backend:
+        sent = backend.submit(first.id, rating="down")
+        assert look(bench.store, config, proxied.server).sentence.endswith("1 stored")
+    becomes_a_lesson(sent.id, bench)
+
+
+def test_a_whole_report_that_names_litellms_model_is_a_flag_of_the_generation_that_answered(
+    proxied: Proxied, sqlite_store: Store, config: Config
+) -> None:
+    answer = proxied.ask().parse()
+    whole = flagged(
+        model=answer.model,
+        completion_id=answer.id,
+        messages=[{"role": "user", "content": QUESTION}],
+        response=answer.choices[0].message.content,
+    )
+    with feedback(sqlite_store, config) as backend:
+        sent = backend.send(whole.model_dump(mode="json", exclude_none=True))
+    assert sqlite_store.traffic.tally(BASE_GENERATION).flagged == 0
+    stage = EvidenceStage(
+        store=sqlite_store,
+        fleet=Fleet([proxied.server], verify=lambda _: None),
+        config=config.trust,
+        serving=config.serving,
+        trusted=lambda _: False,
+        clean=lambda it: it,
+    )
+    assert stage.step(life()).sentence.endswith("1 verified")
+    assert sqlite_store.reports.get(sent.id).evidence is Evidence.VERIFIED
+    assert sqlite_store.traffic.tally(BASE_GENERATION).flagged == 1
+
+
+def test_litellm_tells_the_generation_and_passes_the_conversations_header_on(proxied: Proxied) -> None:
+    raw = proxied.ask(extra_headers={"x-erratad-conversation": "conversation-7"})
+    assert raw.headers["llm_provider-x-erratad-generation"] == str(BASE_GENERATION)
+    assert proxied.fake.headers[-1]["x-erratad-conversation"] == "conversation-7"

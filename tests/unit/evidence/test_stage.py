@@ -20,7 +20,7 @@ from daemon.evidence import stage as evidence
 from daemon.evidence.stage import ATTEMPTS, TRUSTED, EvidenceStage
 from daemon.labels import Look
 from daemon.privacy.redact import Redactor
-from daemon.records import Evidence, Report, ReportState, Source
+from daemon.records import BASE_GENERATION, Evidence, Report, ReportState, Source
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Step
 from daemon.serving.fleet import Fleet
@@ -257,6 +257,19 @@ def test_a_report_that_names_its_completion_is_verified_without_asking_again(sce
     found = scene.get(report_id)
     assert (found.evidence, found.evidence_detail) == (Evidence.VERIFIED, "aligned-g000000 gave this answer")
     assert len(scene.fake.requests) == 1
+
+
+@pytest.mark.parametrize("named", ["chat", "aligned", "aligned-g000007"])
+def test_a_verified_report_is_a_flag_of_the_generation_in_the_record_whatever_model_it_names(
+    scene: Scene, named: str
+) -> None:
+    scene.answers(WRONG)
+    completion_id = ask(scene, QUESTION)
+    [report_id] = scene.queue(report(question=QUESTION, completion_id=completion_id, model=named))
+    assert scene.store.traffic.tally(BASE_GENERATION).flagged == 0
+    scene.step()
+    assert scene.store.traffic.tally(BASE_GENERATION).flagged == 1
+    assert scene.get(report_id).flagged.model == named  # the message stays as it was sent
 
 
 def test_a_report_of_another_answer_under_this_id_is_contradicted_even_if_its_source_is_trusted(scene: Scene) -> None:

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The tests start an MLflow server and a LiteLLM proxy. Each lives in an environment of its own, because they pin packages
+# that vLLM and the daemon use in other versions; this makes sure that both are there, in the cache outside the repository.
+set -euo pipefail
+mlflow=3.17.2
+litellm=1.106.12 # 1.107.0 was compromised
+root="${ERRATAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/erratad}"
+
+# install NAME VERSION REQUIREMENT
+install() {
+    local folder="$root/$1-$2"
+    if [ -e "$folder/.ready" ]; then
+        return
+    fi
+    echo "test: installing $1 $2 into $folder (some minutes, once)" >&2
+    rm -rf "$folder"
+    if "${PYTHON:-python3}" -m venv "$folder" && "$folder/bin/pip" install --quiet "$3"; then
+        touch "$folder/.ready"
+    else
+        echo "test: $1 cannot be installed; tests that need it are skipped" >&2
+    fi
+}
+
+install mlflow "$mlflow" "mlflow==$mlflow"
+install litellm "$litellm" "litellm[proxy]==$litellm"
