@@ -139,6 +139,17 @@ class Look(StrEnum):
     """The conversation cannot be asked again, or need not be."""
 
 
+class Names(StrEnum):
+    """What the field `model` of a report names."""
+
+    GENERATION = "generation"
+    """A generation of this model, or the base model."""
+    ALIAS = "alias"
+    """The alias alone, so the generation is unknown."""
+    OTHER = "other"
+    """A model that is not served here."""
+
+
 class SignalState(StrEnum):
     """States of feedback that is no report, or none yet."""
 

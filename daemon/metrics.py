@@ -26,6 +26,7 @@ from daemon.labels import (
     LeftOut,
     Look,
     Lost,
+    Names,
     PersonalData,
     SignalState,
     Suite,
@@ -128,9 +129,7 @@ INDUCED_KEPT = _closed(
 INDUCED_DROPPED = _closed(
     Counter("erratad_induced_dropped_total", "Answers that became no new report, by reason.", ["reason"]), reason=Drop
 )
-INDUCED_LAST_START = Gauge(
-    "erratad_induced_last_start_timestamp_seconds", "Time of the latest start of an induction run."
-)
+INDUCED_LAST_START = Gauge("erratad_induced_last_start_timestamp_seconds", "Latest start of an induction run.")
 INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cron time of the induction.")
 
 # queue and reflection
@@ -139,6 +138,10 @@ LAST_REPORT = Gauge("erratad_last_report_timestamp_seconds", "Time of the latest
 REPORTS_EXPECTED = Gauge(
     "erratad_reports_expected_within_seconds",
     "An alert fires after this time without a report (intake.expect_report_within_h); 0: never.",
+)
+REPORTS_NAMING = _closed(
+    Gauge("erratad_reports_last_day", "Reports of the last 24 hours, by what their field `model` names.", ["names"]),
+    names=Names,
 )
 OLDEST_QUEUED = Gauge("erratad_oldest_queued_report_age_seconds", "Age of the oldest report that waits for analysis.")
 REFLECTIONS = _closed(
@@ -163,9 +166,7 @@ REDACTED = _closed(
 )
 REFLECTION_SECONDS = Histogram("erratad_reflection_duration_seconds", "One attempt at an analysis.", buckets=_SECONDS)
 LESSONS = _closed(
-    Counter(
-        "erratad_lessons_total", "Lessons stored, by analyst and source of the correction.", ["analyst", "correction"]
-    ),
+    Counter("erratad_lessons_total", "Lessons stored, by analyst and correction's source.", ["analyst", "correction"]),
     analyst=("self", "endpoint", "template"),
     correction=("none", *CorrectionSource),
 )
@@ -211,8 +212,7 @@ RUN_STAGE_SECONDS = _closed(
 )
 DATASET_EXAMPLES = Gauge("erratad_dataset_examples", "Examples in the latest dataset, by kind.", ["kind"])
 DATASET_LEFT_OUT = _closed(
-    Gauge("erratad_dataset_left_out", "Lessons left out of the latest dataset, by reason.", ["reason"]),
-    reason=LeftOut,
+    Gauge("erratad_dataset_left_out", "Lessons left out of the latest dataset, by reason.", ["reason"]), reason=LeftOut
 )
 DATASET_LEFT_OUT_RATIO = Gauge(
     "erratad_dataset_left_out_ratio",

@@ -130,6 +130,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
             GaugesStage(
                 store=store,
                 policy=Policy.of(config),
+                serving=config.serving,
                 data_dir=config.data_dir,
                 stages=[stage.name for stage in stages],
             )

@@ -25,6 +25,7 @@ from daemon import metrics
 from daemon.cli.app import app
 from daemon.config import Config
 from daemon.config.intake import IntakeConfig
+from daemon.config.serving import ServingConfig
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.stages import STAGES
@@ -315,7 +316,9 @@ def test_series_stay_bounded_whatever_users_send(make_reflection: Any, sqlite_st
     """Generations, reporters, categories, models and tenants come and go; none of them becomes a label."""
     bench: ReflectionBench = make_reflection(analyst=None)
     intake = FeedbackIntake(reports=sqlite_store.reports, config=IntakeConfig())
-    gauges = GaugesStage(store=sqlite_store, policy=trusting(), data_dir=tmp_path, stages=list(STAGES))
+    gauges = GaugesStage(
+        store=sqlite_store, policy=trusting(), serving=ServingConfig(), data_dir=tmp_path, stages=list(STAGES)
+    )
 
     def live_through(generation: int) -> int:
         for number in range(20):

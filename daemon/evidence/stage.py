@@ -185,9 +185,7 @@ class EvidenceStage:
 def _verdict(verified: Verification) -> Finding:
     if verified.match is Match.SAME:
         detail = f"{verified.generation} gave this answer"
-        return Finding(
-            evidence=Evidence.VERIFIED, result=Look.VERIFIED, detail=detail, generation=verified.generation
-        )
+        return Finding(evidence=Evidence.VERIFIED, result=Look.VERIFIED, detail=detail, generation=verified.generation)
     return Finding(evidence=Evidence.CONTRADICTED, result=Look.CONTRADICTED, detail=verified.match.value)
 
 

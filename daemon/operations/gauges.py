@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from daemon import metrics
+from daemon.config.serving import ServingConfig
 from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
 from daemon.promotion.rollout import approval_waits_s
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
@@ -26,8 +27,11 @@ class GaugesStage:
     name = "gauges"
     idle_s = 5.0
 
-    def __init__(self, *, store: Store, policy: Policy, data_dir: Path, stages: list[str]) -> None:
+    def __init__(
+        self, *, store: Store, policy: Policy, serving: ServingConfig, data_dir: Path, stages: list[str]
+    ) -> None:
         self._store = store
+        self._serving = serving
         self._enough = policy.enough(policy.config.train_analysis)
         self._data_dir = data_dir
         self._stages = stages
@@ -51,6 +55,9 @@ class GaugesStage:
             metrics.REPORTS.labels(state=state).set(count)
         for evidence, reports in self._store.evidence.counts().items():
             metrics.REPORT_EVIDENCE.labels(evidence=evidence).set(reports)
+        serving = self._serving
+        for names, reports in self._store.flags.named(alias=serving.alias, base_name=serving.base_name).items():
+            metrics.REPORTS_NAMING.labels(names=names).set(reports)
         oldest = self._store.reports.oldest_queued_at()
         metrics.OLDEST_QUEUED.set(0.0 if oldest is None else (utcnow() - oldest).total_seconds())
         last = self._store.reports.last_received_at()

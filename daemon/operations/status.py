@@ -10,6 +10,7 @@ from pydantic import Field
 from daemon import __version__
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
+from daemon.labels import Names
 from daemon.operations.progress import progress_text, span
 from daemon.operations.shown import View
 from daemon.operations.stages import STAGES
@@ -134,6 +135,8 @@ class StatusView(View):
     live: Adapter
     guidance_refusals: int
     """Requests under the alias refused in the last day that would have been accepted without the guidance."""
+    reports_naming: dict[Names, int] = Field(default={})
+    """Reports of the last day, by what their field `model` names."""
     previous: Adapter | None
     """The default target of a rollback."""
     active_run: RunRow | None
@@ -169,6 +172,7 @@ def status(store: Store, config: Config) -> StatusView:
         events_waiting=store.outbox.backlog(KAFKA).waiting,
         live=store.adapters.live(),
         guidance_refusals=store.traffic.guidance_refusals(since=now - timedelta(days=1)),
+        reports_naming=store.flags.named(alias=config.serving.alias, base_name=config.serving.base_name),
         previous=previous,
         active_run=None if active is None else RunRow.of(active),
         trial=trial_view(store, config),
@@ -222,6 +226,7 @@ def sentences(view: StatusView) -> list[str]:
         *_guidance(view),
         _reports(view),
         *_evidence(view),
+        *_naming(view),
         *_runs(view),
         *_trial(view),
         *_approval(view),
@@ -291,6 +296,17 @@ def _trial(view: StatusView) -> list[str]:
     return [
         f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
     ]
+
+
+def _naming(view: StatusView) -> list[str]:
+    """Reports that no generation is held to."""
+    said = {
+        Names.ALIAS: "name the alias alone (generation unknown)",
+        Names.OTHER: "name a model that is not served here",
+    }
+    parts = [f"{view.reports_naming[one]} {text}" for one, text in said.items() if view.reports_naming.get(one)]
+    total = sum(view.reports_naming.values())
+    return [f"Of the last day's reports ({total}), {' and '.join(parts)}."] if parts else []
 
 
 def _approval(view: StatusView) -> list[str]:

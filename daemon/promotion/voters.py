@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from daemon.labels import Grade
+from daemon.labels import Grade, Names
 from daemon.promotion.sequential import Rate, principals, rise
 from daemon.records import Evidence, utcnow
 from daemon.store.flags import Electorate, Flags
@@ -15,6 +15,9 @@ ACTIVE = timedelta(days=30)
 """Who flagged an answer in this time is expected to do so again."""
 MAX_SHARE = 0.5
 """Of the votes that decide, for a principal without trust: as `gate.max_principal_share`."""
+
+MIN_NAMING = 0.5
+"""Of the recent reports: the share that names a generation."""
 
 
 def electorate(policy: Policy) -> Electorate:
@@ -43,13 +46,22 @@ def bound(flags: Flags, voters: Electorate, *, new: int, old: int, level: float,
     unbounded = found.trusted or (most is None and found.recorded)
     possible = found.principals + found.recorded * ((most or 1) - 1)
     if unbounded or possible >= needed:
-        return Bound(needed=needed, most=most, blind=None)
+        return Bound(needed=needed, most=most, blind=nameless(flags))
     each = "each has one vote" if not found.recorded else f"each has one vote, or {most} with recorded answers"
     blind = (
         f"{principals(found.principals)} without trust flagged answers in {ACTIVE.days} days, {each}, and "
         f"fewer than {needed} votes decide nothing: name trusted sources (intake.sources) or keep exchanges"
     )
     return Bound(needed=needed, most=most, blind=blind)
+
+
+def nameless(flags: Flags) -> str | None:
+    """Why the flags of all generations are too few: most reports name none. None: enough do."""
+    found = flags.named()
+    total = sum(found.values())
+    if found[Names.GENERATION] >= MIN_NAMING * total:
+        return None
+    return f"{total - found[Names.GENERATION]} of the last day's {total} reports name no generation of this model"
 
 
 def votes_needed(new: int, old: int, *, level: float, tolerance: float) -> int:

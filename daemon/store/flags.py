@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Subquery, case, func, or_, select
 
-from daemon.records import Evidence
+from daemon.labels import Names
+from daemon.records import Evidence, ReportState, utcnow
 from daemon.store import schema
 from daemon.store.engine import reading
 from daemon.store.traffic import on_real_traffic
+
+RECENT = timedelta(days=1)
+"""Reports of this time tell whether the senders name generations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,34 @@ class Flags:
             vouched = [one for one in self._principals(since) if electorate.is_trusted(one)]
         recorded = sum(found.values())
         return Voters(principals=len({*found, *vouched}), recorded=recorded, trusted=bool(vouched))
+
+    def named(self, *, alias: str | None = None, base_name: str | None = None) -> dict[Names, int]:
+        """The recent reports by what they name. A flag whose report names no generation counts for none.
+
+        Args:
+            alias: Reports that name it are told from those of other models.
+            base_name: The base model's name, beside that of generation 0.
+        """
+        model, known = schema.reports.c.model, schema.adapters.c.name.is_not(None)
+        names = case(
+            (or_(known, model == base_name), Names.GENERATION.value),
+            (model == alias, Names.ALIAS.value),
+            else_=Names.OTHER.value,
+        ).label("names")
+        query = (
+            select(names, func.count())
+            .select_from(schema.reports)
+            .outerjoin(schema.adapters, schema.adapters.c.name == model)
+            .where(
+                *on_real_traffic(),
+                schema.reports.c.state != ReportState.ERASED,
+                schema.reports.c.received_at >= utcnow() - RECENT,
+            )
+            .group_by(names)
+        )
+        with reading(self._engine) as connection:
+            found: dict[str, int] = {row[0]: row[1] for row in connection.execute(query)}
+        return {one: found.get(one, 0) for one in Names}
 
     def _counted(self, electorate: Electorate, generations: Sequence[int], since: datetime | None) -> Subquery:
         """The flags that count, each with its principal and its voter (empty: the principal as a whole)."""

@@ -113,7 +113,7 @@ def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None
     stand.all_end()
 
 
-def test_the_guidance_makes_a_prompt_too_long(stand: Stand) -> None:
+def test_the_guidance_makes_a_prompt_too_long_and_a_proxy_renames_the_model_in_reports(stand: Stand) -> None:
     fake, question = stand.fakes[0], "Which town is the capital?"
     fake.max_chars = len(f"<user>{question}<assistant>")
 
@@ -122,10 +122,16 @@ def test_the_guidance_makes_a_prompt_too_long(stand: Stand) -> None:
         return httpx.post(f"{fake.url}/v1/chat/completions", json=body).status_code
 
     assert (ask("base"), ask()) == (200, 400)
+    renamed = stand.send_reports(20, model="chat")
     stand.fires("ErratadGuidanceRefused", meanwhile=ask)
-    stand.is_told("ErratadGuidanceRefused")
+    stand.fires("ErratadReportsUnattributed", names="other")
+    stand.is_told("ErratadGuidanceRefused", "ErratadReportsUnattributed")
     assert "only because of the guidance" in stand.follow("ErratadGuidanceRefused", "erratad status")
+    assert "not served here" in stand.follow("ErratadReportsUnattributed", "erratad status")
     fake.max_chars = None
+    stand.follow("ErratadReportsUnattributed", 'erratad erase ID --reason "..."', ID=renamed[0])
+    with stand.store() as store:  # the others get older
+        force(store, "UPDATE reports SET received_at = received_at - interval '2 days' WHERE model = 'chat'")
     stand.all_end()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from daemon.records import Evidence, Source, utcnow
+from daemon.labels import Names
+from daemon.records import INDUCED, Evidence, Source, utcnow
 from daemon.store import Store
-from daemon.store.flags import Electorate, Voters, Votes
+from daemon.store.flags import RECENT, Electorate, Voters, Votes
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, force, promote
 from tests.fixtures.traffic import EVERYBODY
@@ -55,6 +56,23 @@ def test_who_may_vote_is_counted_with_recorded_answers_and_trust(store: Store) -
     assert store.flags.voters(EVERYBODY, since=begun) == Voters(principals=2, recorded=0, trusted=True)
     flag(store, "site", "bob", evidence=Evidence.VERIFIED)
     assert store.flags.voters(NOBODY, since=begun) == Voters(principals=2, recorded=1, trusted=False)
+
+
+def test_recent_reports_are_counted_by_what_they_name(store: Store) -> None:
+    flag(store, "app", "ann")
+    flag(store, "app", "bob", "cid", model="aligned")
+    flag(store, "app", "dan", model="raw")
+    flag(store, "app", "eve", "fay", model="chat")
+    flag(store, INDUCED, "eve", model="chat")
+    force(
+        store,
+        "UPDATE reports SET received_at = :at WHERE reporter = 'cid'",
+        at=f"{utcnow() - RECENT:%Y-%m-%d %H:%M:%S.%f}",
+    )
+    store.reports.erase(store.reports.find(reporter="fay")[0].id, actor="ops", reason="of another model")
+    named = {Names.GENERATION: 2, Names.ALIAS: 1, Names.OTHER: 1}
+    assert store.flags.named(alias="aligned", base_name="raw") == named
+    assert store.flags.named() == {Names.GENERATION: 1, Names.ALIAS: 0, Names.OTHER: 3}
 
 
 def test_the_votes_of_each_principal_without_trust_can_be_bounded(store: Store) -> None:

@@ -36,6 +36,11 @@ PANELS = [
         about="intake.expect_report_within_h; 0: no alert.",
     ),
     bars(
+        "Reports of the last day by the model they name",
+        ("max by (names) (erratad_reports_last_day)", "{{names}}"),
+        about="alias: the generation is unknown; other: a model not served here. Watch and trial count neither.",
+    ),
+    bars(
         "Short forms completed, or given up",
         (increase("erratad_completions_total", "result"), "{{result}}"),
     ),

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from connectors.vllm import VllmServer
 from daemon.categories import Kind
 from daemon.config import Config
+from daemon.config.serving import ServingConfig
 from daemon.errors import ConfigError
 from daemon.induction import stage as induction
 from daemon.induction.stage import InductionStage
@@ -407,7 +408,9 @@ def test_a_cron_time_starts_one_run(scene: Scene) -> None:
     assert (last.id, last.trigger, last.requested_by, last.kept) == (1, Trigger.CRON, "schedule", 6)
     assert stage.step(life()).sentence.startswith("induction 1 kept 6 of 6 answers; next cron time ")
     assert metric("next_run_timestamp_seconds") > last.created_at.timestamp()
-    GaugesStage(store=scene.store, policy=trusting(), data_dir=scene.folder, stages=[]).step(life())
+    GaugesStage(store=scene.store, policy=trusting(), serving=ServingConfig(), data_dir=scene.folder, stages=[]).step(
+        life()
+    )
     assert metric("last_start_timestamp_seconds") == pytest.approx(last.created_at.timestamp())
 
 

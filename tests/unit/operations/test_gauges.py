@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from daemon.config.serving import ServingConfig
 from daemon.operations.gauges import GaugesStage
 from daemon.promotion.rollout import WAITS_SINCE
 from daemon.records import INDUCED, Source
@@ -28,7 +29,13 @@ def value(name: str, **labels: str) -> float | None:
 
 @pytest.fixture
 def gauges(sqlite_store: Store, tmp_path: Path) -> GaugesStage:
-    return GaugesStage(store=sqlite_store, policy=trusting(), data_dir=tmp_path, stages=["reflection", "promotion"])
+    return GaugesStage(
+        store=sqlite_store,
+        policy=trusting(),
+        serving=ServingConfig(),
+        data_dir=tmp_path,
+        stages=["reflection", "promotion"],
+    )
 
 
 def show(gauges: GaugesStage) -> None:
@@ -64,6 +71,13 @@ def test_the_latest_report_is_one_that_erratad_did_not_induce(sqlite_store: Stor
     sqlite_store.reports.add([(flagged(), Source(channel="http", principal=INDUCED))], reporter_cap=200)
     show(gauges)
     assert value("last_report_timestamp_seconds") == came
+
+
+def test_reports_are_counted_by_what_they_name(sqlite_store: Store, gauges: GaugesStage) -> None:
+    for model in ("aligned-g000000", "base", "aligned", "aligned", "chat", "aligned-g000099"):
+        add(sqlite_store, flagged(model=model))
+    show(gauges)
+    assert [value("reports_last_day", names=names) for names in ("generation", "alias", "other")] == [2, 2, 2]
 
 
 def test_runs_that_ended_alike_are_counted_until_one_ends_otherwise(sqlite_store: Store, gauges: GaugesStage) -> None:

@@ -15,6 +15,7 @@ from connectors.vllm_wire import ShadowFigures, Trial
 from daemon.config import Config
 from daemon.config.rollout import RolloutConfig
 from daemon.errors import IllegalTransitionError
+from daemon.labels import Names
 from daemon.operations.status import status
 from daemon.promotion.sequential import Rate, rise
 from daemon.promotion.traffic import TrafficStage
@@ -122,6 +123,25 @@ def test_the_status_shows_what_the_stage_rules_on(bench: Bench, make_config: Cal
     [sentence] = [one for one in now.summary if one.startswith("On trial: ")]
     assert sentence.startswith(f"On trial: {SECOND}, canary on 30% for ")
     assert "3 of 120" in sentence
+
+
+def test_a_canary_is_blind_while_most_reports_name_no_generation_and_the_status_says_so(
+    bench: Bench, make_config: Callable[..., Config]
+) -> None:
+    on_trial(bench)
+    naming = bench.store.flags.named()[Names.GENERATION]
+    add(bench.store, flagged(model="aligned"), *(flagged(model="chat") for _ in range(naming)))
+    total = 2 * naming + 1
+    now = status(bench.store, make_config(rollout=bench.rollout.model_dump()))
+    assert now.trial is not None
+    assert now.trial.reason.endswith(
+        f"blind to flags: {naming + 1} of the last day's {total} reports name no generation of this model"
+    )
+    assert now.trial.reason in bench.step().sentence
+    assert (
+        f"Of the last day's reports ({total}), 1 name the alias alone (generation unknown) and {naming} name a model "
+        "that is not served here."
+    ) in now.summary
 
 
 def test_the_status_shows_a_shadow_and_nothing_without_a_trial(

@@ -20,6 +20,7 @@ from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
 from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import Served
 from daemon.config import Config
+from daemon.config.serving import ServingConfig
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.status import status
 from daemon.promotion.traffic import TrafficStage
@@ -174,7 +175,7 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
     bench.clients[0].chat("aligned", ASK, max_tokens=1)
     TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     add(bench.store, flagged(model=FIRST))
-    gauges = GaugesStage(store=bench.store, policy=trusting(), data_dir=Path(), stages=[])
+    gauges = GaugesStage(store=bench.store, policy=trusting(), serving=ServingConfig(), data_dir=Path(), stages=[])
     gauges.step(life())
     assert _shown("lifetime_requests", "live") == 1
     assert _shown("flagged_ratio", "live") == 1
@@ -188,7 +189,7 @@ def test_the_gauges_show_each_role_and_nothing_where_no_generation_has_it(bench:
 
 def test_the_counters_grow_with_the_generation_that_has_the_role(bench: Bench) -> None:
     """Whatever it answered in another role before."""
-    gauges = GaugesStage(store=bench.store, policy=trusting(), data_dir=Path(), stages=[])
+    gauges = GaugesStage(store=bench.store, policy=trusting(), serving=ServingConfig(), data_dir=Path(), stages=[])
     traffic = TrafficStage(store=bench.store, fleet=bench.fleet)
 
     def ask(times: int) -> None:

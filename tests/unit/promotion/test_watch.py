@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from connectors.messages import EventType
 from daemon.config.rollout import WatchConfig
 from daemon.errors import IllegalTransitionError
+from daemon.labels import Names
 from daemon.operations import commands
 from daemon.promotion.watch import WatchStage
 from daemon.records import AdapterState, Evidence, IntentKind, IntentState, Source, utcnow
@@ -305,6 +306,19 @@ def test_a_watch_that_too_few_can_speak_to_says_that_it_is_blind_and_watches_err
     assert asked(bench)
     look(bench, NOBODY)
     assert REGISTRY.get_sample_value("erratad_watch_blind") == 0
+
+
+def test_a_watch_is_blind_while_most_reports_name_no_generation(bench: Bench) -> None:
+    quiet_twice(bench, 2000)
+    naming = bench.store.flags.named()[Names.GENERATION]
+    flag(bench, "chat", "app", naming + 2)
+    flag(bench, FIRST, "app", 1)
+    assert look(bench, APP).sentence.endswith(
+        f"blind to flags: {naming + 2} of the last day's {2 * naming + 3} reports name no generation of this model"
+    )
+    assert REGISTRY.get_sample_value("erratad_watch_blind") == 1
+    flag(bench, SECOND, "app", 1)
+    assert "blind" not in look(bench, APP).sentence
 
 
 @pytest.mark.parametrize("evidence", [Evidence.VERIFIED, Evidence.CLAIMED])
