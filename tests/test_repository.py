@@ -322,6 +322,7 @@ TESTED_THROUGH = {
     "daemon/text/": "tests/unit/text/test_rules.py",
     "daemon/web/console/": "tests/unit/web/console/test_pages.py",
     "daemon/web/dependencies.py": "tests/unit/web/test_access.py",
+    "daemon/web/reports.py": "tests/unit/web/test_operators.py",
     "connectors/checker/process.py": "tests/unit/connectors/checker/test_client.py",
     "connectors/messages/checks.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/decoding.py": "tests/unit/connectors/messages/test_report.py",
@@ -334,6 +335,7 @@ TESTED_THROUGH = {
     "daemon/errors.py": "tests/unit/cli/test_app.py",
     "daemon/labels.py": "tests/services/test_monitoring.py",
     "daemon/metrics.py": "tests/test_repository.py",
+    "daemon/report_filter.py": "tests/services/test_store_search.py",
 }
 """Module, or folder, without a test file of its own name -> the tests that it is tested through."""
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
+
+from daemon.report_filter import ALL, ReportFilter
 
 Document: TypeAlias = dict[str, Any]
 """A JSON object of the HTTP API: times are ISO 8601 texts, states are texts."""
 ReportAction: TypeAlias = Literal["accept", "bury", "requeue", "evidence"]
 Request: TypeAlias = Literal["train", "induce", "promote", "rollback", "approve"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFilter:
-    """The reports to list; None: any."""
-
-    state: str | None = None
-    category: str | None = None
-    principal: str | None = None
-    reporter: str | None = None
-    search: str | None = None
-
-
-ALL = ReportFilter()
 
 
 class Backend(Protocol):

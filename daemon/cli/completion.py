@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 import typer
 
-from daemon.cli.backend import Backend, ReportFilter
+from daemon.cli.backend import Backend
 from daemon.cli.connection import COMPLETION_TIMEOUT_S, Target
 from daemon.operations.stages import PAUSABLE
+from daemon.report_filter import ReportFilter
 
 MAX_PROPOSALS = 100
 _GENERATIONS = {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from daemon.cli import completion
-from daemon.cli.backend import Backend, Document, ReportFilter
+from daemon.cli.backend import Backend, Document
 from daemon.cli.connection import on_backend
 from daemon.cli.options import AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
+from daemon.report_filter import ReportFilter, Sort
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
@@ -20,6 +22,10 @@ _CLEAR = "\x1b[2J\x1b[H"
 
 def _state(completed: Callable[[str], list[str]]) -> Any:
     return typer.Option("--state", metavar="STATE", help="Only entries in this state.", autocompletion=completed)
+
+
+def _day(said: str) -> Any:
+    return typer.Option(metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help=said)
 
 
 @on_backend
@@ -59,7 +65,15 @@ def reports(
         str | None, typer.Option(help="Only reports of this source, token, user:NAME or topic.")
     ] = None,
     reporter: Annotated[str | None, typer.Option(help="Only reports that name this reporter.")] = None,
+    severity: Annotated[str | None, typer.Option(help="Only reports of this severity: low, medium or high.")] = None,
+    evidence: Annotated[
+        str | None, typer.Option(help="Only reports with this evidence: claimed, reproduced, verified, contradicted.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only reports of this tenant.")] = None,
+    since: Annotated[datetime | None, _day("Only reports received on this day (UTC) or later.")] = None,
+    until: Annotated[datetime | None, _day("Only reports received on this day (UTC) or earlier.")] = None,
     search: Annotated[str | None, typer.Option(help="Only reports with this text in their id or message.")] = None,
+    sort: Annotated[Sort, typer.Option(help="The order of the list.")] = Sort.NEWEST,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -67,10 +81,21 @@ def reports(
 
     One report is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
     """
-    from daemon.records import ReportState
+    from connectors.messages import Severity
+    from daemon.records import Evidence, ReportState
 
     wanted = ReportFilter(
-        state=one_of(ReportState, state), category=category, principal=principal, reporter=reporter, search=search
+        state=one_of(ReportState, state, "state"),
+        category=category,
+        severity=one_of(Severity, severity, "severity"),
+        evidence=one_of(Evidence, evidence, "kind of evidence"),
+        tenant=tenant,
+        principal=principal,
+        reporter=reporter,
+        since=None if since is None else since.date(),
+        until=None if until is None else until.date(),
+        search=search,
+        sort=sort,
     )
     if report_id is not None:
         _show_report(backend.report(report_id), as_json=as_json)

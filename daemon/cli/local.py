@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from daemon.cli.backend import ALL, Document, ReportAction, ReportFilter, Request
+from daemon.cli.backend import Document, ReportAction, Request
 from daemon.cli.options import opened, operator
 from daemon.operations import commands, erasure
 from daemon.operations.reviews import review_queue
@@ -17,7 +16,8 @@ from daemon.operations.status import status
 from daemon.operations.views import ReportRow, RunRow, generation_view, report_view, run_view
 from daemon.privacy.certificate import public_key
 from daemon.privacy.keys import Keys
-from daemon.records import AdapterState, ReportState
+from daemon.records import AdapterState
+from daemon.report_filter import ALL, ReportFilter
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -47,9 +47,7 @@ class LocalBackend:
         return _document(status(self._store, self._config))
 
     def reports(self, wanted: ReportFilter = ALL, *, limit: int) -> list[Document]:
-        state = None if wanted.state is None else ReportState(wanted.state)
-        found = self._store.reports.find(**{**asdict(wanted), "state": state}, limit=limit)
-        return _documents(ReportRow.of(report) for report in found)
+        return _documents(ReportRow.of(report) for report in self._store.reports.find(wanted, limit=limit))
 
     def report(self, report_id: str) -> Document:
         return _document(report_view(self._store, self._config, report_id))

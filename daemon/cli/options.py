@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.store import Store
 
-State = TypeVar("State", bound=StrEnum)
+Member = TypeVar("Member", bound=StrEnum)
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 
@@ -41,14 +41,14 @@ ReasonNeeded = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def one_of(states: type[State], text: str | None) -> State | None:
-    """The state given by `--state`. Raises BadParameter for an unknown state."""
+def one_of(members: type[Member], text: str | None, name: str = "state") -> Member | None:
+    """The member that an option names. Raises BadParameter for an unknown one."""
     if text is None:
         return None
     try:
-        return states(text)
+        return members(text)
     except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is not a state; choose one of {', '.join(states)}") from exc
+        raise typer.BadParameter(f"{text!r} is not a {name}; choose one of {', '.join(members)}") from exc
 
 
 def settings(path: Path | None, overrides: list[str] | None) -> Config:

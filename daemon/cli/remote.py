@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-from dataclasses import asdict
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -13,7 +12,7 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 
 from daemon import __version__
 from daemon.cli import backend
-from daemon.cli.backend import ALL, Document, ReportAction, ReportFilter
+from daemon.cli.backend import Document, ReportAction
 from daemon.cli.options import operator
 from daemon.cli.server import Server
 from daemon.errors import (
@@ -25,6 +24,7 @@ from daemon.errors import (
     RefusedError,
     StoreUnavailableError,
 )
+from daemon.report_filter import ALL, ReportFilter
 
 TIMEOUT_S = 30.0
 PAGE = 1000
@@ -54,7 +54,7 @@ class RemoteBackend:
         return self._get("status")
 
     def reports(self, wanted: ReportFilter = ALL, *, limit: int) -> list[Document]:
-        return self._pages("reports", limit, **asdict(wanted))
+        return self._pages("reports", limit, **wanted.query)
 
     def report(self, report_id: str) -> Document:
         return self._get(f"reports/{quote(report_id, safe='')}")

@@ -260,6 +260,7 @@ def _row(
         **_common(arrival, report_id, now),
         "state": state,
         "category": arrival.flagged.category or NOT_NAMED,
+        "severity": arrival.flagged.severity,
         "model": arrival.flagged.model,
         "state_reason": reason,
         "duplicate_of": duplicate_of,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.labels import SignalState
 from daemon.privacy.redact import Redactor
 from daemon.records import INDUCED, MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
+from daemon.report_filter import ALL, ReportFilter
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.candidates import NEVER, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
@@ -26,7 +27,7 @@ from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.new_lessons import has, new_lessons
 from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
-from daemon.store.search import CATEGORY, contains, matching
+from daemon.store.search import CATEGORY, contains, count_of, matching, matching_after
 from daemon.store.signal_table import signals
 from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
@@ -85,24 +86,26 @@ class Reports:
                 raise NotFoundError(f"{principal} sent no report {sent_id!r}")
             return with_others(connection, [row])[0]
 
-    def find(
-        self,
-        *,
-        state: ReportState | None = None,
-        category: str | None = None,
-        principal: str | None = None,
-        reporter: str | None = None,
-        search: str | None = None,
-        limit: int = 50,
-        offset: int = 0,
-    ) -> list[Report]:
-        """Newest first, without the parts of duplicates.
-
-        `search` is a part of an id or of any text of the message, case-insensitive.
-        """
-        query = matching(state=state, category=category, principal=principal, reporter=reporter, search=search)
+    def find(self, wanted: ReportFilter = ALL, *, limit: int = 50, offset: int = 0) -> list[Report]:
+        """Without the parts of duplicates."""
         with reading(self._engine) as connection:
-            return [rows.report(row) for row in connection.execute(query.limit(limit).offset(offset))]
+            return [rows.report(row) for row in connection.execute(matching(wanted).limit(limit).offset(offset))]
+
+    def count(self, wanted: ReportFilter = ALL) -> int:
+        with reading(self._engine) as connection:
+            return connection.execute(count_of(wanted)).scalar_one()
+
+    def batches(self, wanted: ReportFilter = ALL, *, size: int = 500) -> Iterator[list[Report]]:
+        """All, newest first, without the parts of duplicates: one batch at least. No transaction outlasts a batch."""
+        last: Report | None = None
+        while True:
+            with reading(self._engine) as connection:
+                found = connection.execute(matching_after(wanted, last).limit(size)).all()
+            batch = [rows.report(row) for row in found]
+            yield batch
+            if len(batch) < size:
+                return
+            last = batch[-1]
 
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""
@@ -346,7 +349,7 @@ def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
     emit_about(connection, EventType.REPORT_BURIED, told, {"reason": said})
 
 
-def move(connection: Connection, report_id: str, state: ReportState, reason: str, **values: Any) -> None:
+def move(connection: Connection, report_id: str, state: ReportState, reason: str | None, **values: Any) -> None:
     """Change a report's state. Of one that is put aside, another report of its answer takes the place."""
     table = schema.reports
     current: ReportState = report_row(connection, report_id, lock=True).state

@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from connectors.messages import Severity
 from daemon.categories import Kind
 from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy
@@ -95,6 +96,7 @@ reports = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("content_key", String(64), nullable=False),
     Column("category", String(64), nullable=False),
+    Column("severity", String(20), nullable=False, server_default=Severity.MEDIUM.value),
     Column("principal", String(200), nullable=False, server_default="unknown"),
     Column("sent_id", String(200), nullable=False, server_default="unknown"),
     Column("evidence", OneOf(Evidence), nullable=False, server_default=Evidence.CLAIMED.value),
@@ -134,6 +136,8 @@ reports = Table(
     Index("ix_reports_reporter", "reporter", "received_at"),
     Index("ix_reports_received_at", "received_at"),
     Index("ix_reports_model", "model", "received_at"),
+    Index("ix_reports_severity", "severity", "received_at"),
+    Index("ix_reports_tenant", "tenant", "received_at"),
     Index("ix_reports_cluster", "cluster_id"),
 )
 

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, Text, cast, func, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Select, String, Text, and_, case, cast, func, or_, select, type_coerce
 
-from daemon.records import ReportState
+from connectors.messages import Severity
+from daemon.records import Report
+from daemon.report_filter import ReportFilter, Sort
 from daemon.store import schema
 
 CATEGORY = func.coalesce(type_coerce(schema.reports.c.guessed_kind, String), schema.reports.c.category)
 """As shown: only a report that names no category has a guess."""
+_LIGHTEST_FIRST = {severity.value: place for place, severity in enumerate(Severity)}
+_NEWEST = (schema.reports.c.received_at.desc(), schema.reports.c.id)
+_ORDER: Mapping[Sort, tuple[ColumnElement[Any], ...]] = {
+    Sort.NEWEST: _NEWEST,
+    Sort.OLDEST: (schema.reports.c.received_at, schema.reports.c.id),
+    Sort.CHANGED: (schema.reports.c.updated_at.desc(), schema.reports.c.id),
+    Sort.SEVERITY: (case(_LIGHTEST_FIRST, value=schema.reports.c.severity, else_=-1).desc(), *_NEWEST),
+}
 
 
-def matching(
-    *, state: ReportState | None, category: str | None, principal: str | None, reporter: str | None, search: str | None
-) -> Select[Any]:
-    """The reports with all of these values, newest first. None and an empty `search` match everything."""
+def matching(wanted: ReportFilter) -> Select[Any]:
+    return select(schema.reports).where(*_conditions(wanted)).order_by(*_ORDER[wanted.sort])
+
+
+def count_of(wanted: ReportFilter) -> Select[int]:
+    return select(func.count()).select_from(schema.reports).where(*_conditions(wanted))
+
+
+def matching_after(wanted: ReportFilter, last: Report | None) -> Select[Any]:
+    """Newest first, those after the report `last`; None: from the first."""
+    table, query = schema.reports, matching(replace(wanted, sort=Sort.NEWEST))
+    if last is None:
+        return query
+    same_time = and_(table.c.received_at == last.received_at, table.c.id > last.id)
+    return query.where(or_(table.c.received_at < last.received_at, same_time))
+
+
+def _conditions(wanted: ReportFilter) -> list[ColumnElement[bool]]:
     table = schema.reports
-    query = select(table).order_by(table.c.received_at.desc(), table.c.id)
-    wanted = {
-        table.c.state: state,
-        CATEGORY: category,
-        table.c.principal: principal,
-        table.c.reporter: reporter,
+    equal = {
+        table.c.state: wanted.state,
+        CATEGORY: wanted.category,
+        table.c.severity: wanted.severity,
+        table.c.evidence: wanted.evidence,
+        table.c.tenant: wanted.tenant,
+        table.c.principal: wanted.principal,
+        table.c.reporter: wanted.reporter,
     }
-    for column, value in wanted.items():
-        if value is not None:
-            query = query.where(column == value)
-    return query.where(contains(search)) if search else query
+    found = [column == value for column, value in equal.items() if value is not None]
+    if wanted.since is not None:
+        found.append(table.c.received_at >= _start(wanted.since))
+    if wanted.until is not None:
+        found.append(table.c.received_at < _start(wanted.until) + timedelta(days=1))
+    return [*found, contains(wanted.search)] if wanted.search else found
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(), tzinfo=UTC)
 
 
 def contains(search: str) -> ColumnElement[bool]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.messages import FlaggedResponse, Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
 from daemon.operations import commands, erasure
+from daemon.operations.export import Format
 from daemon.operations.reviews import ReviewQueueView, review_queue
 from daemon.operations.status import StatusView, status
 from daemon.operations.views import (
@@ -24,11 +26,13 @@ from daemon.operations.views import (
 )
 from daemon.privacy.certificate import public_key
 from daemon.privacy.keys import Keys
-from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, Lesson, ReportState
+from daemon.records import MAX_NUMBER, Adapter, AdapterState, AuditEntry, Erasure, Intent, Lesson
+from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from daemon.store.control import Pause
 from daemon.web.access import Access
 from daemon.web.dependencies import require_actor, require_caller
+from daemon.web.reports import export_answer, report_filter
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 ManyRows = Annotated[int, Query(ge=1, le=100_000)]
@@ -106,26 +110,21 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
 
     @router.get("/reports", tags=["look"])
     def reports(
-        *,
-        state: ReportState | None = None,
-        category: Text | None = None,
-        principal: Annotated[Text | None, Query(description="A source, token, user:NAME or topic.")] = None,
-        reporter: Text | None = None,
-        search: Annotated[Text | None, Query(max_length=200, description="Part of an id or of any text.")] = None,
+        answer: Response,
+        wanted: Annotated[ReportFilter, Depends(report_filter)],
         limit: Limit = 50,
         offset: Offset = 0,
     ) -> list[ReportRow]:
-        """Newest first."""
-        found = store.reports.find(
-            state=state,
-            category=category,
-            principal=principal,
-            reporter=reporter,
-            search=search,
-            limit=limit,
-            offset=offset,
-        )
-        return [ReportRow.of(report) for report in found]
+        """Newest first, unless `sort` says otherwise. The header X-Total-Count is the number of all that match."""
+        answer.headers["X-Total-Count"] = str(store.reports.count(wanted))
+        return [ReportRow.of(report) for report in store.reports.find(wanted, limit=limit, offset=offset)]
+
+    @router.get("/export", tags=["look"], response_class=StreamingResponse)
+    def export(
+        wanted: Annotated[ReportFilter, Depends(report_filter)], kind: Annotated[Format, Query(alias="format")]
+    ) -> StreamingResponse:
+        """All reports that match, newest first, as CSV or JSONL: the fields of the list. `sort` has no effect."""
+        return export_answer(store, wanted, kind)
 
     @router.get("/reports/{report_id:path}", tags=["look"])
     def report(report_id: Identifier) -> ReportView:

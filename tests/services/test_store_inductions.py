@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 
 from daemon.errors import IllegalTransitionError, LeaseLostError
 from daemon.records import Evidence, Induction, IntentKind, IntentState, Source, Trigger, utcnow
+from daemon.report_filter import ReportFilter
 from daemon.store import Added, Store
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import force
@@ -46,7 +47,7 @@ def test_who_is_behind_stores_nothing(store: Store) -> None:
     late = flagged()
     with pytest.raises(LeaseLostError, match="another daemon"):
         store.inductions.file(stale, [late], asked=1, position=1, reporter_cap=10)
-    assert [report.id for report in store.reports.find(search=late.id)] == []
+    assert [report.id for report in store.reports.find(ReportFilter(search=late.id))] == []
     last = store.inductions.last()
     assert last is not None
     store.inductions.finish(last, reason="over")

@@ -151,6 +151,28 @@ def test_reports_and_answers_survive_the_revision_that_allows_new_states(databas
     assert (answer.text, answer.sample, answer.guided) == ("said", 0, True)
 
 
+def test_reports_of_before_have_the_severity_of_their_message(database_url: str) -> None:
+    engine, config = connect(database_url), Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    said = {"a": '{"severity": "high"}', "b": '{"severity": "low"}', "c": '{"severity": "medium"}', "d": "{}"}
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0028")
+        for report_id, flagged in said.items():
+            statement = (
+                "INSERT INTO reports (id, state, fingerprint, content_key, category, reporter, model, flagged, "
+                "channel, principal, sent_id, received_at, updated_at) "
+                "VALUES (:id, 'queued', 'f', 'k', 'x', 'bob', 'm', :flagged, 'test', 'p', :id, :now, :now)"
+            )
+            connection.execute(text(statement), {"id": report_id, "flagged": flagged, "now": utcnow()})
+    migrate(engine)
+    reports = schema.reports
+    with engine.connect() as connection:
+        found = connection.execute(select(reports.c.severity).order_by(reports.c.id)).scalars().all()
+    engine.dispose()
+    assert found == ["high", "low", "medium", "medium"]
+
+
 def test_daemons_that_start_at_once_migrate_once(database_url: str) -> None:
     engines = [connect(database_url) for _ in range(4)]
     barrier = threading.Barrier(len(engines))

@@ -10,6 +10,7 @@ from daemon.config import Config
 from daemon.errors import NotFoundError
 from daemon.operations.commands import read_original
 from daemon.records import ReportState, Trigger
+from daemon.report_filter import ReportFilter
 from daemon.store import Added, Store, open_store
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add
@@ -38,7 +39,7 @@ def test_what_is_stored_has_placeholders_and_the_original_is_read_by_admins_and_
     stored = redacting.reports.get("one").flagged
     assert stored.response == "Write to <EMAIL_1>."
     assert stored.reporter.startswith("person-")
-    assert redacting.reports.find(search="jane.doe") == []
+    assert redacting.reports.find(ReportFilter(search="jane.doe")) == []
     assert read_original(redacting, config, "one", actor="ada", reason="a complaint") == message
     entry = redacting.audit.entries(limit=1)[0]
     assert (entry.actor, entry.action, entry.reason) == ("ada", "read_original", "a complaint")

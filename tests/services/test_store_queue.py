@@ -13,6 +13,7 @@ from connectors.messages import EventType
 from daemon.categories import Kind
 from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from daemon.records import CorrectionSource, ReportState, Split, utcnow
+from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, force, learn, lesson, quarantine, url_of, waiting_events
@@ -192,9 +193,9 @@ def test_text_that_no_database_can_store_is_mended(store: Store) -> None:
 def test_listings_find_by_state_category_and_id(store: Store) -> None:
     queued, other = flagged(id="find-me_1"), flagged(id="findXme_1", category="format")
     add(store, queued, other)
-    assert [r.id for r in store.reports.find(search="d-me_")] == [queued.id]
-    assert [r.id for r in store.reports.find(category="format")] == [other.id]
-    assert {r.id for r in store.reports.find(state=ReportState.QUEUED)} == {queued.id, other.id}
+    assert [r.id for r in store.reports.find(ReportFilter(search="d-me_"))] == [queued.id]
+    assert [r.id for r in store.reports.find(ReportFilter(category="format"))] == [other.id]
+    assert {r.id for r in store.reports.find(ReportFilter(state=ReportState.QUEUED))} == {queued.id, other.id}
     assert len(store.reports.find(limit=1, offset=1)) == 1
     assert store.reports.counts() == {state: 2 if state == ReportState.QUEUED else 0 for state in ReportState}
     assert store.reports.oldest_queued_at() == store.reports.get(queued.id).received_at
@@ -257,5 +258,7 @@ def test_reports_are_found_by_named_and_by_guessed_categories(store: Store) -> N
     add(store, flagged(id="own", category="my-own"), flagged(id="named", category="style"))
     add(store, flagged(id="waits", category=None))
     assert store.reports.categories() == ["my-own", "style", "unknown"]
-    found = {name: {one.id for one in store.reports.find(category=name)} for name in store.reports.categories()}
+    found = {
+        name: {one.id for one in store.reports.find(ReportFilter(category=name))} for name in store.reports.categories()
+    }
     assert found == {"my-own": {"own"}, "style": {"bare", "named"}, "unknown": {"waits"}}

@@ -7,6 +7,7 @@ import pytest
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations import commands
 from daemon.records import CorrectionSource, ReportState, Source
+from daemon.report_filter import ReportFilter
 from daemon.store import Store, reviews
 from daemon.store.reviews import Waiting
 from tests.fixtures.config import flagged
@@ -143,14 +144,14 @@ def test_a_search_finds_words_of_the_message_in_any_case(store: Store, search: s
         flagged(id="R-1", response="Zürich liegt am Bodensee, zu 50%.", reason="The reason."),
         flagged(id="other", response="nothing", reason="none"),
     )
-    assert [report.id for report in store.reports.find(search=search)] == ["R-1"]
-    assert store.reports.find(search="5_%") == []
+    assert [report.id for report in store.reports.find(ReportFilter(search=search))] == ["R-1"]
+    assert store.reports.find(ReportFilter(search="5_%")) == []
 
 
 def test_categories_and_reporters_narrow_a_listing(store: Store) -> None:
     add(store, flagged(id="a", category="style", reporter="x"), flagged(id="b", category="format", reporter="y"))
     assert store.reports.categories() == ["format", "style"]
-    assert [report.id for report in store.reports.find(reporter="y")] == ["b"]
+    assert [report.id for report in store.reports.find(ReportFilter(reporter="y"))] == ["b"]
 
 
 # --- what is set aside ---

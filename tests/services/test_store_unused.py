@@ -8,6 +8,7 @@ import pytest
 
 from connectors.messages import EventType
 from daemon.records import ReportState, Split, utcnow
+from daemon.report_filter import ReportFilter
 from daemon.store import Added, Store, unused
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, force, learn, quarantine, run_to_verdict, waiting_events
@@ -69,7 +70,7 @@ def test_a_lesson_goes_only_after_many_runs_passed_it_over(store: Store, monkeyp
     assert remove(store) == 0, "one run passed it over"
     run_to_verdict(store, accepted=False)
     assert remove(store) == 1
-    assert not store.reports.find(search=passed.id)
+    assert not store.reports.find(ReportFilter(search=passed.id))
     assert {reviewed.id, used.id} <= ids(store)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from fastapi import APIRouter, Depends, Form
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from connectors.messages import Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
-from daemon.errors import IllegalTransitionError
+from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations import commands, erasure
 from daemon.records import MAX_NUMBER
 from daemon.store import Store
@@ -23,6 +24,8 @@ from daemon.web.console.sessions import local
 from daemon.web.dependencies import require_form
 
 Decision = Literal["accept", "correct", "reject", "requeue"]
+BulkDecision = Literal["accept", "reject", "requeue"]
+MAX_AT_ONCE = 200
 IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
 Reason = Annotated[Text, Form(min_length=1, max_length=1000)]
 Back = Annotated[str, Form(max_length=2000)]
@@ -57,9 +60,30 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
                 reason=reason,
             )
         else:
-            act = {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}
-            act[decision](report_id, actor=who.name, reason=reason)
+            _acts(store)[decision](report_id, actor=who.name, reason=reason)
         return _back(back, decision)
+
+    @router.post("/bulk", response_model=None)
+    def bulk(
+        *,
+        request: Request,
+        report_ids: Annotated[list[Identifier], Form(min_length=1, max_length=MAX_AT_ONCE)],
+        decision: Annotated[BulkDecision, Form()],
+        reason: Reason,
+        back: Back = "/reports",
+        who: Identity = reviewer,
+    ) -> Response:
+        """Every report by itself: one that is refused changes nothing about the others."""
+        act, refused = _acts(store)[decision], {}
+        for report_id in dict.fromkeys(report_ids):
+            try:
+                act(report_id, actor=who.name, reason=reason)
+            except (IllegalTransitionError, NotFoundError) as exc:
+                refused[report_id] = str(exc)
+        done = len(set(report_ids)) - len(refused)
+        if not refused:
+            return _back(back, f"{decision}-{'one' if done == 1 else 'many'}")
+        return shell.page(request, who, "bulk.html", decision=decision, done=done, refused=refused, to=local(back))
 
     @router.post("/steer")
     def steer(
@@ -89,6 +113,10 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
         return _back(back, "erase")
 
     return router
+
+
+def _acts(store: Store) -> Mapping[str, Callable[..., object]]:
+    return {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}
 
 
 def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: str, actor: str, reason: str) -> None:

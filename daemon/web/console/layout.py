@@ -52,6 +52,12 @@ NOTICES = {
     "correct": "Corrected: the next run trains on your text.",
     "reject": "Rejected.",
     "requeue": "Queued: it will be analysed again.",
+    "accept-one": "Accepted.",
+    "accept-many": "Accepted all selected reports.",
+    "reject-one": "Rejected.",
+    "reject-many": "Rejected all selected reports.",
+    "requeue-one": "Queued: it will be analysed again.",
+    "requeue-many": "Queued: the selected reports will be analysed again.",
     "erase": "Erased: the content is permanently removed.",
     "train": "Training run requested; the scheduler takes it up.",
     "induce": "Induction requested; the daemon carries it out.",
@@ -158,6 +164,7 @@ def _environment() -> Environment:
         strengths=strength_lines,
         tally=tally_text,
         figures=_figures,
+        number=_number,
         code=_code,
     )
     return environment
@@ -170,6 +177,11 @@ def _seen(value: object) -> object:
 
 def _when(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _number(count: int) -> str:
+    """With commas between thousands."""
+    return f"{count:,}"
 
 
 def _ago(at: datetime) -> str:

@@ -8,29 +8,32 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
-from connectors.messages import Identifier, Text
+from connectors.messages import Identifier
 from daemon.artifacts.examples import Example
 from daemon.config import Config
 from daemon.config.masking import masked
 from daemon.config.web import Role
 from daemon.dataset.recipes import previewed
 from daemon.errors import NotFoundError
+from daemon.operations.export import Format
 from daemon.operations.reviews import review_queue
 from daemon.operations.shown import MeasuredView
 from daemon.operations.stages import PAUSABLE
 from daemon.operations.status import status, trial_view
 from daemon.operations.views import GenerationView, ReportRow, ReportView, generation_view, report_view
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
+from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from daemon.store.duplicates import WITH_ANALYSIS
 from daemon.transitions import ADAPTER_TRANSITIONS
 from daemon.trust.policy import Policy
 from daemon.web.access import Identity
 from daemon.web.console.charts import funnel, lineage, loss_plot, margin_plot
-from daemon.web.console.layout import PageRoute, Shell
+from daemon.web.console.layout import HEADERS, PageRoute, Shell
 from daemon.web.dependencies import require_viewer
+from daemon.web.reports import export_answer, report_filter
 
 LATEST = 8
 """Rows of the overview's tables."""
@@ -39,6 +42,8 @@ ANSWERS_PER_PAGE = 10
 REVIEWS_PER_PAGE = 20
 SHOWN_GENERATIONS = 30
 
+Filter = Annotated[ReportFilter, Depends(report_filter)]
+Rows = Annotated[int, Query(ge=1, le=200)]
 PageNumber = Annotated[int, Query(alias="page", ge=1, le=100_000)]
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
 AnswerFilter = Literal["changed", "fixed", "broken", "all"]
@@ -52,6 +57,8 @@ class Pages:
     more: bool
     query: str
     """The other query parameters of the page."""
+    last: int | None = None
+    """The number of the last page, where the total is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,33 +85,27 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
 
     @router.get("/reports")
     def reports(
-        *,
-        request: Request,
-        search: Annotated[Text, Query(max_length=200)] = "",
-        state: ReportState | Literal[""] = "",
-        category: Text = "",
-        principal: Annotated[Text, Query(max_length=200)] = "",
-        number: PageNumber = 1,
-        who: Identity = viewer,
+        request: Request, wanted: Filter, number: PageNumber = 1, rows: Rows = PER_PAGE, who: Identity = viewer
     ) -> HTMLResponse:
-        found = store.reports.find(
-            state=ReportState(state) if state else None,
-            category=category or None,
-            principal=principal.strip() or None,
-            search=search.strip() or None,
-            limit=PER_PAGE + 1,  # one more row shows whether there is a next page
-            offset=(number - 1) * PER_PAGE,
-        )
+        total = store.reports.count(wanted)
+        found = store.reports.find(wanted, limit=rows, offset=(number - 1) * rows)
         return shell.page(
             request,
             who,
             "reports.html",
-            reports=[ReportRow.of(report) for report in found[:PER_PAGE]],
-            pages=_pages(request, number, more=len(found) > PER_PAGE),
+            reports=[ReportRow.of(report) for report in found],
+            pages=_pages(request, number, more=number * rows < total, last=-(-total // rows)),
+            total=total,
             states=list(ReportState),
             categories=store.reports.categories(),
-            chosen={"search": search, "state": state, "category": category, "principal": principal},
+            wanted=wanted,
+            rows=rows,
+            query=urlencode(wanted.query),
         )
+
+    @router.get("/export", dependencies=[viewer])
+    def export(wanted: Filter, kind: Annotated[Format, Query(alias="format")]) -> StreamingResponse:
+        return export_answer(store, wanted, kind, HEADERS)
 
     @router.get("/reports/{report_id:path}")
     def report(request: Request, report_id: Identifier, who: Identity = viewer) -> HTMLResponse:
@@ -234,9 +235,9 @@ def _add_overview(router: APIRouter, shell: Shell, config: Config) -> None:
         )
 
 
-def _pages(request: Request, number: int, *, more: bool) -> Pages:
+def _pages(request: Request, number: int, *, more: bool, last: int | None = None) -> Pages:
     kept = [(key, value) for key, value in request.query_params.multi_items() if key not in {"page", "did"} and value]
-    return Pages(number=number, more=more, query=urlencode(kept))
+    return Pages(number=number, more=more, query=urlencode(kept), last=last)
 
 
 def _intents(store: Store) -> list[Intent]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.records import utcnow
 from daemon.store import Store
 from tests.fixtures.cli import Command
 from tests.fixtures.config import flagged
@@ -113,3 +114,16 @@ def test_watch_shows_the_status_until_it_is_interrupted(
     done = erratad("status", "--watch")
     assert done.stdout.count("Live: the base model") == 2
     assert done.exit_code == 130
+
+
+def test_reports_take_every_filter_and_an_order(erratad: Command, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="a", severity="high", tenant="east"), flagged(id="b"), flagged(id="c", severity="low"))
+    shown = erratad("reports", "--sort", "severity", "--json")
+    assert [row["id"] for row in json.loads(shown.stdout)] == ["a", "b", "c"]
+    today = f"{utcnow():%Y-%m-%d}"
+    wanted = ("--severity", "high", "--tenant", "east", "--evidence", "claimed", "--since", today, "--until", today)
+    assert [row["id"] for row in json.loads(erratad("reports", *wanted, "--json").stdout)] == ["a"]
+    assert "No reports." in erratad("reports", "--until", "2020-01-01").stdout
+    wrong = erratad("reports", "--severity", "huge")
+    assert wrong.exit_code == 2
+    assert "low, medium, high" in " ".join(wrong.stderr.split())

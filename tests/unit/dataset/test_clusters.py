@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from daemon.dataset.clusters import assign
 from daemon.dataset.split import next_split
 from daemon.records import Cluster, Report, ReportState, Split
+from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from daemon.text.similarity import Vectorizer, Words, features, resembling
 from tests.fixtures.config import flagged
@@ -20,7 +21,7 @@ KEY = b"tests"
 
 
 def _reports(store: Store) -> list[Report]:
-    return store.reports.find(state=ReportState.LESSON, limit=500)
+    return store.reports.find(ReportFilter(state=ReportState.LESSON), limit=500)
 
 
 def _assign(

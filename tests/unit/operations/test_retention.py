@@ -17,6 +17,7 @@ from daemon.errors import IllegalTransitionError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
 from daemon.records import IntentState, ReportState, Verdict, utcnow
+from daemon.report_filter import ReportFilter
 from daemon.store import schema
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
@@ -227,4 +228,4 @@ def test_reports_that_no_run_used_are_deleted_when_they_are_old(
     step = keeper.step(life())
     assert (step.sentence, step.worked) == ("removed 1 reports that no run used", True)
     assert "reports" not in keeper.step(life()).sentence
-    assert [report.id for report in bench.store.reports.find(state=ReportState.QUARANTINED)] == [young.id]
+    assert [report.id for report in bench.store.reports.find(ReportFilter(state=ReportState.QUARANTINED))] == [young.id]

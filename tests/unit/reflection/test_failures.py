@@ -19,6 +19,7 @@ from daemon.config.reflection import EndpointConfig
 from daemon.records import ReportState, utcnow
 from daemon.reflection.analyst import EndpointAnalyst
 from daemon.reflection.stage import MAX_CRASHES, MAX_REFUNDS
+from daemon.report_filter import ReportFilter
 from daemon.runtime.stage import Step
 from daemon.store import Store
 from tests.fixtures.config import flagged
@@ -96,7 +97,7 @@ def test_the_wait_for_a_retry_doubles(
 
 
 def _due(store: Store) -> list[datetime]:
-    reports = store.reports.find(state=ReportState.QUEUED, limit=100)
+    reports = store.reports.find(ReportFilter(state=ReportState.QUEUED), limit=100)
     return [report.next_attempt_at for report in reports if report.next_attempt_at is not None]
 
 
@@ -271,6 +272,7 @@ from daemon.chat.preparation import Preparation
 from daemon.reflection.analyst import EndpointAnalyst
 from daemon.config.reflection import EndpointConfig, ReflectionConfig
 from daemon.reflection.stage import ReflectionStage
+from daemon.report_filter import ReportFilter
 from daemon.store import open_store
 from tests.fixtures.config import trusting
 from tests.fixtures.life import life

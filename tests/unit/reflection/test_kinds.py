@@ -11,6 +11,7 @@ from daemon.categories import CategorySource, Kind
 from daemon.operations.views import ReportRow
 from daemon.records import ReportState
 from daemon.reflection.kinds import named
+from daemon.report_filter import ReportFilter
 from tests.fixtures.config import flagged
 from tests.fixtures.reflection import GOOD, ReflectionBench, Reply, ScriptedEndpoint, metric
 
@@ -60,7 +61,7 @@ def test_the_kind_is_guessed_once_and_marked_before_the_report_is_analysed(
     assert here.state(report_id) is ReportState.LESSON
     assert here.store.reports.get(report_id).kind is Kind.WRONG_FACT
     assert sum(ASKED in str(body) for body in analyst_endpoint.requests) == 1
-    [found] = here.store.reports.find(category="wrong-fact")
+    [found] = here.store.reports.find(ReportFilter(category="wrong-fact"))
     assert (found.id, here.store.reports.categories()) == (report_id, ["wrong-fact"])
 
 

@@ -30,6 +30,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("POST", "/v1/feedback/langfuse", [], Role.REPORTER),
     ("GET", "/api/reports", None, Role.REVIEWER),
     ("GET", "/api/reviews", None, Role.REVIEWER),
+    ("GET", "/api/export?format=csv", None, Role.REVIEWER),
     ("GET", "/api/lessons", None, Role.REVIEWER),
     ("GET", "/api/certificate-key", None, Role.OPERATOR),
     ("POST", "/api/accept", {"report_id": "no-such-id"}, Role.REVIEWER),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from daemon.errors import StoreUnavailableError
+from daemon.records import utcnow
 from daemon.store import Store
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
@@ -40,9 +44,47 @@ def test_reports_can_be_filtered(client: TestClient, sqlite_store: Store) -> Non
     assert len(client.get("/api/reports?limit=1&offset=1").json()) == 1
 
 
+def test_a_listing_tells_its_total_and_takes_every_filter(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="a", severity="high", tenant="east", reporter="ann"), flagged(id="b"), flagged(id="c"))
+    answer = client.get("/api/reports?limit=1&sort=severity")
+    assert ([row["id"] for row in answer.json()], answer.headers["x-total-count"]) == (["a"], "3")
+    today = f"{utcnow():%Y-%m-%d}"
+    query = (
+        f"severity=high&evidence=claimed&tenant=east&reporter=ann&since={today}&until={today}&search=&state=&category="
+    )
+    assert [row["id"] for row in client.get(f"/api/reports?{query}").json()] == ["a"]
+    assert client.get("/api/reports?until=2020-01-01&since=").json() == []
+
+
+def test_an_export_is_a_file_of_what_the_filter_leaves(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="a", category="style"), flagged(id="b", category="format"))
+    answer = client.get("/api/export?format=jsonl&category=style")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["content-disposition"] == 'attachment; filename="reports.jsonl"'
+    assert [json.loads(line)["id"] for line in answer.text.splitlines()] == ["a"]
+    table = client.get("/api/export?format=csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    assert {row["id"] for row in csv.DictReader(table.text.splitlines())} == {"a", "b"}
+
+
+def test_an_export_from_a_database_that_does_not_answer_is_an_error(
+    client: TestClient, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailableError("it is away")
+
+    monkeypatch.setattr("daemon.store.reports.matching_after", fail)
+    assert error(client.get("/api/export?format=csv"))[:2] == (503, "store_unavailable")
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [
+        ("/api/reports?since=yesterday", "query.since"),
+        ("/api/reports?until=9999-12-31", "query.until"),
+        ("/api/reports?sort=random", "query.sort"),
+        ("/api/export?format=xlsx", "query.format"),
+        ("/api/export", "query.format"),
         ("/api/reports?state=happy", "query.state"),
         ("/api/reports?limit=0", "query.limit"),
         ("/api/reports?search=%00", "query.search"),

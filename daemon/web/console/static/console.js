@@ -14,6 +14,7 @@ let stale = false;
 
 const inUse = (region) =>
   region.contains(document.activeElement) ||
+  region.querySelector("[type=checkbox]:checked") !== null ||
   [region, ...region.querySelectorAll(".scroll")].some((part) => part.scrollLeft !== 0);
 
 const get = (address) =>
@@ -58,6 +59,15 @@ if (connection) {
   const again = () => look().finally(() => setTimeout(again, stale || !regions.length ? ASK_MS : REFRESH_MS));
   setTimeout(again, ASK_MS);
   for (const event of ["online", "offline", "visibilitychange"]) addEventListener(event, look);
+}
+
+// Selects all rows of a table, or none. It works with scripts only, so it is hidden without.
+const selectAll = document.getElementById("select-all");
+if (selectAll) {
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "select-all") return;
+    for (const box of document.querySelectorAll("[name=report_ids]")) box.checked = event.target.checked;
+  });
 }
 
 // Keys of the review page: j and k move between items; the letters in data-key press buttons of the focused item.

@@ -29,7 +29,7 @@ from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
-from tests.fixtures.stores import add, learn, lesson, run_to_verdict
+from tests.fixtures.stores import add, learn, lesson, quarantine, run_to_verdict
 from tests.fixtures.traffic import answered
 from tests.fixtures.training import taught_in_three_ways
 
@@ -281,7 +281,7 @@ def test_a_page_that_is_not_there_is_a_page(client: TestClient) -> None:
         assert Page(answer.text).all("h1"), path
 
 
-def send(client: TestClient, path: str, **fields: str) -> Response:
+def send(client: TestClient, path: str, **fields: str | list[str]) -> Response:
     """Post a form with the CSRF token of the overview."""
     csrf = next(field["value"] for field in Page(client.get("/").text).all("input") if field.get("name") == "csrf")
     return client.post(path, data={"csrf": csrf or "", **fields})
@@ -299,6 +299,8 @@ def send(client: TestClient, path: str, **fields: str) -> Response:
         ("/review", {"report_id": "no-such-id", "decision": "accept"}, 404, "no-such-id"),
         ("/review", {"report_id": "no-such-id", "decision": "correct", "analysis": " "}, 409, "the analysis is empty"),
         ("/erase", {"report_id": "no-such-id", "reason": "x"}, 404, "no-such-id"),
+        ("/bulk", {"decision": "accept", "reason": "x"}, 422, "report_ids"),
+        ("/bulk", {"decision": "erase", "reason": "x", "report_ids": "a"}, 422, "decision"),
     ],
 )
 def test_a_form_that_asks_for_the_impossible_gets_a_page_that_says_so(
@@ -338,6 +340,44 @@ def test_listings_turn_their_pages_and_keep_their_filters(client: TestClient, sq
     assert len(first.all("tr")) == 26
     assert len(second.all("tr")) == 6
     assert "other" not in first.text + second.text
+
+
+def test_the_list_of_reports_tells_its_total_and_keeps_every_filter(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, *(flagged(severity="high", tenant="east") for _ in range(30)), flagged(id="other"))
+    page = Page(client.get("/reports?severity=high&tenant=east&sort=severity").text)
+    assert "Reports 30" in " ".join(page.text.split())
+    assert "Page 1 of 2" in page.text
+    [older] = [link["href"] or "" for link in page.all("a") if link.get("rel") == "next"]
+    assert "severity=high&tenant=east&sort=severity" in older
+    exports = [link["href"] or "" for link in page.all("a") if "download" in link]
+    assert len(exports) == 2
+    for address in exports:
+        saved = client.get(address)
+        assert saved.headers["cache-control"] == "no-store"
+        assert len(saved.text.splitlines()) - address.startswith("/export?format=csv") == 30, address
+    chosen = [one["name"] for one in page.all("input", "select") if one.get("value") == "east"]
+    assert chosen == ["tenant"]
+    assert any(one.keys() >= {"open"} for one in page.all("details"))
+
+
+def test_selected_reports_are_decided_together_and_each_refusal_is_told(learned: Learned, client: TestClient) -> None:
+    store = learned.store
+    add(store, flagged(id="q1"), flagged(id="q2"))
+    quarantine(store, "q1")
+    quarantine(store, "q2")
+    told = send(
+        client, "/bulk", report_ids=["q1", "q2"], decision="accept", reason="from a trial", back="/reports?rows=100"
+    )
+    assert "Accepted all selected reports." in told.text
+    assert (told.url.path, dict(told.url.params)["rows"]) == ("/reports", "100")
+    assert {store.reports.get(one).state for one in ("q1", "q2")} == {"queued"}
+    mixed = send(client, "/bulk", report_ids=[learned.report_id, "q1", "gone"], decision="reject", reason="<b>spam</b>")
+    text = " ".join(Page(mixed.text).text.split())
+    assert "Rejected: 1 of 3" in text
+    assert "q1: report q1 is queued" in text
+    assert "gone: no report" in text
+    assert store.reports.get(learned.report_id).state == "buried"
+    assert [(one.action, one.subject) for one in store.audit.entries(limit=1)] == [("reject", learned.report_id)]
 
 
 def test_the_strengths_that_were_measured_stand_with_the_verdict(sqlite_store: Store, client: TestClient) -> None:
