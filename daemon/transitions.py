@@ -58,7 +58,18 @@ REPORT_TRANSITIONS: Mapping[ReportState, frozenset[ReportState]] = {
     ),
     ReportState.DUPLICATE: frozenset({ReportState.QUEUED, ReportState.ERASED}),
     ReportState.QUARANTINED: frozenset({ReportState.QUEUED, ReportState.BURIED, ReportState.ERASED}),
-    ReportState.BURIED: frozenset({ReportState.QUEUED, ReportState.ERASED}),
+    # all but queued and erased: a person undoes a rejection
+    ReportState.BURIED: frozenset(
+        {
+            ReportState.QUEUED,
+            ReportState.QUARANTINED,
+            ReportState.LESSON,
+            ReportState.RECURRING,
+            ReportState.IMPROVED,
+            ReportState.NOT_REPRODUCED,
+            ReportState.ERASED,
+        }
+    ),
     ReportState.ERASED: frozenset(),
 }
 ADAPTER_TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = {

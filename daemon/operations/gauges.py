@@ -9,7 +9,7 @@ from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
 from daemon.promotion.rollout import approval_waits_s
-from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, Run, RunState, utcnow
+from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, ReportState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import KAFKA
@@ -64,6 +64,7 @@ class GaugesStage:
         metrics.LAST_REPORT.set(0.0 if last is None else last.timestamp())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons(self._enough))
         metrics.EVENTS_WAITING.set(self._store.outbox.backlog(KAFKA).waiting)
+        self._store.trends.note_queue(counts[ReportState.QUEUED] + counts[ReportState.REFLECTING])
         return sum(counts.values())
 
     def _show_runs(self) -> None:

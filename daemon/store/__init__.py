@@ -36,6 +36,7 @@ from daemon.store.sign_outs import SignOuts
 from daemon.store.signal_table import Signal
 from daemon.store.signals import Signals
 from daemon.store.traffic import Traffic
+from daemon.store.trends import Trends
 from daemon.store.trials import Trials
 from daemon.store.unused import Unused
 from daemon.store.witnesses import Witnesses
@@ -98,6 +99,7 @@ class Store:
     originals: Originals
     sign_outs: SignOuts
     signals: Signals
+    trends: Trends
     unused: Unused
     witnesses: Witnesses
 
@@ -149,6 +151,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         originals=Originals(engine),
         sign_outs=SignOuts(engine),
         signals=Signals(engine, redactor, tenants=tenants),
+        trends=Trends(engine),
         unused=Unused(engine),
         witnesses=Witnesses(engine),
     )

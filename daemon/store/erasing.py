@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, select, true, upd
 
 from connectors.messages import FlaggedResponse
 from daemon.store import schema
+from daemon.store.decision_table import forget
 from daemon.store.duplicates import take_out
 from daemon.store.left_out import erase_details
 from daemon.store.originals import erase_original
@@ -87,6 +88,7 @@ def erase_lesson(connection: Connection, row: Any, *, is_duplicate: bool) -> lis
     touched = [row.id]
     if is_duplicate and take_out(connection, row):
         touched.append(row.duplicate_of)
+    forget(connection, touched)
     connection.execute(lessons.delete().where(lessons.c.report_id == row.id))
     connection.execute(update(answers).where(answers.c.item_id == row.id).values(text=ERASED))
     connection.execute(update(clusters).where(clusters.c.leader_id == row.id).values(leader_text=ERASED))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
 
-from daemon.errors import IllegalTransitionError
+from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.parts import Analysis
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.duplicates import WITH_ANALYSIS, with_others
+from daemon.store.decision_table import Decision, decisions, forget, remember
+from daemon.store.duplicates import WITH_ANALYSIS, duplicates_of, with_others
 from daemon.store.engine import reading, transaction
 from daemon.store.reports import emit_buried, move, report_row
 
+UNDO_FOR = timedelta(hours=1)
+_REPLACED = ("analysis", "analyses", "correction", "correction_source", "reviewed_by", "reviewed_at")
+"""The columns of a lesson that a review changes."""
 MAX_SET_ASIDE = 100
 MAX_SET_ASIDE_PER_REPORTER = 3
 """Analyses with something set aside that come before the others. Those beyond are reviewed like the others."""
@@ -89,12 +94,14 @@ class Reviews:
             IllegalTransitionError: Nothing about it waits for a review.
         """
         with transaction(self._engine) as connection:
-            state = _reviewable(connection, report_id)
+            before, at = _before(connection, report_id), utcnow()
+            state = ReportState(before["state"])
             if state == ReportState.QUARANTINED:
                 state = ReportState.QUEUED
                 move(connection, report_id, state, reason, attempts=0, next_attempt_at=None)
             else:
-                _sign(connection, report_id, actor)
+                _sign(connection, report_id, actor, at)
+            _remember(connection, report_id, actor, "accept", before, after=state, at=at)
             record_audit(connection, actor=actor, action="accept", subject=report_id, reason=reason)
         return state
 
@@ -106,7 +113,8 @@ class Reviews:
             IllegalTransitionError: It has no analysis that a run may learn from.
         """
         with transaction(self._engine) as connection:
-            if _reviewable(connection, report_id) == ReportState.QUARANTINED:
+            before, at = _before(connection, report_id), utcnow()
+            if before["state"] == ReportState.QUARANTINED:
                 raise IllegalTransitionError(f"report {report_id} is quarantined: accept it first, then it is analysed")
             old = _lesson(connection, report_id)
             source = old.correction_source if correction == old.correction else CorrectionSource.REVIEWER
@@ -114,11 +122,13 @@ class Reviews:
                 connection,
                 report_id,
                 actor,
+                at,
                 analysis=analysis,
                 analyses=rows.analyses_value(_replaced(old, analysis, actor)),
                 correction=correction,
                 correction_source=None if correction is None else source,
             )
+            _remember(connection, report_id, actor, "correct", before, after=before["state"], at=at)
             record_audit(connection, actor=actor, action="correct", subject=report_id, reason=reason)
 
     def reject(self, report_id: str, *, actor: str, reason: str) -> None:
@@ -129,10 +139,40 @@ class Reviews:
             IllegalTransitionError: Nothing about it waits for a review.
         """
         with transaction(self._engine) as connection:
-            _reviewable(connection, report_id)
+            before = _before(connection, report_id)
             move(connection, report_id, ReportState.BURIED, reason)
+            _remember(connection, report_id, actor, "reject", before, after=ReportState.BURIED, at=utcnow())
             emit_buried(connection, report_id, reason)
             record_audit(connection, actor=actor, action="reject", subject=report_id, reason=reason)
+
+    def last(self, actor: str) -> Decision | None:
+        """The person's last decision that can still be undone, if nothing has happened since."""
+        query = select(decisions).where(decisions.c.actor == actor, decisions.c.at > utcnow() - UNDO_FOR)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else rows.record(Decision, row)
+
+    def undo(self, *, actor: str) -> Decision:
+        """Take back the person's last decision. The events and the entries in the audit log that it made stay.
+
+        Raises:
+            NotFoundError: There is none, or it is too long ago.
+            IllegalTransitionError: The report has changed since.
+        """
+        with transaction(self._engine) as connection:
+            query = select(decisions).where(decisions.c.actor == actor, decisions.c.at > utcnow() - UNDO_FOR)
+            row = connection.execute(query.with_for_update()).one_or_none()
+            if row is None:
+                raise NotFoundError(f"{actor} has decided nothing in the last hour that could be undone")
+            _is_as_decided(connection, row)
+            before = row.before
+            if before["state"] != row.after:
+                move(connection, row.report_id, ReportState(before["state"]), before["state_reason"])
+            if before["lesson"] is not None:
+                _restore(connection, row.report_id, before["lesson"])
+            forget(connection, [row.report_id])
+            record_audit(connection, actor=actor, action="undo", subject=row.report_id, reason=f"undid: {row.decision}")
+        return rows.record(Decision, row)
 
 
 _OLDEST_FIRST: tuple[ColumnElement[Any], ...] = (schema.lessons.c.created_at, schema.lessons.c.report_id)
@@ -192,6 +232,57 @@ def _reviewable(connection: Connection, report_id: str) -> ReportState:
     return state
 
 
+def _before(connection: Connection, report_id: str) -> dict[str, Any]:
+    """What a decision replaces. Raises as `_reviewable` does."""
+    state = _reviewable(connection, report_id)
+    table, lessons = schema.reports, schema.lessons
+    said = connection.execute(select(table.c.state_reason).where(table.c.id == report_id)).scalar_one()
+    columns = [lessons.c[name] for name in _REPLACED]
+    row = connection.execute(select(*columns).where(lessons.c.report_id == report_id)).one_or_none()
+    lesson = None if row is None else dict(zip(_REPLACED, row, strict=True))
+    if lesson is not None and lesson["reviewed_at"] is not None:
+        lesson["reviewed_at"] = lesson["reviewed_at"].isoformat()
+    has_copies = bool(duplicates_of(connection, [report_id]))
+    return {"state": state, "state_reason": said, "lesson": lesson, "has_copies": has_copies}
+
+
+def _remember(
+    connection: Connection,
+    report_id: str,
+    actor: str,
+    decision: str,
+    before: dict[str, Any],
+    *,
+    after: str,
+    at: datetime,
+) -> None:
+    remember(connection, actor=actor, report_id=report_id, decision=decision, at=at, after=after, before=before)
+
+
+def _is_as_decided(connection: Connection, decided: Any) -> None:
+    """Raises IllegalTransitionError if the report has changed since the decision."""
+    report = report_row(connection, decided.report_id, lock=True)
+    if report.state != decided.after:
+        raise IllegalTransitionError(
+            f"report {report.id} is {report.state} by now: to {decided.decision} it cannot be undone any more"
+        )
+    if decided.decision == "reject" and decided.before["has_copies"]:
+        raise IllegalTransitionError(
+            f"another report of the same answer stands for {report.id} since: `erratad requeue {report.id}` analyses it"
+        )
+    if decided.decision != "reject" and decided.before["state"] == decided.after:
+        lesson = _lesson(connection, report.id)
+        if (lesson.reviewed_by, lesson.reviewed_at) != (decided.actor, decided.at):
+            raise IllegalTransitionError(f"the analysis of report {report.id} has changed since")
+
+
+def _restore(connection: Connection, report_id: str, lesson: dict[str, Any]) -> None:
+    at = lesson["reviewed_at"]
+    values = {**lesson, "reviewed_at": None if at is None else datetime.fromisoformat(at)}
+    table = schema.lessons
+    connection.execute(update(table).where(table.c.report_id == report_id).values(**values))
+
+
 def _lesson(connection: Connection, report_id: str) -> Lesson:
     row = connection.execute(select(schema.lessons).where(schema.lessons.c.report_id == report_id)).one()
     return rows.lesson(row)
@@ -205,8 +296,8 @@ def _replaced(old: Lesson, text: str, actor: str) -> tuple[Analysis, ...]:
     return (*(replace(one, current=False) for one in rows.history(old)), own)
 
 
-def _sign(connection: Connection, report_id: str, actor: str, **changes: object) -> None:
+def _sign(connection: Connection, report_id: str, actor: str, at: datetime, **changes: object) -> None:
     table = schema.lessons
     connection.execute(
-        update(table).where(table.c.report_id == report_id).values(reviewed_by=actor, reviewed_at=utcnow(), **changes)
+        update(table).where(table.c.report_id == report_id).values(reviewed_by=actor, reviewed_at=at, **changes)
     )

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     String,
@@ -58,6 +59,7 @@ traffic = Table(
     Column("errors", BigInteger, nullable=False),
     Column("guidance_refusals", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("generation", "since"),
+    Index("ix_traffic_since", "since"),
 )
 """Each generation's counts under the alias in steps of `store.traffic.STEP`; refusals are no requests."""
 

@@ -39,6 +39,7 @@ signals = Table(
     Index("ix_signals_state", "state", "attempts", "received_at"),
     Index("ix_signals_reporter", "principal", "reporter", "received_at"),
     Index("ix_signals_content", "content_key"),
+    Index("ix_signals_received_at", "received_at"),
 )
 
 

@@ -44,6 +44,14 @@ class Signals:
         mine = and_(signals.c.principal == principal, signals.c.sent_id == sent_id)
         return self._only(mine, f"{principal} sent no report {sent_id!r}")
 
+    def find(self, *, state: SignalState | None = None, limit: int = 50, offset: int = 0) -> list[Signal]:
+        """Newest first."""
+        query = select(signals).order_by(signals.c.received_at.desc(), signals.c.id)
+        if state is not None:
+            query = query.where(signals.c.state == state)
+        with reading(self._engine) as connection:
+            return [signal(row) for row in connection.execute(query.limit(limit).offset(offset))]
+
     def due(self, *, limit: int) -> list[Signal]:
         """Short forms to look for now: those that were looked for least come first, then the oldest."""
         now = utcnow()

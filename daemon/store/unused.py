@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, FromClause, and_, exis
 from connectors.messages import EventType
 from daemon.records import ReportState, RunState
 from daemon.store import schema
+from daemon.store.decision_table import forget
 from daemon.store.duplicates import IN_PLAY, MAX_PARTS
 from daemon.store.engine import reading, transaction
 from daemon.store.erasures import erased_lessons
@@ -53,6 +54,7 @@ class Unused:
 def _delete(connection: Connection, ids: list[str]) -> None:
     clusters = schema.clusters
     connection.execute(update(clusters).where(clusters.c.leader_id.in_(ids)).values(leader_text=ERASED))
+    forget(connection, ids)
     for table in (schema.left_out, schema.lessons):
         connection.execute(table.delete().where(table.c.report_id.in_(ids)))
     connection.execute(schema.reports.delete().where(schema.reports.c.id.in_(ids)))

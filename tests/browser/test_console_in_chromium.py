@@ -23,12 +23,14 @@ from daemon.web.app import create_app
 from tests.fixtures.browser import DESKTOP, PHONE, Browser, Servers
 from tests.fixtures.history import try_out
 from tests.fixtures.traffic import answered
+from tests.fixtures.web import Condition
 
 TOKEN = "a-good-token"
 SERIOUS = {"serious", "critical"}
 PAGES = [
-    "/", "/reports", "/reports/fb-7003", "/review", "/adapters", "/adapters/3", "/adapters/4", "/runs", "/settings",
-    "/audit", "/reports?search=nothing-fits", "/adapters/99",
+    "/", "/reports", "/reports?search=nothing-fits", "/reports/fb-7003", "/review", "/feedback", "/adapters",
+    "/adapters/3", "/adapters/4", "/adapters/99", "/adapters/3/decision", "/adapters/4/decision", "/runs", "/trends",
+    "/settings", "/audit",
 ]  # fmt: skip
 DAY, NIGHT = (DESKTOP, "light"), (PHONE, "dark")
 
@@ -68,7 +70,7 @@ def app(history: Store, make_config: Callable[..., Config], monkeypatch: pytest.
         http={"tokens": [{"name": "ann", "role": "admin", "token_env": "ERRATAD_TEST_TOKEN"}]},
         store={"url": "postgresql://erratad:hunter2@db/erratad"},  # only displayed; the store is the fixture
     )
-    health: Any = None  # unused here
+    health: Any = Condition()
     intake = FeedbackIntake(reports=history.reports, config=config.intake)
     return create_app(store=history, intake=intake, config=config, health=health)
 
@@ -91,14 +93,23 @@ def test_an_operator_reviews_rolls_back_and_finds_it_in_the_audit_log(
     assert "fb-7004" not in console.text("table")
     console.follow("fb-7003")
     assert "HACKED" in console.text(".turn.flagged")
-    assert "What a run learns from it" in console.text("main")
+    assert "Training examples from this report" in console.text("main")
 
     console.follow("Review")
     [first, *_] = history.reviews.quarantined(limit=5)
     console.one("body").send_keys("j")
-    console.driver.switch_to.active_element.send_keys("a")
+    console.until(lambda: first.id not in console.text("#item"))
+    console.one("body").send_keys("k")
+    console.until(lambda: first.id in console.text("#item"))
+    console.one("body").send_keys("a")
     console.until(lambda: "Accepted." in console.text("main"))
     assert history.reports.get(first.id).state == ReportState.QUEUED
+    console.one("body").send_keys("u")
+    console.until(lambda: "Undone" in console.text("main"))
+    assert first.id in console.text("#item")
+    assert history.reports.get(first.id).state == ReportState.QUARANTINED
+    console.one("body").send_keys("a")
+    console.until(lambda: "Accepted." in console.text("main"))
 
     console.follow("Adapters")
     console.one(".actions summary").click()
@@ -202,13 +213,12 @@ def test_a_page_whose_session_has_ended_says_so(console: Console) -> None:
 
 def test_a_reviewers_words_replace_the_analysis(console: Console, history: Store) -> None:
     console.sign_in()
-    console.open("/review")
     [(report, _), *_] = history.reviews.analyses(limit=1)
-    form = console.one(f"article[aria-label='Analysis of report {report.id}']")
-    box = form.find_element(By.NAME, "analysis")
+    console.open(f"/review?item={report.id}")
+    box = console.one("#item [name=analysis]")
     box.clear()
     box.send_keys("It names the largest city and not the capital.")
-    form.find_element(By.CSS_SELECTOR, "button[value=correct]").click()
+    console.one("#item button[value=correct]").click()
     console.until(lambda: "Corrected" in console.text("main"))
     lesson = history.reports.lesson(report.id)
     assert lesson is not None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from sqlalchemy import select
 
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.operations import commands
 from daemon.records import CorrectionSource, ReportState, Source
 from daemon.report_filter import ReportFilter
 from daemon.store import Store, reviews
+from daemon.store.decision_table import decisions
+from daemon.store.engine import reading
 from daemon.store.reviews import Waiting
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, learn, lesson, promote, run_to_verdict, waiting_events
+from tests.fixtures.stores import add, learn, lesson, promote, quarantine, run_to_verdict, waiting_events
 
 BY = {"actor": "ann", "reason": "looked at it"}
 
@@ -223,3 +228,77 @@ def test_a_reviewers_text_passes_the_same_checks(
     [report_id] = learn(sqlite_store, flagged())
     with pytest.raises(IllegalTransitionError, match=problem):
         commands.correct_analysis(sqlite_store, report_id, analysis=analysis, correction=correction, **BY)
+
+
+# --- undo ---
+
+
+def decide(store: Store, decision: str, report_id: str, actor: str = "ann") -> None:
+    if decision == "correct":
+        store.reviews.correct(report_id, analysis="Mine.", correction="Canberra.", actor=actor, reason="better")
+    else:
+        {"accept": store.reviews.accept, "reject": store.reviews.reject}[decision](report_id, actor=actor, reason="x")
+
+
+@pytest.mark.parametrize("decision", ["accept", "correct", "reject"])
+@pytest.mark.parametrize("reviewed", [False, True])
+def test_an_undone_decision_leaves_the_analysis_as_it_was(store: Store, decision: str, reviewed: bool) -> None:
+    [report_id] = learn(store, flagged())
+    if reviewed:
+        decide(store, "correct", report_id, actor="bob")
+    before = store.reports.get(report_id), store.reports.lesson(report_id)
+    decide(store, decision, report_id)
+    last = store.reviews.last("ann")
+    assert last is not None
+    assert (last.report_id, last.decision) == (report_id, decision)
+    assert store.reviews.undo(actor="ann") == last
+    after = store.reports.get(report_id)
+    assert (replace(after, updated_at=before[0].updated_at), store.reports.lesson(report_id)) == before
+    assert store.reviews.last("ann") is None
+    assert (store.audit.entries(limit=1)[0].action, store.audit.entries(limit=1)[0].subject) == ("undo", report_id)
+
+
+@pytest.mark.parametrize("decision", ["accept", "reject"])
+def test_an_undone_decision_puts_a_report_back_into_quarantine(store: Store, decision: str) -> None:
+    message = flagged()
+    add(store, message)
+    quarantine(store, message.id)
+    decide(store, decision, message.id)
+    store.reviews.undo(actor="ann")
+    report = store.reports.get(message.id)
+    assert (report.state, report.state_reason) == (ReportState.QUARANTINED, "suspicious")
+
+
+def test_only_the_own_last_decision_of_an_unchanged_report_is_undone(store: Store) -> None:
+    one, other = learn(store, flagged(), flagged())
+    with pytest.raises(NotFoundError, match="ann has decided nothing"):
+        store.reviews.undo(actor="ann")
+    decide(store, "reject", one)
+    decide(store, "accept", other)
+    with pytest.raises(NotFoundError):
+        store.reviews.undo(actor="bob")
+    decide(store, "accept", other, actor="bob")
+    with pytest.raises(IllegalTransitionError, match="has changed since"):
+        store.reviews.undo(actor="ann")
+    decide(store, "reject", other)
+    store.reports.requeue(other, actor="bob", reason="again")
+    with pytest.raises(IllegalTransitionError, match="is queued by now"):
+        store.reviews.undo(actor="ann")
+    assert store.reports.get(one).state == ReportState.BURIED
+
+
+def test_a_rejection_that_passed_the_answer_on_is_not_undone(store: Store) -> None:
+    first = flagged(reporter="ann")
+    learn(store, first)
+    add(store, flagged(messages=first.messages, response=first.response, reporter="bob"))
+    decide(store, "reject", first.id)
+    with pytest.raises(IllegalTransitionError, match="another report of the same answer"):
+        store.reviews.undo(actor="ann")
+
+
+def test_an_erased_report_leaves_nothing_to_undo(store: Store) -> None:
+    [report_id] = learn(store, flagged())
+    decide(store, "correct", report_id)
+    store.reports.erase(report_id, actor="op", reason="asked for")
+    with reading(store.engine) as connection:
+        assert connection.execute(select(decisions)).all() == []

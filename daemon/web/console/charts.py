@@ -23,6 +23,14 @@ class Bar:
     share: float
     note: str
 
+    @property
+    def percent(self) -> str:
+        """The share for people: no small part is shown as zero."""
+        percent = 100 * self.share
+        if 0 < percent < 0.1:
+            return "< 0.1 %"
+        return f"{percent:.1f} %" if 0 < percent < 10 else f"{percent:.0f} %"
+
 
 def funnel(counts: dict[ReportState, int]) -> list[Bar]:
     """The funnel from flagged to fixed. Each bar includes the bars below it."""
@@ -33,10 +41,10 @@ def funnel(counts: dict[ReportState, int]) -> list[Bar]:
     recurring, unmade = counts[ReportState.RECURRING] + counts[ReportState.IMPROVED], counts[ReportState.NOT_REPRODUCED]
     steps = (
         ("Flagged", flagged, "all reports that came in"),
-        ("Accepted", flagged - aside, f"{aside} put aside as duplicate, quarantined, buried or erased"),
-        ("Analysed", learned, f"{flagged - aside - learned} waiting for analysis"),
-        ("Re-tested", retested, f"{unmade} not reproduced: live made no mistake"),
-        ("Fixed", fixed, f"{recurring} still failing"),
+        ("Accepted", flagged - aside, f"{aside:,} put aside as duplicate, quarantined, buried or erased"),
+        ("Analysed", learned, f"{flagged - aside - learned:,} waiting for analysis"),
+        ("Re-tested", retested, f"{unmade:,} not reproduced: live made no mistake"),
+        ("Fixed", fixed, f"{recurring:,} still failing"),
     )
     return [
         Bar(label=label, count=count, share=count / flagged if flagged else 0.0, note=note)

@@ -28,6 +28,8 @@ BulkDecision = Literal["accept", "reject", "requeue"]
 MAX_AT_ONCE = 200
 IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
 Reason = Annotated[Text, Form(min_length=1, max_length=1000)]
+OptionalReason = Annotated[Text, Form(max_length=1000)]
+NO_REASON = "no reason given"
 Back = Annotated[str, Form(max_length=2000)]
 LongText = Annotated[Text | None, Form(max_length=100_000)]
 Number = Annotated[int | None, Form(ge=0, le=MAX_NUMBER)]
@@ -44,12 +46,13 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
         *,
         report_id: Annotated[Identifier, Form()],
         decision: Annotated[Decision, Form()],
-        reason: Reason = "reviewed in the console",
+        reason: OptionalReason = "",
         analysis: LongText = None,
         correction: LongText = None,
         back: Back = "/review",
         who: Identity = reviewer,
     ) -> RedirectResponse:
+        reason = reason.strip() or NO_REASON
         if decision == "correct":
             commands.correct_analysis(
                 store,

@@ -52,6 +52,7 @@ NOTICES = {
     "correct": "Corrected: the next run trains on your text.",
     "reject": "Rejected.",
     "requeue": "Queued: it will be analysed again.",
+    "undo": "Undone: the report is as it was before your last decision.",
     "accept-one": "Accepted.",
     "accept-many": "Accepted all selected reports.",
     "reject-one": "Rejected.",

@@ -18,7 +18,6 @@ from daemon.config.web import Role
 from daemon.dataset.recipes import previewed
 from daemon.errors import NotFoundError
 from daemon.operations.export import Format
-from daemon.operations.reviews import review_queue
 from daemon.operations.shown import MeasuredView
 from daemon.operations.stages import PAUSABLE
 from daemon.operations.status import status, trial_view
@@ -39,7 +38,6 @@ LATEST = 8
 """Rows of the overview's tables."""
 PER_PAGE = 25
 ANSWERS_PER_PAGE = 10
-REVIEWS_PER_PAGE = 20
 SHOWN_GENERATIONS = 30
 
 Filter = Annotated[ReportFilter, Depends(report_filter)]
@@ -94,7 +92,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             who,
             "reports.html",
             reports=[ReportRow.of(report) for report in found],
-            pages=_pages(request, number, more=number * rows < total, last=-(-total // rows)),
+            pages=page_of(request, number, more=number * rows < total, last=-(-total // rows)),
             total=total,
             states=list(ReportState),
             categories=store.reports.categories(),
@@ -121,10 +119,6 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             can_review=view.report.state in {ReportState.QUARANTINED, *WITH_ANALYSIS},
             can_requeue=view.report.state in {ReportState.BURIED, ReportState.DUPLICATE, *WITH_ANALYSIS},
         )
-
-    @router.get("/review")
-    def review(request: Request, who: Identity = viewer) -> HTMLResponse:
-        return shell.page(request, who, "review.html", queue=review_queue(store, limit=REVIEWS_PER_PAGE))
 
 
 def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
@@ -171,9 +165,9 @@ def _add_adapters(router: APIRouter, shell: Shell, config: Config) -> None:
             answers=shown[start : start + ANSWERS_PER_PAGE],
             shown=len(shown),
             show=show,
-            pages=_pages(request, number, more=len(shown) > start + ANSWERS_PER_PAGE),
+            pages=page_of(request, number, more=len(shown) > start + ANSWERS_PER_PAGE),
             intents=_intents(store),
-            **_possible(view),
+            **possible(view),
         )
 
 
@@ -190,7 +184,7 @@ def _add_runs(router: APIRouter, shell: Shell) -> None:
             who,
             "runs.html",
             runs=found[start : start + PER_PAGE],
-            pages=_pages(request, number, more=len(found) > start + PER_PAGE),
+            pages=page_of(request, number, more=len(found) > start + PER_PAGE),
             active=any(run.finished_at is None for run in found),
         )
 
@@ -231,11 +225,11 @@ def _add_overview(router: APIRouter, shell: Shell, config: Config) -> None:
             who,
             "audit.html",
             entries=found[:PER_PAGE],
-            pages=_pages(request, number, more=len(found) > PER_PAGE),
+            pages=page_of(request, number, more=len(found) > PER_PAGE),
         )
 
 
-def _pages(request: Request, number: int, *, more: bool, last: int | None = None) -> Pages:
+def page_of(request: Request, number: int, *, more: bool, last: int | None = None) -> Pages:
     kept = [(key, value) for key, value in request.query_params.multi_items() if key not in {"page", "did"} and value]
     return Pages(number=number, more=more, query=urlencode(kept), last=last)
 
@@ -300,7 +294,7 @@ def _is_shown(item: MeasuredView, show: AnswerFilter) -> bool:
     return good.passed is True and bad.passed is False
 
 
-def _possible(view: GenerationView) -> dict[str, bool]:
+def possible(view: GenerationView) -> dict[str, bool]:
     """The commands that the state of a generation allows."""
     state, waits = view.adapter.state, view.run is not None and view.run.state == RunState.PROMOTING
     return {

@@ -61,29 +61,32 @@ if (connection) {
   for (const event of ["online", "offline", "visibilitychange"]) addEventListener(event, look);
 }
 
-// Selects all rows of a table, or none. It works with scripts only, so it is hidden without.
-const selectAll = document.getElementById("select-all");
-if (selectAll) {
-  document.addEventListener("change", (event) => {
-    if (event.target.id !== "select-all") return;
-    for (const box of document.querySelectorAll("[name=report_ids]")) box.checked = event.target.checked;
-  });
-}
+// Selects all rows of a table, or none.
+document.documentElement.classList.add("scripts");
+document.addEventListener("change", (event) => {
+  if (event.target.id !== "select-all") return;
+  for (const box of document.querySelectorAll("[name=report_ids]")) box.checked = event.target.checked;
+});
 
-// Keys of the review page: j and k move between items; the letters in data-key press buttons of the focused item.
-const items = [...document.querySelectorAll(".item")];
+// Keys of the review page: j and k go through the list; the letters in data-key press buttons.
+const waiting = [...document.querySelectorAll("#queue a")];
+const isShown = (link) => link.hasAttribute("aria-current");
+waiting.find(isShown)?.scrollIntoView({ block: "nearest" });
+
+function show(place) {
+  const link = waiting[Math.min(Math.max(place, 0), waiting.length - 1)];
+  // marked at once: a second key before the next page is there goes on from here
+  for (const other of waiting) other.removeAttribute("aria-current");
+  link.setAttribute("aria-current", "true");
+  link.click();
+}
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select");
-  if (items.length === 0 || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  const at = items.findIndex((item) => item.contains(document.activeElement));
-  if (event.key === "j" || event.key === "k") {
-    const next = items[Math.min(Math.max(at + (event.key === "j" ? 1 : -1), 0), items.length - 1)];
-    next.focus();
-    next.scrollIntoView({ block: "nearest" });
-  } else if (at >= 0) {
-    items[at].querySelector(`button[data-key="${CSS.escape(event.key)}"]`)?.click();
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (waiting.length && (event.key === "j" || event.key === "k")) {
+    show(waiting.findIndex(isShown) + (event.key === "j" ? 1 : -1));
+  } else {
+    document.querySelector(`button[data-key="${CSS.escape(event.key)}"]`)?.click();
   }
 });
-
-if (new URLSearchParams(location.search).has("did")) items[0]?.focus();

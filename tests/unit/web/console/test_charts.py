@@ -9,7 +9,7 @@ from daemon.operations.shown import AnswerView, MeasuredView
 from daemon.records import ReportState
 from daemon.store import Store
 from daemon.training.job import MAX_POINTS, LossCurve, TrainingProgress
-from daemon.web.console.charts import CHANGE_HEIGHT, UPPER, funnel, lineage, loss_plot, margin_plot
+from daemon.web.console.charts import CHANGE_HEIGHT, UPPER, Bar, funnel, lineage, loss_plot, margin_plot
 
 
 def measured(item_id: str, before: float | None, after: float | None, *, guided: bool = True) -> MeasuredView:
@@ -44,6 +44,11 @@ def test_each_step_of_the_funnel_holds_the_next() -> None:
     ]  # fmt: skip
     assert bars[-1].share == 2 / 22
     assert bars[-1].note == "4 still failing"
+
+
+def test_a_small_share_is_not_shown_as_zero() -> None:
+    shares = {0.0: "0 %", 0.00012: "< 0.1 %", 0.0342: "3.4 %", 0.56: "56 %", 1.0: "100 %"}
+    assert {share: Bar(label="x", count=1, share=share, note="").percent for share in shares} == shares
 
 
 def test_an_empty_funnel_is_drawn_too() -> None:

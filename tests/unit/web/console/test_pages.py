@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
+from connectors.messages import decode
 from daemon.categories import Kind
 from daemon.config import Config
 from daemon.dataset.recipes import RECIPES
@@ -21,7 +23,7 @@ from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.operations.health import Health
 from daemon.parts import Analysis
-from daemon.records import AdapterState, utcnow
+from daemon.records import AdapterState, ReportState, Source, utcnow
 from daemon.runtime.stage import LastSteps
 from daemon.store import Store
 from daemon.store.rows import history
@@ -81,9 +83,9 @@ def client(sqlite_store: Store, make_config: Callable[..., Config]) -> Iterator[
 
 
 def pages(learned: Learned) -> list[str]:
-    """Every page. The first eight show data."""
-    listings = ["/", "/reports", "/review", "/adapters", "/runs", "/audit", "/settings"]
-    one = [f"/reports/{learned.report_id}", "/adapters/1", "/adapters/0"]
+    """Every page. The first ten show data."""
+    listings = ["/", "/reports", "/review", "/adapters", "/runs", "/trends", "/feedback", "/audit", "/settings"]
+    one = [f"/reports/{learned.report_id}", "/adapters/1", "/adapters/1/decision", "/adapters/0"]
     return [*listings, *one, "/reports?search=nothing-fits", "/login", "/adapters/99"]
 
 
@@ -120,7 +122,7 @@ def test_no_page_loads_anything_from_elsewhere(learned: Learned, client: TestCli
 
 
 def test_every_link_leads_somewhere(learned: Learned, client: TestClient) -> None:
-    for path in pages(learned)[:8]:
+    for path in pages(learned)[:10]:
         for link in Page(client.get(path).text).all("a", "link"):
             href = link["href"] or ""
             if href.startswith("/"):
@@ -328,6 +330,29 @@ def test_a_form_does_what_it_says_and_tells_so(learned: Learned, client: TestCli
     assert entries == [("local", "erase"), ("local", "reject"), ("local", "resume"), ("local", "pause")]
 
 
+def test_a_review_goes_on_to_the_next_report_and_can_be_undone(client: TestClient, sqlite_store: Store) -> None:
+    ids = learn(sqlite_store, *(flagged(id=f"a{number}", reason=f"Wrong {number}.") for number in range(3)))
+    page = Page(client.get("/review?item=a1").text)
+    assert [link["href"] for link in page.all("a") if "aria-current" in link][-1] == "/review?item=a1"
+    assert sum("/review?item=" in (link["href"] or "") for link in page.all("a")) == 3
+    assert [one.get("value") for one in page.all("input") if one.get("name") == "reason"] == [None]
+    [back] = {one["value"] for one in page.all("input") if one.get("name") == "back"}
+    assert back == "/review?item=a2"
+    done = send(client, "/review", report_id="a1", decision="accept", reason="", back=back or "")
+    assert done.url.params["item"] == "a2"
+    assert "Your last decision: accepted a1" in " ".join(Page(done.text).text.split())
+    assert sqlite_store.audit.entries(limit=1)[0].reason == "no reason given"
+    undone = send(client, "/undo")
+    assert undone.url.params["item"] == "a1"
+    assert "Undone: the report is as it was" in undone.text
+    assert sqlite_store.reviews.waiting().analyses == len(ids)
+    assert send(client, "/undo").status_code == 404
+
+
+def test_the_page_of_reviews_says_when_nothing_waits(client: TestClient) -> None:
+    assert "Nothing waits for a review" in client.get("/review?item=gone").text
+
+
 def test_a_link_cannot_put_words_on_a_page(learned: Learned, client: TestClient) -> None:
     assert "You won" not in client.get("/?did=You+won").text
 
@@ -436,3 +461,66 @@ def test_unseen_characters_are_shown_as_codes_and_saved_as_they_were(client: Tes
     saved = sqlite_store.reports.lesson("turned")
     assert saved is not None
     assert (saved.analysis, saved.correction) == (turned, turned)
+
+
+def test_the_trends_show_days_without_data_as_such(learned: Learned, client: TestClient) -> None:
+    answered(learned.store, 1, 200, flags=3)
+    learned.store.trends.note_queue(12_345)
+    text = " ".join(Page(client.get("/trends").text).text.split())
+    assert "No data on 29 of 30 days." in text
+    assert "1.5 %" in text
+    assert "12,345" in text
+    assert "No candidate was measured in these days." in text
+
+
+def test_feedback_about_completions_is_listed_with_its_state(client: TestClient, sqlite_store: Store) -> None:
+    short: dict[str, dict[str, str]] = {
+        "down": {"rating": "down", "comment": f"Wrong. {HOSTILE}"},
+        "edited": {"edit": "Canberra."},
+        "asked": {"follow_up": "No, the capital."},
+    }
+    for name, said in short.items():
+        document = {"id": name, "completion_id": f"chatcmpl-{name}", **said, "reporter": "ann", "tenant": "east"}
+        sqlite_store.reports.add([(decode(json.dumps(document).encode()), Source(channel="http", principal="chat"))])
+    add(sqlite_store, flagged(id="liked", rating="up"))
+    html = client.get("/feedback").text
+    page, text = Page(html), " ".join(Page(html).text.split())
+    assert page.all("img") == []
+    kinds = {"down": "comment", "edited": "edit", "asked": "follow-up", "liked": "thumb up"}
+    for name, kind in kinds.items():
+        state = "kept" if name == "liked" else "waiting"
+        assert f'{name}</th><td>{kind}</td><td><span class="badge {state}">' in html, name
+    for said in ("chatcmpl-edited", "by ann of chat, tenant east", "waiting (3)", HOSTILE):
+        assert said in text
+    kept = " ".join(Page(client.get("/feedback?state=kept").text).text.split())
+    assert "liked" in kept
+    assert "chatcmpl" not in kept
+    assert "No feedback is in this state" in client.get("/feedback?state=given_up").text
+
+
+def test_the_funnel_reads_with_few_reports_and_with_many(
+    client: TestClient, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {ReportState.QUEUED: 99_973, ReportState.LESSON: 15, ReportState.RESOLVED: 12}
+    monkeypatch.setattr(type(sqlite_store.reports), "counts", lambda _: dict.fromkeys(ReportState, 0) | many)
+    text = " ".join(Page(client.get("/").text).text.split())
+    assert "100,000 100 % all reports" in text
+    assert "12 < 0.1 % 0 still failing" in text
+    assert "99,973 waiting for analysis" in text
+
+
+def test_a_promotion_is_decided_beside_its_evidence(sqlite_store: Store, client: TestClient) -> None:
+    criteria = {
+        "attacks": {"holds": False, "sentence": "resists 3 of 9 <untrained> attacks"},
+        "holdout": {"holds": True, "sentence": "passes 4 of 5 held-out items"},
+    }
+    run = run_to_verdict(sqlite_store, figures={"criteria": criteria, "live_generation": 0})
+    assert "/adapters/1/decision" in client.get("/adapters/1").text
+    assert "/adapters/1/decision" in client.get("/").text
+    page = client.get("/adapters/1/decision").text
+    assert page.index("passes 4 of 5") < page.index("resists 3 of 9 &lt;untrained&gt;")
+    fields = {"intent": "refuse", "generation": "1", "back": "/adapters/1"}
+    assert send(client, "/steer", **fields, reason="").status_code == 422
+    assert "will not go live" in send(client, "/steer", **fields, reason="it obeys attacks").text
+    assert sqlite_store.adapters.get(run.generation).state == AdapterState.REJECTED
+    assert "There is nothing to decide" in client.get("/adapters/1/decision").text
