@@ -1,11 +1,12 @@
-"""`/v1/feedback/open-webui` and `/v1/feedback/langfuse`: feedback as other products hold it."""
+"""`/v1/feedback/open-webui`, `/v1/feedback/langfuse` and `/v1/logs` (OTLP): feedback as other products hold it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import JSONResponse
 
 from connectors.messages import MessageRejected, Rejection, document
 from daemon.config import Config
@@ -14,6 +15,7 @@ from daemon.intake.formats.cells import LeftOutError, RowError
 from daemon.intake.products.examples import EXAMPLES
 from daemon.intake.products.fields import SCORES, Choices
 from daemon.intake.products.names import Product
+from daemon.intake.products.otlp_encoding import PROTOBUF, document_of, encoded_answer, json_answer
 from daemon.intake.products.reading import items_of, message_of
 from daemon.intake.refusals import QuotaExceeded
 from daemon.intake.stage import FeedbackIntake
@@ -63,8 +65,10 @@ def products_router(intake: FeedbackIntake, access: Access, limit: RateLimit, co
     signed_in = Depends(require_caller(access, Role.REPORTER))
     sources, alias, max_bytes = config.sources, config.serving.alias, config.intake.max_message_bytes
 
-    def take(product: Product, raw: bytes, caller: Identity, choices: Choices) -> ItemsAccepted:
-        found = document(raw, max_bytes=max_bytes)
+    def take(
+        product: Product, raw: bytes, caller: Identity, choices: Choices, *, is_protobuf: bool = False
+    ) -> ItemsAccepted:
+        found = (document_of if is_protobuf else document)(raw, max_bytes=max_bytes)
         return taken(intake, product, found, choices, principal=caller.principal(sources))
 
     @router.post("/v1/feedback/open-webui", status_code=202, openapi_extra=_body(Product.OPEN_WEBUI))
@@ -99,7 +103,54 @@ def products_router(intake: FeedbackIntake, access: Access, limit: RateLimit, co
         choices = Choices(alias=alias, models=frozenset(model), scores=names, good_from=good_from)
         return take(Product.LANGFUSE, raw, caller, choices)
 
+    @router.post("/v1/logs", response_model=None, responses=_OTLP_ANSWERS, openapi_extra=_OTLP_BODY)
+    def logs(
+        raw: Annotated[bytes, Depends(raw_body)],
+        caller: Identity = signed_in,
+        score: Names = [],  # noqa: B006
+        good_from: float | None = None,
+        content_type: Annotated[str, Header()] = "application/json",
+    ) -> Response:
+        """OpenTelemetry logs over HTTP: events `gen_ai.evaluation.result` about completions. Others are ignored.
+
+        `score` and `good_from`: as for Langfuse, for `gen_ai.evaluation.name` and `gen_ai.evaluation.score.value`.
+        """
+        is_protobuf = content_type.partition(";")[0].strip().lower() == PROTOBUF
+        choices = Choices(alias=alias, scores=frozenset(score) or SCORES, good_from=good_from)
+        found = take(Product.OTLP, raw, caller, choices, is_protobuf=is_protobuf)
+        said = _in_short(found)
+        if is_protobuf:
+            return Response(encoded_answer(rejected=found.refused, said=said), media_type=PROTOBUF)
+        return JSONResponse(json_answer(rejected=found.refused, said=said))
+
     return router
+
+
+_OTLP_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}, "examples": EXAMPLES[Product.OTLP]},
+            PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+_OTLP_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "ExportLogsServiceResponse, encoded as the request. `partialSuccess` says what was not taken.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def _in_short(found: ItemsAccepted) -> str:
+    """The first problem and the first reason for which events were left out."""
+    problems = [f"{one.reason}: {one.detail}" for one in found.problems[:1]]
+    left_out = [f"{one.items} left out: {one.reason}" for one in found.left_out[:1]]
+    return "; ".join([*problems, *left_out])
 
 
 def taken(intake: FeedbackIntake, product: Product, found: Any, choices: Choices, *, principal: str) -> ItemsAccepted:

@@ -10,6 +10,16 @@ _CHAT = {
     "u1": {"id": "u1", "parentId": None, "childrenIds": ["a1"], "role": "user", "content": "Capital of Australia?"},
     "a1": {"id": "a1", "parentId": "u1", "childrenIds": [], "role": "assistant", "content": "Sydney."},
 }
+_EVENT = {
+    "timeUnixNano": "1795176000000000000",
+    "eventName": "gen_ai.evaluation.result",
+    "attributes": [
+        {"key": "gen_ai.evaluation.name", "value": {"stringValue": "user_feedback"}},
+        {"key": "gen_ai.evaluation.score.value", "value": {"doubleValue": 0}},
+        {"key": "gen_ai.evaluation.explanation", "value": {"stringValue": "It named Sydney."}},
+        {"key": "gen_ai.response.id", "value": {"stringValue": "chatcmpl-4f1c"}},
+    ],
+}
 
 EXAMPLES: dict[Product, dict[str, dict[str, Any]]] = {
     Product.OPEN_WEBUI: {
@@ -47,6 +57,12 @@ EXAMPLES: dict[Product, dict[str, dict[str, Any]]] = {
                 ],
                 "meta": {"page": 1, "limit": 50, "totalItems": 1, "totalPages": 1},
             },
+        }
+    },
+    Product.OTLP: {
+        "an event": {
+            "summary": "A thumb down about a completion",
+            "value": {"resourceLogs": [{"scopeLogs": [{"logRecords": [_EVENT]}]}]},
         }
     },
 }

@@ -1,4 +1,4 @@
-"""Events `gen_ai.evaluation.result` of OpenTelemetry, as records of OTLP logs: JSON, or protobuf after `json_of`.
+"""Events `gen_ai.evaluation.result` of OpenTelemetry, as records of OTLP logs in their JSON form.
 
 An event names the completion (`gen_ai.response.id`) and does not hold it: it is read as the short form.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from daemon.intake.formats.cells import LeftOutError, RowError
+from daemon.intake.formats.cells import RowError
 from daemon.intake.products.fields import Choices, Item, at, needed
 from daemon.intake.products.scores import check_name, thumb
 
@@ -20,7 +20,7 @@ NANOSECONDS = 1_000_000_000
 
 
 def items(document: Any) -> list[Any]:
-    """The log records of a request (ExportLogsServiceRequest).
+    """The events among the log records of a request (ExportLogsServiceRequest). Other records are ignored.
 
     Raises:
         RowError: it is none.
@@ -30,6 +30,7 @@ def items(document: Any) -> list[Any]:
         for resource in _listed(document, "resourceLogs")
         for scope in _listed(resource, "scopeLogs")
         for record in _listed(scope, "logRecords")
+        if not isinstance(record, Mapping) or _is_event(record)
     ]
 
 
@@ -37,12 +38,10 @@ def message(item: Item, choices: Choices) -> dict[str, Any]:
     """The event as a message in the short form, without an id.
 
     Raises:
-        LeftOutError: it is no feedback.
+        LeftOutError: it is no feedback of a user.
         RowError: names the field that is missing or wrong.
     """
     values = _attributes(item)
-    if EVENT not in {at(item, "eventName", str), values.get("event.name")}:
-        raise LeftOutError(f"a log record that is no {EVENT}")
     name, completion = values.get(NAME), values.get(RESPONSE)
     if not isinstance(name, str):
         raise RowError(NAME, "is missing or no text")
@@ -63,6 +62,15 @@ def message(item: Item, choices: Choices) -> dict[str, Any]:
             "span_id": at(item, "spanId", str),
         },
     }
+
+
+def _is_event(record: Item) -> bool:
+    """By the name, or by the attribute that older versions of OpenTelemetry use."""
+    if record.get("eventName") == EVENT:
+        return True
+    attributes = record.get("attributes")
+    named = {"key": "event.name", "value": {"stringValue": EVENT}}
+    return isinstance(attributes, list) and named in attributes
 
 
 def _listed(part: Any, name: str) -> list[Any]:

@@ -28,6 +28,7 @@ NEEDS: list[tuple[str, str, Any, Role]] = [
     ("GET", "/v1/feedback/schema", None, Role.REPORTER),
     ("POST", "/v1/feedback/open-webui", [], Role.REPORTER),
     ("POST", "/v1/feedback/langfuse", [], Role.REPORTER),
+    ("POST", "/v1/logs", {}, Role.REPORTER),
     ("GET", "/api/reports", None, Role.REVIEWER),
     ("GET", "/api/reviews", None, Role.REVIEWER),
     ("GET", "/api/export?format=csv", None, Role.REVIEWER),

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from daemon.intake.products.examples import EXAMPLES
+from daemon.intake.products.names import Product
 from daemon.store import Store
 from daemon.web.products import MAX_ITEMS, SHOWN
 from tests.fixtures.web import BASE_URL, error
@@ -73,8 +75,8 @@ def test_scores_wait_for_the_record_of_their_completion_and_examples_are_taken(r
     told = remembering.post(LANGFUSE, params={"score": "stars", "good_from": 4}, json=score).json()
     assert [one["outcome"] for one in told["taken"]] == ["waiting"]
 
-    for product, examples in EXAMPLES.items():
-        for name, example in examples.items():
+    for product in (Product.OPEN_WEBUI, Product.LANGFUSE):
+        for name, example in EXAMPLES[product].items():
             told = remembering.post(f"/v1/feedback/{product}", json=example["value"]).json()
             assert len(told["taken"]) == 1, name
 
@@ -112,3 +114,31 @@ def test_a_sender_without_quota_is_told_when_to_come_again(make_app: Callable[..
     answer = client.post(OPEN_WEBUI, json=export())
     assert error(answer)[:2] == (429, "quota")
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_events_of_opentelemetry_are_taken_in_both_encodings(remembering: TestClient, sqlite_store: Store) -> None:
+    raw = (FIXTURES / "otlp_logs.binpb").read_bytes()
+    headers = {"Content-Type": "application/x-protobuf"}
+    answer = remembering.post("/v1/logs", content=raw, headers=headers)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/x-protobuf")
+    partial = ExportLogsServiceResponse.FromString(answer.content).partial_success
+    assert partial.rejected_log_records == 0
+    assert partial.error_message == "1 left out: the score 'Relevance' is not feedback; name it (score)"
+    assert sum(sqlite_store.signals.counts().values()) == 2
+    [example] = [one["value"] for one in EXAMPLES[Product.OTLP].values()]
+    answer = remembering.post("/v1/logs", content=gzip.compress(json.dumps(example).encode()))
+    assert (answer.status_code, answer.json()) == (200, {})
+    broken = json.loads(json.dumps(example))
+    events = broken["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    events.append({"eventName": "gen_ai.evaluation.result"})
+    assert remembering.post("/v1/logs", json=broken).json() == {
+        "partialSuccess": {
+            "rejectedLogRecords": "1",
+            "errorMessage": "schema_violation: gen_ai.evaluation.name: is missing or no text",
+        }
+    }
+    assert remembering.post("/v1/logs", json={"resourceLogs": []}).json() == {}
+    assert error(remembering.post("/v1/logs", json={"resourceLogs": 7}))[0] == 422
+    assert error(remembering.post("/v1/logs", content=b"\xff\xff", headers=headers))[:2] == (422, "schema_violation")
+    bomb = gzip.compress(b"\x00" * 3_000_000)
+    assert error(remembering.post("/v1/logs", content=bomb, headers=headers))[:2] == (413, "oversized")
