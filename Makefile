@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM; one JSON l
 
 bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; one JSON line (ALIAS="--model tiny")
 	$(BIN)/python -m tests.benchmarks.alias $(ALIAS)
+
+bench-store: $(READY) ## what operations cost at 10 k, 100 k and 1 M reports, SQLite and PostgreSQL, half an hour; JSON lines (STORE="--rows 10000 --rows 100000")
+	$(BIN)/python -m tests.benchmarks.store $(STORE)
 
 bench-gate-power: $(READY) ## how often the gate's default bounds err, computed in seconds; prints docs/measurements/gate-power.md's tables
 	@$(BIN)/python -m tests.benchmarks.gate_power

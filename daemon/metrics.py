@@ -174,7 +174,7 @@ LESSONS_BY_KIND = _closed(
     Counter("erratad_lessons_by_kind_total", "Lessons stored, by kind of mistake of the report's category.", ["kind"]),
     kind=Kind,
 )
-NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons stored since the start of the last run that did not fail.")
+NEW_LESSONS = Gauge("erratad_new_lessons", "Lessons since the start of the last run that did not fail, at most 10,000.")
 
 REPORT_EVIDENCE = _closed(
     Gauge(

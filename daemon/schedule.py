@@ -88,7 +88,7 @@ class ScheduleStage:
 
     def _start_by_hand(self, intent_id: int, actor: str, lessons: int) -> Step:
         """An operator may start a run in a blackout and below the threshold, but not without lessons."""
-        if not self._store.reports.trainable(limit=1):
+        if not self._store.reports.has_trainable():
             outcome = "not training: there are no lessons yet"
             self._store.intents.finish(intent_id, IntentState.REFUSED, outcome)
             return Step(sentence=outcome, worked=True)

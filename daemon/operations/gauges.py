@@ -50,6 +50,7 @@ class GaugesStage:
         return Step(sentence=f"{reports} reports in the store")
 
     def _show_queue(self) -> int:
+        self._store.counts.fold()
         counts = self._store.reports.counts()
         for state, count in counts.items():
             metrics.REPORTS.labels(state=state).set(count)

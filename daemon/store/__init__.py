@@ -17,6 +17,7 @@ from daemon.store.audit import Audit
 from daemon.store.candidates import Tenants
 from daemon.store.clusters import Clusters
 from daemon.store.control import Control
+from daemon.store.counts import Counts
 from daemon.store.engine import connect
 from daemon.store.erasures import Erasures
 from daemon.store.evidence import ReportEvidence
@@ -47,6 +48,7 @@ __all__ = [
     "Audit",
     "Clusters",
     "Control",
+    "Counts",
     "Erasures",
     "Flags",
     "Inductions",
@@ -81,6 +83,7 @@ class Store:
     inductions: Inductions
     reports: Reports
     anew: Anew
+    counts: Counts
     evidence: ReportEvidence
     clusters: Clusters
     reviews: Reviews
@@ -133,6 +136,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         inductions=Inductions(engine, redactor),
         reports=Reports(engine, redactor, tenants=tenants),
         anew=Anew(engine),
+        counts=Counts(engine),
         evidence=ReportEvidence(engine),
         clusters=Clusters(engine),
         reviews=Reviews(engine),

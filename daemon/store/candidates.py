@@ -42,6 +42,14 @@ def with_lesson(*conditions: ColumnElement[bool]) -> Select[int]:
     return select(func.count()).select_from(joined).where(table.c.state.in_(TRAINABLE), *conditions)
 
 
+def a_candidate(tenants: Tenants | None = None) -> Select[str]:
+    """The id of any report that a run may use."""
+    table, lessons = schema.reports, schema.lessons
+    joined = table.join(lessons, lessons.c.report_id == table.c.id)
+    usable = text(schema.TRAINABLE), NEVER.is_(None), of_tenants(tenants)
+    return select(table.c.id).select_from(joined).where(*usable).limit(1)
+
+
 def candidates(
     connection: Connection, *, limit: int, per_reporter: int, tenants: Tenants | None = None
 ) -> Sequence[Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, Engine, Select, func, select, text, update
+from sqlalchemy import Connection, Engine, Select, select, text, update
 
 from daemon.errors import IllegalTransitionError
 from daemon.records import Evidence, Report, ReportState, utcnow
 from daemon.store import schema
 from daemon.store.audit import record_audit
+from daemon.store.counts import counted, report_counts, up_to
 from daemon.store.duplicates import WITH_ANALYSIS, with_others
 from daemon.store.engine import reading, transaction
 from daemon.store.reports import report_row
@@ -86,15 +87,15 @@ class ReportEvidence:
 
     def counts(self) -> dict[Evidence, int]:
         """Reports that are queued, analysed or lessons, by evidence; a kind without reports is 0."""
-        table = schema.reports
-        query = select(table.c.evidence, func.count()).where(table.c.state.in_(LOOKED_FOR)).group_by(table.c.evidence)
+        table = report_counts
+        query = counted(table.c.evidence, table.c.state.in_(LOOKED_FOR))
         with reading(self._engine) as connection:
             found: dict[Evidence, int] = {row[0]: row[1] for row in connection.execute(query)}
         return {evidence: found.get(evidence, 0) for evidence in Evidence}
 
     def waiting(self) -> int:
-        """The number of reports whose evidence was not looked for yet."""
-        query = select(func.count()).select_from(schema.reports).where(text(schema.WITHOUT_EVIDENCE))
+        """The number of reports whose evidence was not looked for yet, at most `MAX_COUNTED`."""
+        query = up_to(select(schema.reports.c.id).where(text(schema.WITHOUT_EVIDENCE)))
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one()
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import product
 from typing import Any
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, func, select
 
 from connectors.messages import FlaggedResponse, Rating
 from daemon.categories import NOT_NAMED
@@ -208,10 +209,18 @@ _TABLES = (schema.reports, signals)
 
 def _fingerprints(connection: Connection, keys: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
-    for table in _TABLES:
-        sent = tuple_(table.c.principal, table.c.sent_id)
-        query = select(table.c.principal, table.c.sent_id, table.c.fingerprint).where(sent.in_(list(keys)))
-        found |= {(row.principal, row.sent_id): row.fingerprint for row in connection.execute(query)}
+    for table, (principal, sent_ids) in product(_TABLES, _by_principal(keys).items()):
+        query = select(table.c.sent_id, table.c.fingerprint)
+        query = query.where(table.c.principal == principal, table.c.sent_id.in_(sent_ids))
+        found |= {(principal, row.sent_id): row.fingerprint for row in connection.execute(query)}
+    return found
+
+
+def _by_principal(keys: set[Key]) -> dict[str, list[str]]:
+    """For an index of both columns: SQLite looks through the whole table for a list of pairs."""
+    found: dict[str, list[str]] = {}
+    for principal, name in sorted(keys):
+        found.setdefault(principal, []).append(name)
     return found
 
 
@@ -232,7 +241,7 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tupl
         .where(
             table.c.content_key.in_(content_keys),
             table.c.duplicate_of.is_(None),
-            table.c.state.in_(IN_PLAY),
+            table.c.state.concat("").in_(IN_PLAY),  # else SQLite takes the index of the state, which nearly all share
             table.c.evidence != Evidence.CONTRADICTED,
         )
         .order_by(table.c.received_at.desc(), table.c.id.desc())
@@ -243,13 +252,13 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tupl
 
 def _recent(connection: Connection, reporters: set[Key], *, since: datetime) -> dict[Key, int]:
     found: Counter[Key] = Counter()
-    for table in _TABLES:
+    for table, (principal, names) in product(_TABLES, _by_principal(reporters).items()):
         query = (
-            select(table.c.principal, table.c.reporter, func.count())
-            .where(tuple_(table.c.principal, table.c.reporter).in_(list(reporters)), table.c.received_at > since)
-            .group_by(table.c.principal, table.c.reporter)
+            select(table.c.reporter, func.count())
+            .where(table.c.principal == principal, table.c.reporter.in_(names), table.c.received_at > since)
+            .group_by(table.c.reporter)
         )
-        found.update({(row[0], row[1]): row[2] for row in connection.execute(query)})
+        found.update({(principal, row[0]): row[1] for row in connection.execute(query)})
     return found
 
 

@@ -18,16 +18,17 @@ from daemon.records import INDUCED, MAX_NUMBER, AfterErasure, Lesson, Report, Re
 from daemon.report_filter import ALL, ReportFilter
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.candidates import NEVER, Tenants, candidates, of_other_tenants, of_tenants, with_lesson
+from daemon.store.candidates import NEVER, Tenants, a_candidate, candidates, of_other_tenants, of_tenants, with_lesson
+from daemon.store.counts import MAX_COUNTED, counted, report_counts
 from daemon.store.duplicates import duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
 from daemon.store.erasing import blank, erase_lesson, erase_quotes, quotes_of
 from daemon.store.erasures import record_erasure
 from daemon.store.intake import Added, Arrival, store_batch
-from daemon.store.new_lessons import has, new_lessons
+from daemon.store.new_lessons import has, last_run_at, new_lessons
 from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
-from daemon.store.search import CATEGORY, contains, count_of, matching, matching_after
+from daemon.store.search import contains, count_of, every_category, matching, matching_after
 from daemon.store.signal_table import signals
 from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
@@ -92,6 +93,10 @@ class Reports:
             return [rows.report(row) for row in connection.execute(matching(wanted).limit(limit).offset(offset))]
 
     def count(self, wanted: ReportFilter = ALL) -> int:
+        """The number of all reports, or of those in a state; under any other filter at most `MAX_COUNTED`."""
+        if set(wanted.query) <= {"state", "sort"}:
+            counts = self.counts()
+            return sum(number for state, number in counts.items() if wanted.state in {None, state})
         with reading(self._engine) as connection:
             return connection.execute(count_of(wanted)).scalar_one()
 
@@ -109,16 +114,15 @@ class Reports:
 
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""
-        table = schema.reports
         with reading(self._engine) as connection:
-            found = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
+            found = connection.execute(counted(report_counts.c.state)).all()
         counts = {row[0]: row[1] for row in found}
         return {state: counts.get(state, 0) for state in ReportState}
 
     def categories(self) -> list[str]:
         """The categories of all stored reports, guessed ones too, in alphabetical order."""
         with reading(self._engine) as connection:
-            return sorted(connection.execute(select(CATEGORY).distinct()).scalars())
+            return [*connection.execute(every_category()).scalars()]
 
     def partitions_of(self, channel: str) -> frozenset[int]:
         """The partitions of a topic from which messages are stored."""
@@ -312,6 +316,11 @@ class Reports:
             reports = with_others(connection, found)
         return [(report, rows.lesson(row)) for report, row in zip(reports, found, strict=True)]
 
+    def has_trainable(self) -> bool:
+        """Whether there is a report with a lesson that a run may use."""
+        with reading(self._engine) as connection:
+            return connection.execute(a_candidate(self._tenants)).first() is not None
+
     def count_not_trainable(self) -> int:
         """The number of reports with a lesson that can never be trained on, such as one about an image."""
         return self._count(NEVER.is_not(None), of_tenants(self._tenants))
@@ -324,14 +333,17 @@ class Reports:
         with reading(self._engine) as connection:
             return connection.execute(with_lesson(*conditions)).scalar_one()
 
-    def count_new_lessons(self, enough: Enough | None = None) -> int:
-        """The number of lessons since the start of the last run that did not fail, for the schedule's threshold.
+    def count_new_lessons(self, enough: Enough | None = None, *, at_most: int = MAX_COUNTED) -> int:
+        """The number of lessons since the start of the last run that did not fail, at most `at_most`.
+
+        For the schedule's threshold.
 
         Lessons that this run left out (by a cap, for example) do not count again; otherwise the threshold would start
         run after run. `enough`: what a lesson needs for a run; None: nothing.
         """
         with reading(self._engine) as connection:
-            return connection.execute(new_lessons(enough, self._tenants)).scalar_one()
+            last_run = connection.execute(last_run_at()).scalar()
+            return connection.execute(new_lessons(enough, self._tenants, last_run, at_most=at_most)).scalar_one()
 
 
 def _came_meanwhile(connection: Connection, claim: Claim) -> None:
@@ -367,11 +379,9 @@ def move(connection: Connection, report_id: str, state: ReportState, reason: str
 def _claimable(now: datetime, enough: Enough | None) -> Select[str]:
     """Ids of reports that wait or whose lease expired, oldest first."""
     table = schema.reports
-    waiting = and_(
-        table.c.state == ReportState.QUEUED,
-        or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now),
-    )
-    abandoned = and_(table.c.state == ReportState.REFLECTING, table.c.lease_until <= now)
+    state = table.c.state.concat("")  # keeps SQLite from the index of the state, see IN_QUEUE
+    waiting = and_(state == ReportState.QUEUED, or_(table.c.next_attempt_at.is_(None), table.c.next_attempt_at <= now))
+    abandoned = and_(state == ReportState.REFLECTING, table.c.lease_until <= now)
     query = select(table.c.id).where(text(schema.IN_QUEUE), or_(waiting, abandoned))
     if enough is not None:
         query = query.where(has(enough))

@@ -13,6 +13,7 @@ from daemon.parts import Analysis
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
+from daemon.store.counts import up_to
 from daemon.store.decision_table import Decision, decisions, forget, remember
 from daemon.store.duplicates import WITH_ANALYSIS, duplicates_of, with_others
 from daemon.store.engine import reading, transaction
@@ -24,6 +25,10 @@ _REPLACED = ("analysis", "analyses", "correction", "correction_source", "reviewe
 MAX_SET_ASIDE = 100
 MAX_SET_ASIDE_PER_REPORTER = 3
 """Analyses with something set aside that come before the others. Those beyond are reviewed like the others."""
+
+
+MAX_WAITING = 1_000
+"""More items that wait are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +49,17 @@ class Reviews:
         self._engine = engine
 
     def waiting(self) -> Waiting:
+        """Each number is at most `MAX_WAITING`."""
+        lessons = schema.lessons
+        unreviewed = select(lessons.c.report_id).select_from(schema.reports).join(lessons).where(_unreviewed())
         with reading(self._engine) as connection:
-            unreviewed = connection.execute(_count(_unreviewed())).scalar_one()
-            set_aside = connection.execute(select(func.count()).select_from(_set_aside().subquery())).scalar_one()
+            found = connection.execute(up_to(unreviewed, MAX_WAITING)).scalar_one()
+            set_aside = connection.execute(up_to(_set_aside(), MAX_WAITING)).scalar_one()
+            quarantined = up_to(select(schema.reports.c.id).where(_quarantined()), MAX_WAITING)
             return Waiting(
-                quarantined=connection.execute(_count(_quarantined())).scalar_one(),
+                quarantined=connection.execute(quarantined).scalar_one(),
                 set_aside=set_aside,
-                analyses=unreviewed - set_aside,
+                analyses=found - set_aside,
             )
 
     def quarantined(self, *, limit: int) -> list[Report]:
@@ -183,9 +192,9 @@ def _quarantined() -> ColumnElement[bool]:
     return schema.reports.c.state == ReportState.QUARANTINED
 
 
-def _unreviewed() -> ColumnElement[bool]:
+def _unreviewed(state: ColumnElement[Any] = schema.reports.c.state) -> ColumnElement[bool]:
     return and_(
-        schema.reports.c.state.in_(WITH_ANALYSIS),
+        state.in_(WITH_ANALYSIS),
         schema.lessons.c.report_id == schema.reports.c.id,
         schema.lessons.c.reviewed_at.is_(None),
     )
@@ -203,7 +212,8 @@ def _set_aside() -> Select[Any]:
         select(lessons.c.report_id, lessons.c.review_weight, lessons.c.created_at, origin.c.principal, nth)
         .join(schema.reports, schema.reports.c.id == lessons.c.report_id)
         .join(origin, origin.c.id == lessons.c.set_aside_from)
-        .where(_unreviewed(), lessons.c.review_weight.is_not(None))
+        # few lessons have a weight, nearly all reports a state: SQLite must not begin with the index of the state
+        .where(_unreviewed(schema.reports.c.state.concat("")), lessons.c.review_weight.is_not(None))
         .subquery()
     )
     heaviest = (ranked.c.review_weight.desc(), ranked.c.created_at, ranked.c.report_id)
@@ -217,10 +227,6 @@ def _in_turn(found: Select[Any]) -> Select[Any]:
     heaviest = (by_turn.c.review_weight.desc(), by_turn.c.created_at, by_turn.c.report_id)
     listed = select(*by_turn.c).order_by(by_turn.c.turn, *heaviest).limit(MAX_SET_ASIDE).subquery()
     return select(listed.c.report_id).order_by(listed.c.review_weight.desc(), listed.c.created_at, listed.c.report_id)
-
-
-def _count(condition: ColumnElement[bool]) -> Select[int]:
-    return select(func.count()).where(condition)
 
 
 def _reviewable(connection: Connection, report_id: str) -> ReportState:

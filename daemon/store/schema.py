@@ -56,8 +56,11 @@ def _where(condition: str) -> dict[str, Any]:
 
 metadata = MetaData()
 
-IN_QUEUE = "state IN ('queued', 'reflecting')"
-"""A condition without parameters, so that both databases use the partial index for it."""
+IN_QUEUE = "(state || '') IN ('queued', 'reflecting')"
+"""A condition without parameters, so that both databases use the partial index for it.
+
+The empty text keeps SQLite from an index of the state: it would sort the whole backlog.
+"""
 
 TRAINABLE = "state IN ('lesson', 'recurring', 'improved', 'resolved')"
 """States of reports that a run may use; likewise without parameters."""
@@ -139,6 +142,8 @@ reports = Table(
     Index("ix_reports_severity", "severity", "received_at"),
     Index("ix_reports_tenant", "tenant", "received_at"),
     Index("ix_reports_cluster", "cluster_id"),
+    Index("ix_reports_category", text("coalesce(guessed_kind, category)"), "received_at"),
+    Index("ix_reports_evidence_at", "evidence_at", **_where("evidence_at IS NOT NULL")),
 )
 
 lessons = Table(
@@ -159,6 +164,9 @@ lessons = Table(
     Column("generation", Integer),
     Column("analyses", JSON),
     CheckConstraint("(correction IS NULL) = (correction_source IS NULL)", name="ck_lessons_correction"),
+    Index("ix_lessons_created_at", "created_at"),
+    Index("ix_lessons_reviewed_at", "reviewed_at", **_where("reviewed_at IS NOT NULL")),
+    Index("ix_lessons_set_aside", "review_weight", **_where("review_weight IS NOT NULL")),
 )
 
 runs = Table(

@@ -14,6 +14,7 @@ from connectors.messages import Severity
 from daemon.records import Report
 from daemon.report_filter import ReportFilter, Sort
 from daemon.store import schema
+from daemon.store.counts import up_to
 
 CATEGORY = func.coalesce(type_coerce(schema.reports.c.guessed_kind, String), schema.reports.c.category)
 """As shown: only a report that names no category has a guess."""
@@ -32,7 +33,7 @@ def matching(wanted: ReportFilter) -> Select[Any]:
 
 
 def count_of(wanted: ReportFilter) -> Select[int]:
-    return select(func.count()).select_from(schema.reports).where(*_conditions(wanted))
+    return up_to(select(schema.reports.c.id).where(*_conditions(wanted)))
 
 
 def matching_after(wanted: ReportFilter, last: Report | None) -> Select[Any]:
@@ -76,3 +77,12 @@ def contains(search: str) -> ColumnElement[bool]:
         table.c.sent_id.icontains(search, autoescape=True),
         cast(table.c.flagged, Text).icontains(as_stored, autoescape=True),
     )
+
+
+def every_category() -> Select[str]:
+    """All categories in alphabetical order: from each, one look into the index for the next one."""
+    least = func.min(CATEGORY)
+    found = select(least.label("category")).cte("found", recursive=True)
+    following = select(least).where(found.c.category < CATEGORY).correlate(found).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.category.is_not(None)))
+    return select(found.c.category).where(found.c.category.is_not(None))

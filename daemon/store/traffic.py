@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, sele
 
 from daemon.records import INDUCED, ReportState, utcnow
 from daemon.store import schema, serving_tables
+from daemon.store.counts import report_counts
 from daemon.store.engine import Lock, insert, reading, serialise, transaction, upsert
 
 STEP = timedelta(minutes=5)
@@ -99,16 +100,14 @@ class Traffic:
         errors_counted = _at_most(errors_per_step, table.c.errors)
         answered = select(func.coalesce(func.sum(table.c.requests), 0), func.coalesce(func.sum(errors_counted), 0))
         answered = answered.where(table.c.generation == generation, *_from(table.c.since, since))
-        flags = (
-            select(func.count())
-            .select_from(reports)
-            .join(schema.adapters, schema.adapters.c.name == reports.c.model)
-            .where(
-                schema.adapters.c.generation == generation,
-                *on_real_traffic(),
-                *_from(reports.c.received_at, since),
-            )
-        )
+        name = select(schema.adapters.c.name).where(schema.adapters.c.generation == generation).scalar_subquery()
+        if since is None:
+            counts = report_counts.c
+            real = counts.state.not_in(UNTRUSTED), counts.induced.is_(False)
+            flags = select(func.coalesce(func.sum(counts.change), 0)).where(counts.model == name, *real)
+        else:
+            found = reports.c.model == name, reports.c.received_at >= since, *on_real_traffic()
+            flags = select(func.count()).select_from(reports).where(*found)
         with reading(self._engine) as connection:
             requests, errors = connection.execute(answered).one()
             flagged = connection.execute(flags).scalar_one()

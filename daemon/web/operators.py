@@ -115,7 +115,8 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
         limit: Limit = 50,
         offset: Offset = 0,
     ) -> list[ReportRow]:
-        """Newest first, unless `sort` says otherwise. The header X-Total-Count is the number of all that match."""
+        """Newest first, unless `sort` says otherwise. The header X-Total-Count is the number of all that match,
+        at most 10,000 under other filters than `state`."""
         answer.headers["X-Total-Count"] = str(store.reports.count(wanted))
         return [ReportRow.of(report) for report in store.reports.find(wanted, limit=limit, offset=offset)]
 

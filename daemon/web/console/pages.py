@@ -25,6 +25,7 @@ from daemon.operations.views import GenerationView, ReportRow, ReportView, gener
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
 from daemon.report_filter import ReportFilter
 from daemon.store import Store
+from daemon.store.counts import MAX_COUNTED
 from daemon.store.duplicates import WITH_ANALYSIS
 from daemon.transitions import ADAPTER_TRANSITIONS
 from daemon.trust.policy import Policy
@@ -94,6 +95,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             reports=[ReportRow.of(report) for report in found],
             pages=page_of(request, number, more=number * rows < total, last=-(-total // rows)),
             total=total,
+            max_counted=MAX_COUNTED,
             states=list(ReportState),
             categories=store.reports.categories(),
             wanted=wanted,

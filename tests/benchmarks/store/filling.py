@@ -1,0 +1,104 @@
+"""A store with any number of reports: real rows of a small store, repeated with ids, senders and times of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, insert, text
+
+from daemon.records import Evidence, ReportState, utcnow
+from daemon.store import Store, schema
+from daemon.store.engine import transaction
+from tests.fixtures.history import fill, mistake
+
+SHARES: dict[ReportState, float] = {
+    ReportState.QUEUED: 0.02,
+    ReportState.LESSON: 0.40,
+    ReportState.RESOLVED: 0.30,
+    ReportState.NOT_REPRODUCED: 0.05,
+    ReportState.DUPLICATE: 0.15,
+    ReportState.BURIED: 0.05,
+    ReportState.QUARANTINED: 0.03,
+}
+WITH_LESSON = {ReportState.LESSON, ReportState.RESOLVED, ReportState.NOT_REPRODUCED}
+MODELS = ("aligned-g000000", "aligned-g000001", "aligned-g000003")
+DAYS = 365
+CHUNK = 5_000
+
+
+def filled(store: Store, reports: int, *, seed: int = 1) -> None:
+    """Fill an empty store with generations, runs, and this many reports spread over a year."""
+    fill(store)
+    draw = random.Random(seed)
+    states = draw.choices([*SHARES], weights=[*SHARES.values()], k=reports)
+    for start in range(0, reports, CHUNK):
+        numbers = range(start, min(start + CHUNK, reports))
+        rows = [_report(number, states[number], reports, draw) for number in numbers]
+        with transaction(store.engine) as connection, _any_first_state(connection):
+            connection.execute(insert(schema.reports), rows)
+            if learned := [_lesson(row) for row in rows if row["state"] in WITH_LESSON]:
+                connection.execute(insert(schema.lessons), learned)
+    if store.engine.dialect.name == "postgresql":  # its own daemon does that sooner or later; nobody does for SQLite
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+
+
+@contextmanager
+def _any_first_state(connection: Connection) -> Iterator[None]:
+    """The database itself refuses new reports in most states."""
+    known = {"machine": "reports", "old": ""}
+    rows: Sequence[dict[str, str]] = [
+        {**known, "new": state.value} for state in SHARES if state is not ReportState.QUEUED
+    ]
+    table = schema.transitions
+    present = {
+        row.new for row in connection.execute(table.select().where(table.c.machine == "reports", table.c.old == ""))
+    }
+    added = [row for row in rows if row["new"] not in present]
+    connection.execute(insert(table), added)
+    yield
+    for row in added:
+        connection.execute(table.delete().where(*(table.c[name] == value for name, value in row.items())))
+
+
+def _report(number: int, state: ReportState, reports: int, draw: random.Random) -> dict[str, Any]:
+    message = mistake(number)
+    at = utcnow() - timedelta(days=DAYS) * (1 - number / reports)
+    name = f"filled-{number}"
+    looked_for = state not in {ReportState.QUEUED, ReportState.QUARANTINED}
+    first = f"filled-{number - number % 10}"
+    return {
+        "id": name,
+        "sent_id": name,
+        "state": state,
+        "fingerprint": f"{number:064x}",
+        "content_key": f"{number - number % 10:064x}" if state is ReportState.DUPLICATE else f"{number:064x}",
+        "category": f"{message.category}-{number % 8}",
+        "principal": f"backend-{number % 5}",
+        "reporter": f"user-{draw.randrange(max(reports // 50, 20))}",
+        "tenant": None if number % 3 else f"tenant-{number % 7}",
+        "model": MODELS[draw.randrange(len(MODELS))],
+        "flagged": {**message.model_dump(mode="json", exclude_none=True), "id": name},
+        "channel": "http",
+        "received_at": at,
+        "updated_at": at,
+        "evidence": Evidence.REPRODUCED if looked_for else Evidence.CLAIMED,
+        "evidence_at": at + timedelta(minutes=1) if looked_for else None,
+        "duplicate_of": first if state is ReportState.DUPLICATE and number % 10 else None,
+    } | ({"duplicate_of": "filled-0"} if state is ReportState.DUPLICATE and not number % 10 else {})
+
+
+def _lesson(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "report_id": row["id"],
+        "analysis": "The answer is confident and wrong: it names something near to what was asked, not what was asked.",
+        "analyst": "self:aligned-g000001",
+        "template": "v1/analysis-guided",
+        "correction": "It is another one.",
+        "correction_source": "guided",
+        "created_at": row["received_at"] + timedelta(minutes=2),
+    }

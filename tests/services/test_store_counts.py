@@ -1,0 +1,161 @@
+"""Kept counts of reports are those of a plain count, and what grows with the store is found by an index."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event, func, select, text
+
+from daemon.config.trust import TrustConfig
+from daemon.labels import Grade
+from daemon.records import INDUCED, Evidence, ReportState, Source, utcnow
+from daemon.report_filter import ReportFilter
+from daemon.store import Store, schema
+from daemon.store.counts import FOLD_FROM, report_counts
+from daemon.store.engine import transaction
+from daemon.store.evidence import LOOKED_FOR
+from daemon.store.traffic import on_real_traffic
+from daemon.trust.policy import Policy
+from tests.fixtures.config import flagged
+from tests.fixtures.stores import force, url_of
+
+STATES = [ReportState.REFLECTING, ReportState.LESSON, ReportState.RESOLVED, ReportState.RECURRING]
+
+
+def counted(store: Store) -> tuple[dict[ReportState, int], dict[Evidence, int], int]:
+    return store.reports.counts(), store.evidence.counts(), store.traffic.tally(0).flagged
+
+
+def plainly(store: Store) -> tuple[dict[ReportState, int], dict[Evidence, int], int]:
+    table = schema.reports
+    with store.engine.connect() as connection:
+        states = Counter(connection.execute(select(table.c.state)).scalars())
+        looked_for = select(table.c.evidence).where(table.c.state.in_(LOOKED_FOR))
+        evidence = Counter(connection.execute(looked_for).scalars())
+        base = store.adapters.live().name
+        flags = select(func.count()).select_from(table).where(table.c.model == base, *on_real_traffic())
+        flagged_answers: int = connection.execute(flags).scalar_one()
+    return {one: states[one] for one in ReportState}, {one: evidence[one] for one in Evidence}, flagged_answers
+
+
+def changed(store: Store, count: int, *, seed: int = 0) -> None:
+    """Reports of several senders and models come, change and go."""
+    draw = random.Random(seed)
+    base = store.adapters.live().name
+    models, principals = [base, "another-model"], ["web", INDUCED]
+    for number in range(count):
+        one = flagged(id=f"counted-{seed}-{number}", model=draw.choice(models), response=f"Answer {number % 7}.")
+        store.reports.add([(one, Source(channel="test", principal=draw.choice(principals)))])
+        report = store.reports.find(limit=1)[0]
+        force(
+            store,
+            "UPDATE reports SET evidence = :evidence WHERE id = :id",
+            id=report.id,
+            evidence=draw.choice([*Evidence]).value,
+        )
+        if report.state is ReportState.QUEUED:
+            for state in STATES[: draw.randrange(len(STATES) + 1)]:
+                force(
+                    store,
+                    "UPDATE reports SET state = :state, lease_until = :until WHERE id = :id",
+                    id=report.id,
+                    state=state.value,
+                    until=utcnow() + timedelta(hours=1),
+                )
+    force(store, "DELETE FROM reports WHERE sent_id LIKE '%-3'")
+    store.reports.erase(store.reports.find(limit=1)[0].id, actor="op", reason="asked")
+
+
+def test_the_counts_are_those_of_all_reports_before_and_after_they_are_added_up(store: Store) -> None:
+    changed(store, 30)
+    assert counted(store) == plainly(store)
+    assert sum(counted(store)[0].values()) > 20
+    store.counts.fold()
+    assert counted(store) == plainly(store)
+
+
+def test_many_changes_become_few_rows_and_nothing_is_lost_while_others_write(
+    store: Store, open_stores: Callable[[str], Store]
+) -> None:
+    with transaction(store.engine) as connection:
+        same = {"state": ReportState.LESSON, "evidence": Evidence.CLAIMED, "model": "m", "induced": False}
+        rows = [{**same, "change": change} for change in (2, -1)] * FOLD_FROM
+        connection.execute(report_counts.insert(), rows)
+    others = [open_stores(url_of(store)) for _ in range(2)]
+    threads = [threading.Thread(target=other.counts.fold) for other in others]
+    threads.append(threading.Thread(target=changed, args=(store, 12)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.counts.fold()
+    kept = plainly(store)[0]
+    assert store.reports.counts() == {**kept, ReportState.LESSON: kept[ReportState.LESSON] + FOLD_FROM}
+    with store.engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(report_counts)).scalar_one() <= FOLD_FROM
+
+
+def test_a_count_without_a_kept_number_ends_at_its_limit(store: Store) -> None:
+    enough = Policy(TrustConfig()).enough(Grade.CLAIMED)
+    for number in range(4):
+        store.reports.add([(flagged(id=f"new-{number}", response=f"Answer {number}."), Source(channel="test"))])
+    with transaction(store.engine) as connection:
+        connection.execute(text("UPDATE reports SET state = 'reflecting', lease_until = received_at"))
+        connection.execute(text("UPDATE reports SET state = 'lesson'"))
+        ids = connection.execute(select(schema.reports.c.id)).scalars().all()
+        values = {"analysis": "It is wrong.", "analyst": "self", "template": "v1", "created_at": utcnow()}
+        connection.execute(schema.lessons.insert(), [{"report_id": one, **values} for one in ids])
+    assert store.reports.count_new_lessons(enough) == 4
+    assert store.reports.count_new_lessons(enough, at_most=3) == 3
+    assert store.reports.has_trainable()
+
+
+@contextmanager
+def plans(store: Store) -> Iterator[list[str]]:
+    """What SQLite does for each query, while it runs: the lines of its plans that concern the reports."""
+    found: list[str] = []
+
+    def explain(connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            steps = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)  # type: ignore[attr-defined]
+            found.extend(step[3] for step in steps if " reports" in step[3])
+
+    event.listen(store.engine, "before_cursor_execute", explain)
+    yield found
+    event.remove(store.engine, "before_cursor_execute", explain)
+
+
+@pytest.mark.parametrize(
+    ("operation", "index"),
+    [
+        (lambda store: store.reports.claim(owner="a", limit=4, lease_s=60), "ix_reports_queue"),
+        (lambda store: store.reports.categories(), "ix_reports_category"),
+        (lambda store: store.reports.find(ReportFilter(category="style"), limit=25), "ix_reports_category"),
+        (lambda store: store.evidence.waiting(), "ix_reports_without_evidence"),
+        (lambda store: store.evidence.due(limit=2), "ix_reports_without_evidence"),
+        (lambda store: store.reviews.waiting(), "ix_reports_state"),
+        (lambda store: store.traffic.tally(0, since=utcnow() - timedelta(days=1)), "ix_reports_model"),
+        (
+            lambda store: store.reports.add([(flagged(id=f"b-{n}"), Source(channel="t")) for n in range(20)]),
+            "uq_reports_sent",
+        ),
+    ],
+)
+def test_an_index_finds_the_reports(sqlite_store: Store, operation: Callable[[Store], object], index: str) -> None:
+    sqlite_store.reports.add([(flagged(id="one", category="style"), Source(channel="test"))])
+    with plans(sqlite_store) as steps:
+        operation(sqlite_store)
+    assert any(index in step for step in steps), steps
+    assert not [step for step in steps if "SCAN reports" in step and "INDEX" not in step]
+
+
+def test_intake_does_not_look_through_all_reports_in_play(sqlite_store: Store) -> None:
+    with plans(sqlite_store) as steps:
+        sqlite_store.reports.add([(flagged(id=f"b-{n}"), Source(channel="test")) for n in range(20)])
+    assert not [step for step in steps if "ix_reports_state" in step]
