@@ -25,7 +25,7 @@ _NUMBERS = itertools.count(10_000_000)
 def operations(store: Store, config: Config, folder: Path) -> Mapping[str, Operation]:
     """By name. Those that change the store leave it nearly as it was."""
     policy = Policy.of(config)
-    gauges = GaugesStage(store=store, policy=policy, data_dir=folder, stages=["reflection"])
+    gauges = GaugesStage(store=store, policy=policy, serving=config.serving, data_dir=folder, stages=["reflection"])
     enough = policy.enough(policy.config.train_analysis)
     return {
         "claim": lambda: _claim(store),
