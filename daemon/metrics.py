@@ -101,11 +101,11 @@ KAFKA_POSITIONS_LOST = _closed(
 EVENTS_PUBLISHED = _closed(
     Counter("erratad_events_published_total", "Events acknowledged by the broker.", ["type"]), type=EventType
 )
-_SINKS = ("webhook", "mlflow")
+_SINKS = ("webhook", "mlflow", "otlp")
 DELIVERY_ATTEMPTS = _closed(
     Counter(
         "erratad_delivery_attempts_total",
-        "Attempts to deliver an event to the webhook or to MLflow, by outcome.",
+        "Attempts to deliver an event to this sink, by outcome.",
         ["sink", "outcome"],
     ),
     sink=_SINKS,

@@ -26,6 +26,7 @@ from daemon.config.secret import secret
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.mlflow import MlflowSink
+from daemon.delivery.otlp import OtlpSink
 from daemon.delivery.outbox import OutboxStage
 from daemon.delivery.stage import DeliveryStage, EventSink
 from daemon.delivery.webhook import WebhookSink
@@ -272,6 +273,8 @@ def _delivery_stages(config: Config, store: Store) -> list[Stage]:
         sinks.append(WebhookSink.connect(config.webhook, secret=secret(config.webhook.secret_env) or ""))
     if config.mlflow is not None:
         sinks.append(MlflowSink.connect(config.mlflow, store=store, alias=config.serving.alias))
+    if config.otlp is not None:
+        sinks.append(OtlpSink.connect(config.otlp, store=store, alias=config.serving.alias))
     subscriptions = [*([] if config.intake.kafka is None else [KAFKA]), *(sink.subscription for sink in sinks)]
     return [
         OutboxStage(store=store, config=config.outbox, subscriptions=subscriptions),

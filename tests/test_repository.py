@@ -98,7 +98,8 @@ def test_parts_that_are_off_by_default_are_valid_when_they_are_switched_on() -> 
     [window] = config.schedule.blackout
     assert config.webhook is not None
     assert config.mlflow is not None
-    endpoints = (config.webhook, config.mlflow, config.reflection.endpoint, config.evaluation.judge)
+    assert config.otlp is not None
+    endpoints = (config.webhook, config.mlflow, config.otlp, config.reflection.endpoint, config.evaluation.judge)
     for section in (*endpoints, config.intake.kafka, window):
         for name, field in type(section).model_fields.items():
             if not field.is_required():
@@ -243,6 +244,7 @@ TESTED_THROUGH = {
     # with real parts
     "connectors/kafka/": "tests/services/test_kafka*.py",
     "connectors/mlflow.py": "tests/services/test_mlflow.py",
+    "connectors/otlp.py": "tests/unit/delivery/test_otlp.py",
     "connectors/vllm.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_wire.py": "tests/services/test_vllm_contract.py",
     "connectors/vllm_plugin/": "tests/services/test_vllm_contract.py",

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from daemon.config.chat import ChatConfig
 from daemon.config.dataset import DatasetConfig
-from daemon.config.delivery import MlflowConfig, OutboxConfig, WebhookConfig
+from daemon.config.delivery import MlflowConfig, OtlpConfig, OutboxConfig, WebhookConfig
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
 from daemon.config.induction import InductionConfig
 from daemon.config.intake import IntakeConfig
@@ -70,6 +70,7 @@ class Config(Section):
     outbox: OutboxConfig = OutboxConfig()
     webhook: WebhookConfig | None = None
     mlflow: MlflowConfig | None = None
+    otlp: OtlpConfig | None = None
     storage: StorageConfig = StorageConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     http: HttpConfig = HttpConfig()

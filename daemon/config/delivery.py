@@ -1,4 +1,4 @@
-"""Sections `outbox`, `webhook` and `mlflow`: delivery of events."""
+"""Sections `outbox`, `webhook`, `mlflow` and `otlp`: delivery of events."""
 
 from __future__ import annotations
 
@@ -59,3 +59,16 @@ class MlflowConfig(Section):
         if self.token_env is not None and self.username_env is not None:
             raise ValueError("give token_env, or username_env and password_env, not both")
         return self
+
+
+class OtlpConfig(Section):
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    """Base URL; `/v1/logs` is added."""
+    service_name: Annotated[str, Field(min_length=1)] = "erratad"
+    """The resource's `service.name`."""
+    token_env: str | None = None
+    """Variable with a bearer token."""
+    max_attempts: Positive = 12
+    """After this many refusals the events are dropped. The drop is counted, logged and shown by the stage."""
+    backoff_s: Seconds = 5.0
+    timeout_s: Seconds = 15.0

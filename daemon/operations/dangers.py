@@ -193,6 +193,8 @@ def _urls(config: Config) -> Iterator[str]:
     urls = {key: (endpoint.url, sent) for key, (endpoint, sent) in named.items() if endpoint is not None}
     if config.mlflow is not None:
         urls["mlflow.tracking_uri"] = (config.mlflow.tracking_uri, "figures and the credentials")
+    if config.otlp is not None:
+        urls["otlp.endpoint"] = (config.otlp.endpoint, "ids, verdicts and the token")
     urls |= {f"serving.urls.{index}": (url, "") for index, url in enumerate(config.serving.urls)}
     for key, (url, sent) in urls.items():
         try:

@@ -223,6 +223,8 @@ def _http_urls(config: Config) -> Iterator[str]:
         urls["evaluation.judge.url"] = config.evaluation.judge.url
     if config.mlflow is not None:
         urls["mlflow.tracking_uri"] = config.mlflow.tracking_uri
+    if config.otlp is not None:
+        urls["otlp.endpoint"] = config.otlp.endpoint
     if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:
         yield f"serving.discover: {problem}"
     for key, url in urls.items():

@@ -41,6 +41,7 @@ class Sink(StrEnum):
     KAFKA = "kafka"
     WEBHOOK = "webhook"
     MLFLOW = "mlflow"
+    OTLP = "otlp"
 
 
 class DeliveryState(StrEnum):
