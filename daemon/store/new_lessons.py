@@ -10,12 +10,17 @@ from daemon.records import Evidence, ReportState, RunState
 from daemon.store import schema
 from daemon.store.candidates import NEVER, Tenants, of_tenants
 from daemon.store.counts import up_to
-from daemon.trust.policy import Enough
+from daemon.trust.policy import ANNOTATED, Enough
 
 
 def has(enough: Enough) -> ColumnElement[bool]:
     table = schema.reports
     trusted = and_(table.c.principal.in_(enough.principals), table.c.evidence != Evidence.CONTRADICTED)
+    if (models := enough.models) is not None:
+        named = or_(
+            table.c.model.in_([models.alias, models.base]), table.c.model.startswith(models.prefix, autoescape=True)
+        )
+        trusted = and_(trusted, or_(named, table.c.principal.in_(ANNOTATED)))
     return or_(table.c.evidence.in_(enough.evidence), trusted)
 
 

@@ -46,11 +46,29 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The names under which the servers answer."""
+
+    alias: str
+    base: str
+
+    @property
+    def prefix(self) -> str:
+        """Of the names of all generations, at any strength."""
+        return f"{self.alias}-g"
+
+    def __contains__(self, name: str) -> bool:
+        return name in {self.alias, self.base} or name.startswith(self.prefix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Enough:
     """What suffices for a step whatever others report: some evidence, or one of the trusted principals."""
 
     evidence: frozenset[Evidence]
     principals: frozenset[str]
+    models: Models | None = None
+    """Of the principals, other than the operator's own, only reports about these count; None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +95,19 @@ def is_unexplained(report: Report) -> bool:
 class Policy:
     """Decides by the configuration. `trusted`: the principals for which the operator vouches.
 
-    erratad asked for the answers that it induced itself, so it vouches for them.
+    erratad asked for the answers that it induced itself, so it vouches for them. A source's word is not enough for a
+    report about another model than `models`: its mistake may be none of this model.
     """
 
-    def __init__(self, config: TrustConfig, *, trusted: Iterable[str] = ()) -> None:
+    def __init__(self, config: TrustConfig, *, trusted: Iterable[str] = (), models: Models | None = None) -> None:
         self.config = config
         self.trusted = frozenset(trusted) | ANNOTATED
+        self.models = models
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        return cls(config.trust, trusted=Sources(config.intake).trusted)
+        models = Models(alias=config.serving.alias, base=config.serving.base_name)
+        return cls(config.trust, trusted=Sources(config.intake).trusted, models=models)
 
     def trusts(self, principal: str) -> bool:
         """Whether the operator vouches for a principal."""
@@ -95,7 +116,8 @@ class Policy:
     def enough(self, needed: Grade) -> Enough:
         """What suffices for a step that needs this grade."""
         evidence = frozenset(found for found in Evidence if Grade(found.value).reaches(needed))
-        return Enough(evidence=evidence, principals=frozenset() if needed is Grade.REVIEWED else self.trusted)
+        principals = frozenset() if needed is Grade.REVIEWED else self.trusted
+        return Enough(evidence=evidence, principals=principals, models=self.models)
 
     def is_trusted(self, report: Report) -> bool:
         """Whether a trusted source reports this answer."""
@@ -169,8 +191,14 @@ class Policy:
         if reached.reaches(needed):
             return _granted(Ground.EVIDENCE)
         if self.is_trusted(report) and reached is not Grade.CONTRADICTED:
-            return _granted(Ground.TRUSTED_SOURCE)
+            if self._is_about_this_model(report):
+                return _granted(Ground.TRUSTED_SOURCE)
+            return _refused(Ground.NEEDS_EVIDENCE, f"it names the model {report.flagged.model!r}, not served here")
         return _refused(Ground.NEEDS_EVIDENCE, report.evidence_detail)
+
+    def _is_about_this_model(self, report: Report) -> bool:
+        owned = any(part.principal in ANNOTATED for part in report.parts)
+        return owned or self.models is None or report.flagged.model in self.models
 
     def _explained(self, report: Report, lesson: Lesson | None, support: Corroboration) -> Decision | None:
         """The refusal of a bare thumbs-down that too few support; None: something says what is wrong, or enough do.

@@ -14,16 +14,16 @@ from sqlalchemy import event, func, select, text
 
 from daemon.config.trust import TrustConfig
 from daemon.labels import Grade
-from daemon.records import INDUCED, Evidence, ReportState, Source, utcnow
+from daemon.records import INDUCED, TRUSTED_IMPORT, Evidence, ReportState, Source, utcnow
 from daemon.report_filter import ReportFilter
 from daemon.store import Store, schema
 from daemon.store.counts import FOLD_FROM, report_counts
 from daemon.store.engine import transaction
 from daemon.store.evidence import LOOKED_FOR
 from daemon.store.traffic import on_real_traffic
-from daemon.trust.policy import Policy
+from daemon.trust.policy import Models, Policy
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import force, url_of
+from tests.fixtures.stores import force, learn, url_of
 
 STATES = [ReportState.REFLECTING, ReportState.LESSON, ReportState.RESOLVED, ReportState.RECURRING]
 
@@ -159,3 +159,12 @@ def test_intake_does_not_look_through_all_reports_in_play(sqlite_store: Store) -
     with plans(sqlite_store) as steps:
         sqlite_store.reports.add([(flagged(id=f"b-{n}"), Source(channel="test")) for n in range(20)])
     assert not [step for step in steps if "ix_reports_state" in step]
+
+
+def test_lessons_about_other_models_do_not_count_by_a_source_s_word(store: Store) -> None:
+    models = Models(alias="aligned", base="base")
+    enough = Policy(TrustConfig(), trusted=["web"], models=models).enough(Grade.REPRODUCED)
+    for name in ("aligned", "base", "aligned-g000003", "aligned_g", "gpt-9"):
+        learn(store, flagged(id=f"about-{name}", model=name, response=f"Answer of {name}."), principal="web")
+    learn(store, flagged(id="own", model="gpt-9", response="Another answer."), principal=TRUSTED_IMPORT)
+    assert store.reports.count_new_lessons(enough) == 4

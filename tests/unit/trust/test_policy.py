@@ -11,7 +11,7 @@ from daemon.config.trust import TrustConfig
 from daemon.labels import GROUND_TEXT, Grade, Ground
 from daemon.records import TEMPLATE_ANALYST, CorrectionSource, Evidence, Lesson, Report, ReportState, Source, utcnow
 from daemon.trust.corroboration import UNSUPPORTED, Corroboration
-from daemon.trust.policy import Policy, grade, is_unexplained
+from daemon.trust.policy import Models, Policy, grade, is_unexplained
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import lesson
 
@@ -116,6 +116,28 @@ def test_a_trusted_source_skips_the_evidence_and_not_the_confirmation() -> None:
     assert used(policy(), one, corrected(), ALL) == (True, True, Ground.CONFIRMED)
     assert policy().counts_in_gate(one).ground is Ground.TRUSTED_SOURCE
     assert grade(one) is Grade.CLAIMED
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        ("aligned", True),
+        ("base", True),
+        ("aligned-g000017", True),
+        ("aligned-g000017-s75", True),
+        ("gpt-9", False),
+        ("aligned-large", False),
+    ],
+)
+def test_a_trusted_source_skips_the_evidence_for_the_model_served_here_only(model: str, counts: bool) -> None:
+    rules = Policy(TrustConfig(), trusted=["vouched"], models=Models(alias="aligned", base="base"))
+    one = report(principal="vouched", model=model)
+    assert bool(rules.counts_in_gate(one)) is counts
+    assert bool(rules.trains_analysis(one, corrected())) is counts
+    if not counts:
+        assert rules.counts_in_gate(one).detail == f"it names the model {model!r}, not served here"
+    assert rules.counts_in_gate(report(Evidence.REPRODUCED, principal="vouched", model=model))
+    assert rules.counts_in_gate(report(principal="trusted-import", model=model))
 
 
 def test_with_the_second_key_a_trusted_source_skips_the_confirmation_too() -> None:
