@@ -4,8 +4,7 @@ FLAVOUR ?= cpu
 PYTHON ?= python3
 READY := $(VENV)/.ready-$(FLAVOUR)
 BIN := $(VENV)/bin
-# more than two cores: many tests wait for a server, an alert or a process
-WORKERS ?= 3
+WORKERS ?= 2
 # TRL beside the environment, not in it: its dependencies would change what the daemon is tested with
 TRL_SITE ?= $(HOME)/.cache/erratad/trl
 TRL_PACKAGES := trl datasets dill multiprocess pyarrow pandas xxhash python-dateutil pytz
@@ -26,7 +25,7 @@ $(READY): pyproject.toml deploy/docker/install.sh deploy/local/setup.sh deploy/l
 demo: $(READY) ## the whole loop on this machine: flagged responses in, better adapter live (JSON=1, SCENARIO=file, KEEP=1)
 	@$(BIN)/erratad demo $(if $(JSON),--json) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
 
-test: $(READY) ## every test: unit, services, faults, end to end (WORKERS=3 processes; PYTEST="..." adds arguments)
+test: $(READY) ## every test: unit, services, faults, end to end (WORKERS=2 processes; PYTEST="..." adds arguments)
 	@PYTHON=$(BIN)/python deploy/local/test_servers.sh & servers=$$!; \
 	$(MAKE) --no-print-directory check && deploy/local/postgres.sh && deploy/local/systemd.sh \
 	&& deploy/local/chromium.sh && deploy/local/prometheus.sh && wait $$servers

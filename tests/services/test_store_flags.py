@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from daemon.labels import Names
 from daemon.records import INDUCED, Evidence, Source, utcnow
+from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from daemon.store.flags import RECENT, Electorate, Voters, Votes
 from tests.fixtures.config import flagged
@@ -69,7 +70,7 @@ def test_recent_reports_are_counted_by_what_they_name(store: Store) -> None:
         "UPDATE reports SET received_at = :at WHERE reporter = 'cid'",
         at=f"{utcnow() - RECENT:%Y-%m-%d %H:%M:%S.%f}",
     )
-    store.reports.erase(store.reports.find(reporter="fay")[0].id, actor="ops", reason="of another model")
+    store.reports.erase(store.reports.find(ReportFilter(reporter="fay"))[0].id, actor="ops", reason="of another model")
     named = {Names.GENERATION: 2, Names.ALIAS: 1, Names.OTHER: 1}
     assert store.flags.named(alias="aligned", base_name="raw") == named
     assert store.flags.named() == {Names.GENERATION: 1, Names.ALIAS: 0, Names.OTHER: 3}
