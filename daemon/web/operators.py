@@ -32,7 +32,7 @@ from daemon.store import Store
 from daemon.store.control import Pause
 from daemon.web.access import Access
 from daemon.web.dependencies import require_actor, require_caller
-from daemon.web.reports import export_answer, report_filter
+from daemon.web.reports import EXPORTED, export_answer, report_filter
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 ManyRows = Annotated[int, Query(ge=1, le=100_000)]
@@ -120,7 +120,7 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
         answer.headers["X-Total-Count"] = str(store.reports.count(wanted))
         return [ReportRow.of(report) for report in store.reports.find(wanted, limit=limit, offset=offset)]
 
-    @router.get("/export", tags=["look"], response_class=StreamingResponse)
+    @router.get("/export", tags=["look"], response_class=StreamingResponse, responses=EXPORTED)
     def export(
         wanted: Annotated[ReportFilter, Depends(report_filter)], kind: Annotated[Format, Query(alias="format")]
     ) -> StreamingResponse:

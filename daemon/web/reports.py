@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
@@ -17,6 +17,13 @@ from daemon.records import Evidence, ReportState
 from daemon.report_filter import ReportFilter, Sort
 from daemon.store import Store
 
+EXPORTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file, as it is read.",
+        "content": {media_type: {"schema": {"type": "string"}} for media_type in MEDIA_TYPES.values()},
+    }
+}
+"""The answer of an export, for OpenAPI."""
 _Empty = BeforeValidator(lambda value: value.strip() or None if isinstance(value, str) else value)
 """A field of a form that is left empty. Limits stand inside of the types: they do not apply to None."""
 _Name = Annotated[Text, Field(max_length=200)]
