@@ -142,6 +142,7 @@ reports = Table(
     Index("ix_reports_severity", "severity", "received_at"),
     Index("ix_reports_tenant", "tenant", "received_at"),
     Index("ix_reports_cluster", "cluster_id"),
+    Index("ix_reports_of_principal", "principal", "received_at"),
     Index("ix_reports_category", text("coalesce(guessed_kind, category)"), "received_at"),
     Index("ix_reports_evidence_at", "evidence_at", **_where("evidence_at IS NOT NULL")),
 )

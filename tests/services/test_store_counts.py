@@ -137,6 +137,7 @@ def plans(store: Store) -> Iterator[list[str]]:
         (lambda store: store.reports.claim(owner="a", limit=4, lease_s=60), "ix_reports_queue"),
         (lambda store: store.reports.categories(), "ix_reports_category"),
         (lambda store: store.reports.find(ReportFilter(category="style"), limit=25), "ix_reports_category"),
+        (lambda store: store.reports.find(ReportFilter(principal="test"), limit=25), "ix_reports_of_principal"),
         (lambda store: store.evidence.waiting(), "ix_reports_without_evidence"),
         (lambda store: store.evidence.due(limit=2), "ix_reports_without_evidence"),
         (lambda store: store.reviews.waiting(), "ix_reports_state"),

@@ -39,6 +39,7 @@ def upgrade() -> None:
         op.execute(statement)
     op.drop_index("ix_reports_queue", "reports")
     op.create_index("ix_reports_queue", "reports", ["received_at", "id"], **_where(IN_QUEUE))
+    op.create_index("ix_reports_of_principal", "reports", ["principal", "received_at"])
     op.create_index("ix_reports_category", "reports", [sa.text("coalesce(guessed_kind, category)"), "received_at"])
     op.create_index("ix_reports_evidence_at", "reports", ["evidence_at"], **_where(sa.text("evidence_at IS NOT NULL")))
     op.create_index("ix_lessons_created_at", "lessons", ["created_at"])
