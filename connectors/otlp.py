@@ -11,6 +11,10 @@ from typing import Any
 import httpx
 
 PATH = "/v1/logs"
+EVALUATION = "gen_ai.evaluation.result"
+"""Name of the event in OpenTelemetry's conventions, with its attributes."""
+NAME, VALUE, LABEL = (f"gen_ai.evaluation.{one}" for one in ("name", "score.value", "score.label"))
+RESPONSE_ID = "gen_ai.response.id"
 MAX_ANSWER_BYTES = 65_536
 _LATER = frozenset(
     {

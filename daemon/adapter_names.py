@@ -7,6 +7,7 @@ import re
 FULL_STRENGTH = 1.0
 """The strength at which an adapter was trained."""
 _WEAKENED = re.compile(r"-s[0-9]{2}$")
+_GENERATION = re.compile(r"-g[0-9]{6}(-s[0-9]{2})?")
 
 
 def adapter_name(alias: str, generation: int) -> str:
@@ -22,3 +23,8 @@ def strength_name(name: str, strength: float) -> str:
 def trained_name(name: str) -> str:
     """Name of the adapter at full strength, of one at any strength."""
     return _WEAKENED.sub("", name)
+
+
+def is_generation(name: str, alias: str) -> bool:
+    """Whether the name is that of a generation under this alias, at any strength."""
+    return name.startswith(alias) and _GENERATION.fullmatch(name, len(alias)) is not None

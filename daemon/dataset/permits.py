@@ -73,17 +73,17 @@ def permits(
 
 
 def with_account(
-    selection: Selection, permitted: Permits, *, never_came: Mapping[LeftOut, int], untaught: Collection[str]
+    selection: Selection, permitted: Permits, *, never_came: Mapping[LeftOut, int], unvouched: Collection[str]
 ) -> Selection:
     """The selection with its grades, and with the counts of what never came to it.
 
     Args:
-        untaught: Ids of reports without the teacher that their recipe has: nobody vouches for what it is made of.
+        unvouched: Ids of reports without the teacher that their recipe has: nobody vouches for what it is made of.
     """
     left_out = Counter({**permitted.left_out, **never_came}) + Counter(selection.left_out)
     waiting = {
         ExampleKind.CORRECTION.value: Counter(permitted.corrections_left_out),
-        ExampleKind.TAUGHT.value: Counter(LeftOut.UNVOUCHED for one in selection.train if one.report.id in untaught),
+        ExampleKind.TAUGHT.value: Counter(LeftOut.UNVOUCHED for one in selection.train if one.report.id in unvouched),
     }
     dropped = {kind: found + Counter(selection.dropped.get(kind, {})) for kind, found in waiting.items()}
     chosen = [one.report for one in (*selection.train, *selection.holdout)]

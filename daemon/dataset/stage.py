@@ -285,7 +285,7 @@ class DatasetStage:
             LeftOut.NOT_TRAINABLE: self._reports.count_not_trainable(),
             LeftOut.OTHER_TENANT: self._reports.count_of_other_tenants(),
         }
-        selection = with_account(selection, permitted, never_came=never_came, untaught=teaching.untaught)
+        selection = with_account(selection, permitted, never_came=never_came, unvouched=teaching.unvouched)
         if len(selection.train) < MIN_TRAIN_REPORTS:
             reasons = [f"{count} {LEFT_OUT_TEXT[reason]}" for reason, count in selection.left_out.items()]
             self._keep_account(run, selection)

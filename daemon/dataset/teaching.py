@@ -66,7 +66,6 @@ class Teaching:
         self._good: dict[tuple[str, str], bool | None] = {}
         self._usable: Usable | None = None
         self._vouched: Collection[str] | None = None
-        self._untaught: set[str] = set()
         self._candidates: dict[str, tuple[Report, Lesson]] = {}
         """Those of the training side, by report. One that no teacher helps counts, even if it has no example."""
         self.is_stale = False
@@ -78,14 +77,13 @@ class Teaching:
         return dict(sorted(self._by_kind.items()))
 
     @property
-    def untaught(self) -> frozenset[str]:
+    def unvouched(self) -> frozenset[str]:
         """Ids of reports that have no teacher because nobody vouches for what it would be made of."""
-        return frozenset(self._untaught)
+        return frozenset(found for found, one in self._candidates.items() if not self._permitted(*one))
 
     def permit(self, vouched: Collection[str]) -> None:
         """Name the reports that may have a teacher of any recipe. Before, all may."""
         self._vouched = vouched
-        self._untaught.clear()
 
     def read_with(self, usable: Usable) -> None:
         """Teachers whose prompt is known to be unusable (too long, for example) are not taken."""
@@ -155,12 +153,12 @@ class Teaching:
 
     def _options(self, report: Report, lesson: Lesson) -> tuple[str, ...]:
         """The recipes of this lesson: those that `auto` compares, or one. It has no teacher if none is permitted."""
+        return self._permitted(report, lesson) or (untaught(self._default),)
+
+    def _permitted(self, report: Report, lesson: Lesson) -> tuple[str, ...]:
         name = self._recipe(report.kind)
         wanted = in_order(report.kind) if name == AUTO else (name,)
-        permitted = tuple(one for one in wanted if self._may_teach(one, report, lesson))
-        if not permitted:
-            self._untaught.add(report.id)
-        return permitted or (untaught(self._default),)
+        return tuple(one for one in wanted if self._may_teach(one, report, lesson))
 
     def _may_teach(self, name: str, report: Report, lesson: Lesson) -> bool:
         return may_teach(name, lesson, vouched=self._vouched is None or report.id in self._vouched)

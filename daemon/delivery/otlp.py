@@ -11,7 +11,18 @@ from typing import Any
 import structlog
 
 from connectors.messages import Event, EventType
-from connectors.otlp import OtlpError, OtlpLogs, OtlpUnavailableError, Value, record
+from connectors.otlp import (
+    EVALUATION,
+    LABEL,
+    NAME,
+    RESPONSE_ID,
+    VALUE,
+    OtlpError,
+    OtlpLogs,
+    OtlpUnavailableError,
+    Value,
+    record,
+)
 from daemon.config.delivery import OtlpConfig
 from daemon.config.secret import secret
 from daemon.delivery.retries import Retries
@@ -23,21 +34,17 @@ from daemon.store.outbox import Attempt, Backlog, Due, Sink, Subscription
 
 log = structlog.get_logger(__name__)
 
-RESULT = "gen_ai.evaluation.result"
-ADAPTERS: Mapping[EventType, tuple[str, float]] = {
+VERDICTS: Mapping[EventType, tuple[str, float | None]] = {
     EventType.ADAPTER_ON_TRIAL: ("on_trial", 1.0),
     EventType.ADAPTER_PROMOTED: ("promoted", 1.0),
     EventType.ADAPTER_REJECTED: ("rejected", 0.0),
     EventType.ADAPTER_ROLLED_BACK: ("rolled_back", 0.0),
-}
-"""Label and value of the verdict: 1 lets an adapter answer users, 0 does not."""
-REPORTS: Mapping[EventType, tuple[str, float | None]] = {
     EventType.REPORT_RESOLVED: ("resolved", 1.0),
     EventType.REPORT_RECURRING: ("recurring", 0.0),
     EventType.REPORT_IMPROVED: ("improved", 0.0),
     EventType.REPORT_NOT_REPRODUCED: ("not_reproduced", None),
 }
-"""1: the mistake is gone. Without a value nothing is known of it."""
+"""Label and value. 1: the adapter may answer users, the mistake is gone. Without a value nothing is known."""
 
 
 class OtlpSink:
@@ -45,7 +52,7 @@ class OtlpSink:
     idle_s = 2.0
     batch = 100
     target = "the OTLP endpoint"
-    subscription = Subscription(sink=Sink.OTLP, types=(*ADAPTERS, *REPORTS))
+    subscription = Subscription(sink=Sink.OTLP, types=tuple(VERDICTS))
 
     def __init__(self, *, store: Store, endpoint: OtlpLogs, config: OtlpConfig, alias: str) -> None:
         self._store = store
@@ -83,33 +90,25 @@ class OtlpSink:
         self._endpoint.close()
 
     def _record(self, event: Event) -> dict[str, Any]:
-        about = self._about_adapter(event) if event.type in ADAPTERS else self._about_report(event)
-        shared = {"gen_ai.request.model": self._alias, "erratad.event_id": event.id}
-        return record(RESULT, event.occurred_at, {**shared, **about})
-
-    def _about_adapter(self, event: Event) -> dict[str, Value | None]:
-        label, value = ADAPTERS[event.type]
+        label, value = VERDICTS[event.type]
+        kind, _, _ = event.type.partition(".")
         generation = event.data.get("generation")
-        return {
-            "gen_ai.evaluation.name": "erratad.adapter",
-            "gen_ai.evaluation.score.label": label,
-            "gen_ai.evaluation.score.value": value,
-            "gen_ai.response.model": event.subject,
+        verdict: dict[str, Value | None] = {
+            NAME: f"erratad.{kind}",
+            LABEL: label,
+            VALUE: value,
+            "gen_ai.request.model": self._alias,
+            "erratad.event_id": event.id,
             "erratad.generation": generation if isinstance(generation, int) else None,
         }
+        if kind == "adapter":
+            return record(EVALUATION, event.occurred_at, {**verdict, "gen_ai.response.model": event.subject})
+        about = {RESPONSE_ID: self._completion_id(event.subject), "erratad.report_id": event.subject}
+        return record(EVALUATION, event.occurred_at, {**verdict, **about})
 
-    def _about_report(self, event: Event) -> dict[str, Value | None]:
-        label, value = REPORTS[event.type]
-        generation = event.data.get("generation")
+    def _completion_id(self, report_id: str) -> str | None:
+        """None if the report named none, or was removed since."""
         try:
-            completion_id = self._store.reports.get(event.subject).flagged.completion_id
+            return self._store.reports.get(report_id).flagged.completion_id
         except NotFoundError:
-            completion_id = None  # removed since
-        return {
-            "gen_ai.evaluation.name": "erratad.report",
-            "gen_ai.evaluation.score.label": label,
-            "gen_ai.evaluation.score.value": value,
-            "gen_ai.response.id": completion_id,
-            "erratad.report_id": event.subject,
-            "erratad.generation": generation if isinstance(generation, int) else None,
-        }
+            return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,18 @@ class Decision:
     at: datetime
 
 
-def remember(connection: Connection, *, actor: str, **values: Any) -> None:
+def remember(
+    connection: Connection,
+    actor: str,
+    report_id: str,
+    decision: str,
+    before: Mapping[str, Any],
+    *,
+    after: str,
+    at: datetime,
+) -> None:
+    """Keep this decision in the place of the person's one before."""
+    values = {"report_id": report_id, "decision": decision, "at": at, "after": after, "before": before}
     upsert(connection, decisions, ["actor"], {"actor": actor, **values})
 
 

@@ -17,9 +17,8 @@ def has(enough: Enough) -> ColumnElement[bool]:
     table = schema.reports
     trusted = and_(table.c.principal.in_(enough.principals), table.c.evidence != Evidence.CONTRADICTED)
     if (models := enough.models) is not None:
-        named = or_(
-            table.c.model.in_([models.alias, models.base]), table.c.model.startswith(models.prefix, autoescape=True)
-        )
+        generation = table.c.model.startswith(f"{models.alias}-g", autoescape=True)
+        named = or_(table.c.model.in_([models.alias, models.base]), generation)
         trusted = and_(trusted, or_(named, table.c.principal.in_(ANNOTATED)))
     return or_(table.c.evidence.in_(enough.evidence), trusted)
 

@@ -110,7 +110,7 @@ class Reviews:
                 move(connection, report_id, state, reason, attempts=0, next_attempt_at=None)
             else:
                 _sign(connection, report_id, actor, at)
-            _remember(connection, report_id, actor, "accept", before, after=state, at=at)
+            remember(connection, actor, report_id, "accept", before, after=state, at=at)
             record_audit(connection, actor=actor, action="accept", subject=report_id, reason=reason)
         return state
 
@@ -137,7 +137,7 @@ class Reviews:
                 correction=correction,
                 correction_source=None if correction is None else source,
             )
-            _remember(connection, report_id, actor, "correct", before, after=before["state"], at=at)
+            remember(connection, actor, report_id, "correct", before, after=before["state"], at=at)
             record_audit(connection, actor=actor, action="correct", subject=report_id, reason=reason)
 
     def reject(self, report_id: str, *, actor: str, reason: str) -> None:
@@ -150,15 +150,14 @@ class Reviews:
         with transaction(self._engine) as connection:
             before = _before(connection, report_id)
             move(connection, report_id, ReportState.BURIED, reason)
-            _remember(connection, report_id, actor, "reject", before, after=ReportState.BURIED, at=utcnow())
+            remember(connection, actor, report_id, "reject", before, after=ReportState.BURIED, at=utcnow())
             emit_buried(connection, report_id, reason)
             record_audit(connection, actor=actor, action="reject", subject=report_id, reason=reason)
 
     def last(self, actor: str) -> Decision | None:
         """The person's last decision that can still be undone, if nothing has happened since."""
-        query = select(decisions).where(decisions.c.actor == actor, decisions.c.at > utcnow() - UNDO_FOR)
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_undoable(actor)).one_or_none()
         return None if row is None else rows.record(Decision, row)
 
     def undo(self, *, actor: str) -> Decision:
@@ -169,8 +168,7 @@ class Reviews:
             IllegalTransitionError: The report has changed since.
         """
         with transaction(self._engine) as connection:
-            query = select(decisions).where(decisions.c.actor == actor, decisions.c.at > utcnow() - UNDO_FOR)
-            row = connection.execute(query.with_for_update()).one_or_none()
+            row = connection.execute(_undoable(actor).with_for_update()).one_or_none()
             if row is None:
                 raise NotFoundError(f"{actor} has decided nothing in the last hour that could be undone")
             _is_as_decided(connection, row)
@@ -229,40 +227,30 @@ def _in_turn(found: Select[Any]) -> Select[Any]:
     return select(listed.c.report_id).order_by(listed.c.review_weight.desc(), listed.c.created_at, listed.c.report_id)
 
 
-def _reviewable(connection: Connection, report_id: str) -> ReportState:
-    state: ReportState = report_row(connection, report_id, lock=True).state
-    if state not in {ReportState.QUARANTINED, *WITH_ANALYSIS}:
-        raise IllegalTransitionError(
-            f"report {report_id} is {state}: only a quarantined one, or one with an analysis to learn from, is reviewed"
-        )
-    return state
-
-
 def _before(connection: Connection, report_id: str) -> dict[str, Any]:
-    """What a decision replaces. Raises as `_reviewable` does."""
-    state = _reviewable(connection, report_id)
-    table, lessons = schema.reports, schema.lessons
-    said = connection.execute(select(table.c.state_reason).where(table.c.id == report_id)).scalar_one()
+    """What a decision replaces.
+
+    Raises:
+        IllegalTransitionError: Nothing about the report waits for a review.
+    """
+    report, lessons = report_row(connection, report_id, lock=True), schema.lessons
+    if report.state not in {ReportState.QUARANTINED, *WITH_ANALYSIS}:
+        raise IllegalTransitionError(
+            f"report {report_id} is {report.state}: only a quarantined one, or one with an analysis to learn from, is "
+            "reviewed"
+        )
     columns = [lessons.c[name] for name in _REPLACED]
     row = connection.execute(select(*columns).where(lessons.c.report_id == report_id)).one_or_none()
     lesson = None if row is None else dict(zip(_REPLACED, row, strict=True))
     if lesson is not None and lesson["reviewed_at"] is not None:
         lesson["reviewed_at"] = lesson["reviewed_at"].isoformat()
     has_copies = bool(duplicates_of(connection, [report_id]))
-    return {"state": state, "state_reason": said, "lesson": lesson, "has_copies": has_copies}
+    return {"state": report.state, "state_reason": report.state_reason, "lesson": lesson, "has_copies": has_copies}
 
 
-def _remember(
-    connection: Connection,
-    report_id: str,
-    actor: str,
-    decision: str,
-    before: dict[str, Any],
-    *,
-    after: str,
-    at: datetime,
-) -> None:
-    remember(connection, actor=actor, report_id=report_id, decision=decision, at=at, after=after, before=before)
+def _undoable(actor: str) -> Select[Any]:
+    """The person's last decision, if it is not too long ago."""
+    return select(decisions).where(decisions.c.actor == actor, decisions.c.at > utcnow() - UNDO_FOR)
 
 
 def _is_as_decided(connection: Connection, decided: Any) -> None:

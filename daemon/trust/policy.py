@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from connectors.messages.shapes import is_blank
+from daemon.adapter_names import is_generation
 from daemon.config import Config
 from daemon.config.sources import Sources
 from daemon.config.trust import TrustConfig
@@ -52,13 +53,8 @@ class Models:
     alias: str
     base: str
 
-    @property
-    def prefix(self) -> str:
-        """Of the names of all generations, at any strength."""
-        return f"{self.alias}-g"
-
     def __contains__(self, name: str) -> bool:
-        return name in {self.alias, self.base} or name.startswith(self.prefix)
+        return name in {self.alias, self.base} or is_generation(name, self.alias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from daemon.adapter_names import is_generation
 from daemon.intake.formats.cells import LeftOutError, RowError
 
 Item = Mapping[str, Any]
 T = TypeVar("T")
 _KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
-_GENERATION = r"-g[0-9]{6}(-s[0-9]{2})?"
 SHOWN_CHARACTERS = 60
 SCORES = frozenset({"user-feedback", "user_feedback", "feedback", "thumbs", "user-thumbs", "user_thumbs"})
 """Names of scores that are a user's feedback, unless the caller names others."""
@@ -41,7 +40,7 @@ class Choices:
             LeftOutError: none is.
         """
         for name in filter(None, names):
-            if re.fullmatch(re.escape(self.alias) + f"({_GENERATION})?", name):
+            if name == self.alias or is_generation(name, self.alias):
                 return name
             if name in self.models:
                 return self.alias

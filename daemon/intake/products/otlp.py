@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from connectors.otlp import EVALUATION, LABEL, NAME, RESPONSE_ID, VALUE
 from daemon.intake.formats.cells import RowError
 from daemon.intake.products.fields import Choices, Item, at, needed
 from daemon.intake.products.scores import check_name, thumb
 
-EVENT = "gen_ai.evaluation.result"
-NAME, VALUE, LABEL = (f"gen_ai.evaluation.{one}" for one in ("name", "score.value", "score.label"))
-EXPLANATION, RESPONSE = "gen_ai.evaluation.explanation", "gen_ai.response.id"
+EXPLANATION = "gen_ai.evaluation.explanation"
 NANOSECONDS = 1_000_000_000
 
 
@@ -42,12 +41,12 @@ def message(item: Item, choices: Choices) -> dict[str, Any]:
         RowError: names the field that is missing or wrong.
     """
     values = _attributes(item)
-    name, completion = values.get(NAME), values.get(RESPONSE)
+    name, completion = values.get(NAME), values.get(RESPONSE_ID)
     if not isinstance(name, str):
         raise RowError(NAME, "is missing or no text")
     check_name(name, choices)
     if not isinstance(completion, str):
-        raise RowError(RESPONSE, "is missing or no text; erratad finds the answer by it")
+        raise RowError(RESPONSE_ID, "is missing or no text; erratad finds the answer by it")
     explanation = values.get(EXPLANATION)
     return {
         "completion_id": completion,
@@ -66,10 +65,10 @@ def message(item: Item, choices: Choices) -> dict[str, Any]:
 
 def _is_event(record: Item) -> bool:
     """By the name, or by the attribute that older versions of OpenTelemetry use."""
-    if record.get("eventName") == EVENT:
+    if record.get("eventName") == EVALUATION:
         return True
     attributes = record.get("attributes")
-    named = {"key": "event.name", "value": {"stringValue": EVENT}}
+    named = {"key": "event.name", "value": {"stringValue": EVALUATION}}
     return isinstance(attributes, list) and named in attributes
 
 

@@ -70,13 +70,14 @@ def _report(number: int, state: ReportState, reports: int, draw: random.Random) 
     at = utcnow() - timedelta(days=DAYS) * (1 - number / reports)
     name = f"filled-{number}"
     looked_for = state not in {ReportState.QUEUED, ReportState.QUARANTINED}
-    first = f"filled-{number - number % 10}"
+    is_copy = state is ReportState.DUPLICATE
+    first = number - number % 10 if number % 10 else 0
     return {
         "id": name,
         "sent_id": name,
         "state": state,
         "fingerprint": f"{number:064x}",
-        "content_key": f"{number - number % 10:064x}" if state is ReportState.DUPLICATE else f"{number:064x}",
+        "content_key": f"{first if is_copy else number:064x}",
         "category": f"{message.category}-{number % 8}",
         "principal": f"backend-{number % 5}",
         "reporter": f"user-{draw.randrange(max(reports // 50, 20))}",
@@ -88,8 +89,8 @@ def _report(number: int, state: ReportState, reports: int, draw: random.Random) 
         "updated_at": at,
         "evidence": Evidence.REPRODUCED if looked_for else Evidence.CLAIMED,
         "evidence_at": at + timedelta(minutes=1) if looked_for else None,
-        "duplicate_of": first if state is ReportState.DUPLICATE and number % 10 else None,
-    } | ({"duplicate_of": "filled-0"} if state is ReportState.DUPLICATE and not number % 10 else {})
+        "duplicate_of": f"filled-{first}" if is_copy else None,
+    }
 
 
 def _lesson(row: dict[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def test_a_trusted_source_skips_the_evidence_and_not_the_confirmation() -> None:
         ("aligned-g000017-s75", True),
         ("gpt-9", False),
         ("aligned-large", False),
+        ("aligned-gpt", False),
     ],
 )
 def test_a_trusted_source_skips_the_evidence_for_the_model_served_here_only(model: str, counts: bool) -> None:
