@@ -181,6 +181,11 @@ def test_every_stage_can_be_paused_by_its_name() -> None:
     assert {name for _, name in stages()} == set(STAGES)
 
 
+def test_the_child_with_the_tokenizer_loads_no_store() -> None:
+    """It was a third of what it took to start."""
+    assert not {"sqlalchemy", "alembic", "kafka"} & packages_after("import daemon.chat.child")
+
+
 def test_only_the_training_process_loads_torch() -> None:
     modules = ", ".join(sorted({module for module, _ in stages()} | {"daemon.web.app"}))
     assert {"torch", "transformers", "peft", "vllm"} & packages_after(f"import {modules}") == set()

@@ -15,7 +15,6 @@ from daemon.chat.facts import ChatFacts, Prompt
 from daemon.chat.probes import PROBES
 from daemon.chat.reader import Question, ReaderJob, Reading
 from daemon.chat.template import ChatTemplate
-from daemon.chat.tokenizer import load_tokenizer
 from daemon.errors import ConfigError, UnrenderableError
 from daemon.labels import LeftOut
 from daemon.runtime.child import die_with_the_daemon
@@ -30,7 +29,7 @@ def main() -> int:
     lines = iter(sys.stdin.buffer.readline, b"")
     job = ReaderJob.model_validate_json(next(lines))
     try:
-        template = ChatTemplate(load_tokenizer(job.model_path, trust_remote_code=job.trust_remote_code), job.chat)
+        template = ChatTemplate(_tokenizer(job), job.chat)
     except ConfigError as exc:
         _answer(answers, {"refused": str(exc)})
         return 0
@@ -41,6 +40,16 @@ def main() -> int:
         readings = [reading(template, question, max_tokens=asked["max_tokens"]) for question in questions]
         _answer(answers, {"readings": [one.model_dump(mode="json") for one in readings]})
     return 0
+
+
+def _tokenizer(job: ReaderJob) -> Any:
+    if not job.trust_remote_code:  # the model's own code may need torch
+        # importlib's mark of a module that is not there: torch takes seconds and 400 MB, and no tokenizer needs it
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # else it says that PyTorch was not found
+    from daemon.chat.tokenizer import load_tokenizer  # noqa: PLC0415 - it imports transformers, which looks for torch
+
+    return load_tokenizer(job.model_path, trust_remote_code=job.trust_remote_code)
 
 
 def _answer(answers: Any, value: Any) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,9 @@ from daemon.config.chat import ChatConfig
 from daemon.errors import ChatReaderError, ConfigError, StoppedError
 from daemon.labels import LeftOut
 from daemon.runtime.child import describe, environment
-from daemon.runtime.stage import Life
+
+if TYPE_CHECKING:  # the child imports this module, and would load the store with it
+    from daemon.runtime.stage import Life
 
 CHILD_THREADS = 1
 POLL_S = 1.0

@@ -37,12 +37,15 @@ def test_the_child_reads_as_the_trainer_and_says_what_it_could_not_use(tiny_mode
 
     with Reader(model_path=tiny_model, chat=ChatConfig()) as reader:
         trained, alone, empty, long = reader.read(questions, max_tokens=100)
+        libraries = [one.path for one in _child().memory_maps()]
 
     assert trained == Reading(tokens=len(prompt) + len(target))
     assert alone == Reading(tokens=len(prompt))
     assert empty.left_out is LeftOut.EMPTY
     assert long.left_out is LeftOut.TOO_LONG
     assert "at most 100 fit" in long.detail
+    assert libraries
+    assert not [path for path in libraries if "libtorch" in path]
 
 
 def test_a_conversation_that_the_template_refuses_is_one_reading_among_others(tiny_model: Path) -> None:
@@ -114,7 +117,7 @@ def test_a_model_without_a_template_or_tokenizer_is_named(tiny_model: Path, tmp_
 
 def test_a_killed_child_is_an_error_with_its_end_and_leaves_no_process(tiny_model: Path) -> None:
     with Reader(model_path=tiny_model, chat=ChatConfig()) as reader:
-        [child] = [one for one in psutil.Process().children() if "daemon.chat.child" in one.cmdline()]
+        child = _child()
         child.send_signal(signal.SIGKILL)
         with pytest.raises(ChatReaderError, match="was killed by SIGKILL"):
             reader.read([Question(messages=ASKED)], max_tokens=100)
@@ -127,3 +130,8 @@ def test_a_stop_of_the_daemon_ends_the_reading(tiny_model: Path) -> None:
     with pytest.raises(StoppedError), Reader(model_path=tiny_model, chat=ChatConfig(), life=life(stop)):
         pass
     assert not [one for one in psutil.Process().children() if "daemon.chat.child" in one.cmdline()]
+
+
+def _child() -> psutil.Process:
+    [child] = [one for one in psutil.Process().children() if "daemon.chat.child" in one.cmdline()]
+    return child
