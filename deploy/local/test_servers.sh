@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The tests start an MLflow server and a LiteLLM proxy. Each lives in an environment of its own, because they pin packages
+# The tests start an MLflow server, a LiteLLM proxy and a vLLM router. Each lives in an environment of its own, because they pin packages
 # that vLLM and the daemon use in other versions; this makes sure that both are there, in the cache outside the repository.
 set -euo pipefail
 mlflow=3.17.2
 litellm=1.106.12 # 1.107.0 was compromised
+router=0.1.17
 root="${ERRATAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/erratad}"
 
 # install NAME VERSION REQUIREMENT
@@ -23,3 +24,4 @@ install() {
 
 install mlflow "$mlflow" "mlflow==$mlflow"
 install litellm "$litellm" "litellm[proxy]==$litellm"
+install router "$router" "vllm-router==$router"

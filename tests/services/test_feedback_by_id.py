@@ -1,7 +1,7 @@
 """A backend that knows a completion id and a thumb: a lesson is made of it, and the backend hears of the fix.
 
-Over HTTP with the real OpenAI client and the feedback client, over Kafka with a real broker, and through a real LiteLLM
-proxy.
+Over HTTP with the real OpenAI client and the feedback client, over Kafka with a real broker, through a real LiteLLM
+proxy, and through a real vLLM router.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from connectors.client import Feedback
+from connectors.client import Feedback, FeedbackError
 from connectors.kafka.consumer import OutboundRecord
 from connectors.vllm import VllmServer
 from connectors.vllm_plugin.exchanges import ExchangeSettings
 from daemon.config import Config
 from daemon.config.intake import KafkaConfig
+from daemon.config.web import Role
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.stage import DeliveryStage
 from daemon.evidence.completions import CompletionsStage
@@ -33,15 +34,18 @@ from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.web.app import create_app
 from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
+from tests.fixtures.api import serving
 from tests.fixtures.broker import read, send, step_until
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.litellm import MASTER_KEY, litellm_proxy
+from tests.fixtures.ports import free_port
 from tests.fixtures.reflection import ReflectionBench
 from tests.fixtures.required import unavailable
+from tests.fixtures.router import vllm_router
 from tests.fixtures.servers import API_KEY
 from tests.fixtures.stores import mark
-from tests.fixtures.web import BASE_URL, Condition
+from tests.fixtures.web import BASE_URL, TOKENS, Condition
 
 try:
     from openai import OpenAI
@@ -158,12 +162,17 @@ def test_over_kafka(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxied:
-    """A vLLM server, and the OpenAI client of a backend that knows only the proxy in front of it."""
+    """A vLLM server, and the OpenAI client of a backend that knows only the proxy in front of it.
+
+    The proxy looks for erratad at `erratad_port`.
+    """
 
     fake: FakeVllm
     server: VllmServer
     chat: OpenAI
     group: str
+    url: str
+    erratad_port: int
 
     def ask(self, **more: Any) -> Any:
         messages: Any = [{"role": "user", "content": QUESTION}]
@@ -172,14 +181,22 @@ class Proxied:
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    port = free_port()
     with (
         FakeVllm(answer=lambda _model, _messages: WRONG, exchanges=ExchangeSettings(ttl_s=600.0)) as fake,
-        litellm_proxy(fake.url, tmp_path_factory.mktemp("litellm")) as proxy,
+        litellm_proxy(fake.url, f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("litellm")) as proxy,
         closing(VllmServer(fake.url, api_key=API_KEY, admin_token=ADMIN_TOKEN, timeout_s=60)) as server,
         OpenAI(base_url=f"{proxy.url}/v1", api_key=MASTER_KEY, max_retries=0) as chat,
     ):
         server.set_live("aligned-g000000", expected=None)
-        yield Proxied(fake=fake, server=server, chat=chat, group=proxy.group)
+        yield Proxied(fake=fake, server=server, chat=chat, group=proxy.group, url=proxy.url, erratad_port=port)
+
+
+@pytest.fixture(scope="module")
+def routed(proxied: Proxied, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM router in front of the same server."""
+    with vllm_router([proxied.fake.url], tmp_path_factory.mktemp("router")) as url:
+        yield url
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -225,3 +242,45 @@ def test_litellm_tells_the_generation_and_passes_the_conversations_header_on(pro
     raw = proxied.ask(extra_headers={"x-erratad-conversation": "conversation-7"})
     assert raw.headers["llm_provider-x-erratad-generation"] == str(BASE_GENERATION)
     assert proxied.fake.headers[-1]["x-erratad-conversation"] == "conversation-7"
+
+
+def test_feedback_passes_through_litellm_under_the_name_of_its_key(
+    proxied: Proxied,
+    bench: ReflectionBench,
+    make_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REPORTER_TOKEN", TOKENS[Role.REPORTER])
+    reporter = {"name": "litellm", "role": Role.REPORTER, "token_env": "REPORTER_TOKEN"}
+    config = make_config(serving={"exchanges": {"enabled": True}}, http={"tokens": [reporter]})
+    answer = proxied.ask().parse()
+    with serving(bench.store, config, port=proxied.erratad_port):
+        with Feedback(proxied.url, token=MASTER_KEY) as backend:
+            sent = backend.submit(answer.id, rating="down", reporter="user-4711", tenant="another")
+            assert (sent.outcome, backend.state(sent.id).state) == ("waiting", "waiting")
+            with pytest.raises(FeedbackError, match="says nothing") as refused:
+                backend.submit(answer.id)
+            assert (refused.value.status, refused.value.reason) == (422, "schema_violation")
+        without_key = httpx.post(f"{proxied.url}/v1/feedback", json={"completion_id": answer.id, "rating": "down"})
+        assert without_key.is_error
+    assert look(bench.store, config, proxied.server).sentence.endswith("1 stored")
+    becomes_a_lesson(sent.id, bench)
+    assert bench.store.reports.get(sent.id).flagged.reporter == "default_user_id/user-4711"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_through_a_vllm_router_the_generation_is_found_by_the_completions_id(
+    proxied: Proxied, routed: str, bench: ReflectionBench, config: Config, *, stream: bool
+) -> None:
+    messages: Any = [{"role": "user", "content": QUESTION}]
+    with OpenAI(base_url=f"{routed}/v1", api_key=API_KEY, max_retries=0) as chat:
+        answer = chat.with_options(
+            default_headers={"x-erratad-conversation": "conversation-8"}
+        ).chat.completions.create(model="aligned", messages=messages, stream=stream)
+        first, *_ = list(answer) if stream else [answer]
+    assert first.model == "aligned-g000000"
+    assert proxied.fake.headers[-1]["x-erratad-conversation"] == "conversation-8"
+    with feedback(bench.store, config) as backend:
+        sent = backend.submit(first.id, rating="down")
+    assert look(bench.store, config, proxied.server).sentence.endswith("1 stored")
+    becomes_a_lesson(sent.id, bench)
