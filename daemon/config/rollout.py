@@ -37,6 +37,8 @@ class RolloutConfig(Section):
     max_duration_s: Seconds = 86_400.0
     when_unclear: Literal["promote", "reject"] = "promote"
     """Decision after `max_duration_s` without significant figures. The candidate has passed the gate already."""
+    when_blind: Literal["hold", "promote"] = "hold"
+    """canary: while most reports name no generation, its good figures wait for a person, or promote it all the same."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     tolerance: Annotated[float, Field(ge=1)] = 1.1
     harm: Annotated[float, Field(gt=1)] = 2.0

@@ -292,7 +292,12 @@ def _runs(view: StatusView) -> list[str]:
 def _trial(view: StatusView) -> list[str]:
     if (trial := view.trial) is None:
         return []
-    course = {Action.WAIT: "no decision yet", Action.PROMOTE: "goes live", Action.REJECT: "is withdrawn"}[trial.course]
+    course = {
+        Action.WAIT: "no decision yet",
+        Action.PROMOTE: "goes live",
+        Action.REJECT: "is withdrawn",
+        Action.HOLD: "a person decides",
+    }[trial.course]
     return [
         f"On trial: {trial.name}, {trial.mode} on {trial.share:.0%} for {span(trial.age_s)}, {course}: {trial.reason}."
     ]

@@ -57,20 +57,34 @@ class Rollout:
         reason = f"{current.mode} on {current.share:.0%}: {ruling.reason}"
         if ruling.action is Action.PROMOTE:
             return self._approved(candidate, reason)
+        if ruling.action is Action.HOLD:
+            return self._held(candidate, reason)
+        self._note(candidate, None)
         return Ruling(action=ruling.action, reason=reason)
 
     def _approved(self, candidate: Adapter, reason: str) -> Ruling:
-        """Promote, or wait for a person who does (`daemon.promotion.stage` promotes at an operator's request)."""
+        """Promote, or wait for a person who does."""
         if self._config.approval == "none":
             return Ruling(action=Action.PROMOTE, reason=reason)
-        if candidate.run_id is not None and WAITS_SINCE not in self._store.runs.get(candidate.run_id).progress:
-            self._store.runs.progress(candidate.run_id, {WAITS_SINCE: utcnow().timestamp()})
+        return self._held(candidate, reason)
+
+    def _held(self, candidate: Adapter, reason: str) -> Ruling:
+        """Wait for a person (`daemon.promotion.stage` promotes at an operator's request)."""
+        self._note(candidate, utcnow().timestamp())
         number = candidate.generation
         return Ruling(
             action=Action.WAIT,
             reason=f"{candidate.name} waits for approval: {reason}; look at `erratad adapters {number}`, then "
             f"`erratad promote {number}` or `erratad reject {number}`",
         )
+
+    def _note(self, candidate: Adapter, since: float | None) -> None:
+        """Keep since when the candidate waits for a person; None: it does not, or no more."""
+        if candidate.run_id is None:
+            return
+        noted = self._store.runs.get(candidate.run_id).progress.get(WAITS_SINCE)
+        if (noted is None) is not (since is None):
+            self._store.runs.progress(candidate.run_id, {WAITS_SINCE: since})
 
     def _start(self, candidate: Adapter, live: Adapter, fleet_state: FleetState) -> Ruling:
         fleet_state.require(live)

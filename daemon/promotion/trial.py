@@ -20,6 +20,8 @@ class Action(StrEnum):
     WAIT = "wait"
     PROMOTE = "promote"
     REJECT = "reject"
+    HOLD = "hold"
+    """The figures would promote it, but they cannot show enough: a person decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,15 @@ def rule(pairs: Mapping[str, RatePair], config: RolloutConfig, *, age_s: float, 
     if harmless and age_s >= config.min_duration_s:
         return Ruling(action=Action.PROMOTE, reason=f"below {config.harm:g} times the live rates; {text}")
     return _unclear(config, age_s, text)
+
+
+def blinded(ruling: Ruling, why: str, config: RolloutConfig) -> Ruling:
+    """The ruling on a canary whose flags are not seen: that nobody flags it is no evidence that it is good."""
+    hold = ruling.action is Action.PROMOTE and config.when_blind == "hold"
+    return Ruling(
+        action=Action.HOLD if hold else ruling.action,
+        reason=f"{ruling.reason}; blind to flags: {why}{', and rollout.when_blind says hold' if hold else ''}",
+    )
 
 
 def _together(pairs: Collection[RatePair]) -> RatePair:

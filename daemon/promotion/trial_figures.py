@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from daemon.config.rollout import RolloutConfig
 from daemon.promotion.sequential import Rate
-from daemon.promotion.trial import RatePair, Ruling, rule, rule_on_shadow, shadow_pairs
+from daemon.promotion.trial import RatePair, Ruling, blinded, rule, rule_on_shadow, shadow_pairs
 from daemon.promotion.voters import nameless
 from daemon.records import AdapterState, TrialRun, utcnow
 from daemon.store import Store
@@ -44,7 +44,7 @@ def trial_status(
         pairs = _beside(store, trial.generation, live, trial.started_at, voters)
         ruling = rule(pairs, config, age_s=age_s)
         if (why := nameless(store.flags)) is not None:
-            ruling = replace(ruling, reason=f"{ruling.reason}; blind to flags: {why}")
+            ruling = blinded(ruling, why, config)
     return TrialStatus(trial=trial, age_s=age_s, pairs=pairs, ruling=ruling)
 
 

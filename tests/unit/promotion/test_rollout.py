@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from daemon.labels import Names
 from daemon.operations.status import status
 from daemon.promotion.sequential import Rate, rise
 from daemon.promotion.traffic import TrafficStage
-from daemon.promotion.trial import Action, rule_on_shadow
+from daemon.promotion.trial import Action, Ruling, blinded, rule_on_shadow
 from daemon.records import AdapterState, IntentKind, IntentState, RunState, utcnow
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
@@ -230,6 +231,55 @@ def test_good_figures_do_not_promote_before_the_least_time(bench: Bench) -> None
     aged(bench, 3601)
     bench.step()
     assert bench.live_names() == {SECOND}
+
+
+def blind_with_good_figures(bench: Bench) -> None:
+    on_trial(bench)
+    add(bench.store, *(flagged(model="chat") for _ in range(bench.store.flags.named()[Names.GENERATION] + 1)))
+    answered(bench.store, 1, 7000, errors=70)
+    answered(bench.store, 2, 3000, errors=15)
+
+
+def test_a_blind_canary_waits_for_a_person_or_for_reports_that_name_a_generation(
+    bench: Bench, make_config: Callable[..., Config]
+) -> None:
+    blind_with_good_figures(bench)
+    for passed_s in (0, 86_401):
+        aged(bench, passed_s)
+        assert re.search("waits for approval: .*blind to flags: .*when_blind says hold", bench.step().sentence)
+        assert (bench.live_names(), bench.store.adapters.get(2).state) == ({FIRST}, AdapterState.CANARY)
+    view = status(bench.store, make_config(rollout=bench.rollout.model_dump()))
+    assert view.approval_waits_s is not None
+    assert any("a person decides" in one and "blind to flags" in one for one in view.summary)
+
+    add(bench.store, *(flagged(model=FIRST) for _ in range(2)))
+    bench.step()
+    assert bench.live_names() == {SECOND}
+
+
+def test_a_canary_that_is_held_no_more_waits_for_no_approval(bench: Bench, make_config: Callable[..., Config]) -> None:
+    blind_with_good_figures(bench)
+    bench.step()
+    add(bench.store, *(flagged(model=FIRST) for _ in range(2)))
+    policy(bench, min_duration_s=3600)
+    assert "waits for approval" not in bench.step().sentence
+    assert status(bench.store, make_config()).approval_waits_s is None
+
+
+@pytest.mark.parametrize(
+    ("when_blind", "action", "ruled"),
+    [
+        ("hold", Action.PROMOTE, Action.HOLD),
+        ("promote", Action.PROMOTE, Action.PROMOTE),
+        ("hold", Action.REJECT, Action.REJECT),
+        ("hold", Action.WAIT, Action.WAIT),
+    ],
+)
+def test_only_a_promotion_is_held(when_blind: str, action: Action, ruled: Action) -> None:
+    config = RolloutConfig(when_blind=when_blind)  # type: ignore[arg-type]
+    ruling = blinded(Ruling(action=action, reason="figures"), "9 of 10 reports", config)
+    assert ruling.action is ruled
+    assert ruling.reason.startswith("figures; blind to flags: 9 of 10 reports")
 
 
 @pytest.mark.parametrize(("unclear", "live"), [("promote", SECOND), ("reject", FIRST)])
