@@ -47,6 +47,7 @@ class GaugesStage:
         disk = shutil.disk_usage(self._data_dir)
         metrics.DATA_DIR_FREE.set(disk.free)
         metrics.DATA_DIR_SIZE.set(disk.total)
+        self._store.search_index.fill()
         return Step(sentence=f"{reports} reports in the store")
 
     def _show_queue(self) -> int:

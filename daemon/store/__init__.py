@@ -33,6 +33,7 @@ from daemon.store.reports import Reports
 from daemon.store.retests import Retests
 from daemon.store.reviews import Reviews
 from daemon.store.runs import Runs
+from daemon.store.search_index import SearchIndex
 from daemon.store.sign_outs import SignOuts
 from daemon.store.signal_table import Signal
 from daemon.store.signals import Signals
@@ -61,6 +62,7 @@ __all__ = [
     "Retests",
     "Reviews",
     "Runs",
+    "SearchIndex",
     "SignOuts",
     "Signal",
     "Signals",
@@ -100,6 +102,7 @@ class Store:
     audit: Audit
     erasures: Erasures
     originals: Originals
+    search_index: SearchIndex
     sign_outs: SignOuts
     signals: Signals
     trends: Trends
@@ -153,6 +156,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         audit=Audit(engine),
         erasures=Erasures(engine),
         originals=Originals(engine),
+        search_index=SearchIndex(engine),
         sign_outs=SignOuts(engine),
         signals=Signals(engine, redactor, tenants=tenants),
         trends=Trends(engine),

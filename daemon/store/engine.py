@@ -28,6 +28,8 @@ SQLITE_BUSY_TIMEOUT_S = 30
 """How long a writer waits for the previous writer."""
 LOG_TIMEOUT_S = 10.0
 """How long `purge` waits for the readers of SQLite's write-ahead log."""
+MERGED_PAGES = 500
+"""Pages of the search index that `purge` merges in one transaction."""
 POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
 POSTGRES_CONNECTION: Mapping[str, str] = {
     "application_name": "erratad",
@@ -189,6 +191,7 @@ def purge(engine: Engine, tables: Sequence[Table]) -> bool:
         if engine.dialect.name == "sqlite":
             with closing(engine.raw_connection()) as plain:
                 cursor = plain.cursor()
+                _merge_search_index(cursor)
                 cursor.execute("VACUUM")
                 return _empty_log(cursor)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -197,6 +200,17 @@ def purge(engine: Engine, tables: Sequence[Table]) -> bool:
                 connection.exec_driver_sql(f"VACUUM {table.name}")
             connection.exec_driver_sql("RESET statement_timeout")
     return True
+
+
+def _merge_search_index(cursor: Any) -> None:
+    """FTS5 keeps what was taken out of it until its parts are merged: in steps, so that writers wait for none long."""
+    pages = -MERGED_PAGES  # negative: all parts into one
+    while True:
+        before = cursor.connection.total_changes
+        cursor.execute("INSERT INTO report_index (report_index, rank) VALUES ('merge', ?)", (pages,))
+        if cursor.connection.total_changes - before < 2:  # as SQLite's manual says: nothing is left to merge
+            return
+        pages = MERGED_PAGES
 
 
 def _empty_log(cursor: Any) -> bool:

@@ -28,7 +28,7 @@ from daemon.store.intake import Added, Arrival, store_batch
 from daemon.store.new_lessons import has, last_run_at, new_lessons
 from daemon.store.outbox import emit_about
 from daemon.store.quotas import LimitsOf, only_per_reporter
-from daemon.store.search import contains, count_of, every_category, matching, matching_after
+from daemon.store.search import count_of, every_category, hits, matching, matching_after
 from daemon.store.signal_table import signals
 from daemon.store.standing import came_in, hand_over
 from daemon.transitions import REPORT_TRANSITIONS
@@ -90,22 +90,24 @@ class Reports:
     def find(self, wanted: ReportFilter = ALL, *, limit: int = 50, offset: int = 0) -> list[Report]:
         """Without the parts of duplicates."""
         with reading(self._engine) as connection:
-            return [rows.report(row) for row in connection.execute(matching(wanted).limit(limit).offset(offset))]
+            return [
+                rows.report(row) for row in connection.execute(matching(connection, wanted).limit(limit).offset(offset))
+            ]
 
     def count(self, wanted: ReportFilter = ALL) -> int:
-        """The number of all reports, or of those in a state; under any other filter at most `MAX_COUNTED`."""
+        """The number of all reports, or of a state; else at most `MAX_COUNTED`, of a search at most `MAX_FOUND`."""
         if set(wanted.query) <= {"state", "sort"}:
             counts = self.counts()
             return sum(number for state, number in counts.items() if wanted.state in {None, state})
         with reading(self._engine) as connection:
-            return connection.execute(count_of(wanted)).scalar_one()
+            return connection.execute(count_of(connection, wanted)).scalar_one()
 
     def batches(self, wanted: ReportFilter = ALL, *, size: int = 500) -> Iterator[list[Report]]:
         """All, newest first, without the parts of duplicates: one batch at least. No transaction outlasts a batch."""
         last: Report | None = None
         while True:
             with reading(self._engine) as connection:
-                found = connection.execute(matching_after(wanted, last).limit(size)).all()
+                found = connection.execute(matching_after(connection, wanted, last).limit(size)).all()
             batch = [rows.report(row) for row in found]
             yield batch
             if len(batch) < size:
@@ -294,9 +296,9 @@ class Reports:
     def others_with(self, said: str, report_id: str) -> list[str]:
         """Other reports with this text anywhere in their message; at most five."""
         table = schema.reports
-        query = select(table.c.id).where(table.c.id != report_id, contains(said)).order_by(table.c.id).limit(5)
         with reading(self._engine) as connection:
-            return list(connection.execute(query).scalars())
+            found = connection.execute(hits(connection, said, table.c.id != report_id)).scalars()
+            return sorted(found)[:5]
 
     # --- lessons and results ---
 

@@ -8,13 +8,31 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, Text, and_, case, cast, func, or_, select, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 
-from connectors.messages import Severity
+from connectors.messages import Severity, storable
 from daemon.records import Report
 from daemon.report_filter import ReportFilter, Sort
 from daemon.store import schema
 from daemon.store.counts import up_to
+from daemon.store.search_index import candidates, report_texts
+
+MAX_FOUND = 1_000
+"""Reports that one search finds, the newest ones; filters come before."""
 
 CATEGORY = func.coalesce(type_coerce(schema.reports.c.guessed_kind, String), schema.reports.c.category)
 """As shown: only a report that names no category has a guess."""
@@ -28,24 +46,61 @@ _ORDER: Mapping[Sort, tuple[ColumnElement[Any], ...]] = {
 }
 
 
-def matching(wanted: ReportFilter) -> Select[Any]:
-    return select(schema.reports).where(*_conditions(wanted)).order_by(*_ORDER[wanted.sort])
+def matching(connection: Connection, wanted: ReportFilter) -> Select[Any]:
+    return select(schema.reports).where(*_conditions(connection, wanted)).order_by(*_ORDER[wanted.sort])
 
 
-def count_of(wanted: ReportFilter) -> Select[int]:
-    return up_to(select(schema.reports.c.id).where(*_conditions(wanted)))
+def count_of(connection: Connection, wanted: ReportFilter) -> Select[int]:
+    return up_to(select(schema.reports.c.id).where(*_conditions(connection, wanted)))
 
 
-def matching_after(wanted: ReportFilter, last: Report | None) -> Select[Any]:
-    """Newest first, those after the report `last`; None: from the first."""
-    table, query = schema.reports, matching(replace(wanted, sort=Sort.NEWEST))
+def matching_after(connection: Connection, wanted: ReportFilter, last: Report | None) -> Select[Any]:
+    """Newest first, those after the report `last`; None: from the first.
+
+    A search finds all: of more than `MAX_FOUND`, it reads every text.
+    """
+    table, newest = schema.reports, replace(wanted, sort=Sort.NEWEST)
+    found = _conditions(connection, newest)
+    if wanted.search and connection.execute(count_of(connection, newest)).scalar_one() >= MAX_FOUND:
+        found = [*_filters(wanted), contains(wanted.search)]
+    query = select(table).where(*found).order_by(*_NEWEST)
     if last is None:
         return query
     same_time = and_(table.c.received_at == last.received_at, table.c.id > last.id)
     return query.where(or_(table.c.received_at < last.received_at, same_time))
 
 
-def _conditions(wanted: ReportFilter) -> list[ColumnElement[bool]]:
+def hits(
+    connection: Connection, search: str, *filters: ColumnElement[bool], is_oldest_first: bool = False
+) -> Select[str]:
+    """The ids of the reports that hold a text and fit the filters: the newest `MAX_FOUND`, or the oldest.
+
+    Those that the index names are compared with the text, and all that wait for the index.
+    """
+    table, texts = schema.reports, report_texts
+    found = (*filters, contains(search))
+    indexed = candidates(connection, storable(search))
+    if indexed is None:
+        order = table.c.received_at if is_oldest_first else table.c.received_at.desc()
+        return select(select(table.c.id).where(*found).order_by(order).limit(MAX_FOUND).subquery().c.id)
+    source, may_hold = indexed
+    order = texts.c.number if is_oldest_first else texts.c.number.desc()
+    named = select(table.c.id).select_from(source.join(table, table.c.id == texts.c.report_id)).where(may_hold, *found)
+    waiting = select(table.c.id).join(texts, texts.c.report_id == table.c.id)
+    waiting = waiting.where(texts.c.indexed_at.is_(None), *found)
+    both = (one.order_by(order).limit(MAX_FOUND).subquery() for one in (named, waiting))
+    return select(union_all(*(select(one.c.id) for one in both)).subquery().c.id)
+
+
+def _conditions(connection: Connection, wanted: ReportFilter) -> list[ColumnElement[bool]]:
+    filters = _filters(wanted)
+    if not wanted.search:
+        return filters
+    found = hits(connection, wanted.search, *filters, is_oldest_first=wanted.sort is Sort.OLDEST)
+    return [schema.reports.c.id.in_(found)]
+
+
+def _filters(wanted: ReportFilter) -> list[ColumnElement[bool]]:
     table = schema.reports
     equal = {
         table.c.state: wanted.state,
@@ -61,7 +116,7 @@ def _conditions(wanted: ReportFilter) -> list[ColumnElement[bool]]:
         found.append(table.c.received_at >= _start(wanted.since))
     if wanted.until is not None:
         found.append(table.c.received_at < _start(wanted.until) + timedelta(days=1))
-    return [*found, contains(wanted.search)] if wanted.search else found
+    return found
 
 
 def _start(day: date) -> datetime:
@@ -70,7 +125,7 @@ def _start(day: date) -> datetime:
 
 def contains(search: str) -> ColumnElement[bool]:
     """Whether a part of an id, or of any text of the message, is `search`; case does not matter."""
-    table = schema.reports
+    table, search = schema.reports, storable(search)
     as_stored = json.dumps(search)[1:-1]  # JSON escapes all characters outside ASCII
     return or_(
         table.c.id.icontains(search, autoescape=True),

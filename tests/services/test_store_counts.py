@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import func, select, text
 
 from daemon.config.trust import TrustConfig
 from daemon.labels import Grade
@@ -23,6 +22,7 @@ from daemon.store.evidence import LOOKED_FOR
 from daemon.store.traffic import on_real_traffic
 from daemon.trust.policy import Models, Policy
 from tests.fixtures.config import flagged
+from tests.fixtures.plans import plans
 from tests.fixtures.stores import force, learn, url_of
 
 STATES = [ReportState.REFLECTING, ReportState.LESSON, ReportState.RESOLVED, ReportState.RECURRING]
@@ -114,21 +114,6 @@ def test_a_count_without_a_kept_number_ends_at_its_limit(store: Store) -> None:
     assert store.reports.count_new_lessons(enough) == 4
     assert store.reports.count_new_lessons(enough, at_most=3) == 3
     assert store.reports.has_trainable()
-
-
-@contextmanager
-def plans(store: Store) -> Iterator[list[str]]:
-    """What SQLite does for each query, while it runs: the lines of its plans that concern the reports."""
-    found: list[str] = []
-
-    def explain(connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
-        if statement.startswith(("SELECT", "WITH")):
-            steps = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)  # type: ignore[attr-defined]
-            found.extend(step[3] for step in steps if " reports" in step[3])
-
-    event.listen(store.engine, "before_cursor_execute", explain)
-    yield found
-    event.remove(store.engine, "before_cursor_execute", explain)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ POSTGRES_CATALOGUE = """
     FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"""
 SQLITE_CATALOGUE = """
     SELECT tbl_name, name, sql FROM sqlite_master
-    WHERE type IN ('table', 'index') AND sql IS NOT NULL AND tbl_name <> 'alembic_version'"""
+    WHERE type IN ('table', 'index') AND sql IS NOT NULL AND tbl_name <> 'alembic_version'
+        AND tbl_name NOT LIKE 'report_index%'"""
 
 
 def catalogue(engine: Engine) -> set[tuple[str, ...]]:
@@ -48,13 +49,19 @@ def _normalised(definition: str) -> str:
     return " ".join(sorted(definition.replace(",", " , ").replace("(", " ( ").replace(")", " ) ").split()))
 
 
+def is_table_of_the_metadata(name: str | None, kind: str, _parents: object) -> bool:
+    """SQLite's index of searches is a virtual table, with tables of its own behind it."""
+    return not (kind == "table" and str(name).startswith("report_index"))
+
+
 def test_autogenerate_finds_no_difference_between_migrations_and_metadata(database_url: str) -> None:
     engine = connect(database_url)
     migrate(engine)
     with engine.connect() as connection, warnings.catch_warnings():
         # SQLite's index on an expression cannot be reflected; the comparison of catalogues sees it
         warnings.filterwarnings("ignore", message=".*expression-based index.*")
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        options = {"compare_type": True, "compare_server_default": True, "include_name": is_table_of_the_metadata}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
     engine.dispose()
 

@@ -27,6 +27,7 @@ from daemon.report_filter import ReportFilter
 from daemon.store import Store
 from daemon.store.counts import MAX_COUNTED
 from daemon.store.duplicates import WITH_ANALYSIS
+from daemon.store.search import MAX_FOUND
 from daemon.transitions import ADAPTER_TRANSITIONS
 from daemon.trust.policy import Policy
 from daemon.web.access import Identity
@@ -95,7 +96,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             reports=[ReportRow.of(report) for report in found],
             pages=page_of(request, number, more=number * rows < total, last=-(-total // rows)),
             total=total,
-            max_counted=MAX_COUNTED,
+            max_counted=MAX_FOUND if wanted.search else MAX_COUNTED,
             states=list(ReportState),
             categories=store.reports.categories(),
             wanted=wanted,

@@ -1,0 +1,153 @@
+"""The index of searches: which reports have all parts of three characters of a text, in any script.
+
+It says which reports may hold the text; `daemon.store.search` compares these. A report that came or changed a moment
+ago waits for the index, and a search looks at all that wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    Select,
+    String,
+    Table,
+    Text,
+    bindparam,
+    column,
+    select,
+    table,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from daemon.records import utcnow
+from daemon.store import schema
+from daemon.store.columns import UtcDateTime
+from daemon.store.engine import reading, transaction
+
+_WAITS = "indexed_at IS NULL"
+report_texts = Table(
+    "report_texts",
+    schema.metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("report_id", String(200), ForeignKey("reports.id", ondelete="CASCADE"), nullable=False),
+    Column("indexed_at", UtcDateTime),
+    Column("grams", ARRAY(Text).with_variant(Text, "sqlite")),
+    Index("uq_report_texts_report", "report_id", unique=True),
+    Index("ix_report_texts_waiting", "number", sqlite_where=text(_WAITS), postgresql_where=text(_WAITS)),
+    Index("ix_report_texts_grams", "grams", postgresql_using="gin", sqlite_where=text("grams IS NOT NULL")),
+)
+"""Reports in the order in which they came. `grams`: on PostgreSQL only; SQLite's are in the table `report_index`."""
+
+AT_ONCE = 250
+"""Reports that one transaction takes into the index."""
+PER_CALL = 2_000
+SIZE = 3
+MAX_GRAMS = 64
+"""The first parts of a long text are enough to find it."""
+_FTS = table("report_index", column("rowid"), column("report_index"))
+_TERMS = table("report_index_terms", column("term"))
+
+
+class SearchIndex:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def fill(self, at_most: int = PER_CALL) -> int:
+        """Take reports that wait into the index, oldest first; returns their number. Two daemons share the work."""
+        done = 0
+        with reading(self._engine) as connection:  # a read first, so that an idle daemon waits for no writer
+            if connection.execute(_waiting(1)).first() is None:
+                return 0
+        while done < at_most:
+            with transaction(self._engine) as connection:
+                numbers = connection.execute(_waiting(AT_ONCE).with_for_update(skip_locked=True)).scalars().all()
+                if not numbers:
+                    return done
+                _take_in(connection, numbers)
+            done += len(numbers)
+        return done
+
+
+def candidates(connection: Connection, search: str) -> tuple[Any, Any] | None:
+    """A table to join with the reports, and a condition on it: reports of the index that may hold the text.
+
+    None: one or two characters of ASCII; the index has nothing to say about these.
+    """
+    folded = search.casefold()
+    if len(folded) < SIZE and folded.isascii():
+        return None
+    if connection.dialect.name == "postgresql":
+        wanted = grams(folded) if len(folded) >= SIZE else {folded}
+        return report_texts, report_texts.c.grams.contains(sorted(wanted)[:MAX_GRAMS])
+    joined = report_texts.join(_FTS, _FTS.c.rowid == report_texts.c.number)
+    return joined, _FTS.c.report_index.op("MATCH")(_fts_query(connection, search))
+
+
+def _fts_query(connection: Connection, search: str) -> str:
+    """In FTS5's language, of quoted texts only."""
+    if len(search) >= SIZE:
+        return " AND ".join(_quoted(part) for part in sorted(_parts(search, SIZE))[:MAX_GRAMS])
+    low, terms = search.lower(), _TERMS.c.term
+    found = connection.execute(select(terms).where(terms >= low, terms < low[:-1] + chr(ord(low[-1]) + 1))).scalars()
+    return " OR ".join(map(_quoted, found)) or _quoted((search * SIZE)[:SIZE])
+
+
+def _quoted(part: str) -> str:
+    return '"{}"'.format(part.replace('"', '""'))
+
+
+def grams(said: str) -> set[str]:
+    """All parts of three characters; of scripts outside ASCII, which may need no more for a word, shorter ones too."""
+    folded = said.casefold()
+    short = (part for size in range(1, SIZE) for part in _parts(folded, size) if not part.isascii())
+    return _parts(folded, SIZE) | set(short)
+
+
+def _parts(said: str, size: int) -> set[str]:
+    return {said[start : start + size] for start in range(len(said) - size + 1)}
+
+
+def _waiting(limit: int) -> Select[int]:
+    query = select(report_texts.c.number).where(report_texts.c.indexed_at.is_(None))
+    return query.order_by(report_texts.c.number).limit(limit)
+
+
+def _take_in(connection: Connection, numbers: Iterable[int]) -> None:
+    """On SQLite, triggers write the index."""
+    texts, reports = report_texts, schema.reports
+    change = update(texts).values(indexed_at=utcnow())
+    if connection.dialect.name == "sqlite":
+        connection.execute(change.where(texts.c.number.in_(numbers)))
+        return
+    # a statement of its own, after the rows are locked: an erasure before it is seen, a later one waits
+    query = select(texts.c.number, reports.c.id, reports.c.sent_id, reports.c.flagged)
+    query = query.join(reports, reports.c.id == texts.c.report_id).where(texts.c.number.in_(numbers))
+    rows = [
+        {"of": row.number, "found": sorted(grams("\n".join([row.id, row.sent_id, *_atoms(row.flagged)])))}
+        for row in connection.execute(query)
+    ]
+    connection.execute(change.where(texts.c.number == bindparam("of")).values(grams=bindparam("found")), rows)
+
+
+def _atoms(value: Any, *, has_free_keys: bool = False) -> Iterator[str]:
+    """Every text and number of a message, and the names in its metadata."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if has_free_keys:
+                yield key
+            yield from _atoms(inner, has_free_keys=has_free_keys or key == "metadata")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _atoms(inner, has_free_keys=has_free_keys)
+    elif value is not None:
+        yield str(value)
