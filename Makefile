@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check docs format bench bench-swap bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check style types imports docs format bench bench-swap bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,19 +25,25 @@ $(READY): pyproject.toml deploy/docker/install.sh deploy/local/setup.sh deploy/l
 demo: $(READY) ## the whole loop on this machine: flagged responses in, better adapter live (JSON=1, SCENARIO=file, KEEP=1)
 	@$(BIN)/erratad demo $(if $(JSON),--json) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(KEEP),--keep)
 
-test: $(READY) ## every test: unit, services, faults, end to end (WORKERS=2 processes; PYTEST="..." adds arguments)
-	@PYTHON=$(BIN)/python deploy/local/test_servers.sh & servers=$$!; \
-	$(MAKE) --no-print-directory check && deploy/local/postgres.sh && deploy/local/systemd.sh \
-	&& deploy/local/chromium.sh && deploy/local/prometheus.sh && wait $$servers
+test: ## every test: unit, services, faults, end to end (WORKERS=2 processes; PYTEST="..." adds arguments)
+	@deploy/local/test_programs.sh & programs=$$!; PYTHON=$(PYTHON) deploy/local/test_servers.sh & servers=$$!; \
+	$(MAKE) --no-print-directory check && wait $$programs && wait $$servers
 	$(RUN_TESTS) $(PYTEST)
 
 test-fast: $(READY) check ## check and the unit tests, a few minutes
 	$(RUN_TESTS) tests/unit tests/test_repository.py $(PYTEST)
 
-check: $(READY) docs ## ruff, mypy, import-linter, docs
+check: $(READY) ## ruff, mypy, import-linter, docs, side by side
+	@$(MAKE) --no-print-directory --jobs=4 --output-sync types imports docs style
+
+style: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(READY)
 	$(BIN)/mypy
+
+imports: $(READY)
 	$(BIN)/lint-imports
 
 docs: $(READY) ## the documentation's site in build/site; a broken link, anchor or image fails
