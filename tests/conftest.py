@@ -27,4 +27,5 @@ pytest_plugins: list[str] = [
     "tests.fixtures.receiver",
     "tests.fixtures.mlflow",
     "tests.fixtures.drill",
+    "tests.fixtures.first_failure",
 ]
