@@ -18,6 +18,7 @@ from daemon.serving.process import end_left_over
 from tests.fakes.vllm_managed import DEADLY
 from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.drill import ROOT, Watched, watching
+from tests.fixtures.http import CLIENT
 from tests.fixtures.ports import free_port
 
 CHILD = [sys.executable, "-m", "tests.fakes.vllm_managed"]
@@ -66,7 +67,7 @@ def test_the_managed_server_crashes_again_and_again(managed: Watched) -> None:
 
     def ask() -> int:
         with suppress(httpx.TransportError):
-            return httpx.post(f"http://127.0.0.1:{server}/v1/chat/completions", json=question).status_code
+            return CLIENT.post(f"http://127.0.0.1:{server}/v1/chat/completions", json=question).status_code
         return 0
 
     assert ask() == 200  # the base model lives through it

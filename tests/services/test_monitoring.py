@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,6 +25,7 @@ from tests.fixtures.config import distant_cron, flagged
 from tests.fixtures.daemons import RunningDaemon
 from tests.fixtures.dcgm import dcgm_exposition
 from tests.fixtures.healthy import serving_again
+from tests.fixtures.http import CLIENT
 from tests.fixtures.ports import free_port
 from tests.fixtures.prometheus import WATCHED, Prometheus, figures, run_tool, running_prometheus
 from tests.fixtures.receiver import Receiver
@@ -85,10 +85,10 @@ def watched(tiny_model: Path, broker: EmbeddedBroker, tmp_path_factory: pytest.T
             daemon.start()
             try:
                 # a scrape before the first step of the gauges finds a live adapter without a name
-                daemon.until(lambda: "erratad_live_adapter_info{" in httpx.get(f"{daemon.url}/metrics").text)
+                daemon.until(lambda: "erratad_live_adapter_info{" in CLIENT.get(f"{daemon.url}/metrics").text)
                 begun = time.time() + 2
                 _play(daemon, fake)
-                exported = httpx.get(f"{daemon.url}/metrics").text
+                exported = CLIENT.get(f"{daemon.url}/metrics").text
                 yield Watched(prometheus=prometheus, exported=exported, begun=begun)
             finally:
                 daemon.kill()
@@ -163,7 +163,7 @@ def _ask(fake: FakeVllm, times: int) -> None:
 
 
 def _exported(daemon: RunningDaemon, name: str, **labels: str) -> float | None:
-    families = text_string_to_metric_families(httpx.get(f"{daemon.url}/metrics").text)
+    families = text_string_to_metric_families(CLIENT.get(f"{daemon.url}/metrics").text)
     samples = (sample for family in families for sample in family.samples)
     return next((one.value for one in samples if (one.name, one.labels) == (name, labels)), None)
 
