@@ -1,4 +1,4 @@
-"""A run over a thousand reports, a tenth of them odd, from the store to a verified adapter and a verdict."""
+"""A run over hundreds of reports, a quarter of them odd, from the store to a verified adapter and a verdict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.fixtures.training import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-PLAIN, OF_EACH_KIND = 900, 8
+PLAIN, OF_EACH_KIND = 330, 8
 REFUSED, LONG, USED = LeftOut.TEMPLATE_REFUSES, LeftOut.TOO_LONG, None
 NEVER = LeftOut.NOT_TRAINABLE
 CHAT = ChatConfig(template=TEMPLATES / "gemma2.jinja")
@@ -174,7 +174,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     open_run(store, folder / "runs")
     stage = dataset_stage(
         store, folder, tiny_model, Picky(), training=training, reader=reader,
-        max_reports=2000, holdout_fraction=0.1, replay_fraction=0.05,
+        max_reports=2000, holdout_fraction=0.1, replay_fraction=0.1,
     )  # fmt: skip
     run = prepare(store, stage)
     assert run.state is RunState.TRAINING, run.reason
