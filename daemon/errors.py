@@ -79,6 +79,10 @@ class TrainingError(ErratadError):
     """The training process failed; the text includes the end of its log."""
 
 
+class RunnerUnavailableError(ErratadError):
+    """The place where the trainer runs does not answer; the text names it."""
+
+
 class AdapterInvalidError(ErratadError):
     """An adapter folder must not be loaded; the text names the file and the reason."""
 

@@ -1,10 +1,10 @@
-"""Section `training`: LoRA, optimiser and launcher."""
+"""Section `training`: LoRA, optimiser, and where the trainer runs."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from daemon.config.section import Fraction, Positive, Seconds, Section
 
@@ -33,7 +33,37 @@ class DistillationConfig(Section):
     top_tokens: Positive = 100
 
 
+class RayConfig(Section):
+    """With `runner: ray`: the cluster, and what each worker gets there."""
+
+    address: str | None = None
+    """URL of the cluster's dashboard, which takes jobs."""
+    workers: Positive = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    """0: workers train on CPUs and talk by gloo; else by NCCL."""
+    resources_per_worker: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Further resources by the names of the cluster."""
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    runtime_env: dict[str, Any] = {}
+    """Ray's runtime environment of the job, e.g. {"env_vars": {...}}."""
+    unreachable_s: Seconds = 1800.0
+    """A cluster that does not answer for longer than this fails the run."""
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _installed(cls, runtime_env: dict[str, Any]) -> dict[str, Any]:
+        if found := {"working_dir", "py_modules"} & runtime_env.keys():
+            raise ValueError(
+                f"takes no {', '.join(sorted(found))}: install erratad in the image of the cluster's nodes"
+            )
+        return runtime_env
+
+
 class TrainingConfig(Section):
+    runner: Literal["local", "ray"] = "local"
+    """local: a child process of the daemon; ray: a job on a Ray cluster."""
+    ray: RayConfig = RayConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "4bit", "8bit"] = "none"
@@ -69,6 +99,14 @@ class TrainingConfig(Section):
     """CPU threads of the trainer; None: torch decides. Use 1 if a server runs on the same CPU."""
     max_attempts: Positive = 3
     timeout_s: Seconds = 14_400.0
+
+    @model_validator(mode="after")
+    def _has_a_cluster(self) -> Self:
+        if self.runner == "ray" and self.ray.address is None:
+            raise ValueError("runner ray needs ray.address, the URL of the cluster's dashboard: http://HEAD:8265")
+        if self.runner == "ray" and self.launcher:
+            raise ValueError("runner ray starts its workers itself: leave launcher empty and set ray.workers")
+        return self
 
     @field_validator("strengths")
     @classmethod

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from daemon.operations.schedule_times import schedule_notes
 from daemon.records import utcnow
 from daemon.serving.discovery import source_problem
 from daemon.training.examination import Findings
+from daemon.training.ray_runner import MISSING
 
 
 def problems(config: Config) -> list[str]:
@@ -44,8 +46,8 @@ def check(config: Config) -> Findings:
 def _found(config: Config) -> dict[Callable[[Config], Iterator[str]], list[str]]:
     """The problems by check, in the order in which they are shown."""
     checks = (
-        _variables, folder_problems, _folders, _files, _sets, _recipe, _embeddings, _template, _server, _schedule,
-        _induction, _store_url, _http_urls, _brokers,
+        _variables, folder_problems, _folders, _files, _sets, _recipe, _embeddings, _template, _runner, _server,
+        _schedule, _induction, _store_url, _http_urls, _brokers,
     )  # fmt: skip
     return {one: list(one(config)) for one in checks}
 
@@ -171,6 +173,11 @@ def _template(config: Config) -> Iterator[str]:
     yield from _refused(partial(Prompts, config.reflection.template))
 
 
+def _runner(config: Config) -> Iterator[str]:
+    if config.training.runner == "ray" and find_spec("ray") is None:
+        yield MISSING
+
+
 def _server(config: Config) -> Iterator[str]:
     """Check for a managed server; attached servers run elsewhere."""
     from daemon.serving.command import VLLM_LORA_RANKS, installed_vllm, runs_on_cpu  # noqa: PLC0415
@@ -223,6 +230,8 @@ def _http_urls(config: Config) -> Iterator[str]:
         urls["evaluation.judge.url"] = config.evaluation.judge.url
     if config.mlflow is not None:
         urls["mlflow.tracking_uri"] = config.mlflow.tracking_uri
+    if config.training.ray.address is not None:
+        urls["training.ray.address"] = config.training.ray.address
     if config.otlp is not None:
         urls["otlp.endpoint"] = config.otlp.endpoint
     if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from typing import Protocol
 
 import psutil
 
@@ -16,11 +17,18 @@ def environment(threads: int | None) -> dict[str, str]:
     """The daemon's environment, plus settings that limit torch beside a server. `threads` None: torch decides."""
     return {
         **os.environ,
+        **torch_settings(threads),
+        DAEMON_PID_VARIABLE: str(os.getpid()),
+    }
+
+
+def torch_settings(threads: int | None) -> dict[str, str]:
+    """Variables that keep torch and transformers small and off the network. `threads` None: torch decides."""
+    return {
         **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        DAEMON_PID_VARIABLE: str(os.getpid()),
     }
 
 
@@ -31,6 +39,12 @@ def die_with_the_daemon() -> None:
     daemon = os.environ.get(DAEMON_PID_VARIABLE)
     if daemon is not None and not psutil.pid_exists(int(daemon)):
         raise SystemExit("the daemon died before the work began; its next start repeats the work")
+
+
+class Stop(Protocol):
+    """A request to end the work soon."""
+
+    def is_set(self) -> bool: ...
 
 
 class StopSignal:

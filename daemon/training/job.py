@@ -22,6 +22,8 @@ from daemon.runtime.lock import try_lock
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "train.log"
 LOCK_FILE = "train.lock"
+STOP_FILE = "train.stop"
+"""Where no signal reaches the trainer, this file asks it to write a checkpoint and end."""
 CHECKPOINTS = "checkpoints"
 TEACHER = "teacher"
 """Folder of what the teacher expects."""

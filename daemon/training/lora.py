@@ -21,7 +21,7 @@ from daemon.artifacts import files
 from daemon.config.training import TrainingConfig
 from daemon.errors import TrainingError
 from daemon.labels import LeftOut
-from daemon.runtime.child import StopSignal
+from daemon.runtime.child import Stop
 from daemon.training.base_model import load_base, on_cpu
 from daemon.training.batches import TrainingSet
 from daemon.training.collator import Collator
@@ -91,7 +91,7 @@ class TrainingRun:
         """Return when every process has come here."""
         self._trainer.accelerator.wait_for_everyone()
 
-    def run(self, *, resume: Path | None, stop: StopSignal) -> bool:
+    def run(self, *, resume: Path | None, stop: Stop) -> bool:
         """Train to the end. False if `stop` was set earlier; then a checkpoint was written.
 
         Raises:
@@ -158,7 +158,7 @@ class TrainingRun:
             self.progress.save(self._job.run_folder)
         return False
 
-    def _ask_teacher(self, stop: StopSignal) -> bool:
+    def _ask_teacher(self, stop: Stop) -> bool:
         """Compute or read what the teacher expects; leave out complaints that change nothing. False if stopped."""
         taught = self.training_set.taught
         if not taught:
@@ -252,7 +252,7 @@ class _CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Reports every step, stops on request or if a figure is not finite, and marks complete checkpoints."""
 
-    def __init__(self, run: TrainingRun, stop: StopSignal, run_folder: Path, step_tokens: list[int]) -> None:
+    def __init__(self, run: TrainingRun, stop: Stop, run_folder: Path, step_tokens: list[int]) -> None:
         self._run = run
         self._stop = stop
         self._run_folder = run_folder

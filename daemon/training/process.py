@@ -1,4 +1,4 @@
-"""Starts and stops the training child process."""
+"""The runner `local`: the trainer is a child process of the daemon."""
 
 from __future__ import annotations
 
@@ -13,13 +13,59 @@ from pathlib import Path
 import psutil
 
 from daemon.artifacts.run_folder import JOB_FILE
-from daemon.runtime.child import environment
-from daemon.training.job import LOG_FILE, TrainingJob
+from daemon.runtime.child import describe, environment
+from daemon.training.job import LOG_FILE, PROGRESS_FILE, TrainingJob, run_lock
 
 STOP_GRACE_S = 60.0
 """Time for the child to finish its optimiser step and write a checkpoint before it is killed."""
 _TAIL_BYTES = 4000
 _TAIL_LINES = 8
+
+
+class LocalRunner:
+    """Starts the trainer as a child process, which ends together with the daemon."""
+
+    poll_s = 0.5
+
+    def __init__(self, launcher: Sequence[str]) -> None:
+        self._launcher = launcher
+
+    def busy(self, run_folder: Path) -> bool:
+        with run_lock(run_folder) as free:
+            return not free
+
+    def start(self, job: TrainingJob) -> LocalAttempt:
+        (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
+        return LocalAttempt(start_trainer(job, launcher=self._launcher))
+
+    def forget(self, run_folder: Path) -> bool:
+        """False: the child of a killed daemon ends by itself."""
+        del run_folder
+        return False
+
+
+class LocalAttempt:
+    """One child process."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+
+    def __str__(self) -> str:
+        return f"process {self._child.pid}"
+
+    @property
+    def waits(self) -> None:
+        """A child process does not wait for its machine."""
+
+    def ended(self) -> str | None:
+        code = self._child.poll()
+        return None if code is None else describe(code)
+
+    def resident_bytes(self) -> int:
+        return resident_bytes(self._child.pid)
+
+    def stop(self) -> None:
+        stop_trainer(self._child)
 
 
 def start_trainer(job: TrainingJob, *, launcher: Sequence[str]) -> subprocess.Popen[bytes]:

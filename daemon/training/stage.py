@@ -1,9 +1,8 @@
-"""Stage "finetune": starts a child process that trains the adapter of the run, and supervises it."""
+"""Stage "finetune": starts the trainer of the run's adapter, where `training.runner` says, and supervises it."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,29 +21,29 @@ from daemon.errors import (
     AdapterInvalidError,
     ConfigError,
     IllegalTransitionError,
+    RunnerUnavailableError,
     ServingError,
     StoreUnavailableError,
     TrainingError,
 )
 from daemon.records import Run, RunState
-from daemon.runtime.child import describe
 from daemon.runtime.stage import Life, Step
 from daemon.store import Runs, Store
 from daemon.training.job import (
     CHECKPOINTS,
-    PROGRESS_FILE,
     TEACHER,
     LossCurve,
     Phase,
     TrainingJob,
     TrainingProgress,
-    run_lock,
 )
-from daemon.training.process import log_tail, resident_bytes, start_trainer, stop_trainer
+from daemon.training.process import log_tail
+from daemon.training.runner import Attempt, make_runner
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.5
+_PAST_RUNS = 20
+"""Runs that may have ended while no daemon looked."""
 _SHOWN = {"phase", "step", "steps", "loss", "tokens_per_s", "eta_s", "kl_to_base", "entropy", "hindsight_advantage"}
 """Figures of the child that the run keeps."""
 
@@ -110,12 +109,18 @@ class FinetuneStage:
         self._runs = store.runs
         self._adapters = store.adapters
         self._config = config
+        self._runner = make_runner(config)
         self._chat = chat
         self._model = model
         self._adapters_dir = adapters_dir
         self._check_chat = check_chat
+        self._knows_the_past = False
 
     def step(self, life: Life) -> Step:
+        problem = self._forget_ended()
+        return self._train(life) if problem is None else Step(sentence=problem)
+
+    def _train(self, life: Life) -> Step:
         run = self._runs.active()
         if run is None or run.state is not RunState.TRAINING:
             return Step(sentence="no run to train")
@@ -123,6 +128,8 @@ class FinetuneStage:
             return self._advance(run, life)
         except ServingError as exc:
             return Step(sentence=f"run {run.id} waits for a model server: {exc}")
+        except RunnerUnavailableError as exc:
+            return Step(sentence=f"run {run.id} waits: {exc}")
         except IllegalTransitionError as exc:
             return Step(sentence=f"run {run.id} was ended meanwhile: {exc}", worked=True)
         except (TrainingError, AdapterInvalidError, ConfigError) as exc:
@@ -134,17 +141,35 @@ class FinetuneStage:
         metrics.RUNS.labels(outcome="failed").inc()
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
+    def _forget_ended(self) -> str | None:
+        """Once: stop what an earlier daemon left training for runs that have ended since. The problem, if it fails."""
+        if self._knows_the_past:
+            return None
+        try:
+            for run in self._runs.find(limit=_PAST_RUNS):
+                if run.state is not RunState.TRAINING and self._runner.forget(Path(run.folder)):
+                    log.info("training stopped", run=run.id, reason="the run has ended")
+                    self._discard(Path(run.folder))
+        except (RunnerUnavailableError, TrainingError) as exc:
+            return f"a trainer of a run that has ended may still work: {exc}"
+        self._knows_the_past = True
+        return None
+
+    @staticmethod
+    def _discard(run_folder: Path) -> None:
+        """Remove what was made from users' texts, of a training that will not go on."""
+        for name in (CHECKPOINTS, TEACHER):
+            shutil.rmtree(run_folder / name, ignore_errors=True)
+
     def _advance(self, run: Run, life: Life) -> Step:
         folder = Path(run.folder)
         if not (folder / MANIFEST_FILE).exists():
             raise TrainingError(f"the dataset in {folder} is gone; start a new run")
-        with run_lock(folder) as free:
-            if not free:
-                return Step(sentence=f"run {run.id}: a trainer started by an earlier daemon is still running; waiting")
-            job = self._job(run)
+        if self._runner.busy(folder):
+            return Step(sentence=f"run {run.id}: a trainer started by an earlier daemon is still running; waiting")
+        job = self._job(run)
         if job.chat != self._chat.absolute():
             raise TrainingError("the section `chat` was changed after the run had begun; start a new run")
-        # the lock is free again here: the child takes it for itself
         if job.adapter_folder.exists():
             return self._hand_over(run, job)
         self._check_chat()
@@ -202,20 +227,19 @@ class FinetuneStage:
         )
 
     def _attempt(self, run: Run, job: TrainingJob, life: Life) -> Step:
-        """Run one child from start to end. A refusal is final; any other early end is a failure and is retried."""
+        """Follow one trainer from start to end. A refusal is final; any other early end is a failure and is retried."""
         job.adapters_dir.mkdir(parents=True, exist_ok=True)  # a bad path must fail now, not after hours of training
-        (job.run_folder / PROGRESS_FILE).unlink(missing_ok=True)
-        child = start_trainer(job, launcher=self._config.launcher)
-        log.info("training starts", run=run.id, adapter=job.name, pid=child.pid)
+        attempt = self._runner.start(job)
+        log.info("training starts", run=run.id, adapter=job.name, trainer=str(attempt))
         exporter = _ProgressExporter(self._runs, run)
         try:
-            in_time = self._supervise(job, child, exporter, life)
+            in_time = self._supervise(job, attempt, exporter, life)
         finally:
-            stop_trainer(child)
+            attempt.stop()
             metrics.TRAINING_MEMORY.set(0)
         if self._runs.get(run.id).state is not RunState.TRAINING:
-            for folder in (job.run_folder / CHECKPOINTS, job.run_folder / TEACHER, job.adapter_folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            self._discard(job.run_folder)
+            shutil.rmtree(job.adapter_folder, ignore_errors=True)
             return Step(sentence=f"run {run.id} was ended during the training", worked=True)
         progress = TrainingProgress.load(job.run_folder)
         exporter.update(progress)
@@ -227,18 +251,16 @@ class FinetuneStage:
             return Step(
                 sentence=f"run {run.id}: training stopped at step {progress.step}; it will resume from a checkpoint"
             )
-        how = describe(child.returncode) if in_time else f"took over {self._config.timeout_s:g} s"
+        how = attempt.ended() if in_time else f"took over {self._config.timeout_s:g} s"
         return self._retry(run, job, f"the trainer {how} at step {progress.step} of {progress.steps}")
 
-    def _supervise(
-        self, job: TrainingJob, child: subprocess.Popen[bytes], exporter: _ProgressExporter, life: Life
-    ) -> bool:
-        """Export the progress until the child ends or the daemon stops. False if `timeout_s` ran out first."""
+    def _supervise(self, job: TrainingJob, attempt: Attempt, exporter: _ProgressExporter, life: Life) -> bool:
+        """Export the progress until the trainer ends or the daemon stops. False if `timeout_s` ran out first."""
         deadline = time.monotonic() + self._config.timeout_s
-        while child.poll() is None and not life.wait(POLL_S):
+        while attempt.ended() is None and not life.wait(self._runner.poll_s):
             progress = TrainingProgress.load(job.run_folder)
-            life.say(f"run {job.run_id}: {job.name}: {progress}")
-            metrics.TRAINING_MEMORY.set(resident_bytes(child.pid))
+            life.say(f"run {job.run_id}: {job.name}: {attempt.waits or progress}")
+            metrics.TRAINING_MEMORY.set(attempt.resident_bytes())
             try:
                 exporter.update(progress)
                 if self._runs.get(job.run_id).state is not RunState.TRAINING:

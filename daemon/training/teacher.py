@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from daemon.artifacts.files import write_atomically
-from daemon.runtime.child import StopSignal
+from daemon.runtime.child import Stop
 from daemon.training.batches import Encoded, Objective, fill, pad
 from daemon.training.losses import log_probs, top_and_rest
 
@@ -70,7 +70,7 @@ class TeacherCache:
             for batch in _batches([row for row in rows if row.objective is objective], batch_tokens)
         ]
 
-    def fill(self, model: Any, *, pad_id: int, stop: StopSignal, rank: int = 0, ranks: int = 1) -> bool:
+    def fill(self, model: Any, *, pad_id: int, stop: Stop, rank: int = 0, ranks: int = 1) -> bool:
         """Ask the teacher about what is not in the folder yet: this process's share. False if stopped before."""
         for batch in self._batches[rank::ranks]:
             path = self._path(batch)

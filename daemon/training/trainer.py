@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from daemon.artifacts.examples import read_examples
 from daemon.artifacts.run_folder import MANIFEST_FILE, REPLAY_FILE, TRAIN_FILE, load_manifest
 from daemon.chat.template import ChatTemplate
 from daemon.errors import AdapterInvalidError, ConfigError, DatasetError, TrainingError
-from daemon.runtime.child import StopSignal, die_with_the_daemon
+from daemon.runtime.child import Stop, StopSignal, die_with_the_daemon
 from daemon.training.batches import TrainingSet
 from daemon.training.job import (
     CHECKPOINTS,
@@ -39,13 +39,18 @@ EXIT_BUSY = 75
 def main() -> int:
     job = TrainingJob.load(Path(sys.argv[1]))
     die_with_the_daemon()
+    return work(job)
+
+
+def work(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> int:
+    """Train under the run's lock; the exit code. A refusal is written into the progress file."""
     # the lock of rank 0 also covers the other ranks
     with run_lock(job.run_folder) if _is_main_process() else nullcontext(enter_result=True) as locked:
         if not locked:
             print(f"another process is training run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
             return EXIT_BUSY
         try:
-            train(job)
+            train(job, stop)
         except (TrainingError, DatasetError, ConfigError, AdapterInvalidError) as exc:
             progress = TrainingProgress.load(job.run_folder)
             progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
@@ -58,8 +63,10 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by torchrun
 
 
-def train(job: TrainingJob) -> None:
-    """Train the adapter of the job and publish it, or stop early on SIGTERM.
+def train(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> None:
+    """Train the adapter of the job and publish it, or end early on a stop, with a checkpoint.
+
+    Until `stop` is made, after the model is loaded, SIGTERM ends the process at once.
 
     Raises:
         ErratadError: if the job cannot be trained.
@@ -85,7 +92,7 @@ def train(job: TrainingJob) -> None:
         replay_per_epoch=manifest.replay_per_epoch,
     )
     training = lora.TrainingRun(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
-    if not training.run(resume=resume, stop=StopSignal()) or not training.is_main_process:
+    if not training.run(resume=resume, stop=stop()) or not training.is_main_process:
         return
     publish_adapter(job, training)
     for folder in (

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The tests start an MLflow server, a LiteLLM proxy and a vLLM router. Each lives in an environment of its own, because they pin packages
-# that vLLM and the daemon use in other versions; this makes sure that both are there, in the cache outside the repository.
+# The tests start an MLflow server, a LiteLLM proxy, a vLLM router and a Ray cluster. Each lives in an environment of its own: the first
+# three pin packages that vLLM and the daemon use in other versions, and where Ray is installed, each vLLM imports it at its start.
+# This makes sure that all are there, in the cache outside the repository.
 set -euo pipefail
 mlflow=3.17.2
 litellm=1.106.12 # 1.107.0 was compromised
 router=0.1.17
+ray=2.60.0
 root="${ERRATAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/erratad}"
 
 # install NAME VERSION REQUIREMENT
@@ -22,6 +24,10 @@ install() {
     fi
 }
 
+# Ray's workers train with the packages of this environment, so Ray's own are installed to go with those
+packages=$("${PYTHON:-python3}" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 install mlflow "$mlflow" "mlflow==$mlflow"
 install litellm "$litellm" "litellm[proxy]==$litellm"
 install router "$router" "vllm-router==$router"
+PYTHONPATH="$packages" PIP_CONSTRAINT=deploy/local/constraints.txt install ray "$ray" "ray[default,train]==$ray"

@@ -96,7 +96,7 @@ def test_a_trainer_killed_while_it_asks_the_teacher_and_later_ends_with_the_same
         children.append(start(*args, **options))
         return children[-1]
 
-    monkeypatch.setattr("daemon.training.stage.start_trainer", recorded)
+    monkeypatch.setattr("daemon.training.process.start_trainer", recorded)
     run = _run(sqlite_store, tmp_path, tiny_model)
     stage = finetune_stage(sqlite_store, tmp_path, tiny_model, **STEPS, max_attempts=4)
     moments: list[Callable[[], bool]] = [

@@ -70,7 +70,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
         started.append(start(job, launcher=launcher))
         return started[-1]
 
-    monkeypatch.setattr("daemon.training.stage.start_trainer", recorded)
+    monkeypatch.setattr("daemon.training.process.start_trainer", recorded)
     yield started
     for child in started:
         training_process.stop_trainer(child)

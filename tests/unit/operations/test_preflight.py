@@ -42,6 +42,7 @@ def test_a_usable_configuration_has_no_problems(usable: Callable[..., Config]) -
             "dataset.embedding_model: /nonexistent holds no config.json",
         ),
         ({"reflection": {"template": "v999"}}, "reflection.template"),
+        ({"training": {"ray": {"address": "ray-head:8265"}}}, "training.ray.address: 'ray-head:8265'"),
         ({"schedule": {"cron": "every day"}}, "schedule.cron: 'every day'"),
         ({"schedule": {"cron": "99 3 * * *"}}, "schedule.cron: '99 3 * * *'"),
         ({"schedule": {"timezone": "Mars/Base"}}, "schedule.timezone: 'Mars/Base'"),
@@ -101,3 +102,16 @@ def test_all_problems_are_listed_at_once(make_config: Callable[..., Config]) -> 
     found = problems(make_config(dataset={"recipe": "magic"}, schedule={"cron": "x", "timezone": "nowhere"}))
     keys = {problem.split(":")[0] for problem in found}
     assert {"model.path", "dataset.recipe", "schedule.cron", "schedule.timezone"} <= keys
+
+
+def test_a_runner_whose_package_is_missing_is_named(
+    usable: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.operations.preflight.find_spec", lambda _name: None)
+    [problem] = problems(
+        usable(
+            serving={"mode": "attached", "urls": ["http://vllm:8000"], "admin_token_env": "PATH"},
+            training={"runner": "ray", "ray": {"address": "http://ray-head:8265"}},
+        )
+    )
+    assert problem.startswith("training.runner: ray is not installed here; install erratad[ray]")
