@@ -35,6 +35,14 @@ class RefusedError(ErratadError):
     """The daemon's API refused a request; the text is its answer."""
 
 
+class ArchiveError(ErratadError):
+    """A file of the archive cannot be written, is missing or damaged, or another process works in the archive."""
+
+
+class ArchiveChangedError(ArchiveError):
+    """A report changed while it was written to the archive. Nothing was moved."""
+
+
 class StoreVersionError(ErratadError):
     """This version of erratad does not know the database's schema version."""
 

@@ -103,11 +103,7 @@ EVENTS_PUBLISHED = _closed(
 )
 _SINKS = ("webhook", "mlflow", "otlp")
 DELIVERY_ATTEMPTS = _closed(
-    Counter(
-        "erratad_delivery_attempts_total",
-        "Attempts to deliver an event to this sink, by outcome.",
-        ["sink", "outcome"],
-    ),
+    Counter("erratad_delivery_attempts_total", "Attempts to deliver an event, by outcome.", ["sink", "outcome"]),
     sink=_SINKS,
     outcome=("delivered", "retried", "dead"),
 )
@@ -134,6 +130,9 @@ INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cro
 
 # queue and reflection
 REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), state=ReportState)
+REPORTS_ARCHIVED = Gauge("erratad_reports_archived", "Reports in the files of the archive (storage.archive).")
+ARCHIVE_LAST_FILE = Gauge("erratad_archive_last_file_timestamp_seconds", "Time of the archive's latest file; 0: none.")
+ARCHIVE_FAILURES = Counter("erratad_archive_failures_total", "Failed attempts to move reports into the archive.")
 LAST_REPORT = Gauge("erratad_last_report_timestamp_seconds", "Time of the latest report not induced; 0: never.")
 REPORTS_EXPECTED = Gauge(
     "erratad_reports_expected_within_seconds",

@@ -37,6 +37,7 @@ from daemon.evidence.completions import CompletionsStage
 from daemon.evidence.stage import EvidenceStage
 from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
+from daemon.operations.archiving import ArchiveStage
 from daemon.operations.dangers import dangers
 from daemon.operations.gauges import GaugesStage
 from daemon.operations.health import Health
@@ -250,7 +251,7 @@ def _trust(policy: Policy, store: Store) -> Trust:
 
 
 def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
-    """The stages that make an accepted adapter live, watch it, and remove old files."""
+    """The stages that make an accepted adapter live, watch it, and remove or archive what is old."""
     voters = electorate(Policy.of(config))
     return [
         PromotionStage(store=store, fleet=fleet, config=config.rollout, serving=config.serving, voters=voters),
@@ -263,6 +264,7 @@ def _serving_stages(config: Config, store: Store, fleet: Fleet) -> list[Stage]:
             adapters_dir=config.adapters_dir,
             runs_dir=config.runs_dir,
         ),
+        *([] if config.storage.archive.after_days is None else [ArchiveStage(store, config)]),
     ]
 
 

@@ -337,6 +337,7 @@ TESTED_THROUGH = {
     "connectors/messages/event.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/messages/fields.py": "tests/unit/connectors/messages/test_report.py",
     "connectors/kafka/letters.py": "tests/services/test_erasure.py",
+    "daemon/operations/archiving.py": "tests/services/test_archive.py",
     "daemon/operations/remains.py": "tests/services/test_erasure.py",
     # closed sets
     "daemon/categories.py": "tests/unit/reflection/test_prompts.py",

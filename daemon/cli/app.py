@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from daemon.cli import context, init, listings, review, send, service, steer, top
+from daemon.cli import archive, context, init, listings, review, send, service, steer, top
 from daemon.cli.connection import root
 from daemon.cli.output import warn
 from daemon.errors import ConfigError, DaemonUnreachableError, ErratadError, StoreUnavailableError
@@ -86,5 +86,6 @@ for command in (
 ):
     app.command(command.__name__.removesuffix("_file").replace("_", "-"))(command)
 app.add_typer(review.review)
+app.add_typer(archive.archive)
 app.add_typer(context.context)
 app.callback()(root)

@@ -6,7 +6,7 @@ A shell waits for the answer at each press of a key. So a server has a second, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
@@ -14,6 +14,9 @@ from daemon.cli.backend import Backend
 from daemon.cli.connection import COMPLETION_TIMEOUT_S, Target
 from daemon.operations.stages import PAUSABLE
 from daemon.report_filter import ReportFilter
+
+if TYPE_CHECKING:
+    from daemon.store.archive_tables import ArchiveFile
 
 MAX_PROPOSALS = 100
 _GENERATIONS = {
@@ -66,6 +69,24 @@ def runs(ctx: typer.Context, incomplete: str) -> Proposals:
         return [(str(row["id"]), row["state"]) for row in backend.runs(limit=MAX_PROPOSALS)]
 
     return _of_target(ctx, read, incomplete)
+
+
+def archived(ctx: typer.Context, incomplete: str) -> Proposals:
+    return [(file.name, f"{file.reports} reports") for file in _files(ctx) if file.name.startswith(incomplete)]
+
+
+def months(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _begun(sorted({file.month for file in _files(ctx)}), incomplete)
+
+
+def _files(ctx: typer.Context) -> list[ArchiveFile]:
+    from daemon.cli.options import opened
+
+    try:
+        with opened(Target(ctx).config()) as store:
+            return store.archive.files()
+    except Exception:  # noqa: BLE001 - as below
+        return []
 
 
 def _of_target(ctx: typer.Context, read: Callable[[Backend], Proposals], incomplete: str) -> Proposals:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from daemon.config.archive import ArchiveConfig
 from daemon.config.chat import ChatConfig
 from daemon.config.dataset import DatasetConfig
 from daemon.config.delivery import MlflowConfig, OtlpConfig, OutboxConfig, WebhookConfig
@@ -44,6 +45,7 @@ class StorageConfig(Section):
     """Run folders (datasets) are removed this long after their run ended; None: never."""
     keep_unused_reports_days: Annotated[float, Field(gt=0)] | None = 90.0
     """Reports that no run used are deleted this long after they came; None: never. See `daemon.store.unused`."""
+    archive: ArchiveConfig = ArchiveConfig()
 
 
 class LogConfig(Section):
@@ -102,6 +104,10 @@ class Config(Section):
     @property
     def runs_dir(self) -> Path:
         return self.data_dir / "runs"
+
+    @property
+    def archive_dir(self) -> Path:
+        return self.storage.archive.folder or self.data_dir / "archive"
 
     @property
     def store_url(self) -> str:

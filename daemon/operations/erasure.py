@@ -25,6 +25,7 @@ from daemon.config import Config
 from daemon.dataset.embeddings import vector_file
 from daemon.dataset.teaching import LESSON_ANSWERS
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError
+from daemon.operations.archiving import take_out
 from daemon.operations.remains import Remains
 from daemon.privacy.certificate import signed
 from daemon.privacy.keys import Keys
@@ -78,8 +79,10 @@ def erase(store: Store, config: Config, report_id: str, *, actor: str, reason: s
         NotFoundError: The report is unknown.
         ConfigError: The key of section `privacy` is unusable. Nothing is erased.
         StoreUnavailableError: The database does not answer; erase again.
+        ArchiveError: The report is archived, and its file cannot be read or written anew. Erase again.
     """
     keys, after = Keys.of(config), config.privacy.after_erasure
+    take_out(store, config, report_id, actor=actor, reason=reason)
     try:
         report = store.reports.get(report_id)
     except NotFoundError:

@@ -66,6 +66,9 @@ class GaugesStage:
         metrics.LAST_REPORT.set(0.0 if last is None else last.timestamp())
         metrics.NEW_LESSONS.set(self._store.reports.count_new_lessons(self._enough))
         metrics.EVENTS_WAITING.set(self._store.outbox.backlog(KAFKA).waiting)
+        metrics.REPORTS_ARCHIVED.set(self._store.archive.total())
+        archived_at = self._store.archive.last_at()
+        metrics.ARCHIVE_LAST_FILE.set(0.0 if archived_at is None else archived_at.timestamp())
         self._store.trends.note_queue(counts[ReportState.QUEUED] + counts[ReportState.REFLECTING])
         return sum(counts.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 STAGES = (
     "serving", "selftest", "ingest", "induction", "events", "webhook", "mlflow", "otlp", "outbox", "completions",
     "evidence", "reflection", "schedule", "dataset", "finetune", "evaluation", "promotion", "traffic", "watch",
-    "retention", "gauges",
+    "retention", "archive", "gauges",
 )  # fmt: skip
 """All stages, in pipeline order."""
 PAUSABLE = tuple(stage for stage in STAGES if stage not in {"serving", "selftest"})

@@ -122,6 +122,8 @@ class StatusView(View):
     stages: list[StageView]
     pauses: list[Pause]
     reports: dict[ReportState, int]
+    archived: int
+    """Reports in the files of the archive, beside `reports`."""
     oldest_queued_age_s: float | None
     evidence: dict[Evidence, int]
     """Reports that are queued, analysed or lessons, by what is known about whether the model gave the answer."""
@@ -163,6 +165,7 @@ def status(store: Store, config: Config) -> StatusView:
         stages=sorted(stages, key=_in_pipeline_order),
         pauses=store.control.pauses(),
         reports=store.reports.counts(),
+        archived=store.archive.total(),
         oldest_queued_age_s=None if oldest is None else (now - oldest).total_seconds(),
         evidence=store.evidence.counts(),
         evidence_waiting=store.evidence.waiting(),
@@ -268,7 +271,8 @@ def _guidance(view: StatusView) -> list[str]:
 def _reports(view: StatusView) -> str:
     counted = ", ".join(f"{count} {state}" for state, count in view.reports.items() if count)
     oldest = "" if view.oldest_queued_age_s is None else f"; the oldest waits for {span(view.oldest_queued_age_s)}"
-    return f"Reports: {counted or 'none yet'}{oldest}."
+    archived = f"; {view.archived} more are archived" if view.archived else ""
+    return f"Reports: {counted or 'none yet'}{oldest}{archived}."
 
 
 def _evidence(view: StatusView) -> list[str]:

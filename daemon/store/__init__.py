@@ -13,6 +13,7 @@ from daemon.errors import ErratadError
 from daemon.privacy.redact import Redactor
 from daemon.store.adapters import Adapters
 from daemon.store.anew import Anew
+from daemon.store.archive import Archive
 from daemon.store.audit import Audit
 from daemon.store.candidates import Tenants
 from daemon.store.clusters import Clusters
@@ -46,6 +47,7 @@ from daemon.store.witnesses import Witnesses
 __all__ = [
     "Adapters",
     "Added",
+    "Archive",
     "Audit",
     "Clusters",
     "Control",
@@ -99,6 +101,7 @@ class Store:
     trials: Trials
     left_out: LeftOutReports
     outbox: Outbox
+    archive: Archive
     audit: Audit
     erasures: Erasures
     originals: Originals
@@ -153,6 +156,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         trials=Trials(engine),
         left_out=LeftOutReports(engine),
         outbox=Outbox(engine),
+        archive=Archive(engine),
         audit=Audit(engine),
         erasures=Erasures(engine),
         originals=Originals(engine),

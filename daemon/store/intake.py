@@ -19,6 +19,7 @@ from daemon.labels import Lost, SignalState
 from daemon.privacy.redact import Redactor, as_it_is
 from daemon.records import Evidence, ReportState, Source
 from daemon.store import schema
+from daemon.store.archive_tables import archived
 from daemon.store.duplicates import IN_PLAY
 from daemon.store.engine import Lock, database_time, serialise
 from daemon.store.erasing import ERASED_KEY
@@ -203,8 +204,9 @@ class _Intake:
         return found
 
 
-_TABLES = (schema.reports, signals)
-"""An id is used once, by a report or by a signal."""
+_RECENT = (schema.reports, signals)
+_TABLES = (*_RECENT, archived)
+"""An id is used once, by a report or by a signal. The archive comes last: reports move there at any time."""
 
 
 def _fingerprints(connection: Connection, keys: set[Key]) -> dict[Key, str]:
@@ -252,7 +254,7 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tupl
 
 def _recent(connection: Connection, reporters: set[Key], *, since: datetime) -> dict[Key, int]:
     found: Counter[Key] = Counter()
-    for table, (principal, names) in product(_TABLES, _by_principal(reporters).items()):
+    for table, (principal, names) in product(_RECENT, _by_principal(reporters).items()):
         query = (
             select(table.c.reporter, func.count())
             .where(table.c.principal == principal, table.c.reporter.in_(names), table.c.received_at > since)

@@ -11,12 +11,13 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or
 
 from connectors.messages import EventType, FlaggedResponse
 from daemon.categories import Kind
-from daemon.errors import IllegalTransitionError, LeaseLostError, NotFoundError
+from daemon.errors import IllegalTransitionError, LeaseLostError
 from daemon.labels import SignalState
 from daemon.privacy.redact import Redactor
 from daemon.records import INDUCED, MAX_NUMBER, AfterErasure, Lesson, Report, ReportState, Source, utcnow
 from daemon.report_filter import ALL, ReportFilter
 from daemon.store import rows, schema
+from daemon.store.archive_tables import archive_files, archived, unknown
 from daemon.store.audit import record_audit
 from daemon.store.candidates import NEVER, Tenants, a_candidate, candidates, of_other_tenants, of_tenants, with_lesson
 from daemon.store.counts import MAX_COUNTED, counted, report_counts
@@ -80,11 +81,11 @@ class Reports:
             NotFoundError: It sent none.
         """
         table = schema.reports
-        query = select(table).where(table.c.principal == principal, table.c.sent_id == sent_id)
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-            if row is None:
-                raise NotFoundError(f"{principal} sent no report {sent_id!r}")
+            query = select(table).where(table.c.principal == principal, table.c.sent_id == sent_id)
+            if (row := connection.execute(query).one_or_none()) is None:
+                sent = {"principal": principal, "sent_id": sent_id}
+                raise unknown(connection, sent, f"{principal} sent no report {sent_id!r}")
             return with_others(connection, [row])[0]
 
     def find(self, wanted: ReportFilter = ALL, *, limit: int = 50, offset: int = 0) -> list[Report]:
@@ -127,13 +128,12 @@ class Reports:
             return [*connection.execute(every_category()).scalars()]
 
     def partitions_of(self, channel: str) -> frozenset[int]:
-        """The partitions of a topic from which messages are stored."""
-        queries = [
-            select(table.c.kafka_partition).where(table.c.channel == channel).distinct()
-            for table in (schema.reports, signals)
-        ]
+        """The partitions of a topic from which messages are stored or archived."""
+        by_table = (select(one.c.kafka_partition).where(one.c.channel == channel) for one in (schema.reports, signals))
         with reading(self._engine) as connection:
-            return frozenset(one for query in queries for one in connection.execute(query).scalars())
+            files = connection.execute(select(archive_files.c.partitions)).scalars()
+            moved = {one for places in files for topic, one in places if topic == channel}
+            return frozenset(moved).union(*(connection.execute(one.distinct()).scalars() for one in by_table))
 
     def oldest_queued_at(self) -> datetime | None:
         table = schema.reports
@@ -289,9 +289,10 @@ class Reports:
         query = select(table.c.id).where(
             table.c.content_key == key, table.c.id != report_id, table.c.state != ReportState.ERASED
         )
+        moved = select(archived.c.id).where(archived.c.content_key == key, archived.c.id != report_id)
         liked = select(signals.c.id).where(signals.c.content_key == key, signals.c.state != SignalState.ERASED)
         with reading(self._engine) as connection:
-            return sorted(one for ask in (query, liked) for one in connection.execute(ask).scalars())
+            return sorted(one for ask in (query, moved, liked) for one in connection.execute(ask).scalars())
 
     def others_with(self, said: str, report_id: str) -> list[str]:
         """Other reports with this text anywhere in their message; at most five."""
@@ -395,5 +396,5 @@ def report_row(connection: Connection, report_id: str, *, lock: bool = False) ->
     query = select(schema.reports).where(schema.reports.c.id == report_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
-        raise NotFoundError(f"no report {report_id!r}; `erratad reports` lists them")
+        raise unknown(connection, {"id": report_id}, f"no report {report_id!r}; `erratad reports` lists them")
     return row

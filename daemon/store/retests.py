@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, Engine, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, or_, select, update
 
 from connectors.messages import EventType
 from daemon.records import ReportState, utcnow
@@ -121,8 +121,21 @@ def undo_outcomes(connection: Connection, *, target: int, leaving: int) -> None:
 
     Mistakes that it fixed recur. Those that it did not make may be there again, so the next run may look.
     """
+    generation = schema.reports.c.resolved_generation
+    _undo(connection, or_(generation == leaving, generation > target), leaving=leaving)
+
+
+def undo_lost(connection: Connection, report_ids: Collection[str], *, live: int) -> None:
+    """The same for reports that were archived at a rollback: those that a newer generation than `live` fixed."""
     table = schema.reports
-    lost = or_(table.c.resolved_generation == leaving, table.c.resolved_generation > target)
+    for some in batches(sorted(report_ids)):
+        of_newer = select(table.c.resolved_generation).where(table.c.id.in_(some), table.c.resolved_generation > live)
+        for generation in connection.execute(of_newer.distinct()).scalars().all():
+            _undo(connection, and_(table.c.id.in_(some), table.c.resolved_generation == generation), leaving=generation)
+
+
+def _undo(connection: Connection, lost: ColumnElement[bool], *, leaving: int) -> None:
+    table = schema.reports
     by_lost = select(table.c.id).where(lost).order_by(table.c.id)
     better = by_lost.where(table.c.state.in_([ReportState.RESOLVED, ReportState.IMPROVED]))
     why = f"generation {leaving} is no longer live"

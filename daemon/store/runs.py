@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, union_all, update
 
 from connectors.messages import EventType
 from daemon.adapter_names import adapter_name
@@ -33,6 +33,7 @@ from daemon.records import (
 from daemon.retest import Retest
 from daemon.store import rows, schema
 from daemon.store.adapters import live_row
+from daemon.store.archive_tables import archived_items
 from daemon.store.audit import record_audit
 from daemon.store.duplicates import batches
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
@@ -42,6 +43,7 @@ from daemon.store.outbox import emit
 from daemon.store.retests import keep_retests
 from daemon.text.quotes import ERASED
 
+_LINEAGE = (schema.run_items, archived_items)
 REPORT_SUITES = ("flagged", "holdout")
 """Suites with reports as items; items of other suites have their own ids."""
 
@@ -228,20 +230,19 @@ class Runs:
     # --- items, answers, verdicts ---
 
     def items(self, run_id: int) -> list[RunItem]:
-        table = schema.run_items
+        """Of archived reports, too."""
+        both = union_all(*(select(table).where(table.c.run_id == run_id) for table in _LINEAGE))
         with reading(self._engine) as connection:
-            found = connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.report_id))
-            return [rows.record(RunItem, row) for row in found]
+            return [rows.record(RunItem, row) for row in connection.execute(both.order_by("report_id"))]
 
     def trained_on(self, report_id: str) -> list[Adapter]:
         """Forward lineage: the adapters whose training used this report."""
-        items, adapters = schema.run_items, schema.adapters
-        query = (
-            select(adapters)
-            .join(items, items.c.run_id == adapters.c.run_id)
-            .where(items.c.report_id == report_id, items.c.role == Split.TRAIN)
-            .order_by(adapters.c.generation)
+        adapters = schema.adapters
+        used = (
+            select(items.c.run_id).where(items.c.report_id == report_id, items.c.role == Split.TRAIN)
+            for items in _LINEAGE
         )
+        query = select(adapters).where(adapters.c.run_id.in_(union_all(*used))).order_by(adapters.c.generation)
         with reading(self._engine) as connection:
             return [rows.record(Adapter, row) for row in connection.execute(query)]
 

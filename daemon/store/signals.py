@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from daemon.labels import Lost, SignalState
 from daemon.privacy.redact import Redactor
 from daemon.records import Evidence, ReportState, utcnow
 from daemon.store import schema
+from daemon.store.archive_tables import archived, unknown
 from daemon.store.audit import record_audit
 from daemon.store.candidates import Tenants, of_tenants
 from daemon.store.engine import Lock, reading, serialise, transaction
@@ -37,12 +39,11 @@ class Signals:
 
     def get(self, signal_id: str) -> Signal:
         """Raises NotFoundError: there is none with this id."""
-        return self._only(signals.c.id == signal_id, _no_such(signal_id))
+        return self._only({"id": signal_id}, _no_such(signal_id))
 
     def sent(self, principal: str, sent_id: str) -> Signal:
         """Raises NotFoundError: the principal sent none under this id."""
-        mine = and_(signals.c.principal == principal, signals.c.sent_id == sent_id)
-        return self._only(mine, f"{principal} sent no report {sent_id!r}")
+        return self._only({"principal": principal, "sent_id": sent_id}, f"{principal} sent no report {sent_id!r}")
 
     def find(self, *, state: SignalState | None = None, limit: int = 50, offset: int = 0) -> list[Signal]:
         """Newest first."""
@@ -81,6 +82,7 @@ class Signals:
             signals.c.state == SignalState.KEPT,
             signals.c.received_at < before,
             ~flagged.exists(),
+            ~select(archived.c.id).where(archived.c.content_key == signals.c.content_key).exists(),
             of_tenants(self._tenants, signals.c.tenant),
         )
         ranked = select(signals, turn.label("turn")).where(wanted).subquery()
@@ -158,11 +160,12 @@ class Signals:
         with transaction(self._engine) as connection:
             connection.execute(update(signals).where(_waits(waiting)).values(**values))
 
-    def _only(self, condition: ColumnElement[bool], missing: str) -> Signal:
+    def _only(self, wanted: Mapping[str, str], missing: str) -> Signal:
+        same = (signals.c[name] == value for name, value in wanted.items())
         with reading(self._engine) as connection:
-            row = connection.execute(select(signals).where(condition)).one_or_none()
-        if row is None:
-            raise NotFoundError(missing)
+            row = connection.execute(select(signals).where(*same)).one_or_none()
+            if row is None:
+                raise unknown(connection, wanted, missing)
         return signal(row)
 
 

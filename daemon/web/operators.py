@@ -244,7 +244,8 @@ def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
     @router.post("/erase")
     def erase(ask: OneReport, actor: str = admin) -> ReportRow:
         """Remove a report's content permanently: database, files, caches, dead letters. Its id and lineage stay."""
-        store.reports.get(ask.report_id)  # feedback that is no report is erased by the command line
+        if not store.archive.holds(ask.report_id):
+            store.reports.get(ask.report_id)  # feedback that is no report is erased by the command line
         erasure.erase(store, config, ask.report_id, actor=actor, reason=ask.reason)
         return ReportRow.of(store.reports.get(ask.report_id))
 

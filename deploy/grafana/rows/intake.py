@@ -52,4 +52,18 @@ PANELS = [
         ("sum by (outcome) (rate(erratad_kafka_commits_total[$__rate_interval]))", "{{outcome}}"),
         unit="cps",
     ),
+    figure(
+        "Archived reports",
+        ("max(erratad_reports_archived)", ""),
+        width=6,
+        about="Closed reports of past months, in files (storage.archive).",
+    ),
+    figure(
+        "Since the archive's latest file",
+        (age("erratad_archive_last_file_timestamp_seconds"), ""),
+        unit="s",
+        width=6,
+        about="Whole months are archived, so a new file may take a month.",
+    ),
+    bars("Failures of the archive", (increase("erratad_archive_failures_total"), "failures")),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -30,11 +30,11 @@ DAYS = 365
 CHUNK = 5_000
 
 
-def filled(store: Store, reports: int, *, seed: int = 1) -> None:
+def filled(store: Store, reports: int, *, seed: int = 1, shares: Mapping[ReportState, float] = SHARES) -> None:
     """Fill an empty store with generations, runs, and this many reports spread over a year."""
     fill(store)
     draw = random.Random(seed)
-    states = draw.choices([*SHARES], weights=[*SHARES.values()], k=reports)
+    states = draw.choices([*shares], weights=[*shares.values()], k=reports)
     for start in range(0, reports, CHUNK):
         numbers = range(start, min(start + CHUNK, reports))
         rows = [_report(number, states[number], reports, draw) for number in numbers]

@@ -31,6 +31,7 @@ COMMANDS = (
         "requeue",
         "evidence",
         "erase",
+        "archive",
         "audit",
         "review",
         "top",
@@ -106,7 +107,7 @@ def test_help_lists_every_command_and_exit_code() -> None:
 def test_every_command_takes_the_options_of_its_kind() -> None:
     table = get_command(app)
     commands = {**vars(table)["commands"]}
-    for group in ("review", "context"):
+    for group in ("review", "archive", "context"):
         commands |= {f"{group} {name}": one for name, one in vars(commands.pop(group))["commands"].items()}
     options = {name: {option for one in command.params for option in one.opts} for name, command in commands.items()}
     without = {
