@@ -24,6 +24,7 @@ from daemon.runtime.leader import LEASE_NAME
 from tests.fixtures.broker import options_of, topics_of
 from tests.fixtures.config import flagged
 from tests.fixtures.drill import DISK_BYTES, GOOD, RULES, Stand
+from tests.fixtures.http import CLIENT
 from tests.fixtures.stores import force, promote
 
 pytestmark = pytest.mark.timeout(900)
@@ -119,7 +120,7 @@ def test_the_guidance_makes_a_prompt_too_long_and_a_proxy_renames_the_model_in_r
 
     def ask(model: str = "aligned") -> int:
         body = {"model": model, "messages": [{"role": "user", "content": question}]}
-        return httpx.post(f"{fake.url}/v1/chat/completions", json=body).status_code
+        return CLIENT.post(f"{fake.url}/v1/chat/completions", json=body).status_code
 
     assert (ask("base"), ask()) == (200, 400)
     renamed = stand.send_reports(20, model="chat")
@@ -193,7 +194,7 @@ def test_a_database_is_away_while_a_stage_hangs_and_the_daemon_ends(stand: Stand
     stand.fires("ErratadStageStuck", stage="webhook")
     stand.is_told("ErratadStoreUnreachable")
     stand.is_spared("ErratadStageStuck")
-    assert httpx.get(f"{stand.daemon.url}/livez").status_code == 200  # it fails later: http.max_stall_s
+    assert CLIENT.get(f"{stand.daemon.url}/livez").status_code == 200  # it fails later: http.max_stall_s
 
     stand.postgres.start()
     stand.until(lambda: not stand.firing("ErratadStoreUnreachable"), "ErratadStoreUnreachable does not end")
