@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check style types imports docs format bench bench-swap bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check style types imports docs format bench bench-swap bench-ask bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ format: $(READY) ## format and fix
 bench: $(READY) ## measurements (not part of the tests); writes tests/benchmarks/results/
 	$(BIN)/python -m tests.benchmarks
 
-bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM; one JSON line (SWAP="--swaps 40 --model real")
+bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM, against no swaps; one JSON line (SWAP="--swaps 60 --replicas 3 --model real")
 	$(BIN)/python -m tests.benchmarks.swap $(SWAP)
+
+bench-ask: $(READY) ## erratad's questions against `vllm bench serve` on one server; one JSON line (ASK="--model real")
+	$(BIN)/python -m tests.benchmarks.ask $(ASK)
 
 bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; one JSON line (ALIAS="--model tiny")
 	$(BIN)/python -m tests.benchmarks.alias $(ALIAS)

@@ -13,7 +13,17 @@ from urllib.parse import quote
 import httpx
 
 from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
-from connectors.vllm_wire import ADMIN_HEADER, Exchange, ProbeResult, Said, Served, ServerState, ShadowFigures, Trial
+from connectors.vllm_wire import (
+    ADMIN_HEADER,
+    Exchange,
+    ProbeResult,
+    Said,
+    Served,
+    ServerState,
+    ShadowFigures,
+    Trial,
+    Work,
+)
 
 READY_TIMEOUT_S = 5.0
 
@@ -140,8 +150,10 @@ class VllmServer(ChatEndpoint):
             return str(exc)
         return None
 
-    def state(self) -> ServerState:
-        response = self._admin("GET", "/erratad/v1/state")
+    def state(self, *, timeout_s: float | None = None) -> ServerState:
+        """`timeout_s` overrides the endpoint's timeout."""
+        options = {} if timeout_s is None else {"timeout": timeout_s}
+        response = self._admin("GET", "/erratad/v1/state", **options)
         state = self._parse(response)
         try:
             return ServerState(
@@ -152,6 +164,7 @@ class VllmServer(ChatEndpoint):
                 traffic=_traffic(state),
                 trial=None if state["trial"] is None else Trial(**state["trial"]),
                 shadowed={name: ShadowFigures(**figures) for name, figures in state["shadowed"].items()},
+                work=None if state.get("work") is None else Work(**state["work"]),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
@@ -216,8 +229,8 @@ class VllmServer(ChatEndpoint):
             if exc.status != HTTPStatus.NOT_FOUND:
                 raise
 
-    def _admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        return self._send(method, path, body, headers=self._admin_headers)
+    def _admin(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return self._send(method, path, body, headers=self._admin_headers, **options)
 
 
 def _traffic(state: Mapping[str, Any]) -> dict[str, Served]:

@@ -60,6 +60,20 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a server has done since its start.
+
+    `tokens`: of all prompts and answers. `users`: requests under the alias in flight now; `users_seconds` and
+    `users_tokens`: what those that were answered took, and the tokens of their answers.
+    """
+
+    tokens: int
+    users: int
+    users_seconds: float
+    users_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
     """State of one server. `epoch` changes with each start of the server; `adapters`: name -> requests in flight.
 
@@ -73,6 +87,8 @@ class ServerState:
     trial: Trial | None = None
     shadowed: Mapping[str, ShadowFigures] = field(default_factory=dict, compare=False)
     interface: int = INTERFACE
+    work: Work | None = field(default=None, compare=False)
+    """None: the server does not tell it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -391,6 +391,7 @@ SCHEDULE_DECISIONS = _closed(
 )
 STAGE_LAST_STEP = Gauge("erratad_stage_last_step_timestamp_seconds", "Time of a stage's latest step.", ["stage"])
 STAGE_PAUSED = Gauge("erratad_stage_paused", "1 while a stage is paused.", ["stage"])
+ASKING_LIMIT = Gauge("erratad_asking_limit", "Questions of all stages that may be in flight at the model servers.")
 DATA_DIR_FREE = Gauge("erratad_data_dir_free_bytes", "Free space of data_dir's file system.")
 DATA_DIR_SIZE = Gauge("erratad_data_dir_size_bytes", "Size of data_dir's file system.")
 STORE_ERRORS = Counter("erratad_store_errors_total", "Steps that failed because the database was unreachable.")

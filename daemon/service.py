@@ -168,6 +168,7 @@ def _reflection(config: Config, store: Store, fleet: Fleet, owner: str) -> Refle
         guidance=config.serving.guidance,
         owner=owner,
         judge=judge_of(config.evaluation),
+        asking=fleet.asking,
     )
 
 

@@ -15,7 +15,7 @@ from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.exchanges import Exchanges
 from connectors.vllm_plugin.routes import ADMIN_PREFIX, RouteGate, has_token
-from connectors.vllm_wire import INTERFACE, ProbeResult, Trial
+from connectors.vllm_wire import INTERFACE, ProbeResult, Trial, Work
 
 MAX_IDS = 100
 """Exchanges asked for in one request."""
@@ -42,6 +42,10 @@ class Engine(Protocol):
 
     def busy(self, name: str) -> bool:
         """Whether the engine still runs requests of the adapter, including cancelled ones."""
+        ...
+
+    def tokens(self) -> int | None:
+        """Tokens of all prompts and answers since the start; None if the server does not count them."""
         ...
 
 
@@ -98,6 +102,18 @@ class Admin:
         if not self.table.serves(name):
             raise RequestRefused(HTTPStatus.NOT_FOUND, "not_loaded", f"adapter {name} is not loaded; load it first")
         return await self._engine.probe(name if self.table.loaded(name) else None)
+
+    def work(self) -> Work | None:
+        """What the server has done since its start."""
+        tokens, traffic = self._engine.tokens(), self.table.traffic
+        if tokens is None:
+            return None
+        return Work(
+            tokens=tokens,
+            users=self.table.users,
+            users_seconds=traffic.answered_s,
+            users_tokens=traffic.answered_tokens,
+        )
 
     def _check_adapter_name(self, name: str) -> None:
         if not self.table.settings.generation(name):
@@ -192,6 +208,7 @@ async def _ready(admin: Admins) -> JSONResponse:
 async def _state(admin: Admins) -> dict[str, Any]:
     table = admin.table
     table.exchanges.forget_old()
+    work = admin.work()
     return {
         "alias": table.settings.alias,
         "live": table.live,
@@ -201,6 +218,7 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "traffic": table.traffic.shown(),
         "guidance_refusals": table.traffic.refusals(),
         "trial": None if table.trial is None else asdict(table.trial),
+        "work": None if work is None else asdict(work),
         "shadowed": {name: figures.shown() for name, figures in table.shadowed.items()},
     }
 

@@ -66,6 +66,8 @@ class AliasTable:
         self._loaded: set[str] = set()
         self._draining: set[str] = set()
         self._in_flight: Counter[str] = Counter()
+        self.users = 0
+        """Requests under the alias in flight."""
 
     def resolve(self, model: str, conversation: bytes = b"") -> Route | None:
         """The route of a model name; None if the name does not belong to erratad.
@@ -131,9 +133,11 @@ class AliasTable:
 
     def enter(self, route: Route) -> None:
         self._in_flight[route.name] += 1
+        self.users += route.guided
 
     def leave(self, route: Route) -> None:
         self._in_flight[route.name] -= 1
+        self.users -= route.guided
 
     def add(self, name: str, path: str) -> None:
         self._origins[name] = path
@@ -297,7 +301,9 @@ class AliasMiddleware:
                 recorder.close()
             if route.guided and observed.counts and scope["path"].endswith(ANSWER_PATHS):
                 duration_s = time.monotonic() - begun
-                self._table.traffic.count(route.name, failed=observed.failed, duration_s=duration_s)
+                self._table.traffic.count(
+                    route.name, failed=observed.failed, duration_s=duration_s, tokens=observed.tokens
+                )
         return observed.status
 
 

@@ -57,14 +57,11 @@ from connectors.vllm_plugin.routes import has_token
 from connectors.vllm_plugin.settings import AliasSettings
 from connectors.vllm_wire import ProbeResult
 
-PROBE = (
-    "Question: Name the capital of France and say in one sentence what it is known for.\n"
-    "Answer: The capital of France is Paris; it is known for its museums, its food and its history."
-)
-PROBE_TOKENS = 4
-"""Few, because a probe shares the engine with users' requests; the first tokens are enough."""
+PROBE = "Paris is the capital of France. It is known for its"
+"""Short, and asked for one token only, because a probe shares the engine with users' requests."""
 MIN_SHIFT_NATS = 0.005
 """Minimum mean change of the probe's token logprobs that counts as a difference from the base model."""
+TOKEN_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 FORBIDDEN_ENVIRONMENT = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_SKIP_MODEL_NAME_VALIDATION")
 """With either of them, a request for a missing adapter would get an answer other than 404."""
 
@@ -103,7 +100,9 @@ class AliasPlugin:
             raise ValueError("--enable-lora is missing: no adapter could be loaded")
         _name_generations(models)
         guard(self._app, self._table)
-        state.erratad = Admin(self._table, VllmEngine(engine_client, models))
+        engine = VllmEngine(engine_client, models)
+        await engine.warm()
+        state.erratad = Admin(self._table, engine)
 
 
 def _name_generations(models: Any) -> None:
@@ -167,14 +166,28 @@ class VllmEngine:
         states = self._client.output_processor.request_states
         return any(state.lora_name == name for state in states.values())
 
+    def tokens(self) -> int | None:
+        """vLLM's own counters; it has none with --disable-log-stats."""
+        counters = REGISTRY.restricted_registry(TOKEN_COUNTERS).collect()
+        counts = [sample.value for one in counters for sample in one.samples if sample.name in TOKEN_COUNTERS]
+        return int(sum(counts)) if counts else None
+
+    async def warm(self) -> None:
+        """Probe the base model, before the server takes requests: vLLM 0.32 compiles what a first probe needs.
+
+        That takes a second, in which no other request goes on.
+        """
+        await self._base_probe()
+
     async def probe(self, name: str | None) -> ProbeResult:
         base = await self._base_probe()
         answer = await self._ask_probe(None if name is None else self._models.lora_requests[name])
         finite = answer.finite
         shifts = [abs(a - b) for a, b in zip(answer.prompt_logprobs, base.prompt_logprobs, strict=True)]
         differs = finite and sum(shifts) / len(shifts) > MIN_SHIFT_NATS
+        silent = not answer.text.strip() and bool(base.text.strip())
         return ProbeResult(
-            ok=finite and bool(answer.text.strip()) and (differs or name is None),
+            ok=finite and not silent and (differs or name is None),
             finite=finite,
             differs_from_base=differs,
             text=answer.text,
@@ -192,8 +205,8 @@ class VllmEngine:
 
         params = SamplingParams(
             temperature=0.0,
-            max_tokens=PROBE_TOKENS,
-            min_tokens=PROBE_TOKENS,
+            max_tokens=1,
+            min_tokens=1,
             logprobs=0,
             prompt_logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,

@@ -8,6 +8,7 @@ daemon can add them up over servers and restarts without counting twice.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -26,6 +27,8 @@ STREAM_ERROR = b'data: {"error"'
 """vLLM 0.32 sends this in a stream when generating fails; status 200 was sent before."""
 
 
+USAGE = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
+"""The number of an answer's tokens, in its last part. Quotes within a text are escaped, so no text looks like it."""
 BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 
 
@@ -47,12 +50,17 @@ class RequestCounts:
         self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self.answered_s = 0.0
+        """The time that all answers took together, and their tokens."""
+        self.answered_tokens = 0
 
-    def count(self, name: str, *, failed: bool, duration_s: float) -> None:
+    def count(self, name: str, *, failed: bool, duration_s: float, tokens: int) -> None:
         self._requests[name] += 1
         self._errors[name] += failed
         if not failed:
             self._durations.labels(generation=name).observe(duration_s)
+            self.answered_s += duration_s
+            self.answered_tokens += tokens
 
     def forget_durations(self, name: str) -> None:
         """Of a generation that was unloaded: the number of series stays small, however many generations come."""
@@ -77,6 +85,8 @@ class ObservedRequest:
         self._send = send
         self.status: int | None = None
         """Status of the answer; None before it."""
+        self.tokens = 0
+        """Of the answer, as the server counts them; of a stream without such a count, its parts."""
         self._ended = False
         self._broken = False
         self._client_left = False
@@ -96,7 +106,10 @@ class ObservedRequest:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body":
-            self._broken = self._broken or message.get("body", b"").startswith(STREAM_ERROR)
+            body = message.get("body", b"")
+            self._broken = self._broken or body.startswith(STREAM_ERROR)
+            usage = USAGE.search(body)
+            self.tokens = self.tokens + 1 if usage is None else int(usage[1])
             self._ended = not message.get("more_body", False)
 
     @property

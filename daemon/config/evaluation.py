@@ -27,7 +27,8 @@ class EvaluationConfig(Section):
     """Answers that users liked (thumbs up), asked again with guidance. 0: none."""
     trigger_items: Annotated[int, Field(ge=0)] = 12
     """Ordinary tasks that are also asked after a rare phrase of trained prompts, with `probe_max_tokens`. 0: none."""
-    concurrency: Positive = 4
+    concurrency: Positive | None = None
+    """Maximum number of questions at a time; None: as many as `serving.asking` allows, or with a judge 4."""
     golden: Path | None = None
     """JSONL of {"id", "prompt", "checks", "answer"}: abilities to keep; None: the set shipped with erratad."""
     over_refusal: ShippedFile = None

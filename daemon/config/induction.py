@@ -22,7 +22,8 @@ class InductionConfig(Section):
     """JSONL of hints, see `daemon.induction.seeds.Hint`; None: the set shipped with erratad."""
     max_reports_per_run: Positive = 20
     max_questions_per_run: Positive = 200
-    concurrency: Positive = 2
+    concurrency: Positive | None = None
+    """Maximum number of questions at a time; None: as many as `serving.asking` allows, or with a judge 4."""
     max_tokens: Positive = 200
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     request_timeout_s: Seconds = 60.0

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from daemon.config.section import Fraction, Positive, Seconds, Section
 
+AT_ANOTHER_ENDPOINT = 4
+"""Questions at a time while another endpoint is asked, if no other number is configured."""
+
 
 class EndpointConfig(Section):
     """An OpenAI-compatible endpoint."""
@@ -30,7 +33,8 @@ class ReflectionConfig(Section):
     """Different analyses per report, asked for at temperature 0.9. All of them that pass the checks become targets."""
     analyse_again: bool = True
     """The live generation analyses the reports that stay open after its promotion anew, once. Only for analyst self."""
-    concurrency: Positive = 4
+    concurrency: Positive | None = None
+    """Maximum number of questions at a time; None: as many as `serving.asking` allows; 4 at another `endpoint`."""
     max_attempts: Positive = 3
     backoff_s: Seconds = 5.0
     lease_s: Seconds = 200.0

@@ -27,6 +27,22 @@ class ExchangesConfig(Section):
     """The oldest exchange goes first. One exchange may take an eighth of it."""
 
 
+class AskingConfig(Section):
+    """How many questions of all stages may be in flight at the servers; see `daemon.serving.limit`."""
+
+    floor: Positive = 2
+    """Never fewer, however slow the users' answers are."""
+    ceiling: Annotated[int, Field(gt=0, le=1024)] = 64
+    tolerance: Annotated[float, Field(ge=1)] = 1.5
+    """While users ask: how many times as long their answers may take, per token, as beside `floor` questions."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.floor > self.ceiling:
+            raise ValueError(f"floor ({self.floor}) exceeds ceiling ({self.ceiling})")
+        return self
+
+
 class ServingConfig(Section):
     mode: Literal["managed", "attached"] = "managed"
     urls: list[str] = []
@@ -62,6 +78,7 @@ class ServingConfig(Section):
     raw_names: Literal["open", "closed"] = "open"
     """closed: clients without the admin token may ask for the alias only."""
     exchanges: ExchangesConfig = ExchangesConfig()
+    asking: AskingConfig = AskingConfig()
     api_key_env: str | None = None
     admin_token_env: str | None = None
     """Variable with the servers' admin token; None (managed only): a random token per start."""

@@ -34,7 +34,8 @@ class ReproduceConfig(Section):
     max_tokens: Positive = 512
     similarity: Fraction = 0.7
     """Minimum cosine, by words, of an answer and the flagged one for a report without rules."""
-    concurrency: Positive = 2
+    concurrency: Positive | None = None
+    """Maximum number of questions at a time; None: as many as `serving.asking` allows."""
     request_timeout_s: Seconds = 120.0
 
 

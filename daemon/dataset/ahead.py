@@ -7,17 +7,17 @@ from pathlib import Path
 
 from connectors.chat import EndpointError
 from daemon.artifacts.base_model import base_fingerprint
-from daemon.dataset.answers import CONCURRENCY
+from daemon.dataset.answers import now_and_then
 from daemon.dataset.replay import Prompt, ReplaySource
 from daemon.errors import ConfigError, ServingError
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 
 IDLE = "no run to prepare"
 
 
 class AnswersAhead:
-    """Asks in small batches, and only servers that have had no request of a user since the last look."""
+    """Asks until a user does or a run starts, and only servers without a request of a user since the last look."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class AnswersAhead:
         *,
         model_path: Path,
         check_chat: Callable[[], None],
+        run_waits: Callable[[], bool],
         at_most: int,
         seed: int,
     ) -> None:
@@ -34,6 +35,7 @@ class AnswersAhead:
         self._fleet = fleet
         self._model_path = model_path
         self._check_chat = check_chat
+        self._run_waits = run_waits
         self._at_most = at_most
         self._seed = seed
         self._served: int | None = None
@@ -41,15 +43,15 @@ class AnswersAhead:
         self._last: tuple[str, int] | None = None
         """The base model at the last look, and the number of its prompts without an answer."""
 
-    def step(self) -> Step:
-        """Ask a batch, if prompts have no answer yet and no user asks."""
+    def step(self, life: Life) -> Step:
+        """Ask, if prompts have no answer yet and no user asks."""
         try:
             self._check_chat()
-            return self._ask(base_fingerprint(self._model_path))
+            return self._ask(base_fingerprint(self._model_path), life)
         except (ServingError, EndpointError, ConfigError, OSError) as exc:
             return Step(sentence=f"{IDLE}; no ordinary prompt is answered ahead: {exc}")
 
-    def _ask(self, fingerprint: str) -> Step:
+    def _ask(self, fingerprint: str, life: Life) -> Step:
         known = self._last
         left = known[1] if known is not None and known[0] == fingerprint else len(self._look(fingerprint))
         if not left:
@@ -59,9 +61,15 @@ class AnswersAhead:
         missing = self._look(fingerprint)
         if not missing:
             return Step(sentence=IDLE)
-        self._replay.ask(fingerprint, missing[:CONCURRENCY])
-        waiting = max(len(missing) - CONCURRENCY, 0)
-        return Step(sentence=f"{IDLE}; {waiting} ordinary prompts wait for the base model", worked=True)
+
+        def goes_on(left: int) -> bool:
+            life.say(_waiting(left))
+            return not (self._run_waits() or self._users_ask())
+
+        looks = now_and_then(goes_on)
+        left = self._replay.ask(fingerprint, missing, goes_on=lambda left: not life.stopping and looks(left))
+        self._last = fingerprint, left
+        return Step(sentence=_waiting(left), worked=True)
 
     def _look(self, fingerprint: str) -> Sequence[Prompt]:
         """The prompts without an answer. Reads the prompts and all kept answers."""
@@ -75,3 +83,7 @@ class AnswersAhead:
         served, before = sum(one.requests for state in states for one in state.traffic.values()), self._served
         self._served = served
         return served != before or any(sum(state.adapters.values()) for state in states)
+
+
+def _waiting(count: int) -> str:
+    return f"{IDLE}; {count} ordinary prompts wait for the base model"

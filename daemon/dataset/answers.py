@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,32 @@ from connectors.messages.shapes import is_blank
 from daemon.artifacts.files import write_atomically
 from daemon.serving.fleet import Fleet
 
-CONCURRENCY = 8
 REFUSED_S = 7 * 86_400.0
 """After this time a refused question is asked again: the servers may have been set up otherwise."""
+
+
+LOOK_S = 1.0
+
+GoesOn = Callable[[int], bool]
+"""Whether to go on asking, with this number of questions left."""
+
+
+def always(_left: int) -> bool:
+    return True
+
+
+def now_and_then(check: GoesOn) -> GoesOn:
+    """The check, made once in `LOOK_S`: it costs a request or a query."""
+    checked_at = time.monotonic()
+
+    def goes_on(left: int) -> bool:
+        nonlocal checked_at
+        if time.monotonic() - checked_at < LOOK_S:
+            return True
+        checked_at = time.monotonic()
+        return check(left)
+
+    return goes_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +112,26 @@ class Answers:
         """The answer without thoughts, as a user sees it."""
         return self._fleet.preparation.split(answer.text, opened=True).answer.strip()
 
-    def ask(self, draws: Sequence[Draw]) -> None:
-        """Ask the base model and keep its answers. Those received before an error are kept.
+    def ask(self, draws: Sequence[Draw], *, goes_on: GoesOn = always) -> int:
+        """Ask the base model and keep its answers as they come; returns the number of draws without one.
 
-        A refusal of a question is kept, too: it is not asked again for `REFUSED_S`.
+        A refusal of a question is kept, too: it is not asked again for `REFUSED_S`. `goes_on` gets the number of draws
+        without an answer, several times a second; after it is false, no further draw is asked.
 
         Raises:
             EndpointError, ServingError: if a server does not answer.
         """
-        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="answers") as pool:
-            list(pool.map(self._ask, draws))
+        left, failure = len(draws), None
+
+        def wanted() -> bool:
+            return failure is None and goes_on(left)
+
+        for done in self._fleet.asking.each(draws, self._ask, goes_on=wanted, name="answers"):
+            left -= len(done)
+            failure = failure or next((exc for one in done if (exc := one.future.exception())), None)
+        if failure is not None:
+            raise failure
+        return left
 
     def _ask(self, draw: Draw) -> None:
         try:

@@ -19,7 +19,7 @@ from connectors.messages import Checks, FlaggedResponse
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.examples import Example, ExampleKind
 from daemon.artifacts.jsonl import PromptLine, read_lines, source_of
-from daemon.dataset.answers import Answer, Answers, Draw
+from daemon.dataset.answers import Answer, Answers, Draw, GoesOn, always
 from daemon.dataset.usable import Usable
 from daemon.labels import LeftOut
 from daemon.serving.fleet import Fleet
@@ -151,9 +151,9 @@ class ReplaySource:
             left_out={one.kind.value: one.left_out for one in (replayed, drifted) if one.left_out},
         )
 
-    def ask(self, base_fingerprint: str, prompts: Sequence[Prompt]) -> None:
+    def ask(self, base_fingerprint: str, prompts: Sequence[Prompt], *, goes_on: GoesOn = always) -> int:
         """Let the base model answer the prompts; see `Answers.ask`."""
-        self._of(base_fingerprint).ask([self._draw(prompt) for prompt in prompts])
+        return self._of(base_fingerprint).ask([self._draw(prompt) for prompt in prompts], goes_on=goes_on)
 
     def forget_unused(self) -> None:
         """Delete answers not used by the last `pairs`: they may belong to the system message of an erased report."""

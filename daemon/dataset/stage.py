@@ -30,7 +30,7 @@ from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
 from daemon.dataset.ahead import IDLE, AnswersAhead
-from daemon.dataset.answers import CONCURRENCY, Answers
+from daemon.dataset.answers import Answers, GoesOn, now_and_then
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
@@ -120,13 +120,19 @@ class DatasetStage:
         )
         at_most = config.max_replay_pairs if config.replay_fraction else 0
         self._ahead = AnswersAhead(
-            self._replay, fleet, model_path=model_path, check_chat=check_chat, at_most=at_most, seed=config.seed
+            self._replay,
+            fleet,
+            model_path=model_path,
+            check_chat=check_chat,
+            run_waits=lambda: self._runs.active() is not None,
+            at_most=at_most,
+            seed=config.seed,
         )
 
     def step(self, life: Life) -> Step:
         run = self._runs.active()
         if run is None and self._config.replay_ahead:
-            return self._ahead.step()
+            return self._ahead.step(life)
         if run is None or run.state is not RunState.PREPARING:
             return Step(sentence=IDLE)
         try:
@@ -164,14 +170,14 @@ class DatasetStage:
         with self._readings.of_run(run.id, life) as session:
             training, serving = self._limits
             usable = Usable(session, training=training, serving=serving, guidance=self._guidance)
-            return self._write(run, vectorizer, usable)
+            return self._write(run, vectorizer, usable, life)
 
-    def _write(self, run: Run, vectorizer: Vectorizer, usable: Usable) -> Step:
+    def _write(self, run: Run, vectorizer: Vectorizer, usable: Usable, life: Life) -> Step:
         fingerprint = base_fingerprint(self._model_path)
         teaching = self._teaching(run, fingerprint)
         teaching.read_with(usable)
         selection = self._select(run, vectorizer, usable, teaching)
-        if (asked := self._ask_about(run, selection, teaching)) is not None:
+        if (asked := self._ask_about(run, selection, teaching, life)) is not None:
             return asked
         per_epoch = replay_size(len(selection.examples), self._config.replay_fraction)
         count = replay_in_all(per_epoch, self._epochs, at_most=self._config.max_replay_pairs)
@@ -180,10 +186,10 @@ class DatasetStage:
         ]
         pairs = self._replay.pairs(fingerprint, count=count, seed=run.seed, contexts=contexts, usable=usable)
         if pairs.missing:
-            # one batch per step, so that the stage can be stopped in between; selection and pairs are repeatable
-            self._replay.ask(fingerprint, pairs.missing[:CONCURRENCY])
-            waiting = max(len(pairs.missing) - CONCURRENCY, 0)
-            return Step(sentence=f"run {run.id}: {waiting} ordinary prompts wait for the base model", worked=True)
+            # the next step goes on from the kept answers: selection and pairs are repeatable
+            waiting = self._waiting(run, "ordinary prompts")
+            left = self._replay.ask(fingerprint, pairs.missing, goes_on=self._goes_on(run, life, waiting))
+            return Step(sentence=waiting(left), worked=True)
         self._replay.forget_unused()
         teaching.forget_unused()
         _require_replay(pairs, count)
@@ -216,13 +222,27 @@ class DatasetStage:
             self._teachings = {run.id: teaching}
         return self._teachings[run.id]
 
-    def _ask_about(self, run: Run, selection: Selection, teaching: Teaching) -> Step | None:
-        """Ask the base model about the lessons: one batch per step. None: everything is known."""
+    @staticmethod
+    def _waiting(run: Run, questions: str) -> Callable[[int], str]:
+        return lambda left: f"run {run.id}: {left} {questions} wait for the base model"
+
+    def _goes_on(self, run: Run, life: Life, waiting: Callable[[int], str]) -> GoesOn:
+        """Whether the questions of a run are still wanted. Says how many are left."""
+
+        def wanted(left: int) -> bool:
+            life.say(waiting(left))
+            return self._runs.get(run.id).state is RunState.PREPARING
+
+        looks = now_and_then(wanted)
+        return lambda left: not life.stopping and looks(left)
+
+    def _ask_about(self, run: Run, selection: Selection, teaching: Teaching, life: Life) -> Step | None:
+        """Ask the base model about the lessons. None: everything is known."""
         missing = teaching.missing(selection.lessons)
         if missing:
-            teaching.ask(missing[:CONCURRENCY])
-            left = max(len(missing) - CONCURRENCY, 0)
-            return Step(sentence=f"run {run.id}: {left} questions about lessons wait for the base model", worked=True)
+            waiting = self._waiting(run, "questions about lessons")
+            left = teaching.ask(missing, goes_on=self._goes_on(run, life, waiting))
+            return Step(sentence=waiting(left), worked=True)
         if not teaching.is_stale:
             return None
         teaching.is_stale = False

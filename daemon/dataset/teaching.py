@@ -17,7 +17,7 @@ from daemon.artifacts.examples import Example
 from daemon.artifacts.run_folder import Flips
 from daemon.categories import Kind
 from daemon.config.dataset import DatasetConfig
-from daemon.dataset.answers import Answer, Answers, Draw
+from daemon.dataset.answers import Answer, Answers, Draw, GoesOn, always
 from daemon.dataset.flips import best_recipe, flips, in_order
 from daemon.dataset.recipes import AUTO, may_teach, recipe, sft, untaught
 from daemon.dataset.states import State, taught
@@ -117,10 +117,10 @@ class Teaching:
         self._choose(lessons)
         return _different(draw for one in lessons for draw in self._own_draws(*one) if self._known(draw) is None)
 
-    def ask(self, draws: Sequence[Draw]) -> None:
+    def ask(self, draws: Sequence[Draw], *, goes_on: GoesOn = always) -> int:
         """Raises EndpointError or ServingError: see `Answers.ask`."""
         self.is_stale = True
-        self._answers.ask(draws)
+        return self._answers.ask(draws, goes_on=goes_on)
 
     def flips(self) -> dict[str, Flips]:
         """By kind: how many of the lessons that were tested have a teacher that passed.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +24,7 @@ from daemon.artifacts.adapter import MANIFEST_FILE, read_manifest
 from daemon.artifacts.strength import weakened
 from daemon.chat.readings import OpensReader, Readings, served_limit
 from daemon.config.evaluation import EvaluationConfig, GatePolicy
+from daemon.config.reflection import AT_ANOTHER_ENDPOINT
 from daemon.config.serving import ServingConfig
 from daemon.errors import (
     AdapterInvalidError,
@@ -65,8 +66,6 @@ from daemon.store import Store
 
 log = structlog.get_logger(__name__)
 
-FLUSH_S = 1.0
-"""Interval of saving answers and of heartbeats."""
 WAIT_LIMIT_S = 3600.0
 """A run without any answer for this long fails, because it would block all other runs."""
 ALL_COUNT = Trust()
@@ -110,6 +109,7 @@ class EvaluationStage:
         self._strengths = tuple(strengths)
         self._fixed = [*golden_items(config.golden), *probe_items(config)]
         self._judge = open_judge(config)
+        self._at_most = config.concurrency or (None if self._judge is None else AT_ANOTHER_ENDPOINT)
         self._meter = Meter(fleet, config, serving, judge=self._judge)
         self._readings = Readings(reader)
         self._limit = served_limit(serving)
@@ -267,18 +267,17 @@ class EvaluationStage:
             strength=strength,
         )
         outage: _Outage | None = None
-        with ThreadPoolExecutor(self._config.concurrency, thread_name_prefix=self.name) as pool:
-            pending = {pool.submit(self._meter.measure, run.id, request) for request in missing}
-            try:
-                while pending:
-                    finished, pending = wait(pending, timeout=FLUSH_S, return_when=FIRST_EXCEPTION)
-                    outage = outage or _outage_of(finished)
-                    self._keep(finished, progress)
-                    life.say(f"run {run.id}: {progress}")
-                    if life.stopping or outage is not None:
-                        pending = {future for future in pending if not future.cancel()}
-            finally:
-                pool.shutdown(cancel_futures=True)
+
+        def wanted() -> bool:
+            return outage is None and not life.stopping
+
+        measure = partial(self._meter.measure, run.id)
+        asked = self._fleet.asking.each(missing, measure, at_most=self._at_most, goes_on=wanted, name=self.name)
+        for done in asked:
+            finished = {one.future for one in done}
+            outage = outage or _outage_of(finished)
+            self._keep(finished, progress)
+            life.say(f"run {run.id}: {progress}")
         if outage is not None:
             raise outage
         if life.stopping:

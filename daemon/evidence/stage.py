@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -99,7 +98,7 @@ class EvidenceStage:
         if now < self._retry_at_s:
             return Step(sentence=self._problem)
         self._later = {report_id: at for report_id, at in self._later.items() if now < at}
-        limit = 1 if self._outages else self._config.concurrency
+        limit = 1 if self._outages else self._config.concurrency or self._fleet.asking.limit
         due = self._evidence.due(limit=limit, after=self._turn, skip=self._later)
         if not due:
             later = f"; {len(self._later)} are tried again later" if self._later else ""
@@ -111,11 +110,9 @@ class EvidenceStage:
         found: Counter[Look] = Counter()
         ids = [report.flagged.completion_id for report in due if report.flagged.completion_id is not None]
         known = remembered(self._fleet, ids) if self._exchanges else {}
-        with ThreadPoolExecutor(len(due), thread_name_prefix=self.name) as pool:
-            looked = [(report, pool.submit(self._found, report, known, life)) for report in due]
+        asked = self._fleet.asking.each(due, lambda report: self._found(report, known, life), name=self.name)
         failed = []
-        for report, future in looked:
-            result = future.result()
+        for report, result in [(report, future.result()) for done in asked for report, future in done]:
             if isinstance(result, Finding):
                 self._record(report, result, found)
             else:

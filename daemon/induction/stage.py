@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from connectors.chat import UNANSWERABLE, EndpointError
@@ -21,6 +20,7 @@ from connectors.messages import FlaggedResponse, storable
 from daemon import metrics
 from daemon.categories import kind_of
 from daemon.config import Config
+from daemon.config.reflection import AT_ANOTHER_ENDPOINT
 from daemon.errors import LeaseLostError, ServingError
 from daemon.evaluation.judge import Judgement, open_judge
 from daemon.evaluation.suites import Item
@@ -71,6 +71,7 @@ class InductionStage:
         on = self._config.enabled
         self._questions = configured_questions(config) if on else []
         self._judge = open_judge(config.evaluation) if on else None
+        self._at_most = None if self._judge is None else AT_ANOTHER_ENDPOINT
         last = store.inductions.last()
         self._clock = CronClock(
             self._config.cron if on else None,
@@ -156,7 +157,7 @@ class InductionStage:
     def _batch(self, run: Induction) -> list[InductionQuestion]:
         """The next questions: at most as many as the number of reports that may still be kept."""
         room = min(
-            self._config.concurrency,
+            self._config.concurrency or self._fleet.asking.limit,
             self._config.max_reports_per_run - run.kept,
             min(self._config.max_questions_per_run, len(self._questions)) - run.asked,
         )
@@ -167,9 +168,11 @@ class InductionStage:
         model = self._base_name
         if self._config.model == "live":
             model = served_name(self._store.adapters.live(), self._base_name)
-        with ThreadPoolExecutor(len(batch), thread_name_prefix=self.name) as pool:
-            answered = [pool.submit(self._answered, question, model, life) for question in batch]
-        return [one.result() for one in answered]
+        asked = self._fleet.asking.each(
+            enumerate(batch), lambda one: self._answered(one[1], model, life), at_most=self._at_most, name=self.name
+        )
+        answered = {number: future for done in asked for (number, _), future in done}
+        return [answered[number].result() for number in range(len(batch))]
 
     def _answered(self, question: InductionQuestion, model: str, life: Life) -> QuestionResult:
         """Runs in a worker thread."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -25,6 +24,7 @@ from daemon.records import Lesson, utcnow
 from daemon.reflection.analyst import Availability
 from daemon.reflection.writer import Writer
 from daemon.runtime.stage import Life
+from daemon.serving.asking import Asking
 from daemon.store import Store
 from daemon.store.anew import Renewal
 from daemon.store.rows import history
@@ -49,6 +49,7 @@ class Renewals:
         availability: Availability,
         preparation: Preparation,
         owner: str,
+        asking: Asking,
     ) -> None:
         self._store = store
         self._config = config
@@ -56,23 +57,25 @@ class Renewals:
         self._availability = availability
         self._preparation = preparation
         self._owner = owner
+        self._asking = asking
         self._nothing_due: tuple[int, float] | None = None
         """The live generation, and until when no report is looked for."""
 
-    def step(self, life: Life, *, limit: int) -> Counter[str]:
+    def step(self, life: Life, *, at_most: int | None) -> Counter[str]:
         """The outcomes; empty if no report is due."""
         live = self._store.adapters.live().generation
         if self._nothing_due is not None and self._nothing_due[0] == live and time.monotonic() < self._nothing_due[1]:
             return Counter()
+        limit = at_most or self._asking.limit
         found = self._store.anew.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s, live=live)
         self._nothing_due = None if found else (live, time.monotonic() + RECHECK_S)
         if not found:
             return Counter()
         claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in found]
-        with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix="anew") as pool:
-            results = list(pool.map(lambda claim: self._renewed(claim, life), claims))
-        out = self._is_out(results)
-        outcomes = Counter(self._end(claim, result, out=out) for claim, result in zip(claims, results, strict=True))
+        asked = self._asking.each(claims, lambda claim: self._renewed(claim, life), at_most=at_most, name="anew")
+        results = [(claim, future.result()) for done in asked for claim, future in done]
+        out = self._is_out([result for _, result in results])
+        outcomes = Counter(self._end(claim, result, out=out) for claim, result in results)
         for outcome, count in outcomes.items():
             metrics.REFLECTIONS.labels(outcome=outcome).inc(count)
         return outcomes

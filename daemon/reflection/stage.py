@@ -21,9 +21,10 @@ is guessed first; then the report is back in the queue. `daemon.reflection.write
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -34,7 +35,7 @@ from connectors.chat import EndpointError
 from daemon import metrics
 from daemon.chat.answers import answers_only
 from daemon.chat.preparation import Preparation
-from daemon.config.reflection import ReflectionConfig
+from daemon.config.reflection import AT_ANOTHER_ENDPOINT, ReflectionConfig
 from daemon.errors import AnalysisRejectedError, LeaseLostError, ServingError, StoppedError
 from daemon.records import TEMPLATE_ANALYST, Lesson, utcnow
 from daemon.reflection.analyst import Analyst, Availability
@@ -44,12 +45,15 @@ from daemon.reflection.prompts import Prompts
 from daemon.reflection.writer import Guess, Writer
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.stage import Life, Step
+from daemon.serving.asking import Asking
 from daemon.store import Store
 from daemon.store.reports import Claim
 from daemon.trust.policy import Policy
 
 log = structlog.get_logger(__name__)
 
+STEP_S = 30.0
+"""After this time a step claims no further report, so that a pause is noticed."""
 MAX_REFUNDS = 5
 MAX_CRASHES = 2
 RETRY_LIMIT_S = 600.0
@@ -92,7 +96,8 @@ class ReflectionStage:
 
     `owner` identifies this process among all processes on the store. If `analyst` is None, templates are used. `score`
     compares the analyses if several are requested. `preparation` is of the served model, whose answers are flagged.
-    `judge` confirms corrections where the analyst is no other model.
+    `judge` confirms corrections where the analyst is no other model. `asking` is that of the servers; None: they are
+    not asked.
 
     Raises:
         ConfigError: if the version of the prompts does not exist.
@@ -113,12 +118,16 @@ class ReflectionStage:
         guidance: str,
         owner: str,
         judge: Analyst | None = None,
+        asking: Asking | None = None,
     ) -> None:
         self._reports = store.reports
         self._preparation = preparation
         self._enough = policy.enough(policy.config.analyse)
         self._config = config
         self._owner = owner
+        own = analyst is None or analyst.kind == "self"
+        self._asking = asking if asking is not None and own else Asking()
+        self._at_most = config.concurrency or (None if own and judge is None else AT_ANOTHER_ENDPOINT)
         self._writer = Writer(
             config=config,
             prompts=Prompts(config.template),
@@ -139,6 +148,7 @@ class ReflectionStage:
                 availability=self._availability,
                 preparation=preparation,
                 owner=owner,
+                asking=self._asking,
             )
         self._backoff = Backoff(first_s=config.backoff_s, limit_s=RETRY_LIMIT_S, jitter=RETRY_JITTER)
         self._refunds: Counter[str] = Counter()
@@ -148,33 +158,53 @@ class ReflectionStage:
         if problem is not None:
             return Step(sentence=problem)
         doubtful = self._availability is not None and self._availability.doubtful
-        limit = 1 if doubtful else self._config.concurrency
-        claimed = self._reports.claim(owner=self._owner, limit=limit, lease_s=self._config.lease_s, enough=self._enough)
-        if not claimed:
-            return self._renew(life, limit)
-        claims = [replace(claim, report=answers_only(claim.report, self._preparation)) for claim in claimed]
-        outcomes = self._process(claims, life)
+        outcomes = self._process(self._claims(1 if doubtful else None), life)
+        if not outcomes:
+            return self._renew(life, 1 if doubtful else self._at_most)
         return Step(sentence=_sentence(outcomes), worked=AttemptOutcome.RETURNED not in outcomes)
 
-    def _renew(self, life: Life, limit: int) -> Step:
-        outcomes = Counter[str]() if self._renewals is None else self._renewals.step(life, limit=limit)
+    def _claims(self, most: int | None) -> Iterator[Claim]:
+        """Claims one report after the other, each when it can be asked about; `most`: at most so many."""
+        lease_s = self._config.lease_s
+        for _ in itertools.count() if most is None else range(most):
+            claimed = self._reports.claim(owner=self._owner, limit=1, lease_s=lease_s, enough=self._enough)
+            if not claimed:
+                return
+            [claim] = claimed
+            yield replace(claim, report=answers_only(claim.report, self._preparation))
+
+    def _renew(self, life: Life, at_most: int | None) -> Step:
+        outcomes = Counter[str]() if self._renewals is None else self._renewals.step(life, at_most=at_most)
         if not outcomes:
             return Step(sentence="no report is due")
         parts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         words = f"analysed {_counted(outcomes.total(), 'open report{s}')} anew: {parts}"
         return Step(sentence=words, worked=RETURNED not in outcomes)
 
-    def _process(self, claims: Sequence[Claim], life: Life) -> Counter[AttemptOutcome]:
+    def _process(self, claims: Iterator[Claim], life: Life) -> Counter[AttemptOutcome]:
         outcomes: Counter[AttemptOutcome] = Counter()
         results: list[tuple[Claim, Result | Failure]] = []
-        with ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix=self.name) as pool:
-            futures = {pool.submit(self._attempt, claim, life): claim for claim in claims}
-            for future in as_completed(futures):
-                claim, result = futures[future], future.result()
+        until = time.monotonic() + STEP_S
+        failed = False
+
+        def wanted() -> bool:
+            return not (failed or life.stopping or time.monotonic() > until)
+
+        for done in self._asking.each(
+            claims,
+            lambda claim: self._attempt(claim, life),
+            at_most=self._at_most,
+            goes_on=wanted,
+            name=self.name,
+        ):
+            life.heartbeat()
+            for claim, future in done:
+                result = future.result()
+                failed = failed or not isinstance(result, Lesson | Guess)
                 if isinstance(result, Lesson | Guess):  # stored at once: a crash must not lose it
                     outcomes[self._store(claim, result)] += 1
                 results.append((claim, result))
-        # an outage is judged from all results together, so failures wait until here
+        # an outage is judged from all results together, so failures wait until here, and no report is claimed after one
         out = self._is_out([result for _, result in results])
         for claim, result in results:
             if not isinstance(result, Lesson | Guess):

@@ -19,6 +19,7 @@ from daemon.errors import AdapterInvalidError
 from daemon.records import Adapter
 from daemon.serving.discovery import DiscoveryStage, replicas
 from daemon.serving.fleet import Fleet, Verify
+from daemon.serving.limit import AdaptiveLimit
 from daemon.serving.managed import ManagedServer, reachable
 from daemon.serving.process import ServerRecord, record_path
 
@@ -84,10 +85,12 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
     """
     serving, facts = config.serving, facts_of(config)
     api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)
+    limit = AdaptiveLimit(**serving.asking.model_dump())
     verify = verifier(config.model, serving, config.training)
+    new_fleet = partial(Fleet, verify=verify, preparation=facts.preparation, limit=limit)
     if serving.mode == "attached":
         connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "", dialect=facts.preparation)
-        fleet = Fleet([connect(url) for url in serving.urls], verify=verify, preparation=facts.preparation)
+        fleet = new_fleet([connect(url) for url in serving.urls])
         if serving.discover is None:
             return fleet, None
         return fleet, DiscoveryStage(
@@ -96,7 +99,7 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
             connect=connect,
             publish=fleet.replace,
         )
-    fleet = Fleet(verify=verify, preparation=facts.preparation)
+    fleet = new_fleet()
     return fleet, ManagedServer(
         model=config.model,
         serving=serving,

@@ -16,6 +16,8 @@ from connectors.vllm import VllmServer
 from daemon.chat.preparation import Preparation
 from daemon.errors import AdapterInvalidError, ChatDifferenceError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
+from daemon.serving.asking import Asking
+from daemon.serving.limit import AdaptiveLimit
 
 READY_MEMO_S = 1.0
 """Readiness is cached for this long, so that most requests need no extra health check."""
@@ -25,11 +27,20 @@ Verify = Callable[[Adapter], None]
 
 
 class Fleet:
-    """The vLLM servers. Thread-safe. `preparation` is what their clients do to messages and answers."""
+    """The vLLM servers. Thread-safe. `preparation` is what their clients do to messages and answers.
+
+    `limit`: how many questions all stages may ask them at a time; None: a fixed number.
+    """
 
     def __init__(
-        self, servers: Sequence[VllmServer] = (), *, verify: Verify, preparation: Preparation | None = None
+        self,
+        servers: Sequence[VllmServer] = (),
+        *,
+        verify: Verify,
+        preparation: Preparation | None = None,
+        limit: AdaptiveLimit | None = None,
     ) -> None:
+        self.asking = Asking(lambda: self.servers, limit=limit)
         self.preparation = preparation or Preparation()
         self._servers = tuple(servers)
         self._verify = verify

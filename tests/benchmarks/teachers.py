@@ -23,7 +23,7 @@ from daemon.artifacts.base_model import base_fingerprint
 from daemon.categories import Kind
 from daemon.config import Config, LogConfig, load_config
 from daemon.config.dataset import DatasetConfig, OwnAnswersConfig
-from daemon.dataset.answers import CONCURRENCY, Answers
+from daemon.dataset.answers import Answers
 from daemon.dataset.flips import best_recipe
 from daemon.dataset.recipes import AUTO
 from daemon.dataset.teachers import CONSISTENCY, CONTEXT_DISTILLATION, TAUGHT, with_complaint
@@ -168,8 +168,8 @@ def probe(config: Config, fleet: Fleet, lessons: Lessons, asked: Sequence[str]) 
         config=DatasetConfig(own_answers=OwnAnswersConfig(count=0)),
     )
     while missing := teaching.missing(lessons):
-        teaching.ask(missing[:CONCURRENCY])
         _say(f"{len(missing)} answers are missing")
+        teaching.ask(missing)
     rows = []
     for kind in Kind:
         of_kind = [one for one in lessons if one[0].kind is kind]

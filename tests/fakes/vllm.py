@@ -80,6 +80,9 @@ class FakeEngine:
     def busy(self, _name: str) -> bool:
         return False
 
+    def tokens(self) -> int | None:
+        return self._fake.tokens
+
 
 class FakeVllm:
     """A server on a port of 127.0.0.1 (0: a free one); `start` after `stop`: same address, new epoch, empty engine."""
@@ -113,6 +116,8 @@ class FakeVllm:
         self.probes: dict[str, ProbeResult] = {}
         self.facts_dir: Path | None = None
         """Where a daemon keeps the facts of the chat template: its probes get the ids that stand there."""
+        self.tokens: int | None = None
+        """What the server says that it has computed."""
         self.stops_at_end = True
         self.closed: set[str] = set()
         """Paths that answer 404."""

@@ -23,6 +23,11 @@ PANELS = [
         words={"1": ("paused", "orange"), "0": ("runs", "green")},
     ),
     graph(
+        "Questions at the model servers",
+        ("max by (instance) (erratad_asking_limit)", "{{instance}}"),
+        about="How many of the daemon's own questions may be in flight. Low while users ask.",
+    ),
+    graph(
         "Steps without a database, per second",
         ("sum by (instance) (rate(erratad_store_errors_total[$__rate_interval]))", "{{instance}}"),
         unit="cps",

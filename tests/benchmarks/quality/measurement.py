@@ -28,7 +28,7 @@ from daemon.config.reflection import EndpointConfig
 from daemon.config.secret import secret
 from daemon.config.serving import ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
-from daemon.dataset.answers import CONCURRENCY, Answers
+from daemon.dataset.answers import Answers
 from daemon.dataset.replay import Context, Pairs, ReplaySource
 from daemon.dataset.teaching import LESSON_ANSWERS, Lessons, Teaching
 from daemon.errors import ConfigError, ServingError
@@ -199,7 +199,7 @@ class _Measurement:
         with self._replaying:  # trainings side by side want the same answers
             wanted = partial(self._replay.pairs, self._fingerprint, count=count, seed=seed, contexts=contexts)
             while (pairs := wanted()).missing:
-                self._replay.ask(self._fingerprint, pairs.missing[:CONCURRENCY])
+                self._replay.ask(self._fingerprint, pairs.missing[:STREAMS])
             return pairs
 
 

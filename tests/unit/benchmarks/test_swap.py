@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.records import Adapter, AdapterState, utcnow
-from tests.benchmarks.swap import Block, Live, _memory, fault
+from tests.benchmarks.swap import Block, Live, _memory, compared, fault
 from tests.benchmarks.traffic import Sample
 
 
@@ -64,3 +64,21 @@ def test_memory_that_grows_with_swaps_is_told_from_what_grows_anyway() -> None:
         "growth_without_swaps_bytes": 2,
         "after_swaps_bytes": [110, 120, 125, 130],
     }
+
+
+@pytest.mark.parametrize(("slower", "within"), [(1.0, True), (1.3, False)])
+def test_swaps_are_compared_with_the_noise_between_blocks_without_them(slower: float, *, within: bool) -> None:
+    kinds = [(False, False), (False, True), (True, False)]
+    blocks = [
+        Block(swapping=swapping, again=again, begun=100.0 * number, ended=100.0 * number + 100, cpu_s=0.0, memory=1)
+        for number, (swapping, again) in enumerate(kinds)
+    ]
+    samples = [
+        Sample(streamed=True, sent_at=sent, done_at=sent + (1.0 + sent % 7 / 100) * (slower if sent >= 200 else 1.0))
+        for sent in range(300)
+    ]
+    found = compared(samples, blocks, lambda sample: sample.seconds)
+    assert found["within"] is within
+    assert found["p99_swaps"]["ratio"] == pytest.approx(slower, abs=0.01)
+    assert found["p99_no_swaps"]["low"] <= found["p99_no_swaps"]["ratio"] == 1.0 <= found["p99_no_swaps"]["high"]
+    assert (found["without_swaps"]["count"], found["with_swaps"]["count"]) == (200, 100)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from connectors.chat import EndpointError
+from connectors.chat import EndpointError, Reply
 from connectors.vllm_wire import Served, ServerState
 from daemon.dataset.ahead import IDLE
-from daemon.dataset.answers import CONCURRENCY
 from daemon.dataset.replay import MAX_DRIFT_PAIRS
 from daemon.dataset.stage import DatasetStage
 from daemon.store import Store
 from tests.fixtures.life import life
-from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, prepared, teach
+from tests.fixtures.training import SUBJECTS, OrdinaryAnswers, mistake, open_run, prepared, teach
 
 AT_MOST = 16
 
@@ -27,7 +26,8 @@ class UsersServer:
         self.requests = 0
         self.in_flight = 0
 
-    def state(self) -> ServerState:
+    def state(self, *, timeout_s: float | None = None) -> ServerState:
+        assert timeout_s is None
         return ServerState(
             live="aligned-g000001",
             epoch="e",
@@ -63,7 +63,10 @@ def test_a_run_asks_only_for_the_prompts_that_were_not_answered_before(
 
 
 def test_users_come_first(
-    make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers, users: UsersServer
+    make_stage: Callable[..., DatasetStage],
+    servers: OrdinaryAnswers,
+    users: UsersServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stage = make_stage(max_replay_pairs=AT_MOST)
     waits = f"{IDLE}; {MAX_DRIFT_PAIRS + AT_MOST} ordinary prompts wait until no user asks the servers"
@@ -74,9 +77,41 @@ def test_users_come_first(
     assert _steps(stage, 1) == [waits]
     assert servers.asked == []
     users.in_flight = 0
-    left = MAX_DRIFT_PAIRS + AT_MOST - CONCURRENCY
-    assert _steps(stage, 1) == [f"{IDLE}; {left} ordinary prompts wait for the base model"]
-    assert len(servers.asked) == CONCURRENCY
+    monkeypatch.setattr("daemon.dataset.answers.LOOK_S", 0.0)
+
+    def chat(*args: object, **options: object) -> Reply:
+        users.requests += len(servers.asked) == 4  # a user comes while the fifth prompt is answered
+        return answer(*args, **options)
+
+    answer: Callable[..., Reply] = servers.chat
+    monkeypatch.setattr(servers, "chat", chat)
+    monkeypatch.setattr("daemon.serving.asking.MOST", 1)
+    assert _steps(stage, 1) == [f"{IDLE}; {MAX_DRIFT_PAIRS + AT_MOST - 5} ordinary prompts wait for the base model"]
+    assert len(servers.asked) == 5
+
+
+@pytest.mark.usefixtures("users")
+def test_a_run_that_starts_ends_the_asking_ahead(
+    sqlite_store: Store,
+    tmp_path: Path,
+    make_stage: Callable[..., DatasetStage],
+    servers: OrdinaryAnswers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = make_stage(max_replay_pairs=AT_MOST)
+    _steps(stage, 1)
+    monkeypatch.setattr("daemon.dataset.answers.LOOK_S", 0.0)
+    monkeypatch.setattr("daemon.serving.asking.MOST", 1)
+    answer: Callable[..., Reply] = servers.chat
+
+    def chat(*args: object, **options: object) -> Reply:
+        if len(servers.asked) == 4:
+            open_run(sqlite_store, tmp_path / "runs")
+        return answer(*args, **options)
+
+    monkeypatch.setattr(servers, "chat", chat)
+    _steps(stage, 1)
+    assert len(servers.asked) == 5
 
 
 def test_it_can_be_switched_off(make_stage: Callable[..., DatasetStage], servers: OrdinaryAnswers) -> None:

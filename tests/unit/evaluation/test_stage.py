@@ -195,8 +195,8 @@ def test_a_likelihood_that_is_not_a_number_is_rejected(scene: Scene, monkeypatch
     assert verdict.figures["bits_per_token_rise"] is None
 
 
-def test_answers_that_are_kept_are_not_asked_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "FLUSH_S", 0.01)
+def test_answers_that_are_kept_are_not_asked_again(scene: Scene) -> None:
+    scene.config["concurrency"] = 4
     scene.fake.token_delay_s = 0.02
     run = scene.run()
     asked = 0

@@ -126,8 +126,8 @@ def test_requests_of_one_step_run_at_the_same_time(
 
     analyst_endpoint.script = script
     here = make_reflection(concurrency=4, propose_corrections=False)
-    here.queue(*(flagged() for _ in range(6)))
-    assert here.step().sentence == "analysed 4 reports: 4 lessons"
+    here.queue(*(flagged() for _ in range(8)))
+    assert here.step().sentence == "analysed 8 reports: 8 lessons"
 
 
 def test_a_cut_off_analysis_is_kept_up_to_its_last_sentence(

@@ -1,11 +1,12 @@
-"""Requests and adapters that the plugin refuses."""
+"""Requests and adapters that the plugin refuses, and its probe."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,24 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
 from connectors.vllm_plugin.errors import RequestRefused
-from connectors.vllm_plugin.plugin import AliasPlugin, check_folder
+from connectors.vllm_plugin.plugin import AliasPlugin, VllmEngine, check_folder
+
+NAN, FINE = float("nan"), -0.5
+
+
+class Client:
+    """vLLM's engine: says `text` with `logprob`, of each adapter or of the base model (None). `asked`: the requests."""
+
+    def __init__(self) -> None:
+        self.says: dict[str | None, tuple[str, float]] = {None: (" art", -1.0)}
+        self.asked: list[SimpleNamespace] = []
+
+    async def generate(self, _prompt: Any, params: Any, _id: str, *, lora_request: Any) -> AsyncIterator[Any]:
+        self.asked.append(params)
+        text, logprob = self.says[lora_request]
+        token = {1: SimpleNamespace(logprob=logprob)}
+        answer = SimpleNamespace(text=text, token_ids=[1], logprobs=[token])
+        yield SimpleNamespace(prompt_token_ids=[1, 1, 1], prompt_logprobs=[None, token, token], outputs=[answer])
 
 
 @pytest.fixture
@@ -26,6 +44,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     )  # a server process has one plugin
     for name, value in {"ALIAS": "aligned", "BASE_NAME": "base", "GUIDANCE": "", "ADMIN_TOKEN": "secret"}.items():
         monkeypatch.setenv(f"ERRATAD_{name}", value)
+    vllm = SimpleNamespace(SamplingParams=SimpleNamespace, RequestOutputKind=SimpleNamespace(FINAL_ONLY=2))
+    for name in ("vllm", "vllm.sampling_params"):  # the real one takes 20 s to import
+        monkeypatch.setitem(sys.modules, name, vllm)
     return monkeypatch
 
 
@@ -36,7 +57,7 @@ def _start(names: list[str], **args: Any) -> Any:
         base_model_paths=[SimpleNamespace(name=name) for name in names], model_name=lambda _lora=None: names[0]
     )
     app.state.openai_serving_models = models
-    asyncio.run(plugin.init_state(object(), app.state, Namespace(**{"enable_lora": True, **args})))
+    asyncio.run(plugin.init_state(Client(), app.state, Namespace(**{"enable_lora": True, **args})))
     return app.state.erratad
 
 
@@ -91,7 +112,7 @@ def test_the_list_of_models_shows_raw_names_where_they_are_open_and_to_the_daemo
     models = SimpleNamespace(base_model_paths=[SimpleNamespace(name="base")], model_name=None)
     models.show_available_models = stock
     app.state.openai_serving_models = models
-    asyncio.run(plugin.init_state(object(), app.state, Namespace(enable_lora=True)))
+    asyncio.run(plugin.init_state(Client(), app.state, Namespace(enable_lora=True)))
     http = TestClient(app)
 
     def names(**headers: str) -> list[str]:
@@ -130,3 +151,41 @@ def test_a_folder_without_readable_safetensors_is_refused(
     weights.unlink() if content is None else weights.write_bytes(content)
     with pytest.raises(RequestRefused, match=r"adapter_model\.safetensors"):
         check_folder(folder)
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_first_probe_is_made_before_the_server_takes_requests_and_is_short() -> None:
+    client, app, plugin = Client(), FastAPI(), AliasPlugin()
+    plugin.attach_router(app)
+    app.state.openai_serving_models = SimpleNamespace(base_model_paths=[SimpleNamespace(name="base")], model_name=None)
+    asyncio.run(plugin.init_state(client, app.state, Namespace(enable_lora=True)))
+    assert [(params.max_tokens, params.prompt_logprobs) for params in client.asked] == [(1, 0)]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("text", "logprob", "ok", "finite", "differs"),
+    [
+        (" art", FINE, True, True, True),
+        (" art", -1.0, False, True, False),
+        ("!", NAN, False, False, False),
+        ("", -float("inf"), False, False, False),
+        (" ", FINE, False, True, True),
+    ],
+)
+def test_a_probe_of_one_token_finds_broken_adapters(
+    text: str, logprob: float, *, ok: bool, finite: bool, differs: bool
+) -> None:
+    client = Client()
+    client.says["lora"] = text, logprob
+    engine = VllmEngine(client, SimpleNamespace(lora_requests={"aligned-g000001": "lora"}))
+    probe = asyncio.run(engine.probe("aligned-g000001"))
+    assert (probe.ok, probe.finite, probe.differs_from_base, probe.text) == (ok, finite, differs, text)
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_adapter_may_say_nothing_where_the_base_model_does() -> None:
+    client = Client()
+    client.says.update({None: ("", -1.0), "lora": ("", FINE)})
+    engine = VllmEngine(client, SimpleNamespace(lora_requests={"aligned-g000001": "lora"}))
+    assert asyncio.run(engine.probe("aligned-g000001")).ok
