@@ -59,11 +59,11 @@ PANELS = [
         about="Closed reports of past months, in files (storage.archive).",
     ),
     figure(
-        "Since the archive's latest file",
-        (age("erratad_archive_last_file_timestamp_seconds"), ""),
-        unit="s",
+        "Latest file of the archive",
+        ("1000 * max(erratad_archive_last_file_timestamp_seconds)", ""),
+        unit="dateTimeFromNow",
         width=6,
-        about="Whole months are archived, so a new file may take a month.",
+        about="Whole months are archived, so a new file may take a month. 1970: never.",
     ),
     bars("Failures of the archive", (increase("erratad_archive_failures_total"), "failures")),
 ]

@@ -31,7 +31,7 @@ from daemon.web.app import create_app
 from tests.fakes.fleet import fleet_of
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned, probed
-from tests.fixtures.stores import add, learn, lesson, quarantine, run_to_verdict
+from tests.fixtures.stores import add, force, learn, lesson, quarantine, run_to_verdict
 from tests.fixtures.traffic import answered
 from tests.fixtures.training import taught_in_three_ways
 
@@ -181,6 +181,13 @@ def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: Tes
     assert "waits for messages" in running.text
     assert "aligned-g000001" in running.text
     assert learned.report_id in running.text
+    assert "in the archive" not in running.text
+
+
+def test_the_overview_says_how_many_reports_are_archived(sqlite_store: Store, client: TestClient) -> None:
+    file = sqlite_store.archive.begin("2026-01/a.parquet", "2026-01")
+    force(sqlite_store, "UPDATE archive_files SET state = 'kept', reports = 1234 WHERE id = :id", id=file)
+    assert "1,234 closed reports are in the archive" in Page(client.get("/").text).text
 
 
 def test_a_report_page_shows_answers_before_and_after(learned: Learned, client: TestClient) -> None:
