@@ -21,16 +21,19 @@ PANELS = [
         "Paused",
         ("max by (stage) (erratad_stage_paused)", "{{stage}}"),
         words={"1": ("paused", "orange"), "0": ("runs", "green")},
+        width=8,
     ),
     graph(
         "Questions at the model servers",
         ("max by (instance) (erratad_asking_limit)", "{{instance}}"),
         about="How many of the daemon's own questions may be in flight. Low while users ask.",
+        width=8,
     ),
     graph(
         "Steps without a database, per second",
         ("sum by (instance) (rate(erratad_store_errors_total[$__rate_interval]))", "{{instance}}"),
         unit="cps",
+        width=8,
     ),
     graph(
         "Free disk",
