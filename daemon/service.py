@@ -39,7 +39,7 @@ from daemon.induction.stage import InductionStage
 from daemon.intake.stage import FeedbackIntake, IngestStage
 from daemon.operations.archiving import ArchiveStage
 from daemon.operations.dangers import dangers
-from daemon.operations.gauges import GaugesStage
+from daemon.operations.gauges import GaugesStage, WhenScraped
 from daemon.operations.health import Health
 from daemon.operations.retention import RetentionStage
 from daemon.privacy.redact import Redactor
@@ -52,6 +52,7 @@ from daemon.reflection.analyst import analyst_of, judge_of
 from daemon.reflection.best_of import served_model_scorer
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.leader import Leader, LeaderOnly
 from daemon.runtime.stage import Closable, LastSteps, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
@@ -129,19 +130,20 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
                 closing.callback(stage.close)
         metrics.REPORTS_EXPECTED.set(config.intake.expect_report_within_h * 3600)
         stages.append(
-            GaugesStage(
-                store=store,
-                policy=Policy.of(config),
-                serving=config.serving,
-                data_dir=config.data_dir,
-                stages=[stage.name for stage in stages],
+            WhenScraped(
+                GaugesStage(
+                    store=store,
+                    policy=Policy.of(config),
+                    serving=config.serving,
+                    data_dir=config.data_dir,
+                    stages=[stage.name for stage in stages],
+                )
             )
         )
         http = _http(config, store, fleet, last_steps, ingest)
-        parts: dict[str, Callable[[], None]] = {
-            stage.name: partial(run_stage, stage, control=store.control, last_steps=last_steps, owner=owner, stop=stop)
-            for stage in stages
-        }
+        heartbeats = Heartbeats(store.control, owner=owner)
+        run = partial(run_stage, control=store.control, heartbeats=heartbeats, last_steps=last_steps, stop=stop)
+        parts: dict[str, Callable[[], None]] = {stage.name: partial(run, stage) for stage in stages}
         parts |= {"leader": partial(leader.run, stop), "http": http.run}
         return run_together(parts, stop, on_stop=lambda: setattr(http, "should_exit", True))
 

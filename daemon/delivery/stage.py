@@ -5,12 +5,16 @@ Each sink has its own delivery state (`daemon.store.outbox`), so no sink waits f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.store.outbox import Attempt, Backlog, DeliveryState, Due, Subscription
+
+RECOUNT_S = 60.0
+"""An empty backlog is counted again after this time."""
 
 
 class SinkUnavailableError(Exception):
@@ -47,6 +51,8 @@ class DeliveryStage:
         self.idle_s = sink.idle_s
         self._sink = sink
         self._outbox = store.outbox
+        self._nothing_left: tuple[float, Backlog] | None = None
+        """A backlog without a waiting event, and when it was counted."""
 
     def step(self, life: Life) -> Step:
         """Make one attempt for each event of a due batch."""
@@ -60,9 +66,17 @@ class DeliveryStage:
             error = str(exc)
         if due and delivered == len(due):  # counting the backlog is slow, so only when it stops shrinking
             return Step(sentence=f"delivered {delivered} events to {self._sink.target}", worked=True)
-        backlog = self._outbox.backlog(self._sink.subscription)
+        backlog = self._backlog(due)
         self._sink.show(backlog)
         return Step(sentence=_sentence(backlog, error), worked=delivered > 0)
+
+    def _backlog(self, due: Sequence[Due]) -> Backlog:
+        """Counted again if an event was due: without one, a backlog that was empty is empty still."""
+        if not due and self._nothing_left is not None and time.monotonic() - self._nothing_left[0] < RECOUNT_S:
+            return self._nothing_left[1]
+        backlog = self._outbox.backlog(self._sink.subscription)
+        self._nothing_left = None if backlog.waiting else (time.monotonic(), backlog)
+        return backlog
 
     def close(self) -> None:
         self._sink.close()

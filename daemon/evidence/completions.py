@@ -47,7 +47,7 @@ class CompletionsStage:
     """Only the leading daemon runs it. `limits` are those of a principal, as at intake."""
 
     name = "completions"
-    idle_s = 1.0
+    idle_s = 2.0
 
     def __init__(
         self,

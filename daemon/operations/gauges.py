@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from pathlib import Path
+
+from prometheus_client import generate_latest
 
 from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
 from daemon.promotion.rollout import approval_waits_s
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, ReportState, Run, RunState, utcnow
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import Life, Stage, Step
 from daemon.store import Store
 from daemon.store.outbox import KAFKA
 from daemon.store.traffic import TrafficTally
@@ -19,11 +23,17 @@ from daemon.trust.policy import Policy
 GENERATION_GAUGES = (metrics.GENERATION_LIFETIME_REQUESTS, metrics.GENERATION_FLAGGED_RATIO)
 CANDIDATE_STATES = (AdapterState.CANDIDATE, AdapterState.SHADOW, AdapterState.CANARY)
 JUDGED_STATES = (RunState.PROMOTING, RunState.PROMOTED, RunState.REJECTED)
+UNSEEN_S = 60.0
+"""Without a scrape the figures are read anew after this time."""
+SCRAPED = threading.Event()
+"""Set by each look at the metrics."""
 LATEST_RUNS = 50
 """Maximum number of runs in the count of equal outcomes in a row."""
 
 
 class GaugesStage:
+    """Reads the figures in each step."""
+
     name = "gauges"
     idle_s = 5.0
 
@@ -149,3 +159,27 @@ class GaugesStage:
         paused = {pause.stage for pause in self._store.control.pauses()}
         for stage in self._stages:
             metrics.STAGE_PAUSED.labels(stage=stage).set(int(stage in paused or "all" in paused))
+
+
+def exposition() -> bytes:
+    """All series, for a scrape."""
+    SCRAPED.set()
+    return generate_latest()
+
+
+class WhenScraped:
+    """Wraps the stage: it reads the figures after a scrape, for the next one, and else every UNSEEN_S."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.name = stage.name
+        self.idle_s = stage.idle_s
+        self._stage = stage
+        self._last = Step(sentence="")
+        self._read_at = -UNSEEN_S
+
+    def step(self, life: Life) -> Step:
+        if SCRAPED.is_set() or time.monotonic() - self._read_at >= UNSEEN_S:
+            SCRAPED.clear()
+            self._last = self._stage.step(life)
+            self._read_at = time.monotonic()
+        return self._last

@@ -50,7 +50,9 @@ from daemon.store.runs import strengths_of
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
-"""Interval of reading intents from the store. Servers are called only once per `serving.reconcile_interval_s`."""
+"""Interval of looking for intents. Servers are called only once per `serving.reconcile_interval_s`."""
+INTENTS_MAX_AGE_S = 1.0
+"""An intent of another process, or one that erasing made, is found after this time at the latest."""
 RETRY_LIMIT_S = 60.0
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails this long after the verdict ends as failed, so that new runs can start ..."""
@@ -116,11 +118,11 @@ class PromotionStage:
         return Step(sentence=_live_on(*self._reconciled()) if due else self._last_sentence)
 
     def _roll_back_on_request(self) -> Step | None:
-        intent = self._store.intents.pending(IntentKind.ROLLBACK)
+        intent = self._store.intents.pending(IntentKind.ROLLBACK, max_age_s=INTENTS_MAX_AGE_S)
         return None if intent is None else self._finish(intent, self._roll_back(intent))
 
     def _promote_on_request(self) -> Step | None:
-        intent = self._store.intents.pending(IntentKind.PROMOTE)
+        intent = self._store.intents.pending(IntentKind.PROMOTE, max_age_s=INTENTS_MAX_AGE_S)
         return None if intent is None else self._finish(intent, self._promote_now(intent, *self._reconciled()))
 
     def _reconciled(self) -> tuple[Adapter, FleetState]:

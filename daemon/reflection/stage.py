@@ -104,7 +104,7 @@ class ReflectionStage:
     """
 
     name = "reflection"
-    idle_s = 1.0
+    idle_s = 2.0
 
     def __init__(
         self,

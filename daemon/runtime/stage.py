@@ -17,12 +17,14 @@ import structlog
 
 from daemon import metrics
 from daemon.errors import StoreUnavailableError
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.store import Control
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_INTERVAL_S = 5.0
 STORE_RETRY_S = 2.0
+PAUSES_MAX_AGE_S = 1.0
+"""A pause of another process shows after this time at the latest; all stages of a daemon look together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,30 +137,8 @@ class LastSteps:
         return sorted(stage for stage, last in self._last.items() if now - last > max_stall_s)
 
 
-class _LiveSentence:
-    """Stores what a stage says amid a step, at most once per HEARTBEAT_INTERVAL_S. Thread-safe."""
-
-    def __init__(self, stage: str, *, control: Control, owner: str) -> None:
-        self._stage = stage
-        self._control = control
-        self._owner = owner
-        self._lock = threading.Lock()
-        self._stored_at = -HEARTBEAT_INTERVAL_S
-
-    def say(self, sentence: str) -> None:
-        with self._lock:
-            now = time.monotonic()
-            if now - self._stored_at < HEARTBEAT_INTERVAL_S:
-                return
-            self._stored_at = now
-        try:
-            self._control.heartbeat(self._stage, owner=self._owner, sentence=sentence)
-        except StoreUnavailableError as exc:
-            log.warning("sentence not stored", stage=self._stage, reason=str(exc))
-
-
 def _step(stage: Stage, control: Control, life: Life) -> Step:
-    pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name)
+    pause = None if isinstance(stage, AlwaysOn) else control.paused(stage.name, max_age_s=PAUSES_MAX_AGE_S)
     if pause is None:
         return stage.step(life)
     sentence = f"paused by {pause.actor}: {pause.reason}"
@@ -168,28 +148,36 @@ def _step(stage: Stage, control: Control, life: Life) -> Step:
     return Step(sentence=f"{sentence}; {step.sentence}", worked=step.worked)
 
 
-def run_stage(stage: Stage, *, control: Control, last_steps: LastSteps, owner: str, stop: threading.Event) -> None:
+def run_stage(
+    stage: Stage, *, control: Control, heartbeats: Heartbeats, last_steps: LastSteps, stop: threading.Event
+) -> None:
     """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried."""
-    heartbeat = partial(last_steps.mark, stage.name)
-    life = Life(stop, heartbeat=heartbeat, say=_LiveSentence(stage.name, control=control, owner=owner).say)
-    sentence, heartbeat_at = "", 0.0
+    mark = partial(last_steps.mark, stage.name)
+    life = Life(stop, heartbeat=mark, say=partial(_say, heartbeats, stage.name))
+    sentence, store_failed = "", False
     while not stop.is_set():
-        rest_s = stage.idle_s
         try:
             step = _step(stage, control, life)
             rest_s = 0.0 if step.worked else stage.idle_s
-            now = time.monotonic()
-            if step.sentence != sentence or now - heartbeat_at > HEARTBEAT_INTERVAL_S:
-                control.heartbeat(stage.name, owner=owner, sentence=step.sentence)
-                last_steps.store_worked(stage.name)
-                heartbeat_at = now
+            # after an outage at once: a write that succeeds shows that the database works again
+            heartbeats.beat(stage.name, step.sentence, at_once=store_failed or step.sentence != sentence)
+            last_steps.store_worked(stage.name)
+            store_failed = False
         except StoreUnavailableError as exc:
             metrics.STORE_ERRORS.inc()
             last_steps.store_failed(stage.name, str(exc))
-            heartbeat_at = 0.0  # the next good step writes, which shows that the database works again
+            store_failed = True
             step, rest_s = Step(sentence=str(exc)), STORE_RETRY_S
-        heartbeat()
+        mark()
         if step.sentence != sentence:
             log.info("step", stage=stage.name, sentence=step.sentence)
             sentence = step.sentence
         stop.wait(rest_s)
+
+
+def _say(heartbeats: Heartbeats, stage: str, sentence: str) -> None:
+    """Amid a step: written with the next heartbeats."""
+    try:
+        heartbeats.beat(stage, sentence)
+    except StoreUnavailableError as exc:
+        log.warning("sentence not stored", stage=stage, reason=str(exc))

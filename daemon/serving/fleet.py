@@ -19,8 +19,10 @@ from daemon.records import BASE_GENERATION, Adapter
 from daemon.serving.asking import Asking
 from daemon.serving.limit import AdaptiveLimit
 
-READY_MEMO_S = 1.0
-"""Readiness is cached for this long, so that most requests need no extra health check."""
+READY_MEMO_S = 3.0
+"""That a server is ready is cached for this long, so that most requests need no extra health check."""
+UNREADY_MEMO_S = 1.0
+"""And for this long that it is not."""
 
 Verify = Callable[[Adapter], None]
 """Checks that an adapter's folder may be loaded; raises AdapterInvalidError."""
@@ -123,7 +125,7 @@ class Fleet:
 
     def _ready(self, server: VllmServer) -> bool:
         seen_at, ready = self._seen.get(server, (0.0, False))
-        if time.monotonic() - seen_at > READY_MEMO_S:
+        if time.monotonic() - seen_at > (READY_MEMO_S if ready else UNREADY_MEMO_S):
             ready = server.ready()
             self._seen[server] = (time.monotonic(), ready)
         return ready

@@ -23,6 +23,8 @@ from daemon.serving.fleet import Fleet
 
 log = structlog.get_logger(__name__)
 
+LOOK_S, RELAXED_S = 2.0, 5.0
+"""Seconds between two looks: while a server is awaited, and while all are compared."""
 SHOWN_BEFORE, SHOWN_FROM = 4, 8
 """Tokens shown around the first that differs."""
 SHOWN_CHARACTERS = 80
@@ -56,7 +58,7 @@ class SelfTestStage:
     """Compares each ready server once per start and day. `facts` are those of the trainer, today."""
 
     name = "selftest"
-    idle_s = 2.0
+    idle_s = LOOK_S
     always_on: Literal[True] = True
     """A pause must not let a run train on other prompts."""
 
@@ -83,6 +85,7 @@ class SelfTestStage:
             except EndpointError as exc:
                 waiting = str(exc)
         self._known = results
+        self.idle_s = LOOK_S if waiting or not results else RELAXED_S
         self._fleet.compared({one: found.text if found.differs else None for one, found in results.items()})
         return Step(sentence=_sentence(list(results.values()), waiting))
 

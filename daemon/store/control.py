@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,6 +12,7 @@ from daemon.records import utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import database_time, insert, reading, transaction, upsert
+from daemon.store.recent import Recent
 
 ALL_STAGES = "all"
 DAEMON_SILENT_S = 30.0
@@ -38,6 +40,7 @@ class Heartbeat:
 class Control:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._recent = Recent(self.pauses)
 
     # --- pauses ---
 
@@ -51,6 +54,7 @@ class Control:
                 {"stage": stage, "actor": actor, "reason": reason, "at": utcnow()},
             )
             record_audit(connection, actor=actor, action="pause", subject=stage, reason=reason)
+        self._recent.changed()
 
     def resume(self, stage: str, *, actor: str, reason: str) -> bool:
         """Lift a pause; False if there was none. `all` lifts every pause."""
@@ -60,6 +64,7 @@ class Control:
             lifted = connection.execute(query).rowcount > 0
             if lifted:
                 record_audit(connection, actor=actor, action="resume", subject=stage, reason=reason)
+        self._recent.changed()
         return lifted
 
     def pauses(self) -> list[Pause]:
@@ -67,8 +72,10 @@ class Control:
             found = connection.execute(select(schema.pauses).order_by(schema.pauses.c.stage)).all()
         return [rows.record(Pause, row) for row in found]
 
-    def paused(self, stage: str) -> Pause | None:
-        return next((pause for pause in self.pauses() if pause.stage in {stage, ALL_STAGES}), None)
+    def paused(self, stage: str, *, max_age_s: float = 0.0) -> Pause | None:
+        """The pause of a stage. `max_age_s`: how old the answer may be. Pauses of this process show at once."""
+        pauses = self._recent.get(max_age_s=max_age_s)
+        return next((pause for pause in pauses if pause.stage in {stage, ALL_STAGES}), None)
 
     # --- leader leases and heartbeats ---
 
@@ -94,14 +101,17 @@ class Control:
         with transaction(self._engine) as connection:
             connection.execute(table.delete().where(table.c.name == name, table.c.owner == owner))
 
-    def heartbeat(self, stage: str, *, owner: str, sentence: str) -> None:
+    def heartbeat(self, sentences: Mapping[str, str], *, owner: str) -> None:
+        """Write that these stages of a daemon live, each with its sentence, in one statement."""
+        now = utcnow()
+        given = [
+            {"name": name, "owner": owner, "last_step_at": now, "sentence": sentence}
+            for name, sentence in sorted(sentences.items())  # in one order: two writers must not wait for each other
+        ]
         with transaction(self._engine) as connection:
-            upsert(
-                connection,
-                schema.stages,
-                ["name", "owner"],
-                {"name": stage, "owner": owner, "last_step_at": utcnow(), "sentence": sentence},
-            )
+            statement = insert(connection, schema.stages)
+            said = {name: statement.excluded[name] for name in ("last_step_at", "sentence")}
+            connection.execute(statement.on_conflict_do_update(index_elements=["name", "owner"], set_=said), given)
 
     def heartbeats(self, *, max_age_s: float = 3600.0) -> list[Heartbeat]:
         """The last step of each stage. Leaves out daemons that fell silent while another one went on."""

@@ -11,11 +11,13 @@ from daemon.records import Intent, IntentKind, IntentState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import reading, transaction
+from daemon.store.recent import Recent
 
 
 class Intents:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._recent = Recent(self._pending)
 
     def request(self, kind: IntentKind, *, actor: str, reason: str, target_generation: int | None = None) -> Intent:
         """Queue an operator's request. The stage of its kind completes it and writes the outcome."""
@@ -39,24 +41,29 @@ class Intents:
                 subject="next" if target_generation is None else str(target_generation),
                 reason=reason,
             )
-            return _get(connection, intent_id)
+            intent = _get(connection, intent_id)
+        self._recent.changed()
+        return intent
 
     def get(self, intent_id: int) -> Intent:
         with reading(self._engine) as connection:
             return _get(connection, intent_id)
 
-    def pending(self, *kinds: IntentKind) -> Intent | None:
-        """The oldest pending intent of these kinds, or None."""
+    def pending(self, *kinds: IntentKind, max_age_s: float = 0.0) -> Intent | None:
+        """The oldest pending intent of these kinds, or None.
+
+        `max_age_s`: how late an intent of another process may show. One of this process shows at once.
+        """
+        if max_age_s and not self._recent.get(max_age_s=max_age_s):
+            return None
+        return next((intent for intent in self._pending() if intent.kind in kinds), None)
+
+    def _pending(self) -> list[Intent]:
+        """Oldest first."""
         table = schema.intents
-        query = (
-            select(table.c.id)
-            .where(table.c.state == IntentState.PENDING, table.c.kind.in_(kinds))
-            .order_by(table.c.id)
-            .limit(1)
-        )
+        query = select(table).where(table.c.state == IntentState.PENDING).order_by(table.c.id)
         with reading(self._engine) as connection:
-            intent_id = connection.execute(query).scalar()
-            return None if intent_id is None else _get(connection, intent_id)
+            return [rows.record(Intent, row) for row in connection.execute(query)]
 
     def asked(self, kind: IntentKind, *, actor: str, since: datetime) -> Intent | None:
         """The actor's latest intent of this kind since then, in any state, or None."""

@@ -10,6 +10,7 @@ from contextlib import closing
 
 from daemon.config.intake import IntakeConfig, KafkaConfig
 from daemon.intake.stage import IngestStage
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, run_stage
 from daemon.store import open_store
 
@@ -22,7 +23,8 @@ def main(store_url: str, kafka_json: str) -> None:
             store=store, config=IntakeConfig(), kafka=KafkaConfig.model_validate_json(kafka_json)
         )
         with closing(stage):
-            run_stage(stage, control=store.control, last_steps=LastSteps(), owner=f"process-{os.getpid()}", stop=stop)
+            beats = Heartbeats(store.control, owner=f"process-{os.getpid()}")
+            run_stage(stage, control=store.control, heartbeats=beats, last_steps=LastSteps(), stop=stop)
 
 
 if __name__ == "__main__":

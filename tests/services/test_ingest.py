@@ -27,6 +27,7 @@ from daemon.intake.dead_letters import TRUNCATED_BYTES, DeadLetter, DeadLetters
 from daemon.intake.stage import FeedbackIntake, FeedbackResult, IngestStage
 from daemon.intake.submit import send_kafka
 from daemon.records import ReportState
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, Step, run_stage
 from daemon.store import Added, Reports, Store, open_store
 from daemon.store.engine import transaction
@@ -113,7 +114,7 @@ def test_a_stage_that_is_paused_from_its_start_gets_its_partitions(kafka, sqlite
             "stage": stage,
             "control": sqlite_store.control,
             "last_steps": LastSteps(),
-            "owner": "test",
+            "heartbeats": Heartbeats(sqlite_store.control, owner="test"),
             "stop": stop,
         },
     )

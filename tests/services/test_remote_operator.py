@@ -88,7 +88,7 @@ def _promoting(store: Store) -> Iterator[None]:
 
     def answer() -> None:
         while not stop.wait(0.2):
-            store.control.heartbeat("promotion", owner="machine-1", sentence="idle")
+            store.control.heartbeat({"promotion": "idle"}, owner="machine-1")
             if (intent := store.intents.pending(IntentKind.ROLLBACK)) is not None:
                 live, target = store.adapters.live().generation, intent.target_generation or 0
                 store.adapters.roll_back(target, expected_live=live, actor=intent.actor, reason=intent.reason)

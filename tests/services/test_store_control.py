@@ -97,9 +97,9 @@ def test_daemons_that_want_to_lead_at_once_elect_one(store: Store, open_stores: 
 
 
 def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store: Store) -> None:
-    store.control.heartbeat("ingest", owner="a", sentence="starting")
-    store.control.heartbeat("ingest", owner="a", sentence="stored 5 reports")
-    store.control.heartbeat("ingest", owner="b", sentence="waiting")
+    store.control.heartbeat({"ingest": "starting"}, owner="a")
+    store.control.heartbeat({"ingest": "stored 5 reports"}, owner="a")
+    store.control.heartbeat({"ingest": "waiting"}, owner="b")
     assert [(beat.owner, beat.sentence) for beat in store.control.heartbeats()] == [
         ("a", "stored 5 reports"),
         ("b", "waiting"),
@@ -108,12 +108,12 @@ def test_a_heartbeat_replaces_the_one_before_it_and_old_ones_are_left_out(store:
 
 
 def test_a_daemon_that_ended_says_nothing_once_another_one_speaks(store: Store) -> None:
-    store.control.heartbeat("serving", owner="old", sentence="vLLM exited")
+    store.control.heartbeat({"serving": "vLLM exited"}, owner="old")
     long_ago = utcnow() - timedelta(seconds=DAEMON_SILENT_S + 5)
     with transaction(store.engine) as connection:
         connection.execute(update(schema.stages).values(last_step_at=long_ago))
     assert [beat.owner for beat in store.control.heartbeats()] == ["old"]
-    store.control.heartbeat("serving", owner="new", sentence="vLLM serves")
+    store.control.heartbeat({"serving": "vLLM serves"}, owner="new")
     assert [beat.owner for beat in store.control.heartbeats()] == ["new"]
 
 
@@ -147,3 +147,17 @@ def test_ended_sessions_stay_ended_until_their_cookies_are_too_old(store: Store)
     assert "new" in store.sign_outs
     assert "old" not in store.sign_outs
     assert "other" not in store.sign_outs
+
+
+def test_an_intent_of_this_process_is_found_at_once_and_one_of_another_when_the_answer_is_old(
+    new_store: Callable[[], Store], open_stores: Callable[[str], Store]
+) -> None:
+    here = new_store()
+    there = open_stores(url_of(here))
+    kind = IntentKind.ROLLBACK
+    assert here.intents.pending(kind, max_age_s=60) is None
+    there.intents.request(kind, actor="op", reason="bad")
+    assert here.intents.pending(kind, max_age_s=60) is None
+    assert here.intents.pending(kind, max_age_s=1e-9) is not None
+    assert there.intents.pending(kind, max_age_s=60) is not None
+    assert there.intents.pending(IntentKind.PROMOTE, max_age_s=60) is None

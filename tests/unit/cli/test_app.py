@@ -80,7 +80,7 @@ def test_start_up_imports_nothing_heavy() -> None:
 def test_help_and_a_status_over_the_api_import_nothing_heavy(
     arguments: list[str], sqlite_store: Store, config_file: Path
 ) -> None:
-    sqlite_store.control.heartbeat("ingest", owner="machine-1", sentence="waits")
+    sqlite_store.control.heartbeat({"ingest": "waits"}, owner="machine-1")
     code = "import sys; from daemon.cli import app; app(sys.argv[1:], standalone_mode=False)"
     report = "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     with serving(sqlite_store, config_file) as url:

@@ -28,7 +28,7 @@ def erratad(*arguments: str, **environment: str) -> Result:
 
 
 def test_a_server_is_named_before_or_after_the_command(url: str, sqlite_store: Store) -> None:
-    sqlite_store.control.heartbeat("ingest", owner="machine-1", sentence="waits")
+    sqlite_store.control.heartbeat({"ingest": "waits"}, owner="machine-1")
     for arguments in (("--server", url, "status"), ("status", "--server", url)):
         done = erratad(*arguments)
         assert (done.exit_code, done.stderr) == (0, "")

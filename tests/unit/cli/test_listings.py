@@ -29,7 +29,7 @@ def test_status_says_that_no_daemon_runs(erratad: Command) -> None:
 def test_status_tells_stages_pauses_queue_and_schedule(erratad: Command, learned: Learned) -> None:
     store = learned.store
     add(store, flagged())
-    store.control.heartbeat("ingest", owner="machine-1", sentence="waits for messages")
+    store.control.heartbeat({"ingest": "waits for messages"}, owner="machine-1")
     store.control.pause("finetune", actor="ann", reason="GPU is needed")
     done = erratad("status")
     assert done.exit_code == 0

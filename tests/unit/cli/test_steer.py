@@ -28,7 +28,7 @@ pytestmark = BOTH_WAYS
 def daemon_runs(sqlite_store: Store) -> Iterator[Store]:
     """A store whose daemon answers every intent: it starts training and refuses everything else."""
     stop = threading.Event()
-    sqlite_store.control.heartbeat("schedule", owner="here", sentence="not training: 0 of 50 new lessons")
+    sqlite_store.control.heartbeat({"schedule": "not training: 0 of 50 new lessons"}, owner="here")
 
     def answer() -> None:
         while not stop.wait(0.05):
@@ -68,14 +68,14 @@ def test_without_a_daemon_the_intent_is_queued_and_that_is_said(erratad: Command
 
 
 def test_no_wait_returns_at_once(erratad: Command, sqlite_store: Store) -> None:
-    sqlite_store.control.heartbeat("schedule", owner="here", sentence="busy")
+    sqlite_store.control.heartbeat({"schedule": "busy"}, owner="here")
     done = erratad("train", "--no-wait", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["state"] == "pending"
 
 
 def test_a_wait_that_ends_tells_what_the_stage_says(erratad: Command, sqlite_store: Store) -> None:
-    sqlite_store.control.heartbeat("schedule", owner="here", sentence="not starting: run 1 is training")
+    sqlite_store.control.heartbeat({"schedule": "not starting: run 1 is training"}, owner="here")
     done = erratad("train", "--timeout", "0.1")
     assert done.exit_code == 1
     assert "not starting: run 1 is training" in done.stderr
@@ -226,7 +226,7 @@ def test_on_a_terminal_a_pause_of_everything_names_the_stages_and_asks(erratad: 
 
 @pytest.mark.usefixtures("terminal")
 def test_on_a_terminal_a_rollback_names_both_generations(erratad: Command, learned: Learned) -> None:
-    learned.store.control.heartbeat("promotion", owner="here", sentence="busy")
+    learned.store.control.heartbeat({"promotion": "busy"}, owner="here")
     asked = erratad("rollback", "-m", "worse", "--no-wait", input="n\n")
     assert "Replace aligned-g000001, which is live, by aligned-g000000 on every server" in asked.stderr
     assert learned.store.intents.pending(IntentKind.ROLLBACK) is None

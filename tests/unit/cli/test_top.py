@@ -19,7 +19,7 @@ from tests.fixtures.stores import add, start_run
 def test_top_once_shows_the_whole_loop_without_colours_in_a_pipe(learned: Learned) -> None:
     store = learned.store
     add(store, flagged(id="a"), flagged(id="b"))
-    store.control.heartbeat("ingest", owner="machine-1", sentence="waits\x1b[2J for messages")
+    store.control.heartbeat({"ingest": "waits\x1b[2J for messages"}, owner="machine-1")
     done = piped(store, "top", "--once")
     assert done.returncode == 0, done.stderr
     for said in (

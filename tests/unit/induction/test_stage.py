@@ -27,6 +27,7 @@ from daemon.operations.health import Health
 from daemon.operations.status import status
 from daemon.records import Induction, IntentKind, IntentState, Report, ReportState, Trigger, utcnow
 from daemon.runtime.backoff import Backoff
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, run_stage
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -431,7 +432,9 @@ def test_a_paused_stage_asks_nothing_until_it_is_resumed(scene: Scene) -> None:
     stage.idle_s = 0.01
     scene.ask()
     scene.store.control.pause("induction", actor="op", reason="a demo")
-    options = {"control": scene.store.control, "last_steps": LastSteps(), "owner": "here", "stop": stop}
+    control = scene.store.control
+    beats = Heartbeats(control, owner="here")
+    options = {"control": control, "heartbeats": beats, "last_steps": LastSteps(), "stop": stop}
     thread = threading.Thread(target=run_stage, args=(stage,), kwargs=options)
     thread.start()
     try:

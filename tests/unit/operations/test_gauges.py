@@ -13,9 +13,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from daemon.config.serving import ServingConfig
-from daemon.operations.gauges import GaugesStage
+from daemon.operations import gauges as module
+from daemon.operations.gauges import GaugesStage, WhenScraped
 from daemon.promotion.rollout import WAITS_SINCE
 from daemon.records import INDUCED, Source
+from daemon.runtime.stage import Life, Step
 from daemon.store import Store
 from daemon.training.process import resident_bytes
 from tests.fixtures.config import flagged, trusting
@@ -171,3 +173,26 @@ def test_memory_of_a_process_covers_what_it_started() -> None:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     assert resident_bytes(process.pid) == 0
+
+
+class _Counted:
+    name = "gauges"
+    idle_s = 5.0
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def step(self, _life: Life) -> Step:
+        self.steps += 1
+        return Step(sentence=f"read {self.steps}")
+
+
+def test_figures_are_read_after_a_scrape_and_else_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    module.SCRAPED.clear()
+    counted = _Counted()
+    stage = WhenScraped(counted)
+    assert [stage.step(life()).sentence for _ in range(3)] == ["read 1"] * 3
+    module.exposition()
+    assert [stage.step(life()).sentence for _ in range(2)] == ["read 2"] * 2
+    monkeypatch.setattr(module, "UNSEEN_S", 0.0)
+    assert stage.step(life()).sentence == "read 3"

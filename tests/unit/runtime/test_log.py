@@ -21,6 +21,7 @@ from daemon.errors import AnalysisRejectedError, TrainingError
 from daemon.intake.dead_letters import DeadLetters
 from daemon.intake.stage import FeedbackIntake, IngestStage
 from daemon.runtime import log
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, run_stage
 from daemon.store import Store
 from daemon.web.app import create_app
@@ -170,9 +171,9 @@ def test_kafka_intake_and_dead_letters_log_no_text(sqlite_store: Store, written:
     stage = IngestStage(
         store=sqlite_store, config=IntakeConfig(), consumer=consumer, dead_letters=letters, topics=["flagged"]
     )
-    found = written(
-        lambda: run_stage(stage, control=sqlite_store.control, last_steps=LastSteps(), owner="test", stop=stop)
-    )
+    control = sqlite_store.control
+    beats = Heartbeats(control, owner="test")
+    found = written(lambda: run_stage(stage, control=control, heartbeats=beats, last_steps=LastSteps(), stop=stop))
     assert "took in 5 messages" in found
     assert MARK not in found
     assert len(producer.sent) == 4

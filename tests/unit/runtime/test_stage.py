@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
 from sqlalchemy import Engine, event
 
 from daemon.errors import StoreUnavailableError
+from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, Life, Step, run_stage
 from daemon.store import Control, Store
 
@@ -50,10 +52,10 @@ class Unreachable(Control):
     def __init__(self) -> None:
         pass
 
-    def paused(self, stage: str) -> None:
+    def paused(self, stage: str, *, max_age_s: float = 0.0) -> None:
         raise StoreUnavailableError("away")
 
-    def heartbeat(self, stage: str, *, owner: str, sentence: str) -> None:
+    def heartbeat(self, sentences: Mapping[str, str], *, owner: str) -> None:
         raise StoreUnavailableError("away")
 
 
@@ -63,7 +65,8 @@ def stop() -> threading.Event:
 
 
 def _run(stage: Counting, control: Control, stop: threading.Event, last_steps: LastSteps | None = None) -> None:
-    run_stage(stage, control=control, last_steps=last_steps or LastSteps(), owner="test", stop=stop)
+    beats = Heartbeats(control, owner="test")
+    run_stage(stage, control=control, heartbeats=beats, last_steps=last_steps or LastSteps(), stop=stop)
 
 
 def test_a_stage_steps_until_it_is_stopped_and_says_what_it_did(sqlite_store: Store, stop: threading.Event) -> None:

@@ -90,7 +90,7 @@ def pages(learned: Learned) -> list[str]:
 
 
 def test_every_page_is_well_formed_and_accessible(learned: Learned, client: TestClient) -> None:
-    learned.store.control.heartbeat("ingest", owner="here", sentence="waits")
+    learned.store.control.heartbeat({"ingest": "waits"}, owner="here")
     for path in pages(learned):
         page = Page(client.get(path).text)
         assert page.all("html")[0]["lang"] == "en"
@@ -175,7 +175,7 @@ def test_the_overview_says_where_the_daemon_stands(learned: Learned, client: Tes
     silent = Page(client.get("/").text)
     assert "No daemon seems to run" in silent.text
     assert "Start one with <code>erratad run</code>." in client.get("/").text
-    learned.store.control.heartbeat("ingest", owner="machine-1", sentence="waits for messages")
+    learned.store.control.heartbeat({"ingest": "waits for messages"}, owner="machine-1")
     running = Page(client.get("/").text)
     assert "No daemon seems to run" not in running.text
     assert "waits for messages" in running.text

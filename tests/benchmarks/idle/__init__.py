@@ -1,0 +1,1 @@
+"""What a daemon without work costs: processor time, writes, memory."""
