@@ -6,6 +6,7 @@ What cannot be read raises `MessageRejected` with a reason from a closed set (`R
 from __future__ import annotations
 
 import json
+from collections import Counter
 from enum import StrEnum
 from typing import Any
 
@@ -83,7 +84,7 @@ def document(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as exc:
         raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
-    if values_in(value) > MAX_VALUES:
+    if len(text) > MAX_VALUES and values_in(value) > MAX_VALUES:  # each value takes a character at least
         raise MessageRejected(
             Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
         )
@@ -128,11 +129,10 @@ def refuse_constant(name: str) -> float:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for key, item in pairs:
-        if key in value:
-            raise ValueError(f"the key {key!r:.60} stands twice in one object")
-        value[key] = item
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
     return value
 
 

@@ -35,6 +35,8 @@ def storable(text: str) -> str:
 
 
 def _storable(text: str) -> str:
+    if "\x00" not in text and text.isascii():
+        return text
     if storable(text) != text:
         fault = "a NUL character" if "\x00" in text else "a lone surrogate"
         raise ValueError(f"contains {fault}, which PostgreSQL cannot store; remove it")

@@ -106,12 +106,19 @@ class ChatMessage(Wire):
 
     def canonical(self) -> dict[str, Any]:
         """The message for hashes: parts equal one text, and an absent field of a later version changes nothing."""
-        later = {"function_call", "reasoning", "refusal", "audio"}
+        given = {name: getattr(self, name) for name in _LATER}
         return {
-            **self.model_dump(mode="json", exclude=later),
+            "role": self.role,
             "content": self.text,
-            **self.model_dump(mode="json", include=later, exclude_none=True),
+            "name": self.name,
+            "tool_calls": self.tool_calls,
+            "tool_call_id": self.tool_call_id,
+            **{name: one for name, one in given.items() if one is not None},
         }
+
+
+_LATER = ("function_call", "reasoning", "refusal", "audio")
+"""Fields of a message that came after the first version."""
 
 
 def _a_time(value: Any) -> Any:
@@ -270,11 +277,10 @@ class FlaggedResponse(Wire):
         The completion's id, the follow-up, rating, comment and edit are hashed as parts of the metadata, where they
         were kept before they were fields.
         """
-        hashed = {"id", "messages", "tool_calls", "not_trainable", "completion_id", "follow_up", "metadata", "rating"}
         metadata = shapes.with_completion_id(self.metadata, self.completion_id)
         if self.follow_up is not None:
             metadata = {"follow_up": self.follow_up, **metadata}
-        values = self.model_dump(mode="json", exclude=hashed)
+        values = self.model_dump(mode="json", include=_HASHED)
         if self.reason and self.reason == metadata.get("comment"):
             values["reason"] = ""
         if self.correction is not None and self.correction == metadata.get("edit"):
@@ -294,6 +300,12 @@ class FlaggedResponse(Wire):
         return self.model_dump_json(exclude_none=True).encode()
 
 
+_HASHED = {
+    *("version", "occurred_at", "model", "response", "reason", "category", "severity", "correction", "checks"),
+    *("reporter", "tenant", "locale"),
+}
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
 def _sha256(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()

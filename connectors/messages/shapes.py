@@ -43,6 +43,8 @@ _BLANK_MARKS = re.compile(r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u
 
 def is_blank(text: str) -> bool:
     """Whether the text shows nothing: white space, control and zero-width characters only."""
+    if text[:1].isalnum() and text.isascii():  # nearly every text, without a look at each character
+        return False
     return all(unicodedata.category(one) in _INVISIBLE for one in _BLANK_MARKS.sub("", text))
 
 

@@ -32,7 +32,7 @@ class Attempts:
 
     def deaths(self, record: RawRecord) -> int:
         """How often a process died with this message in work."""
-        return self._deaths.get(_name(record), 0)
+        return self._deaths.get(_name(record), 0) if self._deaths else 0
 
     def parts(self, records: Sequence[RawRecord], *, most_bytes: int) -> Iterator[list[RawRecord]]:
         """The records in order, in parts: a suspect alone, others up to `most_bytes` together."""
@@ -59,7 +59,7 @@ class Attempts:
 
     def forget(self, records: Sequence[RawRecord]) -> None:
         """These messages are handled."""
-        for record in records:
+        for record in records if self._deaths else ():
             self._deaths.pop(_name(record), None)
 
     def _write(self, in_work: list[str]) -> None:

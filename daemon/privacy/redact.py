@@ -12,7 +12,7 @@ import hmac
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,6 +49,8 @@ _APART = "\n\0\n"
 """Between texts that are searched together: no pattern reads over it."""
 MIN_PART = 4
 """Characters of a check that is taken for a part of a redacted value."""
+SEARCHED_CHARACTERS = 32_768
+"""Reports of up to this length together are searched at once, and one by one only where something is found."""
 _TORN = regex.compile(r"<[A-Z]{0,8}_?\d{0,6}\Z")
 """A placeholder without its end."""
 _ESCAPE = regex.compile(r"\\(?=[^\w\s])")
@@ -63,6 +65,8 @@ class Redacted:
     """
 
     flagged: FlaggedResponse
+    document: Mapping[str, Any]
+    """The report as it is stored."""
     fingerprint: str
     known_as: frozenset[str]
     counts: Mapping[Kind, int] = field(default_factory=dict)
@@ -75,7 +79,7 @@ class Redacted:
 def as_it_is(flagged: FlaggedResponse) -> Redacted:
     """Without redaction."""
     plain = flagged.fingerprint()
-    return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain}))
+    return Redacted(flagged=flagged, document=_document(flagged), fingerprint=plain, known_as=frozenset({plain}))
 
 
 class Redactor:
@@ -90,39 +94,75 @@ class Redactor:
     def _keys(self) -> Keys:
         return Keys.of(self._config)  # at its first use: a command that only reads makes no key
 
+    @cached_property
+    def _fingerprint_key(self) -> bytes:
+        return self._keys.key(Purpose.FINGERPRINT)
+
+    def redact_all(self, messages: Sequence[FlaggedResponse]) -> list[Redacted]:
+        """In this order. Raises ConfigError if the key is needed and unusable."""
+        documents = [_document(one) for one in messages]
+        suspects = self._suspects(documents)
+        return [
+            self._redacted(one, document) if number in suspects else self._untouched(one, document)
+            for number, (one, document) in enumerate(zip(messages, documents, strict=True))
+        ]
+
     def redact(self, flagged: FlaggedResponse) -> Redacted:
         """Raises ConfigError if the key is needed and unusable."""
+        return self.redact_all([flagged])[0]
+
+    def _suspects(self, documents: Sequence[Mapping[str, Any]]) -> set[int]:
+        """The numbers of the reports in which something may be found."""
+        suspects: set[int] = set()
+        for numbers, texts in _parts(documents):
+            ends = list(accumulate(len(text) + len(_APART) for text in texts))
+            try:
+                places = self._detector.find(_APART.join(texts))
+            except TooMuchError:
+                suspects.update(numbers)
+            else:
+                suspects.update(numbers[bisect_right(ends, place.start)] for place in places)
+        return suspects
+
+    def _untouched(self, flagged: FlaggedResponse, document: Mapping[str, Any]) -> Redacted:
         plain = flagged.fingerprint()
-        values = flagged.model_dump(mode="json", exclude_none=True)
-        values.pop("not_trainable", None)
-        names = _Names(self._detector, values)
-        try:
-            clean = _validated(self._changed(values, names))
-        except TooMuchError:
+        known = frozenset({plain, self._keyed(plain)})
+        return Redacted(flagged=flagged, document=document, fingerprint=plain, known_as=known)
+
+    def _redacted(self, flagged: FlaggedResponse, document: Mapping[str, Any]) -> Redacted:
+        plain = flagged.fingerprint()
+        clean, counts = self._replaced(document)
+        if clean is None:
             known = frozenset({plain, self._keyed(plain)})
-            return Redacted(flagged=flagged, fingerprint=self._keyed(plain), known_as=known, too_much=True)
-        if not names.counts:
-            return Redacted(flagged=flagged, fingerprint=plain, known_as=frozenset({plain, self._keyed(plain)}))
-        for kind, count in names.counts.items():
+            return Redacted(
+                flagged=flagged, document=document, fingerprint=self._keyed(plain), known_as=known, too_much=True
+            )
+        if not counts:
+            return self._untouched(flagged, document)
+        for kind, count in counts.items():
             metrics.REDACTED.labels(kind=kind).inc(count)
         return Redacted(
             flagged=clean,
+            document=_document(clean),
             fingerprint=self._keyed(plain),
             known_as=frozenset({plain, self._keyed(plain), clean.fingerprint()}),
-            counts=names.counts,
+            counts=counts,
             sealed=seal(flagged.encode(), flagged.id, self._keys) if self._config.privacy.keep_original else None,
         )
 
-    def clean(self, flagged: FlaggedResponse) -> FlaggedResponse:
-        """The report as `redact` would have it stored; unchanged if it would not be. Nothing is counted or kept."""
-        values = flagged.model_dump(mode="json", exclude_none=True)
-        values.pop("not_trainable", None)
+    def _replaced(self, document: Mapping[str, Any]) -> tuple[FlaggedResponse | None, Mapping[Kind, int]]:
+        """The report with placeholders, and their number; None: it holds too much."""
+        values = {name: one for name, one in document.items() if name != "not_trainable"}
         names = _Names(self._detector, values)
         try:
-            clean = _validated(self._changed(values, names))
+            return _validated(self._changed(values, names)), names.counts
         except TooMuchError:
-            return flagged
-        return clean if names.counts else flagged
+            return None, names.counts
+
+    def clean(self, flagged: FlaggedResponse) -> FlaggedResponse:
+        """The report as `redact` would have it stored; unchanged if it would not be. Nothing is counted or kept."""
+        clean, counts = self._replaced(_document(flagged))
+        return clean if clean is not None and counts else flagged
 
     def letter(self, value: bytes) -> bytes:
         """A message that was refused, as JSON or as text. Unchanged if nothing is found.
@@ -165,7 +205,36 @@ class Redactor:
 
     def _keyed(self, fingerprint: str) -> str:
         """A hash of a text with one unknown number can be guessed; one with a key cannot."""
-        return hmac.new(self._keys.key(Purpose.FINGERPRINT), fingerprint.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._fingerprint_key, fingerprint.encode(), "sha256").hex()
+
+
+def _document(flagged: FlaggedResponse) -> dict[str, Any]:
+    return flagged.model_dump(mode="json", exclude_none=True)
+
+
+def _parts(documents: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int], list[str]]]:
+    """Texts in which something may stand, with the number of the report of each: together up to SEARCHED_CHARACTERS."""
+    numbers: list[int] = []
+    texts: list[str] = []
+    size = 0
+    for number, document in enumerate(documents):
+        found = _searched(document)
+        length = sum(map(len, found))
+        if texts and size + length > SEARCHED_CHARACTERS:
+            yield numbers, texts
+            numbers, texts, size = [], [], 0
+        numbers += [number] * len(found)
+        texts += found
+        size += length
+    if texts:
+        yield numbers, texts
+
+
+def _searched(document: Mapping[str, Any]) -> list[str]:
+    """All texts that `Redactor._changed` looks at."""
+    given = [document[name] for name in (*CONVERSATION, *REST, "checks", "reporter", "tenant") if name in document]
+    pattern = document.get("checks", {}).get("regex")
+    return _texts(given if pattern is None else [*given, _ESCAPE.sub("", pattern)])
 
 
 def _validated(changed: dict[str, Any]) -> FlaggedResponse:
@@ -265,8 +334,22 @@ def _walk(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:
 
 def _texts(value: Any) -> list[str]:
     found: list[str] = []
-    _walk(value, lambda text: found.append(text) or text, keys=True)  # type: ignore[func-returns-value]
+    _gather(value, found)
     return found
+
+
+def _gather(value: Any, found: list[str]) -> None:
+    """The texts that `_walk` would change, and all keys."""
+    if isinstance(value, str):
+        found.append(value)
+    elif isinstance(value, list):
+        for item in value:
+            _gather(item, found)
+    elif isinstance(value, dict):
+        found.extend(value)
+        for key, item in value.items():
+            if key != "role":
+                _gather(item, found)
 
 
 def _swallowed(values: Mapping[str, Any], changed: Mapping[str, Any]) -> Callable[[str], bool]:

@@ -95,6 +95,7 @@ def _postgres(url: URL) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_use_lifo=True,  # the connections that a quiet daemon does not need stay cold
         pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
         pool_timeout=POOL_TIMEOUT_S,
@@ -117,6 +118,7 @@ def _sqlite(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the same connection again: its page cache is warm
         json_serializer=_to_json,
         hide_parameters=True,  # an error's text goes to logs: no report's content in it
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
@@ -139,11 +141,14 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(_finite(value), allow_nan=False)
+    """NaN and infinity become null: JSON has neither, and PostgreSQL refuses them."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):  # TypeError: a mapping that is no dict
+        return json.dumps(_finite(value), allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
-    """Serialise to JSON. NaN and infinity become null: JSON has neither, and PostgreSQL refuses them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

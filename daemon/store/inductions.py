@@ -74,7 +74,7 @@ class Inductions:
             LeaseLostError: Another daemon has continued this run. Nothing is stored.
         """
         table = schema.inductions
-        arrivals = [Arrival.of(flagged, Source(channel=INDUCED), self._redactor) for flagged in found]
+        arrivals = Arrival.all_of([(flagged, Source(channel=INDUCED)) for flagged in found], self._redactor)
         with transaction(self._engine) as connection:
             added = store_batch(connection, arrivals, limits=only_per_reporter(reporter_cap))
             verified_at_birth(connection, INDUCED, [flagged.id for flagged in found])

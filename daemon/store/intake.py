@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import product
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, select
 
 from connectors.messages import FlaggedResponse, Rating
 from daemon.categories import NOT_NAMED
@@ -65,7 +65,7 @@ class Arrival:
     known_as: frozenset[str]
     """The fingerprints of a redelivery: with and without redaction."""
     content_key: str
-    document: dict[str, Any]
+    document: Mapping[str, Any]
     size_bytes: int
     sealed: bytes | None = None
     """The encrypted original, if it is kept."""
@@ -87,20 +87,24 @@ class Arrival:
         return self.source.principal, self.flagged.reporter
 
     @classmethod
-    def of(cls, flagged: FlaggedResponse, source: Source, redactor: Redactor | None = None) -> Arrival:
-        """The message without personal data; `redactor` None: as it is."""
-        clean = as_it_is(flagged) if redactor is None else redactor.redact(flagged)
-        return cls(
-            flagged=clean.flagged,
-            source=source,
-            fingerprint=clean.fingerprint,
-            known_as=clean.known_as,
-            content_key=clean.flagged.content_key(),
-            document=clean.flagged.model_dump(mode="json", exclude_none=True),
-            sealed=clean.sealed,
-            too_much=clean.too_much,
-            size_bytes=len(flagged.model_dump_json(exclude_none=True).encode()),
-        )
+    def all_of(cls, batch: Sequence[tuple[FlaggedResponse, Source]], redactor: Redactor | None = None) -> list[Arrival]:
+        """The messages without personal data, in this order; `redactor` None: as they are."""
+        messages = [flagged for flagged, _ in batch]
+        redacted = map(as_it_is, messages) if redactor is None else redactor.redact_all(messages)
+        return [
+            cls(
+                flagged=clean.flagged,
+                source=source,
+                fingerprint=clean.fingerprint,
+                known_as=clean.known_as,
+                content_key=clean.flagged.content_key(),
+                document=clean.document,
+                sealed=clean.sealed,
+                too_much=clean.too_much,
+                size_bytes=len(flagged.encode()),
+            )
+            for (flagged, source), clean in zip(batch, redacted, strict=True)
+        ]
 
 
 def store_batch(connection: Connection, arrivals: Sequence[Arrival], *, limits: LimitsOf) -> list[Added]:
@@ -207,14 +211,44 @@ class _Intake:
 _RECENT = (schema.reports, signals)
 _TABLES = (*_RECENT, archived)
 """An id is used once, by a report or by a signal. The archive comes last: reports move there at any time."""
+_GIVEN: BindParameter[Any] = bindparam("given", expanding=True)
+"""A list of values. The statements are built once: with many values that takes longer than running them."""
+_FINGERPRINTS = [
+    select(table.c.sent_id, table.c.fingerprint).where(
+        table.c.principal == bindparam("principal"), table.c.sent_id.in_(_GIVEN)
+    )
+    for table in _TABLES
+]
+_USED_IDS = [select(table.c.id).where(table.c.id.in_(_GIVEN)) for table in _TABLES]
+_BY_REPORTER = [
+    select(table.c.reporter, func.count())
+    .where(
+        table.c.principal == bindparam("principal"),
+        table.c.reporter.in_(_GIVEN),
+        table.c.received_at > bindparam("since"),
+    )
+    .group_by(table.c.reporter)
+    for table in _RECENT
+]
+_ORIGINALS = (
+    select(schema.reports.c.content_key, schema.reports.c.tenant, schema.reports.c.id)
+    .where(
+        schema.reports.c.content_key.in_(_GIVEN),
+        schema.reports.c.duplicate_of.is_(None),
+        # else SQLite takes the index of the state, which nearly all share
+        schema.reports.c.state.concat("").in_(IN_PLAY),
+        schema.reports.c.evidence != Evidence.CONTRADICTED,
+    )
+    .order_by(schema.reports.c.received_at.desc(), schema.reports.c.id.desc())
+    .with_for_update()
+)
 
 
 def _fingerprints(connection: Connection, keys: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
-    for table, (principal, sent_ids) in product(_TABLES, _by_principal(keys).items()):
-        query = select(table.c.sent_id, table.c.fingerprint)
-        query = query.where(table.c.principal == principal, table.c.sent_id.in_(sent_ids))
-        found |= {(principal, row.sent_id): row.fingerprint for row in connection.execute(query)}
+    for query, (principal, sent_ids) in product(_FINGERPRINTS, _by_principal(keys).items()):
+        given = {"principal": principal, "given": sent_ids}
+        found |= {(principal, row[0]): row[1] for row in connection.execute(query, given)}
     return found
 
 
@@ -228,8 +262,8 @@ def _by_principal(keys: set[Key]) -> dict[str, list[str]]:
 
 def _stored(connection: Connection, ids: set[str]) -> set[str]:
     """Those of the ids that are used."""
-    queries = (select(table.c.id).where(table.c.id.in_(ids)) for table in _TABLES)
-    return {one for query in queries for one in connection.execute(query).scalars()}
+    given = {"given": sorted(ids)}
+    return {one for query in _USED_IDS for one in connection.execute(query, given).scalars()}
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tuple[str, str | None], str]:
@@ -237,30 +271,15 @@ def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tupl
 
     The rows are locked: nothing may change their state before the new duplicates are stored.
     """
-    table = schema.reports
-    query = (
-        select(table.c.content_key, table.c.tenant, table.c.id)
-        .where(
-            table.c.content_key.in_(content_keys),
-            table.c.duplicate_of.is_(None),
-            table.c.state.concat("").in_(IN_PLAY),  # else SQLite takes the index of the state, which nearly all share
-            table.c.evidence != Evidence.CONTRADICTED,
-        )
-        .order_by(table.c.received_at.desc(), table.c.id.desc())
-        .with_for_update()
-    )
-    return {(row.content_key, row.tenant): row.id for row in connection.execute(query)}
+    found = connection.execute(_ORIGINALS, {"given": list(content_keys)})
+    return {(row.content_key, row.tenant): row.id for row in found}
 
 
 def _recent(connection: Connection, reporters: set[Key], *, since: datetime) -> dict[Key, int]:
     found: Counter[Key] = Counter()
-    for table, (principal, names) in product(_RECENT, _by_principal(reporters).items()):
-        query = (
-            select(table.c.reporter, func.count())
-            .where(table.c.principal == principal, table.c.reporter.in_(names), table.c.received_at > since)
-            .group_by(table.c.reporter)
-        )
-        found.update({(principal, row[0]): row[1] for row in connection.execute(query)})
+    for query, (principal, names) in product(_BY_REPORTER, _by_principal(reporters).items()):
+        given = {"principal": principal, "given": names, "since": since}
+        found.update({(principal, row[0]): row[1] for row in connection.execute(query, given)})
     return found
 
 

@@ -6,8 +6,9 @@ Counted per hour, so a message counts for 23 to 24 hours. Erasing or deleting a 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, PrimaryKeyConstraint, String, Table, select
@@ -42,15 +43,16 @@ def only_per_reporter(cap: int) -> LimitsOf:
     return lambda _principal: limits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Used:
-    """What one principal stored in the last 24 hours."""
+    """What one principal stored in some hours. It is mutable: one is counted up per message."""
 
     reports: int = 0
     size_bytes: int = 0
 
-    def plus(self, size_bytes: int, *, reports: int = 1) -> Used:
-        return replace(self, reports=self.reports + reports, size_bytes=self.size_bytes + size_bytes)
+    def count(self, reports: int, size_bytes: int) -> None:
+        self.reports += reports
+        self.size_bytes += size_bytes
 
 
 class Quotas:
@@ -60,14 +62,14 @@ class Quotas:
         self._connection = connection
         self._now = now
         self._hour = now.replace(minute=0, second=0, microsecond=0)
-        self._used: dict[str, Used] = {}
-        self._this_hour: dict[str, Used] = {}
+        self._used: dict[str, Used] = defaultdict(Used)
+        self._this_hour: dict[str, Used] = defaultdict(Used)
         self._changed: set[str] = set()
         query = select(usage).where(usage.c.principal.in_(set(principals)), usage.c.hour > now - WINDOW)
         for row in connection.execute(query):
-            self._used[row.principal] = self._used.get(row.principal, Used()).plus(row.size_bytes, reports=row.reports)
+            self._used[row.principal].count(row.reports, row.size_bytes)
             if row.hour == self._hour:
-                self._this_hour[row.principal] = Used().plus(row.size_bytes, reports=row.reports)
+                self._this_hour[row.principal].count(row.reports, row.size_bytes)
         self._known = frozenset(self._this_hour)
 
     def take(self, principal: str, size_bytes: int, limits: Limits, *, is_spare: bool, reports: int = 1) -> bool:
@@ -78,11 +80,11 @@ class Quotas:
             reports: 0 if it is counted already, and only its size is new.
         """
         share = SPARE_SHARE if is_spare else 1
-        after = self._used.get(principal, Used()).plus(size_bytes, reports=reports)
-        if after.reports > limits.reports * share or after.size_bytes > limits.size_bytes * share:
+        used = self._used[principal]
+        if used.reports + reports > limits.reports * share or used.size_bytes + size_bytes > limits.size_bytes * share:
             return False
-        self._used[principal] = after
-        self._this_hour[principal] = self._this_hour.get(principal, Used()).plus(size_bytes, reports=reports)
+        used.count(reports, size_bytes)
+        self._this_hour[principal].count(reports, size_bytes)
         self._changed.add(principal)
         return True
 

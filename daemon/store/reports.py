@@ -66,7 +66,7 @@ class Reports:
         answer that is flagged already is stored as `duplicate` and adds its part (`Report.others`) to the report of
         that answer, which is analysed again if this adds something.
         """
-        arrivals = [Arrival.of(flagged, source, self._redactor) for flagged, source in batch]
+        arrivals = Arrival.all_of(batch, self._redactor)
         with transaction(self._engine) as connection:
             return store_batch(connection, arrivals, limits=limits or only_per_reporter(reporter_cap))
 

@@ -110,7 +110,7 @@ class Signals:
         Returns:
             None if the short form does not wait any more.
         """
-        made = Arrival.of(flagged, waiting.source, self._redactor)
+        [made] = Arrival.all_of([(flagged, waiting.source)], self._redactor)
         known = frozenset({waiting.fingerprint})
         arrival = replace(made, fingerprint=waiting.fingerprint, known_as=known, was=waiting.id)
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.messages import FlaggedResponse, decode
 from daemon.config import Config
-from daemon.privacy import detect
+from daemon.privacy import detect, redact
 from daemon.privacy.detect import Detector
 from daemon.privacy.keys import Keys
 from daemon.privacy.redact import Redactor
@@ -165,6 +165,35 @@ def test_originals_need_a_key_that_lies_elsewhere(make_config: Callable[..., Con
         make_config(privacy={"keep_original": True})
 
 
+def test_a_batch_is_redacted_as_its_reports_are_alone(redactor: Redactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "SEARCHED_CHARACTERS", 400)  # several parts
+    batch = [
+        flagged(),
+        private(),
+        flagged(metadata={MAIL: 1}),
+        flagged(reporter=MAIL),
+        flagged(checks={"regex": r"jane\.doe@example\.org"}),
+        flagged(response="x" * 500),
+        flagged(correction=f"Ring {PHONE}."),
+        flagged(),
+    ]
+    alone = [redactor.redact(message) for message in batch]
+    together = redactor.redact_all(batch)
+    assert together == alone
+    assert [bool(one.counts) for one in together] == [False, True, True, True, True, False, True, False]
+
+
+def test_reports_without_personal_data_are_searched_together(
+    redactor: Redactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    find = Detector.find
+    monkeypatch.setattr(Detector, "find", lambda self, *given: searched.append(given[0]) or find(self, *given))
+    batch = [flagged() for _ in range(50)]
+    assert [one.flagged for one in redactor.redact_all(batch)] == batch
+    assert len(searched) == 1
+
+
 def test_a_report_is_searched_once_however_many_texts_it_has(
     redactor: Redactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +202,7 @@ def test_a_report_is_searched_once_however_many_texts_it_has(
     monkeypatch.setattr(Detector, "find", lambda self, *given: searched.append(given[0]) or find(self, *given))
     many = flagged(metadata={"many": [f"user{number % 50}@example.org" for number in range(5000)]})
     assert redactor.redact(many).flagged.metadata["many"][50:52] == ["<EMAIL_1>", "<EMAIL_2>"]
-    assert len(searched) <= 2  # the texts together, and the reporter's name
+    assert len(searched) <= 3  # to see whether there is anything, the texts together, and the reporter's name
 
 
 def test_a_report_with_more_than_can_be_redacted_is_marked_and_its_letter_empty(
