@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from connectors.adapter_store import StoredAdapter
 from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
 from connectors.vllm_wire import (
     ADMIN_HEADER,
@@ -160,6 +161,7 @@ class VllmServer(ChatEndpoint):
                 live=state["live"],
                 epoch=state["epoch"],
                 interface=state.get("interface", 1),
+                pulls_from=state.get("pulls_from"),
                 adapters=dict(state["adapters"]),
                 traffic=_traffic(state),
                 trial=None if state["trial"] is None else Trial(**state["trial"]),
@@ -175,6 +177,13 @@ class VllmServer(ChatEndpoint):
         The server reads the folder itself, so the path must be valid on the server too.
         """
         self._admin("PUT", _adapter(name), {"path": str(path.absolute())})
+
+    def load_stored(self, name: str, stored: StoredAdapter) -> None:
+        """Have the server pull a published adapter and load it under its name. Idempotent.
+
+        While a long download goes on, it fails with a transient EndpointError that names the progress.
+        """
+        self._admin("PUT", _adapter(name), asdict(stored))
 
     def probe(self, name: str) -> ProbeResult:
         response = self._admin("POST", f"{_adapter(name)}/probe")

@@ -78,6 +78,7 @@ class ServerState:
     """State of one server. `epoch` changes with each start of the server; `adapters`: name -> requests in flight.
 
     `interface`: the plugin's `INTERFACE`; 1 for a plugin from before there was one.
+    `pulls_from`: URL of the store that adapters are pulled from, "" for none, None for a plugin that cannot pull.
     """
 
     live: str | None
@@ -89,6 +90,7 @@ class ServerState:
     interface: int = INTERFACE
     work: Work | None = field(default=None, compare=False)
     """None: the server does not tell it."""
+    pulls_from: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,15 @@ def test_parts_that_are_off_by_default_are_valid_when_they_are_switched_on() -> 
     assert config.webhook is not None
     assert config.mlflow is not None
     assert config.otlp is not None
-    endpoints = (config.webhook, config.mlflow, config.otlp, config.reflection.endpoint, config.evaluation.judge)
+    assert config.serving.adapter_store is not None
+    endpoints = (
+        config.serving.adapter_store,
+        config.webhook,
+        config.mlflow,
+        config.otlp,
+        config.reflection.endpoint,
+        config.evaluation.judge,
+    )
     for section in (*endpoints, config.intake.kafka, window):
         for name, field in type(section).model_fields.items():
             if not field.is_required():
@@ -315,6 +323,7 @@ TESTED_THROUGH = {
     "daemon/operations/progress.py": "tests/unit/operations/test_status.py",
     "daemon/operations/scores.py": "tests/unit/web/test_operators.py",
     "daemon/operations/reviews.py": "tests/unit/web/test_operators.py",
+    "daemon/serving/publisher.py": "tests/unit/connectors/vllm_plugin/test_cache.py",
     "daemon/promotion/swap.py": "tests/unit/promotion/test_stage.py",
     "daemon/promotion/trial.py": "tests/unit/promotion/test_rollout.py",
     "daemon/promotion/trial_figures.py": "tests/unit/promotion/test_rollout.py",

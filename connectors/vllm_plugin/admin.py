@@ -11,7 +11,9 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from connectors.adapter_store import STORE_URL, StoredAdapter
 from connectors.vllm_plugin.alias import AliasMiddleware, AliasTable
+from connectors.vllm_plugin.cache import AdapterCache
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.exchanges import Exchanges
 from connectors.vllm_plugin.routes import ADMIN_PREFIX, RouteGate, has_token
@@ -53,9 +55,29 @@ class Admin:
     """Runs the admin calls. Loads and unloads run one at a time."""
 
     def __init__(self, table: AliasTable, engine: Engine) -> None:
+        cache = table.settings.cache
         self.table = table
+        self.cache = None if cache is None else AdapterCache(cache, table.traffic.registry)
         self._engine = engine
         self._changing = asyncio.Lock()
+
+    async def load_stored(self, name: str, stored: StoredAdapter) -> None:
+        """Pull an adapter from the store and load it. Idempotent. Other calls go on during the download."""
+        self._check_adapter_name(name)
+        if self.cache is None:
+            raise RequestRefused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "no_adapter_store",
+                "this server pulls no adapters: set ERRATAD_ADAPTER_STORE and ERRATAD_ADAPTER_CACHE, and restart it",
+            )
+        folder = self.cache.folder(name, stored)
+        with self.cache.holding(folder, stored.bytes):
+            if not self.table.loaded(name):
+                async with self._changing:  # an adapter that is being unloaded is in no table, and still needed
+                    needed = [self.table.origin(loaded) or "" for loaded in self.table.adapters()]
+                    await self.cache.make_room(folder, needed=needed)
+                await self.cache.pull(stored, folder)
+            await self.load(name, str(folder))
 
     async def load(self, name: str, path: str) -> None:
         """Load an adapter. Idempotent; a name can never be loaded from a second folder."""
@@ -127,6 +149,15 @@ class Admin:
 class AdapterFolder(BaseModel):
     model_config = ConfigDict(extra="forbid")
     path: Annotated[str, Field(pattern=r"^/")]
+
+
+class AdapterInStore(BaseModel):
+    """An adapter that the daemon published. A plugin from before there was a store refuses it: it asks for `path`."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: Annotated[str, Field(pattern=f"^{STORE_URL}$")]
+    listing_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
 
 
 class TrialOrder(BaseModel):
@@ -214,6 +245,7 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "live": table.live,
         "epoch": table.epoch,
         "interface": INTERFACE,
+        "pulls_from": "" if admin.cache is None else admin.cache.url,
         "adapters": table.adapters(),
         "traffic": table.traffic.shown(),
         "guidance_refusals": table.traffic.refusals(),
@@ -224,8 +256,11 @@ async def _state(admin: Admins) -> dict[str, Any]:
 
 
 @router.put("/adapters/{name}")
-async def _load(name: str, folder: AdapterFolder, admin: Admins) -> dict[str, Any]:
-    await admin.load(name, folder.path)
+async def _load(name: str, adapter: AdapterFolder | AdapterInStore, admin: Admins) -> dict[str, Any]:
+    if isinstance(adapter, AdapterInStore):
+        await admin.load_stored(name, StoredAdapter(**adapter.model_dump()))
+    else:
+        await admin.load(name, adapter.path)
     return {"loaded": name}
 
 

@@ -15,6 +15,13 @@ Environment (if a variable is missing, the server does not start and the error n
     ERRATAD_EXCHANGES=off                   # on: keep what was answered lately, in memory, to verify reports
     ERRATAD_EXCHANGES_TTL_S=86400           # an exchange is forgotten after this time ...
     ERRATAD_EXCHANGES_MAX_BYTES=67108864    # ... or when all of them together take more memory, the oldest first
+    ERRATAD_ADAPTER_STORE=s3://bucket/adapters  # as storage.adapter_store.url; without it: folders of a shared disk
+    ERRATAD_ADAPTER_STORE_OPTIONS={}        # JSON: options of fsspec, or of obstore for s3
+    ERRATAD_ADAPTER_CACHE=/var/cache/erratad  # a folder on this server's own disk, for what it pulls
+    ERRATAD_ADAPTER_CACHE_MAX_BYTES=10737418240
+    ERRATAD_ADAPTER_CACHE_MAX_ADAPTERS=16   # the oldest goes first, but none that is loaded
+    ERRATAD_ADAPTER_PULL_TIMEOUT_S=600      # of one download; the next one goes on where it ended
+    ERRATAD_ADAPTER_PULL_BYTES_PER_S=104857600
     VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1
     on CPU also: VLLM_CPU_KVCACHE_SPACE=1 (GiB), OMP_NUM_THREADS=1, OMP_WAIT_POLICY=PASSIVE and
     VLLM_CPU_OMP_THREADS_BIND=nobind        # otherwise vLLM overwrites OMP_NUM_THREADS

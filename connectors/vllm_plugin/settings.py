@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from connectors.adapter_store import STORE_URL, AdapterStore
+from connectors.vllm_plugin.cache import CacheSettings
 from connectors.vllm_plugin.exchanges import ExchangeSettings
 from connectors.vllm_plugin.routes import open_routes
 
@@ -28,6 +32,8 @@ class AliasSettings:
     """Whether clients without the admin token may ask for models other than the alias."""
     exchanges: ExchangeSettings | None = None
     """The bounds of the log of exchanges; None: it is off."""
+    cache: CacheSettings | None = None
+    """Where adapters are pulled from, and where they are kept; None: the daemon names folders of a shared disk."""
 
     def __post_init__(self) -> None:
         if self.base_name == self.alias or self.generation(self.base_name) is not None:
@@ -50,6 +56,7 @@ class AliasSettings:
             open_routes=open_routes(environ.get("ERRATAD_OPEN_ROUTES", "")),
             raw_names=_choice(environ, "ERRATAD_RAW_NAMES", "open", "closed") == "open",
             exchanges=_exchanges(environ),
+            cache=_cache(environ),
         )
 
     def generation(self, name: str) -> int | None:
@@ -73,6 +80,33 @@ def _exchanges(environ: Mapping[str, str]) -> ExchangeSettings | None:
     return ExchangeSettings(
         ttl_s=_positive(environ, "ERRATAD_EXCHANGES_TTL_S", usual.ttl_s),
         max_bytes=int(_positive(environ, "ERRATAD_EXCHANGES_MAX_BYTES", usual.max_bytes)),
+    )
+
+
+def _cache(environ: Mapping[str, str]) -> CacheSettings | None:
+    url = environ.get("ERRATAD_ADAPTER_STORE")
+    if not url:
+        return None
+    if not re.fullmatch(STORE_URL, url):
+        raise ValueError(
+            "ERRATAD_ADAPTER_STORE: set a URL such as s3://bucket/prefix, without a password and a / at the end"
+        )
+    folder = Path(environ.get("ERRATAD_ADAPTER_CACHE") or "")
+    if not folder.is_absolute():
+        raise ValueError("ERRATAD_ADAPTER_CACHE: set the absolute path of a folder on this server's own disk")
+    try:
+        options = json.loads(environ.get("ERRATAD_ADAPTER_STORE_OPTIONS") or "{}")
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):  # not shown: it may hold secrets
+        raise ValueError("ERRATAD_ADAPTER_STORE_OPTIONS is no JSON object")  # noqa: TRY004 - of the environment
+    usual = CacheSettings(store=AdapterStore(url=url, options=options), folder=folder)
+    return replace(
+        usual,
+        max_bytes=int(_positive(environ, "ERRATAD_ADAPTER_CACHE_MAX_BYTES", usual.max_bytes)),
+        max_adapters=int(_positive(environ, "ERRATAD_ADAPTER_CACHE_MAX_ADAPTERS", usual.max_adapters)),
+        timeout_s=_positive(environ, "ERRATAD_ADAPTER_PULL_TIMEOUT_S", usual.timeout_s),
+        max_bytes_per_s=_positive(environ, "ERRATAD_ADAPTER_PULL_BYTES_PER_S", usual.max_bytes_per_s),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from connectors.adapter_store import STORE_URL
 from daemon.config.section import Positive, Seconds, Section
 
 
@@ -41,6 +42,25 @@ class AskingConfig(Section):
         if self.floor > self.ceiling:
             raise ValueError(f"floor ({self.floor}) exceeds ceiling ({self.ceiling})")
         return self
+
+
+class AdapterStoreConfig(Section):
+    """An object store between the daemon and its servers, instead of a shared disk: `connectors.adapter_store`."""
+
+    url: Annotated[str, Field(pattern=rf"^{STORE_URL}$")]
+    """s3://bucket/prefix, file:///path, or another protocol of fsspec; without user and password."""
+    options: dict[str, Any] = {}
+    """Options of obstore (s3) or fsspec, without secrets."""
+    options_env: str | None = None
+    """Variable with further options as a JSON object, for secrets."""
+    timeout_s: Seconds = 600.0
+    """Time limit of one upload or download."""
+    max_bytes_per_s: Positive = 100 * 2**20
+    """Pace of a server's download, so that its users' requests do not feel it."""
+    cache_dir: Path = Path("/var/cache/erratad/adapters")
+    """A folder on each server's own disk."""
+    cache_max_bytes: Positive = 10 * 2**30
+    cache_max_adapters: Annotated[int, Field(ge=4)] = 16
 
 
 class ServingConfig(Section):
@@ -79,6 +99,8 @@ class ServingConfig(Section):
     """closed: clients without the admin token may ask for the alias only."""
     exchanges: ExchangesConfig = ExchangesConfig()
     asking: AskingConfig = AskingConfig()
+    adapter_store: AdapterStoreConfig | None = None
+    """None: the servers read the daemon's folder of adapters under the same path."""
     api_key_env: str | None = None
     admin_token_env: str | None = None
     """Variable with the servers' admin token; None (managed only): a random token per start."""

@@ -1,4 +1,5 @@
 """Stage "retention": removes old adapter and run folders from the disk. Their rows, and the live adapter, stay.
+An adapter is also removed from the store that servers pull from.
 
 It also deletes old reports that no run used (`daemon.store.unused`).
 
@@ -20,6 +21,7 @@ import structlog
 from connectors.chat import EndpointError
 from daemon.adapter_names import trained_name
 from daemon.config import StorageConfig
+from daemon.errors import ServingError
 from daemon.records import Adapter, AdapterState, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
@@ -84,12 +86,12 @@ class RetentionStage:
         """Only if no server has it loaded, and if it is in a state that allows it."""
         if adapter.name in held or not self._store.adapters.files_removed(adapter.generation, why):
             return 0
-        return self._remove(Path(adapter.path or ""), self._adapters_dir)
+        return self._remove_everywhere(adapter.name, Path(adapter.path or ""))
 
     def _remove_marked(self) -> int:
         """Remove the folders that a crash left between the mark and the removal."""
         marked = self._store.adapters.without_files()
-        return sum(self._remove(Path(adapter.path or ""), self._adapters_dir) for adapter in marked)
+        return sum(self._remove_everywhere(adapter.name, Path(adapter.path or "")) for adapter in marked)
 
     def _remove_unchosen(self, held: Collection[str]) -> int:
         """Remove the strengths that were not chosen: the same weights with another scale."""
@@ -103,7 +105,7 @@ class RetentionStage:
         }
         folders = self._adapters_dir.iterdir() if kept and self._adapters_dir.is_dir() else ()
         unchosen = [one for one in folders if kept.get(trained_name(one.name), one.name) != one.name]
-        return sum(self._remove(one, self._adapters_dir) for one in unchosen if one.name not in held)
+        return sum(self._remove_everywhere(one.name, one) for one in unchosen if one.name not in held)
 
     def _remove_runs(self, life: Life) -> int:
         if self._config.keep_runs_days is None:
@@ -126,13 +128,28 @@ class RetentionStage:
             log.info("reports_removed", reports=removed)
         return removed
 
+    def _remove_everywhere(self, name: str, folder: Path) -> int:
+        """From the store first: as long as the folder is there, the next step tries again."""
+        if not self._is_own(folder, self._adapters_dir):
+            return 0
+        try:
+            self._fleet.unpublish(name)
+        except ServingError as exc:
+            log.warning("adapter_not_unpublished", adapter=name, error=str(exc), next="it is tried again")
+            return 0
+        return self._remove(folder, self._adapters_dir)
+
     def _remove(self, folder: Path, parent: Path) -> int:
-        """Remove only a direct child of the daemon's own folder, because the path comes from the database."""
-        if folder.absolute().parent != parent or folder.is_symlink() or not folder.is_dir():
+        if not self._is_own(folder, parent):
             return 0
         shutil.rmtree(folder)
         log.info("folder_removed", folder=str(folder))
         return 1
+
+    @staticmethod
+    def _is_own(folder: Path, parent: Path) -> bool:
+        """Only a direct child of the daemon's own folder is removed, because the path comes from the database."""
+        return folder.absolute().parent == parent and not folder.is_symlink() and folder.is_dir()
 
     def _days(self) -> str:
         days = self._config.keep_runs_days

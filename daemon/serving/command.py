@@ -16,11 +16,12 @@ from daemon.chat.source import server_arguments
 from daemon.config import Config
 from daemon.config.chat import ChatConfig
 from daemon.config.secret import secret
-from daemon.config.serving import ExchangesConfig, ModelConfig, ServingConfig
+from daemon.config.serving import AdapterStoreConfig, ExchangesConfig, ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.config.web import LOOPBACK
 from daemon.errors import ConfigError
 from daemon.runtime.machine import cpu_has_bfloat16
+from daemon.serving.publisher import adapter_store
 
 VLLM_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Valid values of `--max-lora-rank` in vLLM 0.32. An adapter of smaller rank fits too."""
@@ -149,6 +150,7 @@ def _plugin_environment(serving: ServingConfig, admin_token: str) -> dict[str, s
         "ERRATAD_OPEN_ROUTES": ",".join(_open_routes(serving)),
         "ERRATAD_RAW_NAMES": serving.raw_names,
         **_exchanges(serving.exchanges),
+        **({} if serving.adapter_store is None else _pulling(serving.adapter_store)),
     }
 
 
@@ -159,6 +161,18 @@ def _exchanges(config: ExchangesConfig) -> dict[str, str]:
         "ERRATAD_EXCHANGES": "on",
         "ERRATAD_EXCHANGES_TTL_S": str(config.ttl_s),
         "ERRATAD_EXCHANGES_MAX_BYTES": str(config.max_bytes),
+    }
+
+
+def _pulling(config: AdapterStoreConfig) -> dict[str, str]:
+    return {
+        "ERRATAD_ADAPTER_STORE": config.url,
+        "ERRATAD_ADAPTER_STORE_OPTIONS": json.dumps(adapter_store(config).options),
+        "ERRATAD_ADAPTER_CACHE": str(config.cache_dir),
+        "ERRATAD_ADAPTER_CACHE_MAX_BYTES": str(config.cache_max_bytes),
+        "ERRATAD_ADAPTER_CACHE_MAX_ADAPTERS": str(config.cache_max_adapters),
+        "ERRATAD_ADAPTER_PULL_TIMEOUT_S": str(config.timeout_s),
+        "ERRATAD_ADAPTER_PULL_BYTES_PER_S": str(config.max_bytes_per_s),
     }
 
 

@@ -13,7 +13,7 @@ from daemon.artifacts.base_model import base_fingerprint
 from daemon.chat.facts import ChatFacts, chat_facts
 from daemon.config import Config
 from daemon.config.secret import secret
-from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.serving import AdapterStoreConfig, ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError
 from daemon.records import Adapter
@@ -22,6 +22,7 @@ from daemon.serving.fleet import Fleet, Verify
 from daemon.serving.limit import AdaptiveLimit
 from daemon.serving.managed import ManagedServer, reachable
 from daemon.serving.process import ServerRecord, record_path
+from daemon.serving.publisher import Publisher, adapter_store
 
 
 def verifier(model: ModelConfig, serving: ServingConfig, training: TrainingConfig) -> Verify:
@@ -85,9 +86,13 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
     """
     serving, facts = config.serving, facts_of(config)
     api_key, admin_token = secret(serving.api_key_env), secret(serving.admin_token_env)
-    limit = AdaptiveLimit(**serving.asking.model_dump())
-    verify = verifier(config.model, serving, config.training)
-    new_fleet = partial(Fleet, verify=verify, preparation=facts.preparation, limit=limit)
+    new_fleet = partial(
+        Fleet,
+        verify=verifier(config.model, serving, config.training),
+        preparation=facts.preparation,
+        limit=AdaptiveLimit(**serving.asking.model_dump()),
+        publisher=_publisher(serving.adapter_store),
+    )
     if serving.mode == "attached":
         connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "", dialect=facts.preparation)
         fleet = new_fleet([connect(url) for url in serving.urls])
@@ -111,3 +116,7 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
         api_key=api_key,
         admin_token=admin_token,
     )
+
+
+def _publisher(config: AdapterStoreConfig | None) -> Publisher | None:
+    return None if config is None else Publisher(adapter_store(config), timeout_s=config.timeout_s)

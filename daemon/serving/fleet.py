@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from connectors.adapter_store import AdapterStoreError
+from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
+from connectors.vllm_wire import ServerState
 from daemon.chat.preparation import Preparation
 from daemon.errors import AdapterInvalidError, ChatDifferenceError, ServingError
 from daemon.records import BASE_GENERATION, Adapter
 from daemon.serving.asking import Asking
 from daemon.serving.limit import AdaptiveLimit
+from daemon.serving.publisher import Publisher
 
 READY_MEMO_S = 3.0
 """That a server is ready is cached for this long, so that most requests need no extra health check."""
@@ -41,11 +45,13 @@ class Fleet:
         verify: Verify,
         preparation: Preparation | None = None,
         limit: AdaptiveLimit | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self.asking = Asking(lambda: self.servers, limit=limit)
         self.preparation = preparation or Preparation()
         self._servers = tuple(servers)
         self._verify = verify
+        self._publisher = publisher
         self._turn = itertools.count()
         self._seen: dict[VllmServer, tuple[float, bool]] = {}
         self._differences: Mapping[VllmServer, str | None] = {}
@@ -117,11 +123,27 @@ class Fleet:
         """
         if adapter.generation == BASE_GENERATION:
             return
-        servers = self._servers if on is None else (on,)
-        if any(adapter.name not in server.state().adapters for server in servers):
+        states = {server: server.state() for server in (self._servers if on is None else (on,))}
+        if any(adapter.name not in state.adapters for state in states.values()):
             self.verify(adapter)
-        for server in servers:
-            server.load(adapter.name, Path(adapter.path or ""))
+        folder = Path(adapter.path or "")
+        for server, state in states.items():
+            if self._publisher is None:
+                server.load(adapter.name, folder)
+            else:
+                _have_pulled(server, state, self._publisher, adapter.name, folder)
+
+    def unpublish(self, name: str) -> None:
+        """Delete an adapter from the store that the servers pull from, if there is one.
+
+        Raises:
+            ServingError: the store cannot be reached.
+        """
+        if self._publisher is not None:
+            try:
+                self._publisher.remove(name)
+            except AdapterStoreError as exc:
+                raise ServingError(f"{name} cannot be deleted from the store: {exc}") from exc
 
     def _ready(self, server: VllmServer) -> bool:
         seen_at, ready = self._seen.get(server, (0.0, False))
@@ -129,3 +151,24 @@ class Fleet:
             ready = server.ready()
             self._seen[server] = (time.monotonic(), ready)
         return ready
+
+
+def _have_pulled(server: VllmServer, state: ServerState, publisher: Publisher, name: str, folder: Path) -> None:
+    if (why := _cannot_pull(state, publisher.url)) is not None:
+        raise EndpointError(f"{server.url} {why}", transient=True)
+    try:
+        server.load_stored(name, publisher.publish(name, folder))
+    except AdapterStoreError as exc:
+        raise EndpointError(f"{name} cannot be published: {exc}", transient=True) from exc
+    except EndpointError:
+        publisher.forget(name)
+        raise
+
+
+def _cannot_pull(state: ServerState, url: str) -> str | None:
+    if state.pulls_from == url:
+        return None
+    if state.pulls_from is None:
+        return "runs the plugin of an older erratad, which cannot pull adapters; install this version there"
+    pulls = f"pulls adapters from {state.pulls_from}" if state.pulls_from else "pulls no adapters"
+    return f"{pulls}: set ERRATAD_ADAPTER_STORE={url} there (serving.adapter_store.url) and restart it"

@@ -26,6 +26,7 @@ from prometheus_client import generate_latest
 
 from connectors.vllm_plugin.admin import Admin, guard, install
 from connectors.vllm_plugin.alias import AliasTable, answering_as
+from connectors.vllm_plugin.cache import CacheSettings
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.exchanges import ExchangeSettings
 from connectors.vllm_plugin.settings import AliasSettings
@@ -99,6 +100,7 @@ class FakeVllm:
         answer: Answer = echo,
         port: int = 0,
         exchanges: ExchangeSettings | None = EXCHANGES,
+        cache: CacheSettings | None = None,
     ) -> None:
         self.settings = AliasSettings(
             alias=alias,
@@ -108,6 +110,7 @@ class FakeVllm:
             open_routes=open_routes,
             raw_names=raw_names,
             exchanges=exchanges,
+            cache=cache,
         )
         self.answer = answer
         self.logprob: Callable[[str, int], float] = flat
