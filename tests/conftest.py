@@ -26,6 +26,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.wheel",
     "tests.fixtures.receiver",
     "tests.fixtures.mlflow",
+    "tests.fixtures.moto",
     "tests.fixtures.ray_cluster",
     "tests.fixtures.drill",
     "tests.fixtures.first_failure",

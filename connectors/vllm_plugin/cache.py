@@ -53,6 +53,7 @@ class AdapterCache:
         self._expected: dict[Path, int] = {}
         self._pulls: dict[Path, asyncio.Task[RequestRefused | None]] = {}
         self._failures: dict[Path, tuple[float, RequestRefused]] = {}
+        self._checked: set[Path] = set()
         self._turn = asyncio.Lock()
         settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _own(settings.folder)
@@ -121,7 +122,7 @@ class AdapterCache:
             del sizes[oldest]
 
     async def pull(self, stored: StoredAdapter, folder: Path) -> None:
-        """Have the adapter in `folder`, unless it cannot be had within `WAIT_S`.
+        """Have the adapter in `folder`, or refuse after `WAIT_S`. What an earlier server left there is checked.
 
         Raises:
             RequestRefused: it is not there yet, or the download failed.
@@ -132,6 +133,9 @@ class AdapterCache:
                 "other_store",
                 f"this server pulls from {self.url} only (ERRATAD_ADAPTER_STORE), not from {stored.url}",
             )
+        if folder in self._checked and folder.exists():
+            os.utime(folder)
+            return
         until, failure = self._failures.get(folder, (0.0, None))
         if failure is not None and time.monotonic() < until:
             raise failure
@@ -156,6 +160,7 @@ class AdapterCache:
         finally:
             del self._pulls[folder]
         if failure is None:
+            self._checked.add(folder)
             self._outcomes.labels(outcome="done").inc()
             self._durations.observe(time.monotonic() - started)
             return None
@@ -209,7 +214,7 @@ async def _in_thread(call: Callable[[], AdapterStoreError | None]) -> AdapterSto
 def _refused(folder: Path, exc: AdapterStoreError) -> RequestRefused:
     if exc.damaged:
         return RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, "adapter_damaged", f"cannot load {folder.name}: {exc}")
-    return RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "adapter_store", f"cannot pull {folder.name}: {exc}")
+    return RequestRefused(HTTPStatus.BAD_GATEWAY, "adapter_store", f"cannot pull {folder.name}: {exc}")
 
 
 def _bytes(folder: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 
 from connectors.adapter_store import AdapterStoreError
@@ -160,8 +161,9 @@ def _have_pulled(server: VllmServer, state: ServerState, publisher: Publisher, n
         server.load_stored(name, publisher.publish(name, folder))
     except AdapterStoreError as exc:
         raise EndpointError(f"{name} cannot be published: {exc}", transient=True) from exc
-    except EndpointError:
-        publisher.forget(name)
+    except EndpointError as exc:
+        if exc.status != HTTPStatus.SERVICE_UNAVAILABLE:  # the download goes on
+            publisher.forget(name)
         raise
 
 

@@ -13,7 +13,7 @@ import pytest
 from connectors.vllm import VllmServer
 from daemon.adapter_names import strength_name
 from daemon.config import StorageConfig
-from daemon.errors import IllegalTransitionError
+from daemon.errors import IllegalTransitionError, ServingError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
 from daemon.records import IntentState, ReportState, Verdict, utcnow
@@ -229,3 +229,27 @@ def test_reports_that_no_run_used_are_deleted_when_they_are_old(
     assert (step.sentence, step.worked) == ("removed 1 reports that no run used", True)
     assert "reports" not in keeper.step(life()).sentence
     assert [report.id for report in bench.store.reports.find(ReportFilter(state=ReportState.QUARANTINED))] == [young.id]
+
+
+def test_an_adapter_leaves_the_store_of_the_servers_before_its_folder_goes(
+    bench: Bench, stage: Callable[..., RetentionStage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        bench.promoted()
+    bench.step()
+    removed: list[str] = []
+    reachable = False
+
+    def unpublish(name: str) -> None:
+        assert (tmp_path / "adapters" / "g000001").exists()
+        if not reachable:
+            raise ServingError("the store cannot be reached")
+        removed.append(name)
+
+    monkeypatch.setattr(bench.fleet, "unpublish", unpublish)
+    stage(keep_adapters=1).step(life())
+    assert "g000001" in _kept(tmp_path), "it is tried again as long as the folder is there"
+    reachable = True
+    stage(keep_adapters=1).step(life())
+    assert removed == ["aligned-g000001"]
+    assert "g000001" not in _kept(tmp_path)
