@@ -127,7 +127,7 @@ class AdapterCache:
         Raises:
             RequestRefused: it is not there yet, or the download failed.
         """
-        if not stored.url.startswith(f"{self.url}/"):
+        if not stored.url.startswith(f"{self.url}/") or ".." in stored.url.split("/"):
             raise RequestRefused(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 "other_store",
@@ -218,4 +218,8 @@ def _refused(folder: Path, exc: AdapterStoreError) -> RequestRefused:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+    """0 for a folder that is not there, or that goes while it is read."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except OSError:
+        return 0

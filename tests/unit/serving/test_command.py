@@ -10,7 +10,7 @@ import pytest
 
 from connectors.vllm_plugin.settings import AliasSettings
 from daemon.config.chat import ChatConfig
-from daemon.config.serving import ModelConfig, ServingConfig
+from daemon.config.serving import AdapterStoreConfig, ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError
 from daemon.serving.command import Command, command, fingerprint, installed_vllm, runs_on_cpu
@@ -49,6 +49,24 @@ def test_the_command_carries_every_setting_of_the_server(tmp_path: Path) -> None
         "--gpu-memory-utilization 0.8",
     ):
         assert part in line
+
+
+def test_a_server_gets_the_store_that_it_pulls_from_with_the_secrets_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = AdapterStoreConfig(url="s3://models/x", options={"region": "eu"}, options_env="S3", cache_max_adapters=5)
+    monkeypatch.setenv("S3", '{"secret_access_key": "hush"}')
+    serving = ServingConfig(adapter_store=store)
+    found = AliasSettings.from_environment(_command(serving=serving).environment).cache
+    assert found is not None
+    assert found.store.url == "s3://models/x"
+    assert found.store.options == {"region": "eu", "secret_access_key": "hush"}
+    assert (found.folder, found.max_adapters, found.timeout_s) == (store.cache_dir, 5, store.timeout_s)
+    assert (found.max_bytes, found.max_bytes_per_s) == (store.cache_max_bytes, store.max_bytes_per_s)
+    monkeypatch.setenv("S3", "hush")
+    with pytest.raises(ConfigError, match="S3 holds no JSON object") as caught:
+        _command(serving=serving)
+    assert "hush" not in str(caught.value)
 
 
 def test_the_models_own_code_runs_only_where_it_is_trusted() -> None:

@@ -241,9 +241,13 @@ def test_servers_that_cannot_pull_from_the_store_are_named_and_nothing_is_sent_t
         assert caught.value.transient, "an operator mends it, and the run goes on"
     older.close()
     _, stored = scene.published(2)
-    for server, why in ((without, "this server pulls no adapters"), (scene.client, "pulls from file:.* only")):
+    for server, url, why in (
+        (without, stored.url, "this server pulls no adapters"),
+        (scene.client, "s3://other/aligned-g000002/x", r"pulls from file:.* only"),
+        (scene.client, f"{scene.store.url}/../other/x", r"pulls from file:.* only"),
+    ):
         with pytest.raises(EndpointError, match=why):
-            server.load_stored("aligned-g000002", replace(stored, url="s3://other/aligned-g000002/x"))
+            server.load_stored("aligned-g000002", replace(stored, url=url))
 
 
 class _Older(VllmServer):
