@@ -279,10 +279,11 @@ class RayAttempt:
 
     def end(self) -> None:
         """Stop the job now. Raises as `RayRunner.ask`."""
-        if self._end is not None or self._runner.info(self._note.submission_id) is None:
-            return
-        self._runner.ask(lambda client: client.stop_job(self._note.submission_id))
-        self._wait_for_end(END_TIMEOUT_S)
+        if self._end is None:
+            self._look()
+        if self._end is None:
+            self._runner.ask(lambda client: client.stop_job(self._note.submission_id))
+            self._wait_for_end(END_TIMEOUT_S)
 
     def _wait_for_end(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -117,10 +117,7 @@ class FinetuneStage:
         self._knows_the_past = False
 
     def step(self, life: Life) -> Step:
-        problem = self._forget_ended()
-        return self._train(life) if problem is None else Step(sentence=problem)
-
-    def _train(self, life: Life) -> Step:
+        self._forget_ended()
         run = self._runs.active()
         if run is None or run.state is not RunState.TRAINING:
             return Step(sentence="no run to train")
@@ -141,19 +138,19 @@ class FinetuneStage:
         metrics.RUNS.labels(outcome="failed").inc()
         return Step(sentence=f"run {run.id} failed: {reason}", worked=True)
 
-    def _forget_ended(self) -> str | None:
-        """Once: stop what an earlier daemon left training for runs that have ended since. The problem, if it fails."""
+    def _forget_ended(self) -> None:
+        """Once: stop what an earlier daemon left training for runs that have ended since."""
         if self._knows_the_past:
-            return None
+            return
         try:
             for run in self._runs.find(limit=_PAST_RUNS):
                 if run.state is not RunState.TRAINING and self._runner.forget(Path(run.folder)):
                     log.info("training stopped", run=run.id, reason="the run has ended")
                     self._discard(Path(run.folder))
         except (RunnerUnavailableError, TrainingError) as exc:
-            return f"a trainer of a run that has ended may still work: {exc}"
-        self._knows_the_past = True
-        return None
+            log.warning("a trainer of a run that has ended may still work", reason=str(exc))
+        else:
+            self._knows_the_past = True
 
     @staticmethod
     def _discard(run_folder: Path) -> None:

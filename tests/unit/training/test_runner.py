@@ -51,9 +51,11 @@ def test_the_next_daemon_stops_the_trainer_of_a_run_that_ended_meanwhile(
     stage = _stage(cluster, sqlite_store, tmp_path, tiny_model)
 
     cluster.failing = ConnectionError("no route to host")
-    assert stage.step(life()).sentence.startswith("a trainer of a run that has ended may still work: the Ray cluster")
-    cluster.failing = None
     assert stage.step(life()).sentence == "no run to train"
+    assert cluster.stopped == []
+    cluster.failing = None
+    stage.step(life())
 
     assert cluster.stopped == ["at-work"]
+    assert not Note.load(folder).open
     assert not (folder / CHECKPOINTS).exists()
