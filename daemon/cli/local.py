@@ -56,7 +56,7 @@ class LocalBackend:
         return _document(review_queue(self._store, limit=limit))
 
     def lessons(self, *, limit: int) -> list[Document]:
-        return _documents(lesson for _, lesson in self._store.reports.trainable(limit=limit))
+        return _documents(self._store.reports.lessons(limit=limit))
 
     def runs(self, *, limit: int) -> list[Document]:
         return _documents(RunRow.of(run) for run in self._store.runs.find(limit=limit))

@@ -12,15 +12,20 @@ Clustering again could move held-out reports to the training side.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daemon.categories import Kind, kind_of
 from daemon.dataset.split import next_split
 from daemon.records import Cluster, Report, Split
-from daemon.store import Clusters
-from daemon.text.similarity import Vectorizer, Vectors, cosines, reaches
+from daemon.store import Clusters, Placing
+from daemon.text.similarity import TOLERANCE, Vectorizer, Vectors, cosines
+
+AT_ONCE = 100
+"""Reports that are compared with all leaders at once, and stored in one transaction."""
 
 
 def assign(
@@ -34,23 +39,24 @@ def assign(
 ) -> dict[str, Cluster]:
     """The cluster of each report. Reports without one are assigned now, oldest first, and stored.
 
-    Each assignment is a transaction of its own. After a crash, the next call assigns the remaining reports. `key`
+    Up to `AT_ONCE` reports share a transaction. After a crash, the next call assigns the remaining reports. `key`
     decides on the sides of new clusters (`daemon.dataset.split`).
     """
-    clusters = store.all()
-    by_id = {cluster.id: cluster for cluster in clusters}
-    assigned = {report.id: by_id[report.cluster_id] for report in reports if report.cluster_id is not None}
+    placed = {report.id: report.cluster_id for report in reports if report.cluster_id is not None}
+    by_id = {cluster.id: cluster for cluster in store.some(set(placed.values()))}
+    assigned = {report_id: by_id[cluster_id] for report_id, cluster_id in placed.items()}
     waiting = sorted(
         (report for report in reports if report.cluster_id is None), key=lambda report: (report.received_at, report.id)
     )
     if not waiting:
         return assigned
+    clusters = store.all()
     rows = vectorizer.vectors([*(one.leader_text for one in clusters), *(report.prompt_text for report in waiting)])
     placing = _Placing(store, rows, similarity=similarity, holdout_fraction=holdout_fraction, key=key)
     for row, cluster in enumerate(clusters):
         placing.add(cluster, row)
-    for row, report in enumerate(waiting, start=len(clusters)):
-        assigned[report.id] = placing.place(report, row)
+    for start in range(0, len(waiting), AT_ONCE):
+        assigned |= placing.place(waiting[start : start + AT_ONCE], len(clusters) + start)
     return assigned
 
 
@@ -67,32 +73,42 @@ class _Placing:
         self._key = key
         self._clusters: list[Cluster] = []
         self._leaders: list[int] = []
+        self._splits: defaultdict[Kind, list[Split]] = defaultdict(list)
 
     def add(self, cluster: Cluster, row: int) -> None:
         self._clusters.append(cluster)
         self._leaders.append(row)
+        self._splits[kind_of(cluster.category)].append(cluster.split)
 
-    def place(self, report: Report, row: int) -> Cluster:
-        kind = report.kind
-        near = self._near(row)
+    def place(self, reports: Sequence[Report], first: int) -> dict[str, Cluster]:
+        """In one transaction. `first`: the number of the first report's row; the others follow it."""
+        known = self._compared(0, range(first, first + len(reports)))
+        older = len(self._leaders)
+        with self._store.placing() as store:
+            return {
+                report.id: self._place(store, report, row, [known[:, place], self._compared(older, [row])[:, 0]])
+                for place, (row, report) in enumerate(enumerate(reports, start=first))
+            }
+
+    def _compared(self, since: int, rows: Sequence[int]) -> NDArray[np.float64]:
+        """The similarity of the leaders from this one on (one row each) to some reports (one column each)."""
+        leaders = self._leaders[since:]
+        return cosines(self._rows[leaders], self._rows[list(rows)]) if leaders else np.zeros((0, len(rows)))
+
+    def _place(self, store: Placing, report: Report, row: int, similarities: list[NDArray[np.float64]]) -> Cluster:
+        kind, near = report.kind, self._near(np.concatenate(similarities))
         if own := next((cluster for cluster in near if kind_of(cluster.category) is kind), None):
-            self._store.join(report.id, own.id)
+            store.join(report.id, own.id)
             return own
         split = near[0].split if near else self._next_split(kind, report.prompt_text)
-        cluster = self._store.open(
-            report_id=report.id, category=kind.value, leader_text=report.prompt_text, split=split
-        )
+        cluster = store.open(report_id=report.id, category=kind.value, leader_text=report.prompt_text, split=split)
         self.add(cluster, row)
         return cluster
 
     def _next_split(self, kind: Kind, leader_text: str) -> Split:
-        splits = [cluster.split for cluster in self._clusters if kind_of(cluster.category) is kind]
-        return next_split(splits, self._holdout_fraction, key=self._key, leader_text=leader_text)
+        return next_split(self._splits[kind], self._holdout_fraction, key=self._key, leader_text=leader_text)
 
-    def _near(self, row: int) -> list[Cluster]:
+    def _near(self, similarities: NDArray[np.float64]) -> list[Cluster]:
         """The clusters with a similar leader, the nearest first."""
-        if not self._leaders:
-            return []
-        found = cosines(self._rows[self._leaders], self._rows[[row]]).ravel()
-        order = np.argsort(-found, kind="stable")
-        return [self._clusters[index] for index in order if reaches(found[index], self._similarity)]
+        near = np.flatnonzero(similarities >= self._similarity - TOLERANCE)
+        return [self._clusters[index] for index in near[np.argsort(-similarities[near], kind="stable")]]

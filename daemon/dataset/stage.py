@@ -43,7 +43,7 @@ from daemon.dataset.teaching import LESSON_ANSWERS, Teaching
 from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ErasedMeanwhileError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
-from daemon.records import ACTOR, Lesson, Report, Run, RunState, Split, utcnow
+from daemon.records import ACTOR, Run, RunState, Split, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
@@ -104,8 +104,8 @@ class DatasetStage:
         self._limits = Limit(training.max_sequence_tokens, LeftOut.TOO_LONG), served_limit(serving)
         self._data_dir = data_dir
         self._vectors: dict[str, Matrix] = {}
-        self._selected: tuple[int, list[tuple[Report, Lesson]], Selection] | None = None
-        """Run, candidates and selection of the last step: to select takes seconds, and a run asks in many steps."""
+        self._selected: tuple[int, int, Selection] | None = None
+        """Run, last entry of the audit log, selection: a run selects again only after an operator's decision."""
         self._fleet, self._base_name = fleet, serving.base_name
         self._teachings: dict[int, Teaching] = {}
         """That of the active run."""
@@ -272,12 +272,13 @@ class DatasetStage:
         )
 
     def _select(self, run: Run, vectorizer: Vectorizer, usable: Usable, teaching: Teaching) -> Selection:
+        decisions = self._audit.last()
+        if self._selected is not None and self._selected[:2] == (run.id, decisions):
+            return self._selected[2]
         candidates = self._reports.trainable(
             limit=self._config.max_reports * SCAN_FACTOR,
             per_reporter=self._config.max_per_reporter * SCAN_PER_REPORTER,
         )
-        if self._selected is not None and self._selected[:2] == (run.id, candidates):
-            return self._selected[2]  # nothing changed since the last step
         assigned = clusters.assign(
             self._clusters,
             [report for report, _ in candidates],
@@ -314,7 +315,7 @@ class DatasetStage:
                 f"'{run.recipe}', at least {MIN_TRAIN_REPORTS} are needed (held out: {len(selection.holdout)}; "
                 f"left out: {', '.join(reasons) or 'none'}); collect more reports and start a new run"
             )
-        self._selected = run.id, candidates, selection
+        self._selected = run.id, decisions, selection
         return selection
 
     def _hand_over(self, run: Run, manifest: DatasetManifest) -> Step:

@@ -16,7 +16,7 @@ from daemon.store.anew import Anew
 from daemon.store.archive import Archive
 from daemon.store.audit import Audit
 from daemon.store.candidates import Tenants
-from daemon.store.clusters import Clusters
+from daemon.store.clusters import Clusters, Placing
 from daemon.store.control import Control
 from daemon.store.counts import Counts
 from daemon.store.engine import connect
@@ -59,6 +59,7 @@ __all__ = [
     "LeftOutReports",
     "Originals",
     "Outbox",
+    "Placing",
     "ReportEvidence",
     "Reports",
     "Retests",

@@ -16,7 +16,7 @@ from daemon.retest import tally_text
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
-from daemon.store.erasures import withdrawn_generations
+from daemon.store.erasures import is_withdrawn
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
 from daemon.store.retests import settle, undo_outcomes
@@ -113,7 +113,7 @@ class Adapters:
                 table.c.state == AdapterState.RETIRED,
                 table.c.generation < live,
                 table.c.files_removed_at.is_(None),
-                table.c.generation.not_in(withdrawn_generations()),
+                ~is_withdrawn(),
             )
             .order_by(table.c.retired_at.desc(), table.c.generation.desc())
             .limit(1)
@@ -227,7 +227,7 @@ class Adapters:
                 )
             if row.files_removed_at is not None:
                 raise IllegalTransitionError(f"the files of generation {generation} were removed: train a new one")
-            if generation in connection.execute(withdrawn_generations()).scalars().all():
+            if _is_withdrawn(connection, generation):
                 raise IllegalTransitionError(f"generation {generation} was trained on reports that were erased since")
             change = update(table).where(table.c.generation == generation)
             connection.execute(change.values(state=AdapterState.RETIRED, updated_at=utcnow()))
@@ -251,7 +251,7 @@ class Adapters:
                 f"the files of generation {generation} were removed on {target.files_removed_at:%Y-%m-%d} "
                 "(storage.keep_adapters): it cannot become live; choose a newer one"
             )
-        if generation in connection.execute(withdrawn_generations()).scalars().all():
+        if _is_withdrawn(connection, generation):
             raise IllegalTransitionError(
                 f"generation {generation} was trained on a report that is erased (privacy.after_erasure): it cannot "
                 "become live; choose another one"
@@ -298,3 +298,9 @@ def _found(connection: Connection, candidate: Any) -> dict[str, Any]:
 def _end(connection: Connection, fulfils: Fulfilled | None) -> None:
     if fulfils is not None:
         fulfil(connection, fulfils.intent_id, fulfils.outcome)
+
+
+def _is_withdrawn(connection: Connection, generation: int) -> bool:
+    table = schema.adapters
+    query = select(table.c.generation).where(table.c.generation == generation, is_withdrawn())
+    return connection.execute(query).first() is not None

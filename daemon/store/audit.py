@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
 from daemon.records import AuditEntry, utcnow
 from daemon.store import rows, schema
@@ -25,6 +25,12 @@ class Audit:
         with reading(self._engine) as connection:
             found = connection.execute(query).all()
         return [rows.record(AuditEntry, row) for row in found]
+
+    def last(self) -> int:
+        """The number of the newest entry; 0: there is none."""
+        with reading(self._engine) as connection:
+            number: int | None = connection.execute(select(func.max(schema.audit.c.sequence))).scalar()
+        return number or 0
 
 
 def record_audit(connection: Connection, *, actor: str, action: str, subject: str, reason: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, text, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, text, true, union_all
 
 from daemon.records import ReportState
 from daemon.store import schema
 
 NEVER = schema.reports.c.flagged["not_trainable"].as_string()
 """The reason why a report can never be trained on; NULL for most."""
+CAN_BE_TRAINED = case((NEVER.is_(None), 1), else_=0) != 0
+"""Without a reason. PostgreSQL takes IS NULL of an expression for rare, and would sort all reports for a list."""
 TRAINABLE = (ReportState.LESSON, ReportState.RECURRING, ReportState.IMPROVED, ReportState.RESOLVED)
 LOOKUP_SIZE = 1000
 
@@ -46,8 +48,26 @@ def a_candidate(tenants: Tenants | None = None) -> Select[str]:
     """The id of any report that a run may use."""
     table, lessons = schema.reports, schema.lessons
     joined = table.join(lessons, lessons.c.report_id == table.c.id)
-    usable = text(schema.TRAINABLE), NEVER.is_(None), of_tenants(tenants)
+    usable = text(schema.TRAINABLE), CAN_BE_TRAINED, of_tenants(tenants)
     return select(table.c.id).select_from(joined).where(*usable).limit(1)
+
+
+def newest(connection: Connection, *, limit: int, tenants: Tenants | None = None) -> Sequence[Any]:
+    """Rows of reports of the tenants with their lessons, to look at: unresolved ones first, then newest first."""
+    table, lessons = schema.reports, schema.lessons
+    some = [
+        select(table.c.id, table.c.received_at)
+        .join(lessons, lessons.c.report_id == table.c.id)
+        .where(table.c.state == state, CAN_BE_TRAINED, of_tenants(tenants))
+        .order_by(table.c.received_at.desc(), table.c.id)  # each state by itself: an index has them in this order
+        .limit(limit)
+        .subquery()
+        for state in TRAINABLE
+    ]
+    ids = union_all(*(select(one.c.id) for one in some))
+    resolved = case((table.c.state == ReportState.RESOLVED, 1), else_=0)
+    query = select(table, lessons).join(lessons, lessons.c.report_id == table.c.id).where(table.c.id.in_(ids))
+    return connection.execute(query.order_by(resolved, table.c.received_at.desc(), table.c.id).limit(limit)).all()
 
 
 def candidates(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, select, update
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, select, update
 
 from daemon.errors import IllegalTransitionError
 from daemon.records import Cluster, ReportState, Split
 from daemon.store import rows, schema
+from daemon.store.duplicates import batches
 from daemon.store.engine import reading, transaction
 from daemon.store.reports import report_row
 from daemon.text.quotes import ERASED
@@ -17,28 +22,50 @@ class Clusters:
         self._engine = engine
 
     def all(self) -> list[Cluster]:
-        with reading(self._engine) as connection:
-            return [
-                rows.record(Cluster, row)
-                for row in connection.execute(select(schema.clusters).order_by(schema.clusters.c.id))
-            ]
+        return self._found(select(schema.clusters).order_by(schema.clusters.c.id))
+
+    def some(self, ids: Iterable[int]) -> list[Cluster]:
+        table = schema.clusters
+        queries = (select(table).where(table.c.id.in_(few)) for few in batches(sorted(ids)))
+        return [cluster for query in queries for cluster in self._found(query)]
 
     def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
         """Open a cluster with its first report, in one transaction."""
+        with self.placing() as placing:
+            return placing.open(report_id=report_id, category=category, leader_text=leader_text, split=split)
+
+    def join(self, report_id: str, cluster_id: int) -> None:
+        with self.placing() as placing:
+            placing.join(report_id, cluster_id)
+
+    @contextmanager
+    def placing(self) -> Iterator[Placing]:
+        """One transaction that places many reports."""
         with transaction(self._engine) as connection:
-            if report_row(connection, report_id, lock=True).state == ReportState.ERASED:
-                leader_text = ERASED
-            cluster_id = connection.execute(
-                schema.clusters.insert()
-                .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)
-                .returning(schema.clusters.c.id)
-            ).scalar_one()
-            _join(connection, report_id, cluster_id)
+            yield Placing(connection)
+
+    def _found(self, query: Select[Any]) -> list[Cluster]:
+        with reading(self._engine) as connection:
+            return [rows.record(Cluster, row) for row in connection.execute(query)]
+
+
+class Placing:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:
+        if report_row(self._connection, report_id, lock=True).state == ReportState.ERASED:
+            leader_text = ERASED
+        cluster_id = self._connection.execute(
+            schema.clusters.insert()
+            .values(category=category, leader_text=leader_text, leader_id=report_id, split=split)
+            .returning(schema.clusters.c.id)
+        ).scalar_one()
+        _join(self._connection, report_id, cluster_id)
         return Cluster(id=cluster_id, category=category, leader_text=leader_text, split=split)
 
     def join(self, report_id: str, cluster_id: int) -> None:
-        with transaction(self._engine) as connection:
-            _join(connection, report_id, cluster_id)
+        _join(self._connection, report_id, cluster_id)
 
 
 def _join(connection: Connection, report_id: str, cluster_id: int) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    exists,
     select,
     update,
 )
@@ -97,7 +98,7 @@ class Erasures:
             .where(
                 table.c.state == AdapterState.RETIRED,
                 table.c.files_removed_at.is_(None),
-                table.c.generation.not_in(withdrawn_generations()),
+                ~is_withdrawn(),
             )
             .order_by(table.c.retired_at.desc(), table.c.generation.desc())
             .limit(1)
@@ -123,18 +124,25 @@ def record_erasure(
     connection.execute(insert(connection, erased_lessons).on_conflict_do_nothing(), pairs)
 
 
-def withdrawn_generations() -> Select[int]:
-    """Generations that were trained on erased reports and, by `privacy.after_erasure`, may not go live again."""
-    return _trained().with_only_columns(schema.adapters.c.generation).where(erasures.c.after != AfterErasure.KEEP)
+def is_withdrawn() -> ColumnElement[bool]:
+    """Whether an adapter was trained on erased reports and, by `privacy.after_erasure`, may not go live again."""
+    runs, adapters = schema.runs, schema.adapters
+    found = _with_erasures(select(runs.c.id).select_from(runs))
+    return exists(
+        found.where(runs.c.id == adapters.c.run_id, erasures.c.after != AfterErasure.KEEP).correlate(adapters)
+    )
 
 
 def _trained() -> Select[Any]:
     """Adapters joined with the erasures whose text was in their training set."""
-    items, adapters, runs = schema.run_items, schema.adapters, schema.runs
+    return _with_erasures(select(schema.adapters).join(schema.runs, schema.runs.c.id == schema.adapters.c.run_id))
+
+
+def _with_erasures(query: Select[Any]) -> Select[Any]:
+    """A query of runs, joined with the erasures whose text was in their training set."""
+    items, runs = schema.run_items, schema.runs
     return (
-        select(adapters)
-        .join(runs, runs.c.id == adapters.c.run_id)
-        .join(items, items.c.run_id == runs.c.id)
+        query.join(items, items.c.run_id == runs.c.id)
         .join(erased_lessons, erased_lessons.c.report_id == items.c.report_id)
         .join(erasures, erasures.c.report_id == erased_lessons.c.erasure)
         .where(items.c.role == Split.TRAIN, runs.c.created_at < erasures.c.erased_at)

@@ -19,7 +19,16 @@ from daemon.report_filter import ALL, ReportFilter
 from daemon.store import rows, schema
 from daemon.store.archive_tables import archive_files, archived, unknown
 from daemon.store.audit import record_audit
-from daemon.store.candidates import NEVER, Tenants, a_candidate, candidates, of_other_tenants, of_tenants, with_lesson
+from daemon.store.candidates import (
+    NEVER,
+    Tenants,
+    a_candidate,
+    candidates,
+    newest,
+    of_other_tenants,
+    of_tenants,
+    with_lesson,
+)
 from daemon.store.counts import MAX_COUNTED, counted, report_counts
 from daemon.store.duplicates import duplicates_of, with_others
 from daemon.store.engine import database_time, reading, transaction, upsert
@@ -118,8 +127,7 @@ class Reports:
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""
         with reading(self._engine) as connection:
-            found = connection.execute(counted(report_counts.c.state)).all()
-        counts = {row[0]: row[1] for row in found}
+            counts = {row[0]: row[1] for row in connection.execute(counted(report_counts.c.state))}
         return {state: counts.get(state, 0) for state in ReportState}
 
     def categories(self) -> list[str]:
@@ -136,19 +144,16 @@ class Reports:
             return frozenset(moved).union(*(connection.execute(one.distinct()).scalars() for one in by_table))
 
     def oldest_queued_at(self) -> datetime | None:
-        table = schema.reports
-        query = select(func.min(table.c.received_at)).where(text(schema.IN_QUEUE))
+        query = select(func.min(schema.reports.c.received_at)).where(text(schema.IN_QUEUE))
         with reading(self._engine) as connection:
             return connection.execute(query).scalar()
 
     def last_received_at(self) -> datetime | None:
         """When the latest report came that erratad did not induce itself."""
-        table = schema.reports
-        query = select(table.c.received_at).where(table.c.principal != INDUCED)
+        at = schema.reports.c.received_at
+        query = select(at).where(schema.reports.c.principal != INDUCED).order_by(at.desc()).limit(1)
         with reading(self._engine) as connection:
-            return connection.execute(query.order_by(table.c.received_at.desc()).limit(1)).scalar()
-
-    # --- the reflection queue ---
+            return connection.execute(query).scalar()
 
     def claim(self, *, owner: str, limit: int, lease_s: float, enough: Enough | None = None) -> list[Claim]:
         """Claim up to `limit` reports that wait or whose lease expired; oldest first.
@@ -199,11 +204,10 @@ class Reports:
         Raises:
             LeaseLostError: Another worker has taken over the report.
         """
-        table = schema.reports
+        table, values = schema.reports, {"guessed_kind": kind, "guessed_by": by}
         with transaction(self._engine) as connection:
             attempts = claim.report.attempts - 1
             self._leave_reflection(connection, claim, ReportState.QUEUED, None, attempts=attempts)
-            values = {"guessed_kind": kind, "guessed_by": by}
             connection.execute(update(table).where(table.c.id == claim.report.id).values(values))
             _came_meanwhile(connection, claim)
 
@@ -252,8 +256,6 @@ class Reports:
         if not changed:
             raise LeaseLostError(f"report {claim.report.id}: the lease of {claim.owner} is over; the result is dropped")
 
-    # --- operators ---
-
     def requeue(self, report_id: str, *, actor: str, reason: str) -> None:
         """Revive a buried report, or release a quarantined or duplicate one, with a fresh count of attempts."""
         with transaction(self._engine) as connection:
@@ -296,18 +298,19 @@ class Reports:
 
     def others_with(self, said: str, report_id: str) -> list[str]:
         """Other reports with this text anywhere in their message; at most five."""
-        table = schema.reports
         with reading(self._engine) as connection:
-            found = connection.execute(hits(connection, said, table.c.id != report_id)).scalars()
-            return sorted(found)[:5]
-
-    # --- lessons and results ---
+            return sorted(connection.execute(hits(connection, said, schema.reports.c.id != report_id)).scalars())[:5]
 
     def lesson(self, report_id: str) -> Lesson | None:
         query = select(schema.lessons).where(schema.lessons.c.report_id == report_id)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else rows.lesson(row)
+
+    def lessons(self, *, limit: int) -> list[Lesson]:
+        """Lessons that a run may use: those of unresolved reports first, then newest first."""
+        with reading(self._engine) as connection:
+            return [rows.lesson(row) for row in newest(connection, limit=limit, tenants=self._tenants)]
 
     def trainable(self, *, limit: int, per_reporter: int | None = None) -> list[tuple[Report, Lesson]]:
         """Reports with a lesson that a run may use: unresolved ones first, then newest first.
@@ -339,10 +342,8 @@ class Reports:
     def count_new_lessons(self, enough: Enough | None = None, *, at_most: int = MAX_COUNTED) -> int:
         """The number of lessons since the start of the last run that did not fail, at most `at_most`.
 
-        For the schedule's threshold.
-
-        Lessons that this run left out (by a cap, for example) do not count again; otherwise the threshold would start
-        run after run. `enough`: what a lesson needs for a run; None: nothing.
+        For the schedule's threshold: lessons that this run left out (by a cap, for example) do not count again, else it
+        would start run after run. `enough`: what a lesson needs for a run; None: nothing.
         """
         with reading(self._engine) as connection:
             last_run = connection.execute(last_run_at()).scalar()
@@ -366,13 +367,12 @@ def emit_buried(connection: Connection, report_id: str, reason: str) -> None:
 
 def move(connection: Connection, report_id: str, state: ReportState, reason: str | None, **values: Any) -> None:
     """Change a report's state. Of one that is put aside, another report of its answer takes the place."""
-    table = schema.reports
     current: ReportState = report_row(connection, report_id, lock=True).state
     if state not in REPORT_TRANSITIONS[current]:
         raise IllegalTransitionError(f"report {report_id} is {current}: it cannot become {state}")
     connection.execute(
-        update(table)
-        .where(table.c.id == report_id)
+        update(schema.reports)
+        .where(schema.reports.c.id == report_id)
         .values(state=state, state_reason=reason, updated_at=utcnow(), **values)
     )
     if state in {ReportState.QUARANTINED, ReportState.BURIED}:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, SelectBase, and_, func, select, union_all, update
 
 from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.parts import Analysis
@@ -72,21 +73,33 @@ class Reviews:
     def set_aside(self, *, limit: int) -> list[tuple[Report, Lesson]]:
         """Analyses without a review whose reports have a correction or checks that are set aside, heaviest first."""
         first = select(_set_aside().subquery().c.report_id)
-        return self._analyses(schema.lessons.c.report_id.in_(first), _HEAVIEST_FIRST, limit)
+        return self._analyses(first, _HEAVIEST_FIRST, limit)
 
     def analyses(self, *, limit: int) -> list[tuple[Report, Lesson]]:
-        """The other analyses without a review, oldest first."""
+        """The other analyses without a review, those of the oldest reports first."""
+        table = schema.reports
         first = select(_set_aside().subquery().c.report_id)
-        return self._analyses(schema.lessons.c.report_id.not_in(first), _OLDEST_FIRST, limit)
+        oldest = (table.c.received_at, table.c.id)
+        # each state by itself: the index of the state and the time has them in order
+        some = [
+            select(table.c.id)
+            .join(schema.lessons)
+            .where(_unreviewed(of=[state]), table.c.id.not_in(first))
+            .order_by(*oldest)
+            .limit(limit)
+            .subquery()
+            for state in WITH_ANALYSIS
+        ]
+        return self._analyses(union_all(*(select(one.c.id) for one in some)), oldest, limit)
 
     def _analyses(
-        self, condition: ColumnElement[bool], order: tuple[ColumnElement[Any], ...], limit: int
+        self, ids: SelectBase, order: tuple[ColumnElement[Any], ...], limit: int
     ) -> list[tuple[Report, Lesson]]:
         table, lessons = schema.reports, schema.lessons
         query = (
             select(table, lessons)
             .join(lessons, lessons.c.report_id == table.c.id)
-            .where(_unreviewed(), condition)
+            .where(table.c.id.in_(ids))
             .order_by(*order)
             .limit(limit)
         )
@@ -190,9 +203,11 @@ def _quarantined() -> ColumnElement[bool]:
     return schema.reports.c.state == ReportState.QUARANTINED
 
 
-def _unreviewed(state: ColumnElement[Any] = schema.reports.c.state) -> ColumnElement[bool]:
+def _unreviewed(
+    state: ColumnElement[Any] = schema.reports.c.state, of: Sequence[ReportState] = WITH_ANALYSIS
+) -> ColumnElement[bool]:
     return and_(
-        state.in_(WITH_ANALYSIS),
+        state.in_(of),
         schema.lessons.c.report_id == schema.reports.c.id,
         schema.lessons.c.reviewed_at.is_(None),
     )

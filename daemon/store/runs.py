@@ -143,12 +143,16 @@ class Runs:
         """The dataset is on disk: record the split of each report and those left out, and hand over to training.
 
         Raises:
-            ErasedMeanwhileError: One of the reports is erased. Nothing is changed; the dataset must be made again.
+            ErasedMeanwhileError: A report is erased or removed. Nothing is changed; the dataset must be made again.
         """
         with transaction(self._engine) as connection:
             _move(connection, run_id, RunState.PREPARING, RunState.TRAINING)
-            if gone := _erased(connection, [item.report_id for item in items]):
-                raise ErasedMeanwhileError(f"{', '.join(sorted(gone))}: erased after the dataset was made")
+            states = _states(connection, {item.report_id for item in items})
+            gone = {
+                item.report_id for item in items if states.get(item.report_id, ReportState.ERASED) is ReportState.ERASED
+            }
+            if gone:
+                raise ErasedMeanwhileError(f"{', '.join(sorted(gone))}: erased or removed after the dataset was made")
             if items:
                 values = [{**asdict(item), "run_id": run_id} for item in items]
                 connection.execute(schema.run_items.insert(), values)
@@ -287,12 +291,17 @@ def strengths_of(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def _erased(connection: Connection, report_ids: Collection[str]) -> set[str]:
-    """Those of the reports that are erased. On PostgreSQL the others cannot be erased before the transaction ends."""
+    states = _states(connection, report_ids)
+    return {report_id for report_id, state in states.items() if state == ReportState.ERASED}
+
+
+def _states(connection: Connection, report_ids: Collection[str]) -> dict[str, ReportState]:
+    """Of those that are reports. On PostgreSQL none can be erased before the transaction ends."""
     table = schema.reports
-    found: set[str] = set()
+    found: dict[str, ReportState] = {}
     for some in batches(list(report_ids)):
         rows_of = select(table.c.id, table.c.state).where(table.c.id.in_(some)).with_for_update()
-        found |= {row.id for row in connection.execute(rows_of) if row.state == ReportState.ERASED}
+        found |= {row.id: row.state for row in connection.execute(rows_of)}
     return found
 
 

@@ -54,6 +54,7 @@ PER_CALL = 2_000
 SIZE = 3
 MAX_GRAMS = 64
 """The first parts of a long text are enough to find it."""
+LAST_CHARACTER = "\U0010ffff"
 _FTS = table("report_index", column("rowid"), column("report_index"))
 _TERMS = table("report_index_terms", column("term"))
 
@@ -98,7 +99,7 @@ def _fts_query(connection: Connection, search: str) -> str:
     if len(search) >= SIZE:
         return " AND ".join(_quoted(part) for part in sorted(_parts(search, SIZE))[:MAX_GRAMS])
     low, terms = search.lower(), _TERMS.c.term
-    found = connection.execute(select(terms).where(terms >= low, terms < low[:-1] + chr(ord(low[-1]) + 1))).scalars()
+    found = connection.execute(select(terms).where(terms >= low, terms < low + LAST_CHARACTER)).scalars()
     return " OR ".join(map(_quoted, found)) or _quoted((search * SIZE)[:SIZE])
 
 

@@ -135,7 +135,7 @@ def _status_and_reports(store: Store, config: Config) -> APIRouter:
     @router.get("/lessons", tags=["look"])
     def lessons(limit: ManyRows = 50) -> list[Lesson]:
         """The lessons that a training run may use: those of unresolved reports first, then newest first."""
-        return [lesson for _, lesson in store.reports.trainable(limit=limit)]
+        return store.reports.lessons(limit=limit)
 
     @router.get("/reviews", tags=["look"])
     def reviews(limit: Limit = 50) -> ReviewQueueView:

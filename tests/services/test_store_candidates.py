@@ -52,6 +52,8 @@ def test_unresolved_ones_come_first_and_then_the_newest(store: Store) -> None:
     third = learned(store, "site", ["bob"])[0]
     mark(store, [third.id], ReportState.RESOLVED, generation=0)
     assert [one.id for one in read(store, 9)] == [second.id, first.id, third.id]
+    assert [one.report_id for one in store.reports.lessons(limit=9)] == [second.id, first.id, third.id]
+    assert [one.report_id for one in store.reports.lessons(limit=1)] == [second.id]
 
 
 def test_reports_that_can_never_be_trained_on_take_no_place(store: Store) -> None:

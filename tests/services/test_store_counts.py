@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -139,6 +140,26 @@ def test_an_index_finds_the_reports(sqlite_store: Store, operation: Callable[[St
         operation(sqlite_store)
     assert any(index in step for step in steps), steps
     assert not [step for step in steps if "SCAN reports" in step and "INDEX" not in step]
+
+
+BY_INDEX: dict[str, Callable[[Store], object]] = {
+    "ix_reports_state": lambda store: store.reviews.analyses(limit=20),
+    "ix_reports_state|ix_reports_trainable": lambda store: store.reports.lessons(limit=20),
+    "sqlite_autoindex_run_items_1|run_items_pkey|ix_run_items_report": lambda store: store.adapters.previous(),
+    "ix_report_texts_waiting": lambda store: store.search_index.fill(),
+    "INTEGER PRIMARY KEY|clusters_pkey|uq_clusters_id_split": lambda store: store.clusters.some([1]),
+    "audit": lambda store: store.audit.last(),
+}
+
+
+def test_no_table_that_grows_is_read_whole(store: Store) -> None:
+    learn(store, flagged(id="one"))
+    whole = re.compile(r"(SCAN|Seq Scan on) (reports|lessons|run_items|report_texts|clusters)(?! USING)")
+    for index, operation in BY_INDEX.items():
+        with plans(store) as steps:
+            operation(store)
+        assert re.search(index, "\n".join(steps)), steps
+        assert not [step for step in steps if whole.search(step)], steps
 
 
 def test_intake_does_not_look_through_all_reports_in_play(sqlite_store: Store) -> None:

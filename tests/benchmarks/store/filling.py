@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, bindparam, insert, select, text, update
 
-from daemon.records import Evidence, ReportState, utcnow
+from daemon.records import Evidence, ReportState, RunState, Split, Trigger, utcnow
 from daemon.store import Store, schema
 from daemon.store.engine import transaction
 from tests.fixtures.history import fill, mistake
@@ -28,6 +28,8 @@ WITH_LESSON = {ReportState.LESSON, ReportState.RESOLVED, ReportState.NOT_REPRODU
 MODELS = ("aligned-g000000", "aligned-g000001", "aligned-g000003")
 DAYS = 365
 CHUNK = 5_000
+FIRST_GENERATION = 1_000_000
+"""Of the past runs: the store's own generations stay below."""
 
 
 def filled(store: Store, reports: int, *, seed: int = 1, shares: Mapping[ReportState, float] = SHARES) -> None:
@@ -42,6 +44,10 @@ def filled(store: Store, reports: int, *, seed: int = 1, shares: Mapping[ReportS
             connection.execute(insert(schema.reports), rows)
             if learned := [_lesson(row) for row in rows if row["state"] in WITH_LESSON]:
                 connection.execute(insert(schema.lessons), learned)
+            if trained := [row for row in rows if row["state"] is ReportState.LESSON]:
+                _past_run(connection, start // CHUNK, trained)
+    while store.search_index.fill():
+        pass
     if store.engine.dialect.name == "postgresql":  # its own daemon does that sooner or later; nobody does for SQLite
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
@@ -49,16 +55,14 @@ def filled(store: Store, reports: int, *, seed: int = 1, shares: Mapping[ReportS
 
 @contextmanager
 def _any_first_state(connection: Connection) -> Iterator[None]:
-    """The database itself refuses new reports in most states."""
-    known = {"machine": "reports", "old": ""}
-    rows: Sequence[dict[str, str]] = [
-        {**known, "new": state.value} for state in SHARES if state is not ReportState.QUEUED
-    ]
+    """The database itself refuses new reports, and runs, in most states."""
+    states = [("reports", state) for state in SHARES] + [("runs", RunState.REJECTED)]
     table = schema.transitions
-    present = {
-        row.new for row in connection.execute(table.select().where(table.c.machine == "reports", table.c.old == ""))
-    }
-    added = [row for row in rows if row["new"] not in present]
+    first = connection.execute(select(table.c.machine, table.c.new).where(table.c.old == "")).all()
+    present = {(row.machine, row.new) for row in first}
+    added = [
+        {"machine": machine, "old": "", "new": new.value} for machine, new in states if (machine, new) not in present
+    ]
     connection.execute(insert(table), added)
     yield
     for row in added:
@@ -91,6 +95,35 @@ def _report(number: int, state: ReportState, reports: int, draw: random.Random) 
         "evidence_at": at + timedelta(minutes=1) if looked_for else None,
         "duplicate_of": f"filled-{first}" if is_copy else None,
     }
+
+
+def _past_run(connection: Connection, number: int, trained: list[dict[str, Any]]) -> None:
+    """A run that ended without a promotion and trained on these reports, each in a cluster of its own."""
+    at = utcnow() - timedelta(days=DAYS)
+    ids = [row["id"] for row in trained]
+    run = {
+        "state": RunState.REJECTED,
+        "trigger": Trigger.CRON,
+        "requested_by": "schedule",
+        "generation": FIRST_GENERATION + number,
+        "base_generation": 0,
+        "recipe": "mistake-analysis",
+        "seed": 1,
+        "folder": f"/var/lib/erratad/runs/filled-{number}",
+        "progress": {},
+        **dict.fromkeys(("created_at", "updated_at", "finished_at"), at),
+    }
+    run_id = connection.execute(insert(schema.runs).values(**run).returning(schema.runs.c.id)).scalar_one()
+    clusters, reports = schema.clusters, schema.reports
+    led = [
+        {"category": "wrong-fact", "leader_text": f"Case {one}?", "leader_id": one, "split": Split.TRAIN} for one in ids
+    ]
+    connection.execute(insert(clusters), led)
+    made = connection.execute(select(clusters.c.id, clusters.c.leader_id).where(clusters.c.leader_id.in_(ids))).all()
+    joined = update(reports).where(reports.c.id == bindparam("of")).values(cluster_id=bindparam("cluster"))
+    connection.execute(joined, [{"of": row.leader_id, "cluster": row.id} for row in made])
+    items = [{"run_id": run_id, "report_id": row.leader_id, "cluster_id": row.id, "role": Split.TRAIN} for row in made]
+    connection.execute(insert(schema.run_items), items)
 
 
 def _lesson(row: dict[str, Any]) -> dict[str, Any]:

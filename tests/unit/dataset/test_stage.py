@@ -67,6 +67,31 @@ def test_a_run_is_handed_over_with_its_files_and_items(
     }
 
 
+def test_a_run_selects_once_and_again_after_a_decision_of_an_operator(
+    sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    trainable = sqlite_store.reports.trainable
+
+    def counted(**how: int) -> object:
+        read.append(len(read))
+        return trainable(**how)
+
+    monkeypatch.setattr(type(sqlite_store.reports), "trainable", lambda _self, **how: counted(**how))
+    teach(sqlite_store, *(mistake(subject) for subject in SUBJECTS))
+    stage = make_stage(replay_fraction=0.9)
+    open_run(sqlite_store, tmp_path / "runs")
+    stage.step(life())
+    stage.step(life())
+    assert len(read) == 1
+    gone = sqlite_store.reports.find(limit=1)[0].id
+    sqlite_store.reports.erase(gone, actor="op", reason="asked")
+    run = prepare(sqlite_store, stage)
+    assert run.state is RunState.TRAINING
+    assert len(read) == 2
+    assert gone not in {item.report_id for item in sqlite_store.runs.items(run.id)}
+
+
 def test_the_same_lessons_and_seed_give_the_same_files(
     sqlite_store: Store, tmp_path: Path, make_stage: Callable[..., DatasetStage]
 ) -> None:
