@@ -151,7 +151,8 @@ class Archive:
             if free != set(reports) or _rows(connection, reports) != reports:
                 raise ArchiveChangedError("a report changed while it was written to the archive; it is looked at again")
             mains = [_decoded(schema.reports, one["reports"][0]) for one in reports.values()]
-            places = sorted({(row["channel"], row["kafka_partition"]) for row in mains} - {(None, None)}, key=str)
+            offsets = [row for row in mains if row["kafka_partition"] is not None]
+            places = sorted({(row["channel"], row["kafka_partition"]) for row in offsets})
             self._finish(connection, file_id, sha256=sha256, size_bytes=size_bytes, count=len(reports), places=places)
             kept = [{**{name: row[name] for name in _KEPT}, "file_id": file_id} for row in mains]
             connection.execute(archived.insert(), kept)
@@ -173,7 +174,8 @@ class Archive:
         with transaction(self._engine) as connection:
             serialise(connection, Lock.INTAKE)  # a redelivery that comes now finds the report here or there
             query = select(archived.c.id).where(archived.c.file_id == file_id).with_for_update()
-            ids = [one for one in reports if one in set(connection.execute(query).scalars())]
+            here = set(connection.execute(query).scalars())
+            ids = [one for one in reports if one in here]
             for some in batches(ids):
                 connection.execute(archived_items.delete().where(archived_items.c.report_id.in_(some)))
                 connection.execute(archived.delete().where(archived.c.id.in_(some)))

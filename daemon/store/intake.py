@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import product
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, select, union_all
 
 from connectors.messages import FlaggedResponse, Rating
 from daemon.categories import NOT_NAMED
@@ -210,16 +210,18 @@ class _Intake:
 
 _RECENT = (schema.reports, signals)
 _TABLES = (*_RECENT, archived)
-"""An id is used once, by a report or by a signal. The archive comes last: reports move there at any time."""
+"""An id is used once, by a report or by a signal. One statement asks all: reports move to the archive at any time."""
 _GIVEN: BindParameter[Any] = bindparam("given", expanding=True)
 """A list of values. The statements are built once: with many values that takes longer than running them."""
-_FINGERPRINTS = [
-    select(table.c.sent_id, table.c.fingerprint).where(
-        table.c.principal == bindparam("principal"), table.c.sent_id.in_(_GIVEN)
+_FINGERPRINTS = union_all(
+    *(
+        select(table.c.sent_id, table.c.fingerprint).where(
+            table.c.principal == bindparam("principal"), table.c.sent_id.in_(_GIVEN)
+        )
+        for table in _TABLES
     )
-    for table in _TABLES
-]
-_USED_IDS = [select(table.c.id).where(table.c.id.in_(_GIVEN)) for table in _TABLES]
+)
+_USED_IDS = union_all(*(select(table.c.id).where(table.c.id.in_(_GIVEN)) for table in _TABLES))
 _BY_REPORTER = [
     select(table.c.reporter, func.count())
     .where(
@@ -246,9 +248,9 @@ _ORIGINALS = (
 
 def _fingerprints(connection: Connection, keys: set[Key]) -> dict[Key, str]:
     found: dict[Key, str] = {}
-    for query, (principal, sent_ids) in product(_FINGERPRINTS, _by_principal(keys).items()):
+    for principal, sent_ids in _by_principal(keys).items():
         given = {"principal": principal, "given": sent_ids}
-        found |= {(principal, row[0]): row[1] for row in connection.execute(query, given)}
+        found |= {(principal, row[0]): row[1] for row in connection.execute(_FINGERPRINTS, given)}
     return found
 
 
@@ -262,8 +264,7 @@ def _by_principal(keys: set[Key]) -> dict[str, list[str]]:
 
 def _stored(connection: Connection, ids: set[str]) -> set[str]:
     """Those of the ids that are used."""
-    given = {"given": sorted(ids)}
-    return {one for query in _USED_IDS for one in connection.execute(query, given).scalars()}
+    return set(connection.execute(_USED_IDS, {"given": sorted(ids)}).scalars())
 
 
 def _originals(connection: Connection, content_keys: Iterable[str]) -> dict[tuple[str, str | None], str]:

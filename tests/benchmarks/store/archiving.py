@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         store = open_store(config)
         filled(store, rows, shares=SHARES)
         force(store, "UPDATE reports SET model = 'elsewhere'")  # those of the live generation would stay
+        while store.search_index.fill():
+            pass
         print(json.dumps({"rows": rows, **measured(store, Archiver(store, config))}))
         store.close()
     return 0

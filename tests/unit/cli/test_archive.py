@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from daemon.config import load_config
+from daemon.operations.archiving import Archiver
+from daemon.records import ReportState
 from daemon.store import Store
 from tests.fixtures.cli import Command
 from tests.fixtures.closed import given_up
@@ -31,6 +35,16 @@ def test_reports_move_into_files_and_come_back(erratad: Command, sqlite_store: S
     assert erratad("archive", "restore", file["file"], "--reason", "asked").stdout == "restored 1 reports\n"
     assert sqlite_store.reports.get(one).id == one
     assert [entry.action for entry in sqlite_store.audit.entries()][:2] == ["restore", "archive"]
+
+
+@pytest.mark.parametrize("erratad", ["remote"], indirect=True)
+def test_an_archived_report_is_erased_over_the_api(erratad: Command, sqlite_store: Store, config_file: Path) -> None:
+    one = given_up(sqlite_store)
+    Archiver(sqlite_store, load_config(config_file, [ON[1]])).move(None)
+    assert sqlite_store.archive.holds(one)
+    assert erratad("erase", one, "--reason", "ticket 1", "--yes").exit_code == 0
+    assert sqlite_store.reports.get(one).state is ReportState.ERASED
+    assert sqlite_store.archive.files() == []
 
 
 @pytest.mark.parametrize(
