@@ -20,8 +20,8 @@ DOUBLED = 1.2
 """The throughput grows with a doubled limit if it rises by this factor at least ..."""
 STEPPED = 1.03
 """... and with a limit that is one step higher, by this one."""
-STEP = 0.25
-REST_WINDOWS = 8
+STEP = 0.5
+REST_WINDOWS = 4
 """Windows from a step that did not help to the next one."""
 USERS_AWAY_S = 10.0
 """Users are away when none has asked for this long."""
@@ -139,7 +139,7 @@ class AdaptiveLimit:
             self._set(self._limit + 1)
 
     def _climb(self) -> None:
-        """Judge the last rise by the throughput, then rise again, or take it back."""
+        """Judge the last rise by the throughput; then rise again, or take it back and rest."""
         throughput, full = self._tokens / self._seconds, self._full
         self._begin()
         if not full:

@@ -73,6 +73,14 @@ def test_it_grows_until_the_server_is_saturated(width: int) -> None:
     assert max(late) <= 2.5 * width  # more would only make everything wait
 
 
+def test_one_slow_moment_while_it_grows_does_not_hold_it_down() -> None:
+    limit = limit_of()
+    let(limit, Server(), seconds=2)
+    let(limit, Server(fixed_s=0.2), seconds=6)  # another process takes the processor
+    assert limit.value <= 8
+    assert let(limit, Server(), seconds=40)[-1] >= 20
+
+
 def test_it_ends_at_the_ceiling() -> None:
     assert max(let(limit_of(ceiling=16), Server(width=200), seconds=60)) == 16
 
