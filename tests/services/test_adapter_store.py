@@ -39,7 +39,7 @@ class Apart(Bench):
     ):
         self.caches = [folder / f"cache{number}" for number in range(3)]
         seen = AdapterStore(url=bucket.url, options=bucket.options(network.port))
-        fakes = [FakeVllm(cache=CacheSettings(store=seen, folder=one, timeout_s=30)) for one in self.caches]
+        fakes = [FakeVllm(cache=CacheSettings(store=seen, folder=one, timeout_s=60)) for one in self.caches]
         for fake in fakes:
             fake.start()
         super().__init__(
@@ -74,7 +74,7 @@ class Apart(Bench):
 
     def step_until(self, sentence: str) -> str:
         """Steps of the promotion stage until one says this."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while sentence not in (said := self.stage_again().sentence):
             assert time.monotonic() < deadline, said
         return said
@@ -95,6 +95,7 @@ def apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Apart]:
     monkeypatch.setattr(cache, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(cache, "WAIT_S", 50.0)  # busy machines start a process slowly
     apart = Apart(bucket, network, sqlite_store, tmp_path, make_client)
     yield apart
     for client in apart.clients:
