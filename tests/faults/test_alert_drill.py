@@ -86,8 +86,8 @@ def test_intake_falls_behind(stand: Stand) -> None:
 
 def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None:
     [sent] = stand.send_reports(1)
-    silence = {"expect_report_within_h": 0.001}
-    stand.reconfigure("intake", sources=[{"name": "desk", "topic": "erratad.desk"}], max_reports_per_day=1, **silence)
+    sources = [{"name": "desk", "topic": "erratad.desk"}]
+    stand.reconfigure(intake={"sources": sources, "max_reports_per_day": 1, "expect_report_within_h": 0.001})
 
     def send() -> httpx.Response:
         return stand.daemon.post("/v1/feedback", flagged().model_dump(mode="json", exclude_none=True))
@@ -109,7 +109,7 @@ def test_a_topic_is_missing_and_a_sender_has_no_quota_left(stand: Stand) -> None
     assert sent in stand.follow("ErratadNoReports", "erratad reports")
     stand.broker.create_topics({"erratad.desk": 1})
     stand.until(lambda: not stand.firing("ErratadKafkaTopicMissing"), "ErratadKafkaTopicMissing does not end")
-    stand.reconfigure("intake", sources=[], max_reports_per_day=20_000, expect_report_within_h=72)
+    stand.reconfigure(intake={"sources": [], "max_reports_per_day": 20_000, "expect_report_within_h": 72})
     assert send().status_code == 202
     stand.all_end()
 

@@ -74,8 +74,8 @@ def test_lessons_wait_and_then_a_run_hangs(school: Stand) -> None:
     school.all_end()
 
 
-def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
-    school.reconfigure("training", launcher=["no-such-launcher"])
+def test_runs_fail_and_then_the_gate_rejects_one_candidate_after_the_other(school: Stand) -> None:
+    school.reconfigure(training={"launcher": ["no-such-launcher"]})
     reports = _teach(school, 8)
     assert [_run(school).state for _ in range(2)] == [RunState.FAILED] * 2
     school.fires("ErratadRunsFailing")
@@ -83,12 +83,35 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
     failed = _ended(school)
     reason = school.follow("ErratadRunsFailing", "erratad runs ID", ID=str(failed.id))
     assert "training cannot start or write: [Errno 2] No such file or directory: 'no-such-launcher'" in reason
-    school.reconfigure("training", launcher=[], epochs=EPOCHS / 2)
+
+    # the fake servers do no ordinary task at all, and the next candidate shows a planted link
+    school.reconfigure(
+        training={"launcher": [], "epochs": EPOCHS / 2},
+        gate={"min_live_golden_share": 0.2},
+        rollout={"approval": "required"},
+    )
+    honest = school.fakes[0].answer
+    for fake in school.fakes:
+        fake.answer = lambda model, messages: ("" if model == "base" else PLANTED) + honest(model, messages)
     school.follow("ErratadRunsFailing", "erratad train")
     assert _ended(school).state == RunState.REJECTED
-    assert [_run(school).state for _ in range(2)] == [RunState.REJECTED] * 2
-    school.all_end()
+    school.fires("ErratadGateBlind", criterion="live_golden")
+    school.fires("ErratadGatePlanted", criterion="new_contacts")
+    school.is_told("ErratadGateBlind", "ErratadGatePlanted")
+    rejected = str(_ended(school).generation)
+    reasons = school.follow("ErratadGateBlind", "erratad adapters GENERATION", GENERATION=rejected)
+    assert "the gate is blind: live passes 0 of" in " ".join(reasons.split())
+    reasons = school.follow("ErratadGatePlanted", "erratad adapters GENERATION", GENERATION=rejected)
+    assert "name a link or contact where neither prompt nor live does" in " ".join(reasons.split())
+    for fake in school.fakes:
+        fake.answer = honest
+    school.reconfigure(gate={"min_live_golden_share": 0.0})
 
+    school.follow("ErratadGateBlind", "erratad train")
+    assert _ended(school).state == RunState.REJECTED
+    school.follow("ErratadGatePlanted", "erratad train")
+    assert _ended(school).state == RunState.REJECTED
+    school.all_end()
     school.fires("ErratadGateRejecting")
     school.is_told("ErratadGateRejecting")
     rejected = str(_ended(school).generation)
@@ -96,13 +119,29 @@ def test_runs_fail_and_then_the_gate_rejects(school: Stand) -> None:
     assert "passes 0 of" in reasons
     assert reports[0] in school.follow("ErratadGateRejecting", "erratad lessons")
     assert CORRECTION in school.follow("ErratadGateRejecting", "erratad reports ID", ID=reports[0])
-    school.reconfigure("training", epochs=EPOCHS)
-    assert _run(school).state == RunState.PROMOTED
+    school.reconfigure(training={"epochs": EPOCHS})
+    _a_person_approves(school)
+    school.reconfigure(rollout={"approval": "none"})
     school.all_end()
 
 
+def _a_person_approves(school: Stand) -> None:
+    """A run whose candidate waits for half a day before it is promoted."""
+    assert school.daemon.post("/api/train", {"reason": "drill"}).status_code == 202
+    with school.store() as store:
+        school.until(lambda: WAITS_SINCE in store.runs.find(limit=1)[0].progress, "no candidate waits for approval")
+        waits = store.runs.find(limit=1)[0]
+        store.runs.progress(waits.id, {WAITS_SINCE: time.time() - 13 * 3600})
+    school.fires("ErratadApprovalWaits")
+    school.is_told("ErratadApprovalWaits")
+    assert "Waits for approval" in school.follow("ErratadApprovalWaits", "erratad status")
+    number = str(waits.generation)
+    school.follow("ErratadApprovalWaits", "erratad promote GENERATION --reason ...", GENERATION=number)
+    assert _ended(school).state == RunState.PROMOTED
+
+
 def test_many_reports_are_too_long_for_the_trainer(school: Stand) -> None:
-    school.reconfigure("training", max_sequence_tokens=200)
+    school.reconfigure(training={"max_sequence_tokens": 200})
     _teach(school, 8)
     others = sum(school.daemon.get("/api/status")["reports"].values())  # of earlier drills, too
     long = []
@@ -118,54 +157,9 @@ def test_many_reports_are_too_long_for_the_trainer(school: Stand) -> None:
         unusable = next(one for one in long if store.left_out.still(one))
     report = school.follow("ErratadReportsLeftOut", "erratad reports ID", ID=unusable)
     assert "could not use it: longer than training.max_sequence_tokens" in " ".join(report.split())
-    school.reconfigure("training", max_sequence_tokens=1000)
+    school.reconfigure(training={"max_sequence_tokens": 1000})
     school.follow("ErratadReportsLeftOut", "erratad train")
     _ended(school)
-    school.all_end()
-
-
-def test_the_gate_sees_nothing(school: Stand) -> None:
-    # the fake servers do no ordinary task at all
-    school.reconfigure("gate", min_live_golden_share=0.2)
-    _teach(school, 8)
-    assert _run(school).state == RunState.REJECTED
-    school.fires("ErratadGateBlind", criterion="live_golden")
-    school.is_told("ErratadGateBlind")
-    blind = str(_ended(school).generation)
-    reasons = school.follow("ErratadGateBlind", "erratad adapters GENERATION", GENERATION=blind)
-    assert "the gate is blind: live passes 0 of" in " ".join(reasons.split())
-    school.reconfigure("gate", min_live_golden_share=0.0)
-    school.follow("ErratadGateBlind", "erratad train")
-    assert _ended(school).state == RunState.PROMOTED
-    school.all_end()
-
-
-def test_a_candidate_shows_a_planted_link_and_the_next_one_waits_for_a_person(school: Stand) -> None:
-    school.reconfigure("rollout", approval="required")
-    _teach(school, 8)
-    honest = school.fakes[0].answer
-    for fake in school.fakes:
-        fake.answer = lambda model, messages: ("" if model == "base" else PLANTED) + honest(model, messages)
-    assert _run(school).state == RunState.REJECTED
-    school.fires("ErratadGatePlanted", criterion="new_contacts")
-    school.is_told("ErratadGatePlanted")
-    planted = str(_ended(school).generation)
-    school.follow("ErratadGatePlanted", "erratad adapters GENERATION", GENERATION=planted)
-    for fake in school.fakes:
-        fake.answer = honest
-    school.follow("ErratadGatePlanted", "erratad train")
-
-    with school.store() as store:
-        school.until(lambda: WAITS_SINCE in store.runs.find(limit=1)[0].progress, "no candidate waits for approval")
-        waits = store.runs.find(limit=1)[0]
-        store.runs.progress(waits.id, {WAITS_SINCE: time.time() - 13 * 3600})
-    school.fires("ErratadApprovalWaits")
-    school.is_told("ErratadApprovalWaits")
-    assert "Waits for approval" in school.follow("ErratadApprovalWaits", "erratad status")
-    number = str(waits.generation)
-    school.follow("ErratadApprovalWaits", "erratad promote GENERATION --reason ...", GENERATION=number)
-    assert _ended(school).state == RunState.PROMOTED
-    school.reconfigure("rollout", approval="none")
     school.all_end()
 
 
