@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             _profile(kafka, given.messages)
             return 0
         figures = measured(kafka, given.messages, given.rounds)
-    print(json.dumps(keep("intake", command="make bench-intake", figures=figures)))
+    print(json.dumps(keep("intake", command=f'make bench-intake INTAKE="{" ".join(arguments)}"', figures=figures)))
     return 0
 
 

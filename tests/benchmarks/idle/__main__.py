@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--settle", type=float, default=20, help="seconds before the measurement")
     given = parser.parse_args(arguments)
     results = [measured(one, given.seconds, given.settle) for one in given.backend or ("sqlite", "postgresql")]
-    keep("idle", command="make bench-idle", figures={"backends": results})
+    keep("idle", command=f'make bench-idle IDLE="{" ".join(arguments)}"', figures={"backends": results})
     for result in results:
         print(json.dumps(result))
     return 0
