@@ -133,3 +133,10 @@ def test_strengths_fall_from_the_trained_one_in_whole_percents(strengths: str, w
 @pytest.mark.parametrize(("given", "meant"), [("[1.0, 0.75, 0.5]", (1.0, 0.75, 0.5)), ("[1]", (1.0,)), ("[]", (1.0,))])
 def test_good_strengths_are_taken(given: str, meant: tuple[float, ...], written: Callable[[str], Path]) -> None:
     assert load_config(written(MINIMAL), [f"training.strengths={given}"]).training.strengths == meant
+
+
+def test_an_archive_needs_pyarrow(written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.config.archive.find_spec", lambda _name: None)
+    assert load_config(written(MINIMAL)).storage.archive.after_days is None
+    with pytest.raises(ConfigError, match=r"storage\.archive: .*pip install 'erratad\[archive\]'"):
+        load_config(written(MINIMAL), ["storage.archive.after_days=60"])
