@@ -17,6 +17,7 @@ from daemon.config.training import RayConfig, TrainingConfig
 from daemon.errors import ConfigError, RunnerUnavailableError, TrainingError
 from daemon.training import ray_runner
 from daemon.training.job import LOG_FILE, PROGRESS_FILE, STOP_FILE, Phase, TrainingJob, TrainingProgress, run_lock
+from daemon.training.ray_job import StopFile
 from daemon.training.ray_runner import NOTE_FILE, Note, RayRunner
 from tests.fakes.ray import ADDRESS, FakeCluster, Info
 
@@ -161,9 +162,10 @@ def test_a_stop_asks_the_workers_first_and_then_stops_the_job(
     [name] = cluster.jobs
     cluster.jobs[name] = Info("RUNNING")
 
+    assert not StopFile(job.run_folder).is_set()
     attempt.stop()
 
-    assert (job.run_folder / STOP_FILE).exists()
+    assert StopFile(job.run_folder).is_set()
     assert cluster.stopped == [name]
     assert attempt.ended() == "was stopped on the cluster"
 
