@@ -134,7 +134,7 @@ def test_kills_of_daemon_and_worker_end_with_the_weights_of_one_process(
     assert list(school.jobs().values()) == ["FAILED", "SUCCEEDED"], school.jobs()
     assert ended.progress["failed_attempts"] == 1
     assert school.progress.first_step >= 2
-    assert f"trains, step {school.progress.first_step}" in school.said
+    assert "aligned-g000001: trains, step " in school.said
     assert (folder / LOG_FILE).read_text().count("modules: ") >= 2
     assert not Note.load(folder).open
     alone, weights = _trained_alone(tmp_path_factory.mktemp("alone"), tiny_model)
