@@ -13,7 +13,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 
-from connectors.kafka.consumer import Commit, LossCause
+from connectors.kafka.records import Commit, LossCause
 from connectors.messages import EventType, Rejection
 from daemon.categories import Kind
 from daemon.labels import (

@@ -48,8 +48,8 @@ from connectors.kafka.client import (
     open_client,
     require_topics,
 )
-from connectors.kafka.positions import POSITION_ERRORS, LossCause, PositionLoss, PositionWatch, skipped
-from connectors.kafka.records import Commit, OutboundRecord, Partition, RawRecord, RecordTooLargeError
+from connectors.kafka.positions import POSITION_ERRORS, PositionLoss, PositionWatch, skipped
+from connectors.kafka.records import Commit, LossCause, OutboundRecord, Partition, RawRecord, RecordTooLargeError
 
 __all__ = [
     "Commit",

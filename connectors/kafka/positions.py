@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from kafka import TopicPartition
@@ -19,27 +18,13 @@ from kafka.errors import IllegalStateError, LogTruncationError, NoOffsetForParti
 from kafka.structs import OffsetAndMetadata
 
 from connectors.kafka.client import cluster_of
+from connectors.kafka.records import LossCause
 
 POSITION_ERRORS = (OffsetOutOfRangeError, NoOffsetForPartitionError, LogTruncationError)
 """What kafka-python raises about positions with `auto_offset_reset="none"`."""
 BEYOND_END_S = 10.0
 """A position past the end counts as lost after this long: a new leader may report an older end for a moment."""
 LOOKUP_TIMEOUT_S = 5.0
-
-
-class LossCause(StrEnum):
-    """Why a position was lost: a closed label set."""
-
-    NO_OFFSET = "no_offset"
-    """The group has no committed offset: a new group, or its offsets expired or were deleted."""
-    BEFORE_START = "before_start"
-    """The broker deleted messages before they were read (retention). They are lost."""
-    BEYOND_END = "beyond_end"
-    """The log ends before the position: the topic was created again, or the broker lost its data."""
-    TRUNCATED = "truncated"
-    """The log was cut before the position: a replica without the latest messages became leader."""
-    RECREATED = "recreated"
-    """The topic was deleted and created again: its id changed, and offsets start at 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,3 +61,18 @@ class Commit(StrEnum):
     """The broker did not answer: the next commit includes these offsets."""
     DROPPED = "dropped"
     """Membership is lost: the new owner of the partitions reads the records again."""
+
+
+class LossCause(StrEnum):
+    """Why a position was lost: a closed label set."""
+
+    NO_OFFSET = "no_offset"
+    """The group has no committed offset: a new group, or its offsets expired or were deleted."""
+    BEFORE_START = "before_start"
+    """The broker deleted messages before they were read (retention). They are lost."""
+    BEYOND_END = "beyond_end"
+    """The log ends before the position: the topic was created again, or the broker lost its data."""
+    TRUNCATED = "truncated"
+    """The log was cut before the position: a replica without the latest messages became leader."""
+    RECREATED = "recreated"
+    """The topic was deleted and created again: its id changed, and offsets start at 0."""

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.cli.backend import Document, ReportAction, Request
 from daemon.cli.options import opened, operator
-from daemon.operations import commands, erasure
-from daemon.operations.reviews import review_queue
 from daemon.operations.status import status
 from daemon.operations.views import ReportRow, RunRow, generation_view, report_view, run_view
-from daemon.privacy.certificate import public_key
-from daemon.privacy.keys import Keys
 from daemon.records import AdapterState
 from daemon.report_filter import ALL, ReportFilter
 
@@ -53,6 +49,8 @@ class LocalBackend:
         return _document(report_view(self._store, self._config, report_id))
 
     def review_queue(self, *, limit: int) -> Document:
+        from daemon.operations.reviews import review_queue
+
         return _document(review_queue(self._store, limit=limit))
 
     def lessons(self, *, limit: int) -> list[Document]:
@@ -81,6 +79,9 @@ class LocalBackend:
         return dict(self._store.erasures.get(report_id).certificate or {})
 
     def certificate_key(self) -> str:
+        from daemon.privacy.certificate import public_key
+        from daemon.privacy.keys import Keys
+
         return public_key(Keys.of(self._config))
 
     # --- reports ---
@@ -97,6 +98,8 @@ class LocalBackend:
                 self._store.evidence.look_again(report_id, actor=self._actor, reason=reason)
 
     def correct(self, report_id: str, *, analysis: str, correction: str | None, reason: str) -> None:
+        from daemon.operations import commands
+
         commands.correct_analysis(
             self._store,
             report_id,
@@ -108,14 +111,20 @@ class LocalBackend:
         )
 
     def original(self, report_id: str, *, reason: str) -> Document:
+        from daemon.operations import commands
+
         return _document(commands.read_original(self._store, self._config, report_id, actor=self._actor, reason=reason))
 
     def erase(self, report_id: str, *, reason: str) -> Document:
-        return dict(erasure.erase(self._store, self._config, report_id, actor=self._actor, reason=reason))
+        from daemon.operations.erasure import erase
+
+        return dict(erase(self._store, self._config, report_id, actor=self._actor, reason=reason))
 
     # --- steer ---
 
     def request(self, kind: Request, *, generation: int | None = None, reason: str) -> Document:
+        from daemon.operations import commands
+
         store, actor = self._store, self._actor
         match kind:
             case "train":
@@ -131,12 +140,18 @@ class LocalBackend:
         return _document(intent)
 
     def reject(self, generation: int, *, reason: str) -> None:
+        from daemon.operations import commands
+
         commands.reject_candidate(self._store, generation, actor=self._actor, reason=reason)
 
     def pause(self, stage: str, *, reason: str) -> None:
+        from daemon.operations import commands
+
         commands.pause(self._store, stage, actor=self._actor, reason=reason)
 
     def resume(self, stage: str, *, reason: str) -> bool:
+        from daemon.operations import commands
+
         return commands.resume(self._store, stage, actor=self._actor, reason=reason)
 
 

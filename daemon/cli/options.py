@@ -88,16 +88,12 @@ def opened(config: Config, *, create: bool = False) -> Iterator[Store]:
 
 def _database_file_exists(config: Config) -> None:
     """Read-only commands must not create the database. `open_store` reports invalid URLs."""
-    from sqlalchemy.engine import make_url
+    from daemon.config.database_url import sqlite_file
 
-    from daemon.operations.preflight import store_url_problem
-
-    if store_url_problem(config.store_url) is not None:
-        return
-    url = make_url(config.store_url)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+    file = sqlite_file(config.store_url)
+    if file is not None and not file.exists():
         raise StoreUnavailableError(
-            f"there is no database at {url.database}; start `erratad run`, or choose another --config or --server"
+            f"there is no database at {file}; start `erratad run`, or choose another --config or --server"
         )
 
 

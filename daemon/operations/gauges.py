@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from daemon import metrics
 from daemon.config.serving import ServingConfig
 from daemon.labels import BLIND_CRITERIA, PLANTED_CRITERIA, UNUSABLE
-from daemon.promotion.rollout import approval_waits_s
+from daemon.promotion.approval import approval_waits_s
 from daemon.records import ACTIVE_RUN_STATES, BASE_GENERATION, AdapterState, ReportState, Run, RunState, utcnow
 from daemon.runtime.stage import Life, Stage, Step
 from daemon.store import Store

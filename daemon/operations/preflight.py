@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from daemon.config import Config
+from daemon.config.database_url import store_url_problem
 from daemon.config.intake import KafkaConfig
 from daemon.config.masking import _masked
 from daemon.errors import ConfigError
@@ -50,21 +51,6 @@ def _found(config: Config) -> dict[Callable[[Config], Iterator[str]], list[str]]
         _schedule, _induction, _store_url, _http_urls, _brokers,
     )  # fmt: skip
     return {one: list(one(config)) for one in checks}
-
-
-def store_url_problem(url: str) -> str | None:
-    """The problem of a database URL, or None. The text does not contain the password."""
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - takes 0.4 s
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return "is not a database URL; write sqlite:////path/to/file or postgresql://user@host:5432/name"
-    backend = parsed.get_backend_name()
-    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        return "names no file, so everything would be lost; write sqlite:////path/to/file"
-    return None if backend in {"sqlite", "postgresql"} else f"{backend} is not supported; use sqlite or postgresql"
 
 
 def http_url_problem(url: str) -> str | None:

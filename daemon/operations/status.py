@@ -15,7 +15,7 @@ from daemon.operations.progress import progress_text, span
 from daemon.operations.shown import View
 from daemon.operations.stages import STAGES
 from daemon.operations.views import InductionRow, RunRow
-from daemon.promotion.rollout import approval_waits_s
+from daemon.promotion.approval import approval_waits_s
 from daemon.promotion.sequential import rise
 from daemon.promotion.trial import Action, level_of_each
 from daemon.promotion.trial_figures import TrialStatus, trial_status

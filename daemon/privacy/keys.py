@@ -8,9 +8,6 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from daemon.config import Config
 from daemon.config.secret import secret
 from daemon.errors import ConfigError
@@ -51,6 +48,9 @@ class Keys:
         return cls(given.encode())
 
     def key(self, purpose: Purpose) -> bytes:
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - many commands need no key
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
         derived = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=f"erratad {purpose}".encode())
         return derived.derive(self._root)
 

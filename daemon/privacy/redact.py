@@ -29,7 +29,6 @@ from daemon.config import Config
 from daemon.labels import PersonalData as Kind
 from daemon.privacy.detect import MAX_PLACES, Budget, Detector, Found, TooMuchError
 from daemon.privacy.keys import Keys, Purpose
-from daemon.privacy.sealed import seal
 from daemon.text.contacts import PLACEHOLDER
 
 CONVERSATION = ("messages", "response", "tool_calls")
@@ -147,8 +146,13 @@ class Redactor:
             fingerprint=self._keyed(plain),
             known_as=frozenset({plain, self._keyed(plain), clean.fingerprint()}),
             counts=counts,
-            sealed=seal(flagged.encode(), flagged.id, self._keys) if self._config.privacy.keep_original else None,
+            sealed=self._sealed(flagged) if self._config.privacy.keep_original else None,
         )
+
+    def _sealed(self, flagged: FlaggedResponse) -> bytes:
+        from daemon.privacy.sealed import seal  # noqa: PLC0415 - commands that only read need no cryptography
+
+        return seal(flagged.encode(), flagged.id, self._keys)
 
     def _replaced(self, document: Mapping[str, Any]) -> tuple[FlaggedResponse | None, Mapping[Kind, int]]:
         """The report with placeholders, and their number; None: it holds too much."""

@@ -6,25 +6,15 @@ daemon and restarted servers.
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from daemon.config.rollout import RolloutConfig
+from daemon.promotion.approval import WAITS_SINCE
 from daemon.promotion.swap import FleetState, Reconciler, load_and_probe
 from daemon.promotion.trial import Action, Ruling
 from daemon.promotion.trial_figures import trial_status
-from daemon.records import ACTOR, Adapter, AdapterState, Run, RunState, utcnow
+from daemon.records import ACTOR, Adapter, AdapterState, utcnow
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.flags import Electorate
-
-WAITS_SINCE = "waits_for_approval_since"
-"""In the progress of a run: when its candidate began to wait for a person's approval (Unix time)."""
-
-
-def approval_waits_s(active: Run | None, now: datetime) -> float | None:
-    """How long the candidate of the active run waits for a person's approval; None: none does."""
-    since = None if active is None or active.state is not RunState.PROMOTING else active.progress.get(WAITS_SINCE)
-    return None if since is None else max(0.0, now.timestamp() - since)
 
 
 class Rollout:

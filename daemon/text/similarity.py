@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse
-
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import HashingVectorizer
 
 _WORD = re.compile(r"\w+")
@@ -77,6 +76,9 @@ def _stop_words() -> frozenset[str]:
 
 def cosines(rows: Vectors, others: Vectors) -> NDArray[np.float64]:
     """Matrix of similarities: entry (i, j) compares row i of `rows` with row j of `others`."""
+    import numpy as np  # noqa: PLC0415 - with SciPy 0.2 s of CPU
+    from scipy.sparse import issparse  # noqa: PLC0415
+
     product: Any = rows @ others.T
     return np.asarray(product.toarray() if issparse(product) else product, dtype=np.float64)
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from daemon.artifacts.run_folder import JOB_FILE
-from daemon.promotion.rollout import WAITS_SINCE
+from daemon.promotion.approval import WAITS_SINCE
 from daemon.records import ACTIVE_RUN_STATES, ReportState, Run, RunState
 from daemon.training.job import TrainingJob
 from tests.fakes.vllm import FakeVllm

@@ -18,7 +18,8 @@ from daemon.errors import StoreVersionError
 from daemon.records import utcnow
 from daemon.store import schema
 from daemon.store.engine import connect
-from daemon.store.migrate import MIGRATIONS, migrate
+from daemon.store.migrate import migrate
+from daemon.store.revision import MIGRATIONS
 from daemon.transitions import ADAPTER_TRANSITIONS, INITIAL_STATES, REPORT_TRANSITIONS, RUN_TRANSITIONS
 
 POSTGRES_CATALOGUE = """

@@ -14,8 +14,8 @@ from connectors.messages import Event, EventType
 from daemon.records import utcnow
 from daemon.store import Store
 from daemon.store.engine import connect, transaction
-from daemon.store.migrate import MIGRATIONS
 from daemon.store.outbox import KAFKA, Attempt, DeliveryState, Sink, Subscription, due_query, emit
+from daemon.store.revision import MIGRATIONS
 from tests.fixtures.stores import waiting_events
 
 WEBHOOK = Subscription(sink=Sink.WEBHOOK, types=(EventType.REPORT_RESOLVED, EventType.ADAPTER_PROMOTED))

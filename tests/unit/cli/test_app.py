@@ -97,6 +97,19 @@ def test_help_and_a_status_over_the_api_import_nothing_heavy(
     assert not {"daemon.config", "daemon.store", "daemon.records", "pydantic_settings", "yaml"} & loaded
 
 
+def test_a_status_of_the_local_store_imports_the_store_alone(sqlite_store: Store, config_file: Path) -> None:
+    sqlite_store.control.heartbeat({"ingest": "waits"}, owner="machine-1")
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); import daemon.__main__"
+    command = [sys.executable, "-c", code, "status", "--config", str(config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "machine-1" in done.stdout
+    packages = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "sqlalchemy" in packages
+    heavy = {"alembic", "numpy", "scipy", "sklearn", "kafka", "httpx", "structlog", "fastapi"}
+    heavy |= {"torch", "transformers", "vllm", "mlflow", "cryptography", "psycopg"}
+    assert sorted(heavy & packages) == []
+
+
 def test_help_lists_every_command_and_exit_code() -> None:
     told = process("--help").stdout
     for command in COMMANDS:

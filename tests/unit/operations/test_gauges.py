@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from daemon.config.serving import ServingConfig
 from daemon.operations import gauges as module
 from daemon.operations.gauges import GaugesStage, WhenScraped
-from daemon.promotion.rollout import WAITS_SINCE
+from daemon.promotion.approval import WAITS_SINCE
 from daemon.records import INDUCED, Source
 from daemon.runtime.stage import Life, Step
 from daemon.store import Store
