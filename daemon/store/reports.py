@@ -112,17 +112,16 @@ class Reports:
         with reading(self._engine) as connection:
             return connection.execute(count_of(connection, wanted)).scalar_one()
 
-    def batches(self, wanted: ReportFilter = ALL, *, size: int = 500) -> Iterator[list[Report]]:
-        """All, newest first, without the parts of duplicates: one batch at least. No transaction outlasts a batch."""
-        last: Report | None = None
+    def batches(self, wanted: ReportFilter = ALL, size: int = 500, end: Report | None = None) -> Iterator[list[Report]]:
+        """All (those after `end`), newest first, without parts of duplicates; a transaction a batch."""
         while True:
             with reading(self._engine) as connection:
-                found = connection.execute(matching_after(connection, wanted, last).limit(size)).all()
+                found = connection.execute(matching_after(connection, wanted, end).limit(size)).all()
             batch = [rows.report(row) for row in found]
             yield batch
             if len(batch) < size:
                 return
-            last = batch[-1]
+            end = batch[-1]
 
     def counts(self) -> dict[ReportState, int]:
         """Reports per state; states without reports are 0."""

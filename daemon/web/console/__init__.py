@@ -1,8 +1,8 @@
 """The operators' console: pages rendered on the server, without external resources, usable without scripts.
 
 Read `pages` first: the read-only pages. `review`, `decision`, `feedback` and `trends` are pages of their own, `forms`
-handles forms, `layout` renders pages and errors, `sessions` handles sign-in, and `charts` computes the plots. Forms
-call the same functions as the command line and the API.
+handles forms, `bulk` those about many reports, `layout` renders pages and errors, `sessions` handles sign-in, and
+`charts` computes the plots. Forms call the same functions as the command line and the API.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from daemon.config import Config
 from daemon.store import Store
 from daemon.web.access import Access
+from daemon.web.console.bulk import bulk_router
 from daemon.web.console.decision import decision_router
 from daemon.web.console.feedback import feedback_pages
 from daemon.web.console.forms import forms_router
@@ -33,4 +34,5 @@ def console_router(store: Store, config: Config, access: Access) -> APIRouter:
     router.include_router(review_router(shell))
     router.include_router(trends_router(shell))
     router.include_router(forms_router(shell, config))
+    router.include_router(bulk_router(shell))
     return router

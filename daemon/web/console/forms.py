@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form
 from fastapi.responses import RedirectResponse
 
 from connectors.messages import Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
-from daemon.errors import IllegalTransitionError, NotFoundError
+from daemon.errors import IllegalTransitionError
 from daemon.operations import commands, erasure
 from daemon.records import MAX_NUMBER
 from daemon.store import Store
@@ -24,8 +24,6 @@ from daemon.web.console.sessions import local
 from daemon.web.dependencies import require_form
 
 Decision = Literal["accept", "correct", "reject", "requeue"]
-BulkDecision = Literal["accept", "reject", "requeue"]
-MAX_AT_ONCE = 200
 IntentName = Literal["train", "induce", "promote", "rollback", "refuse", "pause", "resume"]
 Reason = Annotated[Text, Form(min_length=1, max_length=1000)]
 OptionalReason = Annotated[Text, Form(max_length=1000)]
@@ -63,30 +61,8 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
                 reason=reason,
             )
         else:
-            _acts(store)[decision](report_id, actor=who.name, reason=reason)
-        return _back(back, decision)
-
-    @router.post("/bulk", response_model=None)
-    def bulk(
-        *,
-        request: Request,
-        report_ids: Annotated[list[Identifier], Form(min_length=1, max_length=MAX_AT_ONCE)],
-        decision: Annotated[BulkDecision, Form()],
-        reason: Reason,
-        back: Back = "/reports",
-        who: Identity = reviewer,
-    ) -> Response:
-        """Every report by itself: one that is refused changes nothing about the others."""
-        act, refused = _acts(store)[decision], {}
-        for report_id in dict.fromkeys(report_ids):
-            try:
-                act(report_id, actor=who.name, reason=reason)
-            except (IllegalTransitionError, NotFoundError) as exc:
-                refused[report_id] = str(exc)
-        done = len(set(report_ids)) - len(refused)
-        if not refused:
-            return _back(back, f"{decision}-{'one' if done == 1 else 'many'}")
-        return shell.page(request, who, "bulk.html", decision=decision, done=done, refused=refused, to=local(back))
+            acts(store)[decision](report_id, actor=who.name, reason=reason)
+        return back_to(back, decision)
 
     @router.post("/steer")
     def steer(
@@ -99,26 +75,27 @@ def forms_router(shell: Shell, config: Config) -> APIRouter:
         who: Identity = operator,
     ) -> RedirectResponse:
         _steer(store, intent, generation=generation, stage=stage, actor=who.name, reason=reason)
-        return _back(back, intent)
+        return back_to(back, intent)
 
     @router.post("/approve")
     def approve(
         generation: Annotated[int, Form(ge=0, le=MAX_NUMBER)], reason: Reason, back: Back = "/", who: Identity = admin
     ) -> RedirectResponse:
         commands.approve(store, generation, actor=who.name, reason=reason)
-        return _back(back, "approve")
+        return back_to(back, "approve")
 
     @router.post("/erase")
     def erase(
         report_id: Annotated[Identifier, Form()], reason: Reason, back: Back = "/reports", who: Identity = admin
     ) -> RedirectResponse:
         erasure.erase(store, config, report_id, actor=who.name, reason=reason)
-        return _back(back, "erase")
+        return back_to(back, "erase")
 
     return router
 
 
-def _acts(store: Store) -> Mapping[str, Callable[..., object]]:
+def acts(store: Store) -> Mapping[str, Callable[..., object]]:
+    """Decisions about one report, by the name in forms."""
     return {"accept": store.reviews.accept, "reject": store.reviews.reject, "requeue": store.reports.requeue}
 
 
@@ -142,7 +119,7 @@ def _steer(store: Store, intent: IntentName, *, generation: int | None, stage: s
             commands.resume(store, stage, actor=actor, reason=reason)
 
 
-def _back(to: str, did: str) -> RedirectResponse:
+def back_to(to: str, did: str) -> RedirectResponse:
     """Redirect to the form's page. `did` selects the notice shown there."""
     parts = urlsplit(local(to))
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "did"]

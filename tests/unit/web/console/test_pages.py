@@ -412,6 +412,48 @@ def test_selected_reports_are_decided_together_and_each_refusal_is_told(learned:
     assert [(one.action, one.subject) for one in store.audit.entries(limit=1)] == [("reject", learned.report_id)]
 
 
+def test_all_reports_of_a_filter_are_decided_in_batches_and_later_ones_are_left_alone(
+    learned: Learned, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.web.console.bulk.AT_ONCE", 2)
+    store, ids = learned.store, ["q1", "q2", "q3", "q4", "q5"]
+    add(store, *(flagged(id=one, tenant="east") for one in ids))
+    for one in ids[:4]:
+        quarantine(store, one)
+    listed = Page(client.get("/reports?tenant=east&rows=2").text)
+    [address] = [link["href"] or "" for link in listed.all("a") if (link["href"] or "").startswith("/bulk-all")]
+    page = Page(client.get(address).text)
+    assert "Decide about 5 reports" in page.text
+    assert "All that fit: tenant east." in " ".join(page.text.split())
+    asked = {one["name"] or "": one["value"] or "" for one in page.all("input") if one.get("type") == "hidden"}
+    add(store, flagged(id="late", tenant="east"))
+    quarantine(store, "late")
+
+    given = {**asked, "decision": "accept", "reason": "checked together"}
+    assert client.post(address, data=given).status_code == 422  # it asks whether one is sure
+    told, left = client.post(address, data={**given, "sure": "yes"}), []
+    while again := {
+        one["name"] or "": one["value"] or "" for one in Page(told.text).all("input") if one.get("type") == "hidden"
+    }:
+        left.append(again["after"])
+        told = client.post(address, data=again)
+    assert len(left) == 2
+    text = " ".join(Page(told.text).text.split())
+    assert "Accepted: 4 of 5" in text
+    assert store.reports.get("late").state == "quarantined"
+    assert {store.reports.get(one).state for one in ids} == {"queued"}
+    decided = [one.subject for one in store.audit.entries() if one.reason == "checked together"]
+    assert sorted(decided) == ids[:4]
+
+
+def test_a_decision_about_all_reports_needs_a_filter_that_finds_some(learned: Learned, client: TestClient) -> None:
+    assert "No report matches" in Page(client.get("/bulk-all?tenant=nowhere").text).text
+    assert "Every report: no filter is set" in " ".join(Page(client.get("/bulk-all").text).text.split())
+    refused = send(client, "/bulk-all", decision="erase", reason="x", sure="yes", shown_at="yesterday")
+    assert refused.status_code == 422
+    assert "decision" in Page(refused.text).text
+
+
 def test_the_strengths_that_were_measured_stand_with_the_verdict(sqlite_store: Store, client: TestClient) -> None:
     passing = {"strength": 1.0, "accepted": True, "gain": 0.5, "kl_to_base": 0.25, "reasons": []}
     weaker = {
