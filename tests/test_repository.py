@@ -296,6 +296,8 @@ TESTED_THROUGH = {
     "daemon/cli/contexts.py": "tests/unit/cli/test_context.py",
     "daemon/cli/init.py": "tests/unit/operations/test_new_config.py",
     "daemon/cli/local.py": "tests/unit/cli/test_steer.py",
+    "daemon/tls.py": "tests/unit/cli/test_remote.py",
+    "daemon/operations/outgoing.py": "tests/unit/operations/test_dangers.py",
     "daemon/web/console/bulk.py": "tests/unit/web/console/test_pages.py",
     "daemon/promotion/approval.py": "tests/unit/promotion/test_rollout.py",
     "daemon/cli/options.py": "tests/unit/cli/test_steer.py",

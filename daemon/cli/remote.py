@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.error import HTTPError
@@ -25,6 +24,7 @@ from daemon.errors import (
     StoreUnavailableError,
 )
 from daemon.report_filter import ALL, ReportFilter
+from daemon.tls import trusting
 
 TIMEOUT_S = 30.0
 PAGE = 1000
@@ -46,7 +46,7 @@ class RemoteBackend:
         self.where = f" of {self._url}"
         self._timeout_s = timeout_s
         self._headers = _headers(server.token)
-        self._opener = build_opener(_NoRedirects, HTTPSHandler(context=_trust(server)))
+        self._opener = build_opener(_NoRedirects, HTTPSHandler(context=trusting(server.ca_file)))
 
     # --- read ---
 
@@ -101,8 +101,9 @@ class RemoteBackend:
         return self._post("original", report_id=report_id, reason=reason)
 
     def erase(self, report_id: str, *, reason: str) -> Document:
-        self._post("erase", report_id=report_id, reason=reason)
-        return self.certificate(report_id)
+        erased = self._post("erase", report_id=report_id, reason=reason)
+        certificate: Document | None = erased.get("certificate")  # of feedback that is no report
+        return certificate or self.certificate(report_id)
 
     # --- steer ---
 
@@ -176,13 +177,6 @@ def _headers(token: str | None) -> dict[str, str]:
     if actor.isascii() and actor.isprintable() and len(actor) <= MAX_ACTOR:
         headers["X-Erratad-Actor"] = actor
     return headers
-
-
-def _trust(server: Server) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=server.ca_file)
-    except OSError as exc:  # an SSLError, too
-        raise ConfigError(f"the authority {server.ca_file} cannot be used: {exc}") from exc
 
 
 def _content(answer: HTTPResponse, url: str) -> Any:

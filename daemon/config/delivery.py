@@ -15,7 +15,17 @@ class OutboxConfig(Section):
     """Events older than this are deleted once all sinks are done with them."""
 
 
-class WebhookConfig(Section):
+class SinkConfig(Section):
+    max_attempts: Positive = 12
+    """After this many attempts, or refusals of MLflow and OpenTelemetry, the event is dropped.
+
+    The drop is counted, logged and shown by the stage.
+    """
+    backoff_s: Seconds = 5.0
+    timeout_s: Seconds = 15.0
+
+
+class WebhookConfig(SinkConfig):
     url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
     secret_env: str
     """Variable with the key that signs every message (Standard Webhooks): base64 of 24 to 64 random bytes."""
@@ -30,13 +40,9 @@ class WebhookConfig(Section):
         ],
         min_length=1,
     )
-    max_attempts: Positive = 12
-    """After this many attempts the event is dropped. The drop is counted, logged and shown by the stage."""
-    backoff_s: Seconds = 5.0
-    timeout_s: Seconds = 15.0
 
 
-class MlflowConfig(Section):
+class MlflowConfig(SinkConfig):
     tracking_uri: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
     experiment: Annotated[str, Field(min_length=1)] = "erratad"
     registered_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")] | None = None
@@ -47,10 +53,6 @@ class MlflowConfig(Section):
     password_env: str | None = None
     upload_adapters: bool = False
     """True: the files of an adapter become artifacts of its run. False: its version only names the folder."""
-    max_attempts: Positive = 12
-    """After this many refusals the event is dropped. The drop is counted, logged and shown by the stage."""
-    backoff_s: Seconds = 5.0
-    timeout_s: Seconds = 15.0
 
     @model_validator(mode="after")
     def _one_sign_in(self) -> Self:
@@ -61,14 +63,10 @@ class MlflowConfig(Section):
         return self
 
 
-class OtlpConfig(Section):
+class OtlpConfig(SinkConfig):
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
     """Base URL; `/v1/logs` is added."""
     service_name: Annotated[str, Field(min_length=1)] = "erratad"
     """The resource's `service.name`."""
     token_env: str | None = None
     """Variable with a bearer token."""
-    max_attempts: Positive = 12
-    """After this many refusals the events are dropped. The drop is counted, logged and shown by the stage."""
-    backoff_s: Seconds = 5.0
-    timeout_s: Seconds = 15.0

@@ -5,7 +5,6 @@ All lines are checked first; if one is invalid, none is sent. Sending a file aga
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from connectors.messages import MAX_MESSAGE_BYTES, FlaggedResponse, MessageRejec
 from daemon.config.intake import KafkaConfig
 from daemon.errors import ConfigError
 from daemon.runtime.kafka_options import kafka_options
+from daemon.tls import trusting
 
 KAFKA_CHUNK = 500
 HTTP_TIMEOUT_S = 30.0
@@ -147,11 +147,9 @@ def _post(client: httpx.Client, raw: bytes) -> httpx.Response:
 
 
 def _client(url: str, headers: Mapping[str, str], authority: Path | None) -> httpx.Client:
+    trust = trusting(authority) if authority else True
     try:
-        trust = ssl.create_default_context(cafile=authority) if authority else True
         return httpx.Client(base_url=url.rstrip("/"), headers=dict(headers), timeout=HTTP_TIMEOUT_S, verify=trust)
-    except OSError as exc:
-        raise ConfigError(f"the authority {authority} cannot be used: {exc}") from exc
     except httpx.InvalidURL as exc:
         raise ConfigError(f"{url!r} is not a URL ({exc}); give the daemon's URL, e.g. http://127.0.0.1:8077") from exc
 

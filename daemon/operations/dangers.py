@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from daemon.config import Config
 from daemon.config.evaluation import GatePolicy
 from daemon.operations.addresses import is_local, is_metadata
+from daemon.operations.outgoing import outgoing
 from daemon.operations.retention import RetentionStage
 
 SHORT = 16
@@ -185,20 +186,9 @@ def _database(config: Config) -> Iterator[str]:
 
 
 def _urls(config: Config) -> Iterator[str]:
-    named = {
-        "webhook.url": (config.webhook, "events"),
-        "reflection.endpoint.url": (config.reflection.endpoint, "reports' texts and the key"),
-        "evaluation.judge.url": (config.evaluation.judge, "answers and the key"),
-    }
-    urls = {key: (endpoint.url, sent) for key, (endpoint, sent) in named.items() if endpoint is not None}
-    if config.mlflow is not None:
-        urls["mlflow.tracking_uri"] = (config.mlflow.tracking_uri, "figures and the credentials")
-    if config.otlp is not None:
-        urls["otlp.endpoint"] = (config.otlp.endpoint, "ids, verdicts and the token")
-    urls |= {f"serving.urls.{index}": (url, "") for index, url in enumerate(config.serving.urls)}
-    for key, (url, sent) in urls.items():
+    for key, called in outgoing(config).items():
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(called.url)
             host = parts.hostname or ""
         except ValueError:
             continue  # a problem, and `problems` names it
@@ -207,8 +197,8 @@ def _urls(config: Config) -> Iterator[str]:
                 f"{key}: {host} is a link-local address, where clouds serve the machine's credentials; write the "
                 "receiver's own address"
             )
-        elif sent and parts.scheme == "http" and not is_local(host):
-            yield f"{key}: plain http sends {sent} to {host} in the clear; write https://"
+        elif called.sent is not None and parts.scheme == "http" and not is_local(host):
+            yield f"{key}: plain http sends {called.sent} to {host} in the clear; write https://"
 
 
 def _gate(config: Config) -> Iterator[str]:

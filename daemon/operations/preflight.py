@@ -19,6 +19,7 @@ from daemon.config.masking import _masked
 from daemon.errors import ConfigError
 from daemon.operations.dangers import dangers
 from daemon.operations.model_folder import examine, folder_problems
+from daemon.operations.outgoing import outgoing
 from daemon.operations.schedule_times import schedule_notes
 from daemon.records import utcnow
 from daemon.serving.discovery import source_problem
@@ -209,23 +210,12 @@ def _store_url(config: Config) -> Iterator[str]:
 
 
 def _http_urls(config: Config) -> Iterator[str]:
-    urls = {f"serving.urls.{index}": url for index, url in enumerate(config.serving.urls)}
-    if config.reflection.endpoint is not None:
-        urls["reflection.endpoint.url"] = config.reflection.endpoint.url
-    if config.evaluation.judge is not None:
-        urls["evaluation.judge.url"] = config.evaluation.judge.url
-    if config.mlflow is not None:
-        urls["mlflow.tracking_uri"] = config.mlflow.tracking_uri
-    if config.training.ray.address is not None:
-        urls["training.ray.address"] = config.training.ray.address
-    if config.otlp is not None:
-        urls["otlp.endpoint"] = config.otlp.endpoint
     if config.serving.discover is not None and (problem := source_problem(config.serving.discover)) is not None:
         yield f"serving.discover: {problem}"
-    for key, url in urls.items():
-        problem = http_url_problem(url)
-        if problem is not None:
-            yield f"{key}: {_masked(url)!r} {problem}"
+    for key, called in outgoing(config).items():
+        problem = http_url_problem(called.url)
+        if called.is_base and problem is not None:
+            yield f"{key}: {_masked(called.url)!r} {problem}"
 
 
 def _brokers(config: Config) -> Iterator[str]:

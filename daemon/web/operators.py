@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import StreamingResponse
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from connectors.messages import FlaggedResponse, Identifier, Text
 from daemon.config import Config
 from daemon.config.web import Role
+from daemon.errors import NotFoundError
+from daemon.labels import SignalState
 from daemon.operations import commands, erasure
 from daemon.operations.export import Format
 from daemon.operations.reviews import ReviewQueueView, review_queue
@@ -68,6 +70,15 @@ class Rollback(Ask):
 
 class StageAsk(Ask):
     stage: str = "all"
+
+
+class ErasedFeedback(BaseModel):
+    """Erased feedback that was no report."""
+
+    id: str
+    state: Literal[SignalState.ERASED] = SignalState.ERASED
+    certificate: dict[str, Any]
+    """It is not kept: this answer alone has it."""
 
 
 class Resumed(BaseModel):
@@ -242,12 +253,16 @@ def _reviews(store: Store, config: Config, access: Access) -> APIRouter:
         return commands.read_original(store, config, ask.report_id, actor=actor, reason=ask.reason)
 
     @router.post("/erase")
-    def erase(ask: OneReport, actor: str = admin) -> ReportRow:
-        """Remove a report's content permanently: database, files, caches, dead letters. Its id and lineage stay."""
-        if not store.archive.holds(ask.report_id):
-            store.reports.get(ask.report_id)  # feedback that is no report is erased by the command line
-        erasure.erase(store, config, ask.report_id, actor=actor, reason=ask.reason)
-        return ReportRow.of(store.reports.get(ask.report_id))
+    def erase(ask: OneReport, actor: str = admin) -> ReportRow | ErasedFeedback:
+        """Remove a report's content permanently: database, files, caches, dead letters. Its id and lineage stay.
+
+        Feedback that is no report, or none yet, is erased by its id, too.
+        """
+        certificate = erasure.erase(store, config, ask.report_id, actor=actor, reason=ask.reason)
+        try:
+            return ReportRow.of(store.reports.get(ask.report_id))
+        except NotFoundError:
+            return ErasedFeedback(id=ask.report_id, certificate=certificate)
 
     return router
 

@@ -144,3 +144,15 @@ def test_long_listings_are_read_in_pages(
         assert backend.report(ids[0])["report"]["id"] == ids[0], "an id may hold a slash"
         backend.pause("finetune", reason="GPU is needed")
         assert backend.audit(limit=1)[0]["actor"] == operator()
+
+
+def test_feedback_that_is_no_report_is_erased_over_the_api(sqlite_store: Store, config_file: Path) -> None:
+    add(sqlite_store, flagged(id="up", rating="up"))
+    with serving(sqlite_store, config_file) as url:
+        backend = RemoteBackend(Server(url=url))
+        certificate = backend.erase("up", reason="asked by its author")
+        assert (certificate["report_id"], "signature" in certificate) == ("up", True)
+        with pytest.raises(NotFoundError, match="gone"):
+            backend.erase("gone", reason="x")
+    assert sqlite_store.signals.get("up").state == "erased"
+    assert sqlite_store.audit.entries(limit=1)[0].reason == "asked by its author"
