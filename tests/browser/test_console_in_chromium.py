@@ -28,9 +28,9 @@ from tests.fixtures.web import Condition
 TOKEN = "a-good-token"
 SERIOUS = {"serious", "critical"}
 PAGES = [
-    "/", "/reports", "/reports?search=nothing-fits", "/reports/fb-7003", "/review", "/feedback", "/adapters",
-    "/adapters/3", "/adapters/4", "/adapters/99", "/adapters/3/decision", "/adapters/4/decision", "/runs", "/trends",
-    "/settings", "/audit",
+    "/", "/reports", "/reports?search=nothing-fits", "/bulk-all?state=lesson", "/reports/fb-7003", "/review",
+    "/feedback", "/adapters", "/adapters/3", "/adapters/4", "/adapters/99", "/adapters/3/decision",
+    "/adapters/4/decision", "/runs", "/trends", "/settings", "/audit",
 ]  # fmt: skip
 DAY, NIGHT = (DESKTOP, "light"), (PHONE, "dark")
 
