@@ -247,7 +247,7 @@ def test_the_duplicates_of_a_report_are_found_by_an_index(sqlite_store: Store) -
     )
     with sqlite_store.engine.connect() as connection:
         plan = [row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
-    assert plan[0] == "SEARCH reports USING INDEX ix_reports_content_key (content_key=?)"
+    assert plan[0] == "SEARCH reports USING INDEX ix_reports_duplicate_of (duplicate_of=?)"
 
 
 def test_the_number_of_statements_does_not_grow_with_the_duplicates(sqlite_store: Store) -> None:
