@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-swap bench-ask bench-alias bench-store bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-swap bench-ask bench-alias bench-store bench-capacity bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-alias: $(READY) ## what the alias and CPU LoRA cost against plain vLLM; on
 
 bench-store: $(READY) ## what operations cost at 10 k, 100 k and 1 M reports, SQLite and PostgreSQL, half an hour; JSON lines (STORE="--rows 10000 --rows 100000")
 	$(BIN)/python -m tests.benchmarks.store $(STORE)
+
+bench-capacity: $(READY) ## what a deployment needs by its size, simulated in seconds; prints the tables of docs/capacity.md
+	@$(BIN)/python -m tests.benchmarks.capacity
 
 bench-gate-power: $(READY) ## how often the gate's default bounds err, computed in seconds; prints docs/measurements/gate-power.md's tables
 	@$(BIN)/python -m tests.benchmarks.gate_power
