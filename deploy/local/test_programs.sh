@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests run PostgreSQL, systemd-analyze, Chromium, Prometheus and their tools; this makes sure that they are installed
+# The tests run PostgreSQL, systemd-analyze, ip, Chromium, Prometheus and their tools; this makes sure that they are installed
 # (Debian and Ubuntu, as root).
 set -euo pipefail
 missing=()
@@ -19,6 +19,7 @@ needs() {
 
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || needs postgresql initdb
 needs systemd systemd-analyze
+needs iproute2 ip
 needs "chromium chromium-driver fonts-dejavu-core" chromium chromedriver
 needs "prometheus prometheus-alertmanager" prometheus promtool amtool
 
