@@ -27,11 +27,9 @@ install() {
     fi
 }
 
-# Ray's workers train with the packages of this environment, so Ray's own are installed to go with those
-packages=$("${PYTHON:-python3}" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-
 install mlflow "$mlflow" "mlflow==$mlflow"
 install litellm "$litellm" "litellm[proxy]==$litellm"
 install router "$router" "vllm-router==$router"
 install moto "$moto" "moto[s3]==$moto" flask flask-cors
-PYTHONPATH="$packages" PIP_CONSTRAINT=deploy/local/constraints.txt install ray "$ray" "ray[default,train]==$ray"
+# its workers train with the packages of the tests' environment, so Ray's own go with those
+PIP_CONSTRAINT=deploy/local/constraints.txt install ray "$ray" "ray[default,train]==$ray"
