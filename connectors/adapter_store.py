@@ -41,6 +41,17 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SHOWN_CHARS = 300
 
 
+def options_of(text: str) -> dict[str, Any]:
+    """The options of a JSON object; of an empty text, none. Raises ValueError, which shows nothing of the text."""
+    try:
+        options = json.loads(text or "{}")
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError("no JSON object")  # noqa: TRY004 - of a text
+    return options
+
+
 class AdapterStoreError(Exception):
     """The store cannot be used. `damaged`: it holds other bytes than were published, so a retry does not help."""
 

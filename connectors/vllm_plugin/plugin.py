@@ -15,7 +15,7 @@ Environment (if a variable is missing, the server does not start and the error n
     ERRATAD_EXCHANGES=off                   # on: keep what was answered lately, in memory, to verify reports
     ERRATAD_EXCHANGES_TTL_S=86400           # an exchange is forgotten after this time ...
     ERRATAD_EXCHANGES_MAX_BYTES=67108864    # ... or when all of them together take more memory, the oldest first
-    ERRATAD_ADAPTER_STORE=s3://bucket/adapters  # as storage.adapter_store.url; without it: folders of a shared disk
+    ERRATAD_ADAPTER_STORE=s3://bucket/adapters  # as serving.adapter_store.url; without it: folders of a shared disk
     ERRATAD_ADAPTER_STORE_OPTIONS={}        # JSON: options of fsspec, or of obstore for s3
     ERRATAD_ADAPTER_CACHE=/var/cache/erratad  # a folder on this server's own disk, for what it pulls
     ERRATAD_ADAPTER_CACHE_MAX_BYTES=10737418240

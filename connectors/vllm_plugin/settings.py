@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from connectors.adapter_store import STORE_URL, AdapterStore
+from connectors.adapter_store import STORE_URL, AdapterStore, options_of
 from connectors.vllm_plugin.cache import CacheSettings
 from connectors.vllm_plugin.exchanges import ExchangeSettings
 from connectors.vllm_plugin.routes import open_routes
@@ -95,11 +94,9 @@ def _cache(environ: Mapping[str, str]) -> CacheSettings | None:
     if not folder.is_absolute():
         raise ValueError("ERRATAD_ADAPTER_CACHE: set the absolute path of a folder on this server's own disk")
     try:
-        options = json.loads(environ.get("ERRATAD_ADAPTER_STORE_OPTIONS") or "{}")
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):  # not shown: it may hold secrets
-        raise ValueError("ERRATAD_ADAPTER_STORE_OPTIONS is no JSON object")  # noqa: TRY004 - of the environment
+        options = options_of(environ.get("ERRATAD_ADAPTER_STORE_OPTIONS", ""))
+    except ValueError as exc:
+        raise ValueError(f"ERRATAD_ADAPTER_STORE_OPTIONS is {exc}") from None
     usual = CacheSettings(store=AdapterStore(url=url, options=options), folder=folder)
     return replace(
         usual,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from connectors.chat import EndpointError
 from daemon.artifacts.base_model import base_fingerprint
-from daemon.dataset.answers import now_and_then
+from daemon.dataset.answers import while_wanted
 from daemon.dataset.replay import Prompt, ReplaySource
 from daemon.errors import ConfigError, ServingError
 from daemon.runtime.stage import Life, Step
@@ -66,8 +66,7 @@ class AnswersAhead:
             life.say(_waiting(left))
             return not (self._run_waits() or self._users_ask())
 
-        looks = now_and_then(goes_on)
-        left = self._replay.ask(fingerprint, missing, goes_on=lambda left: not life.stopping and looks(left))
+        left = self._replay.ask(fingerprint, missing, goes_on=while_wanted(life, goes_on))
         self._last = fingerprint, left
         return Step(sentence=_waiting(left), worked=True)
 

@@ -16,6 +16,7 @@ from typing import Any
 from connectors.chat import UNANSWERABLE, EndpointError
 from connectors.messages.shapes import is_blank
 from daemon.artifacts.files import write_atomically
+from daemon.runtime.stage import Life
 from daemon.serving.fleet import Fleet
 
 REFUSED_S = 7 * 86_400.0
@@ -32,12 +33,14 @@ def always(_left: int) -> bool:
     return True
 
 
-def now_and_then(check: GoesOn) -> GoesOn:
-    """The check, made once in `LOOK_S`: it costs a request or a query."""
+def while_wanted(life: Life, check: GoesOn) -> GoesOn:
+    """The check, made once in `LOOK_S`: it costs a request or a query. A daemon that stops does not go on."""
     checked_at = time.monotonic()
 
     def goes_on(left: int) -> bool:
         nonlocal checked_at
+        if life.stopping:
+            return False
         if time.monotonic() - checked_at < LOOK_S:
             return True
         checked_at = time.monotonic()

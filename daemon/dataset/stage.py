@@ -30,7 +30,7 @@ from daemon.config.serving import ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.dataset import clusters
 from daemon.dataset.ahead import IDLE, AnswersAhead
-from daemon.dataset.answers import Answers, GoesOn, now_and_then
+from daemon.dataset.answers import Answers, GoesOn, while_wanted
 from daemon.dataset.embeddings import Matrix, vectorizer_of
 from daemon.dataset.fairness import IsTrusted
 from daemon.dataset.golden import GoldenPairs, golden_pairs
@@ -233,8 +233,7 @@ class DatasetStage:
             life.say(waiting(left))
             return self._runs.get(run.id).state is RunState.PREPARING
 
-        looks = now_and_then(wanted)
-        return lambda left: not life.stopping and looks(left)
+        return while_wanted(life, wanted)
 
     def _ask_about(self, run: Run, selection: Selection, teaching: Teaching, life: Life) -> Step | None:
         """Ask the base model about the lessons. None: everything is known."""

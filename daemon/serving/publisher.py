@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import structlog
 
-from connectors.adapter_store import AdapterStore, StoredAdapter, in_child
+from connectors.adapter_store import AdapterStore, StoredAdapter, in_child, options_of
 from daemon.config.secret import secret
 from daemon.config.serving import AdapterStoreConfig
 from daemon.errors import ConfigError
@@ -21,13 +20,10 @@ def adapter_store(config: AdapterStoreConfig) -> AdapterStore:
     Raises:
         ConfigError: the variable is not set, or holds no JSON object.
     """
-    given = secret(config.options_env) or "{}"
     try:
-        secrets = json.loads(given)
-    except ValueError:
-        secrets = None
-    if not isinstance(secrets, dict):
-        raise ConfigError(f"environment variable {config.options_env} holds no JSON object (serving.adapter_store)")
+        secrets = options_of(secret(config.options_env) or "")
+    except ValueError as exc:
+        raise ConfigError(f"environment variable {config.options_env} holds {exc} (serving.adapter_store)") from None
     return AdapterStore(url=config.url, options={**config.options, **secrets})
 
 

@@ -16,7 +16,7 @@ from daemon.retest import tally_text
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
 from daemon.store.engine import Lock, insert, reading, serialise, transaction
-from daemon.store.erasures import is_withdrawn
+from daemon.store.erasures import is_withdrawn, retired
 from daemon.store.intents import fulfil
 from daemon.store.outbox import emit
 from daemon.store.retests import settle, undo_outcomes
@@ -107,19 +107,8 @@ class Adapters:
         """The generation to roll back to: the last retired one that is older than the live one."""
         table = schema.adapters
         live = select(table.c.generation).where(table.c.state == AdapterState.LIVE).scalar_subquery()
-        query = (
-            select(table)
-            .where(
-                table.c.state == AdapterState.RETIRED,
-                table.c.generation < live,
-                table.c.files_removed_at.is_(None),
-                ~is_withdrawn(),
-            )
-            .order_by(table.c.retired_at.desc(), table.c.generation.desc())
-            .limit(1)
-        )
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(retired().where(table.c.generation < live).limit(1)).one_or_none()
         return None if row is None else rows.record(Adapter, row)
 
     def promote(

@@ -92,19 +92,8 @@ class Erasures:
 
     def untouched_target(self) -> Adapter | None:
         """The newest retired generation with files that was trained on nothing erased."""
-        table = schema.adapters
-        query = (
-            select(table)
-            .where(
-                table.c.state == AdapterState.RETIRED,
-                table.c.files_removed_at.is_(None),
-                ~is_withdrawn(),
-            )
-            .order_by(table.c.retired_at.desc(), table.c.generation.desc())
-            .limit(1)
-        )
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(retired().limit(1)).one_or_none()
         return None if row is None else rows.record(Adapter, row)
 
     def _adapters(self, *conditions: ColumnElement[bool]) -> list[Adapter]:
@@ -122,6 +111,13 @@ def record_erasure(
     connection.execute(insert(connection, erasures).values(**values).on_conflict_do_nothing())
     pairs = [{"erasure": report_id, "report_id": one} for one in lessons]
     connection.execute(insert(connection, erased_lessons).on_conflict_do_nothing(), pairs)
+
+
+def retired() -> Select[Any]:
+    """The retired generations that may be used again, the last one first."""
+    table = schema.adapters
+    usable = table.c.state == AdapterState.RETIRED, table.c.files_removed_at.is_(None), ~is_withdrawn()
+    return select(table).where(*usable).order_by(table.c.retired_at.desc(), table.c.generation.desc())
 
 
 def is_withdrawn() -> ColumnElement[bool]:
