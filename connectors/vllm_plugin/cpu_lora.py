@@ -6,7 +6,8 @@ per adapter in the batch and skip rows with index -1, which is also faster (docs
 linear layers: `add_lora_linear` groups the rows once for all products, vLLM's function once per product.
 
 vLLM calls `register` in each of its processes (entry point `erratad_cpu_lora` in the group `vllm.general_plugins`).
-It changes nothing if vLLM's functions are correct (`is_correct`).
+It changes nothing if vLLM's functions are correct (`is_correct`). It also registers the other change for CPU,
+`connectors.vllm_plugin.cpu_seed`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
+
+from connectors.vllm_plugin import cpu_seed
 
 PATCHED = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 """vLLM 0.32's `sgmv_*` (prefill) call these three, so they are corrected too."""
@@ -32,11 +35,12 @@ class LoraOps(Protocol):
 
 
 def register() -> None:
-    """Replace vLLM's functions on CPU if they mix up base and adapter rows."""
+    """On CPU, replace vLLM's functions if they mix up base and adapter rows, and keep its engine from ending."""
     from vllm.platforms import current_platform  # noqa: PLC0415 - only importable inside vLLM
 
     if not current_platform.is_cpu():
         return
+    cpu_seed.register()
     from vllm.lora.ops import torch_ops  # noqa: PLC0415
     from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415
     from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
