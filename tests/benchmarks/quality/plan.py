@@ -29,6 +29,9 @@ REPLAY_TOKENS = 96
 ANSWERS = "results"
 """Folder of the answers, a file per cell; a cell whose file is there is not measured again."""
 
+PLACE = {"runner", "ray", "kubernetes"}
+"""Keys of TrainingConfig that say where a training runs: what was measured before they were added still counts."""
+
 FULL = "mistake-analysis+correction"
 RECIPES = (
     Variant(name=FULL, recipe=FULL),
@@ -132,7 +135,7 @@ class Sheet:
 
     def _cell(self, scenario: Scenario, variant: Variant, seed: int) -> Cell:
         """Cells keep their number, and so their adapter, when a later plan has more of them."""
-        same = (self.training.model_dump(), scenario_key(scenario), self.serving.guidance, _beside())
+        same = (self.training.model_dump(exclude=PLACE), scenario_key(scenario), self.serving.guidance, _beside())
         taught = [_asked_before()] if {AUTO, *TAUGHT} & {variant.recipe, *variant.by_kind.values()} else []
         settings = digest([self.plan.model.name, _settings_of(variant), *same, *taught])
         key = f"{scenario.name}/{variant.name}/{seed}/{settings}"
