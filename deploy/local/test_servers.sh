@@ -10,6 +10,11 @@ ray=2.60.0
 moto=5.2.5
 root="${ERRATAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/erratad}"
 
+# two test runs of one user wait for each other
+mkdir -p "$root"
+exec 9>"$root/.test-servers.lock"
+! command -v flock >/dev/null || flock 9
+
 # install NAME VERSION REQUIREMENT...
 install() {
     local name=$1 version=$2
