@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +16,7 @@ from connectors.adapter_store import StoredAdapter
 from connectors.chat import PLAIN, ChatEndpoint, Dialect, EndpointError
 from connectors.vllm_wire import (
     ADMIN_HEADER,
+    TERM_HEADER,
     Exchange,
     ProbeResult,
     Said,
@@ -46,8 +47,19 @@ class AliasConflict(EndpointError):  # noqa: N818 - a compare-and-swap that lost
     """The live generation is not the one that the caller expected. Nothing was changed."""
 
 
+class DeposedError(Exception):
+    """The server takes its orders from a later leadership. Nothing was changed, and no attempt will ever succeed.
+
+    It is no EndpointError: whoever handles a server that fails must not go on as if it still led.
+    """
+
+
 class VllmServer(ChatEndpoint):
-    """Client of one server: answers, scores, adapters and alias. Every call raises EndpointError when it fails."""
+    """Client of one server: answers, scores, adapters and alias. Every call raises EndpointError when it fails.
+
+    `term`: the number of the leadership that the current work belongs to; None: it belongs to none. Calls that change
+    adapters, alias or trial raise DeposedError if the server has heard of a later one.
+    """
 
     def __init__(
         self,
@@ -57,11 +69,13 @@ class VllmServer(ChatEndpoint):
         admin_token: str | None = None,
         timeout_s: float = 120.0,
         dialect: Dialect = PLAIN,
+        term: Callable[[], int | None] = lambda: None,
     ) -> None:
         super().__init__(url, api_key=api_key, timeout_s=timeout_s, dialect=dialect)
         if admin_token:
             self._client.headers[ADMIN_HEADER] = admin_token
-        self._admin_headers = {"Authorization": f"Bearer {admin_token or ''}"}
+        self._authorization = {"Authorization": f"Bearer {admin_token or ''}"}
+        self._term = term
 
     def score(self, model: str, messages: Sequence[Mapping[str, Any]], completion: str) -> Score:
         """Log-likelihood of `completion` as the assistant's answer; see `token_logprobs`."""
@@ -146,7 +160,7 @@ class VllmServer(ChatEndpoint):
         """Why the server is not ready, or None if it is. A server that hangs counts as not ready after 5 s."""
         try:
             self._send("GET", "/health", timeout=READY_TIMEOUT_S)
-            self._send("GET", "/erratad/v1/state", headers=self._admin_headers, timeout=READY_TIMEOUT_S)
+            self._admin("GET", "/erratad/v1/state", timeout=READY_TIMEOUT_S)
         except EndpointError as exc:
             return str(exc)
         return None
@@ -167,6 +181,7 @@ class VllmServer(ChatEndpoint):
                 trial=None if state["trial"] is None else Trial(**state["trial"]),
                 shadowed={name: ShadowFigures(**figures) for name, figures in state["shadowed"].items()},
                 work=None if state.get("work") is None else Work(**state["work"]),
+                term=state.get("term", 0),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise self._unexpected(response, exc) from exc
@@ -239,7 +254,14 @@ class VllmServer(ChatEndpoint):
                 raise
 
     def _admin(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        return self._send(method, path, body, headers=self._admin_headers, **options)
+        term = self._term()
+        headers = self._authorization if term is None else {**self._authorization, TERM_HEADER: str(term)}
+        try:
+            return self._send(method, path, body, headers=headers, **options)
+        except EndpointError as exc:
+            if exc.status == HTTPStatus.PRECONDITION_FAILED:
+                raise DeposedError(str(exc)) from exc
+            raise
 
 
 def _traffic(state: Mapping[str, Any]) -> dict[str, Served]:

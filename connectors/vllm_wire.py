@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 ADMIN_HEADER = "x-erratad-admin-token"
 """Header with the admin token of a server. `Authorization` holds vLLM's API key."""
+TERM_HEADER = "x-erratad-term"
+"""Header with the number of the leadership that an admin request belongs to; a server refuses changes of an earlier one
+than it has heard of, with status 412. Without the header, e.g. from an operator's command, a request is not refused."""
 INTERFACE = 2
 """Version of what daemon and plugin expect of each other. 2: routes that are not listed are closed. Before: none."""
 
@@ -91,6 +94,8 @@ class ServerState:
     work: Work | None = field(default=None, compare=False)
     """None: the server does not tell it."""
     pulls_from: str | None = field(default=None, compare=False)
+    term: int = field(default=0, compare=False)
+    """The latest leadership that the server has heard of since its start; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,10 @@ class LeaseLostError(ErratadError):
     """Another worker holds the work item now. The caller must discard its result."""
 
 
+class NotLeadingError(ErratadError):
+    """Another daemon leads now. What this daemon still does as the leader must change nothing."""
+
+
 class StoreUnavailableError(ErratadError):
     """The database is unreachable. Stages wait and retry."""
 

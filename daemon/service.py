@@ -111,7 +111,11 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
     host = socket.gethostname()
     owner = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     # `sole_owner` makes this name unique; a restarted daemon gets the same name, and so leads at once
-    leader = Leader(store.control, str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}")))
+    leader = Leader(
+        store.control,
+        str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}")),
+        lease_s=config.store.lease_s,
+    )
     last_steps = LastSteps()
     fleet, server = open_serving(config)
     # closed in reverse order after all threads have ended: intake leaves its group first, the vLLM server ends last

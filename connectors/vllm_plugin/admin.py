@@ -7,7 +7,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,7 @@ from connectors.vllm_plugin.cache import AdapterCache
 from connectors.vllm_plugin.errors import RequestRefused
 from connectors.vllm_plugin.exchanges import Exchanges
 from connectors.vllm_plugin.routes import ADMIN_PREFIX, RouteGate, has_token
-from connectors.vllm_wire import INTERFACE, ProbeResult, Trial, Work
+from connectors.vllm_wire import INTERFACE, TERM_HEADER, ProbeResult, Trial, Work
 
 MAX_IDS = 100
 """Exchanges asked for in one request."""
@@ -52,7 +52,10 @@ class Engine(Protocol):
 
 
 class Admin:
-    """Runs the admin calls. Loads and unloads run one at a time."""
+    """Runs the admin calls. Loads and unloads run one at a time.
+
+    `term`: the leadership that an order is of (`AliasTable.obey`); it is checked again once the order's turn has come.
+    """
 
     def __init__(self, table: AliasTable, engine: Engine) -> None:
         cache = table.settings.cache
@@ -61,7 +64,7 @@ class Admin:
         self._engine = engine
         self._changing = asyncio.Lock()
 
-    async def load_stored(self, name: str, stored: StoredAdapter) -> None:
+    async def load_stored(self, name: str, stored: StoredAdapter, term: int | None = None) -> None:
         """Pull an adapter from the store and load it. Idempotent. Other calls go on during the download."""
         self._check_adapter_name(name)
         if self.cache is None:
@@ -77,12 +80,13 @@ class Admin:
                     needed = [self.table.origin(loaded) or "" for loaded in self.table.adapters()]
                     await self.cache.make_room(folder, needed=needed)
                 await self.cache.pull(stored, folder)
-            await self.load(name, str(folder))
+            await self.load(name, str(folder), term)
 
-    async def load(self, name: str, path: str) -> None:
+    async def load(self, name: str, path: str, term: int | None = None) -> None:
         """Load an adapter. Idempotent; a name can never be loaded from a second folder."""
         self._check_adapter_name(name)
         async with self._changing:
+            self.table.obey(term)
             if self.table.origin(name) not in {None, path}:
                 raise RequestRefused(
                     HTTPStatus.CONFLICT,
@@ -95,10 +99,11 @@ class Admin:
             await self._engine.load(name, path)
             self.table.add(name, path)
 
-    async def unload(self, name: str) -> bool:
+    async def unload(self, name: str, term: int | None = None) -> bool:
         """Drain and remove an adapter. False while requests are in flight (call again)."""
         self._check_adapter_name(name)
         async with self._changing:
+            self.table.obey(term)
             if not self.table.loaded(name):
                 return True
             if name == self.table.live:
@@ -220,7 +225,24 @@ def _admin(request: Request) -> Admin:
 
 
 Admins = Annotated[Admin, Depends(_admin)]
-router = APIRouter(prefix=ADMIN_PREFIX.rstrip("/"), dependencies=[Depends(_authorized)], include_in_schema=False)
+GivenTerm = Annotated[int | None, Header(alias=TERM_HEADER, ge=0)]
+
+
+async def _hear(admin: Admins, term: GivenTerm = None) -> int | None:
+    admin.table.hear(term)
+    return term
+
+
+async def _obey(admin: Admins, term: Annotated[int | None, Depends(_hear)]) -> int | None:
+    admin.table.obey(term)
+    return term
+
+
+OrderTerm = Annotated[int | None, Depends(_obey)]
+"""Of a route that changes something; the route is not entered if the order is of an earlier leadership."""
+router = APIRouter(
+    prefix=ADMIN_PREFIX.rstrip("/"), dependencies=[Depends(_authorized), Depends(_hear)], include_in_schema=False
+)
 
 
 open_router = APIRouter(prefix=ADMIN_PREFIX.rstrip("/"), include_in_schema=False)
@@ -244,6 +266,7 @@ async def _state(admin: Admins) -> dict[str, Any]:
         "alias": table.settings.alias,
         "live": table.live,
         "epoch": table.epoch,
+        "term": table.term,
         "interface": INTERFACE,
         "pulls_from": "" if admin.cache is None else admin.cache.url,
         "adapters": table.adapters(),
@@ -256,17 +279,17 @@ async def _state(admin: Admins) -> dict[str, Any]:
 
 
 @router.put("/adapters/{name}")
-async def _load(name: str, adapter: AdapterFolder | AdapterInStore, admin: Admins) -> dict[str, Any]:
+async def _load(name: str, adapter: AdapterFolder | AdapterInStore, admin: Admins, term: OrderTerm) -> dict[str, Any]:
     if isinstance(adapter, AdapterInStore):
-        await admin.load_stored(name, StoredAdapter(**adapter.model_dump()))
+        await admin.load_stored(name, StoredAdapter(**adapter.model_dump()), term)
     else:
-        await admin.load(name, adapter.path)
+        await admin.load(name, adapter.path, term)
     return {"loaded": name}
 
 
 @router.delete("/adapters/{name}")
-async def _unload(name: str, admin: Admins) -> JSONResponse:
-    gone = await admin.unload(name)
+async def _unload(name: str, admin: Admins, term: OrderTerm) -> JSONResponse:
+    gone = await admin.unload(name, term)
     return JSONResponse({"gone": gone}, status_code=HTTPStatus.OK if gone else HTTPStatus.ACCEPTED)
 
 
@@ -275,19 +298,19 @@ async def _probe(name: str, admin: Admins) -> dict[str, Any]:
     return asdict(await admin.probe(name))
 
 
-@router.put("/alias")
+@router.put("/alias", dependencies=[Depends(_obey)])
 async def _flip(flip: Flip, admin: Admins) -> dict[str, Any]:
     admin.table.set_live(flip.live, flip.expected)
     return {"live": admin.table.live}
 
 
-@router.put("/trial")
+@router.put("/trial", dependencies=[Depends(_obey)])
 async def _try_out(order: TrialOrder, admin: Admins) -> dict[str, Any]:
     admin.table.try_out(Trial(**order.model_dump()))
     return {"trial": order.name}
 
 
-@router.delete("/trial")
+@router.delete("/trial", dependencies=[Depends(_obey)])
 async def _end_trial(admin: Admins) -> dict[str, Any]:
     admin.table.try_out(None)
     return {"trial": None}

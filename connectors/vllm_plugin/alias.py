@@ -61,6 +61,8 @@ class AliasTable:
         self.traffic = RequestCounts()
         self.exchanges = Exchanges(settings.exchanges)
         self.trial: Trial | None = None
+        self.term = 0
+        """The latest leadership among the daemons that this server has heard of; 0: none."""
         self.shadowed: dict[str, ShadowFigures] = {}
         self._origins: dict[str, str] = {}
         self._loaded: set[str] = set()
@@ -116,6 +118,19 @@ class AliasTable:
     def _end_trial_of(self, name: str) -> None:
         if self.trial is not None and self.trial.name == name:
             self.trial = None
+
+    def hear(self, term: int | None) -> None:
+        """Learn of a leadership from any admin request; None: the request belongs to none."""
+        self.term = max(self.term, term or 0)
+
+    def obey(self, term: int | None) -> None:
+        """Check an order to change something. Raises RequestRefused: 412 if it is of an earlier leadership."""
+        if term is not None and term < self.term:
+            raise RequestRefused(
+                HTTPStatus.PRECONDITION_FAILED,
+                "deposed",
+                f"another daemon leads: this order is of term {term}, and this server has heard of term {self.term}",
+            )
 
     def serves(self, name: str) -> bool:
         return name in self._loaded or self.settings.generation(name) == 0

@@ -36,6 +36,9 @@ class StoreConfig(Section):
     url: str | None = None
     """None: SQLite in the data directory. The password of a PostgreSQL URL comes from `password_env`."""
     password_env: str | None = None
+    lease_s: Annotated[float, Field(ge=2)] = 30.0
+    """Seconds that the leader's lease lasts; another daemon leads at most this long, and a sixth, after the last sign
+    of the one before."""
 
 
 class StorageConfig(Section):

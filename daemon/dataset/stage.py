@@ -93,6 +93,7 @@ class DatasetStage:
         self._runs = store.runs
         self._left_out = store.left_out
         self._audit = store.audit
+        self._control = store.control
         self._config = config
         self._standings = Standings(policy, store.witnesses)
         self._model_path = model_path
@@ -158,6 +159,7 @@ class DatasetStage:
             try:
                 return self._hand_over(run, _written_for(run, folder))
             except DatasetError as exc:
+                self._control.require_lead()
                 log.warning("dataset discarded", run=run.id, folder=str(folder), reason=str(exc))
                 shutil.rmtree(folder)
         vectorizer = vectorizer_of(
@@ -196,6 +198,7 @@ class DatasetStage:
         golden = self._golden(run, selection, vectorizer, usable)
         self._say_grades(run, selection)
         folder = Path(run.folder)
+        self._control.require_lead()
         publish_files(
             folder,
             render(run, selection, pairs, fingerprint, replay_per_epoch=per_epoch, golden=golden, teaching=teaching),
@@ -340,12 +343,9 @@ class DatasetStage:
         for reason in LeftOut:
             metrics.DATASET_LEFT_OUT.labels(reason=reason).set(manifest.left_out.get(reason, 0))
         examples = ", ".join(f"{count} {kind}" for kind, count in manifest.examples.items())
-        held_out = len(manifest.files[HOLDOUT_FILE].report_ids)
-        return Step(
-            sentence=f"run {run.id}: wrote {examples} examples from "
-            f"{len(manifest.files[TRAIN_FILE].report_ids)} lessons, {held_out} held out",
-            worked=True,
-        )
+        trained, held_out = (len(manifest.files[name].report_ids) for name in (TRAIN_FILE, HOLDOUT_FILE))
+        said = f"run {run.id}: wrote {examples} examples from {trained} lessons, {held_out} held out"
+        return Step(sentence=said, worked=True)
 
     def _keep_account(self, run: Run, selection: Selection) -> None:
         """Of a run that fails: its reports say why, too."""

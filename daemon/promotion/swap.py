@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from connectors.chat import EndpointError
-from connectors.vllm import VllmServer
+from connectors.vllm import DeposedError, VllmServer
 from connectors.vllm_wire import INTERFACE, ServerState, Trial
 from daemon import metrics
 from daemon.adapter_names import trained_name
@@ -80,7 +80,7 @@ def _undo_flip(server: VllmServer, *, target: Adapter, live: Adapter) -> None:
     """Undo a flip. If the flip never arrived, the compare-and-swap refuses, which is correct too."""
     try:
         server.set_live(live.name, expected=target.name)
-    except EndpointError as exc:
+    except (EndpointError, DeposedError) as exc:
         log.warning("flip_not_undone", server=server.url, adapter=target.name, error=str(exc), next="reconcile")
 
 

@@ -17,6 +17,7 @@ from daemon.config.serving import AdapterStoreConfig, ModelConfig, ServingConfig
 from daemon.config.training import TrainingConfig
 from daemon.errors import AdapterInvalidError
 from daemon.records import Adapter
+from daemon.runtime.leader import current_number
 from daemon.serving.discovery import DiscoveryStage, replicas
 from daemon.serving.fleet import Fleet, Verify
 from daemon.serving.limit import AdaptiveLimit
@@ -94,7 +95,13 @@ def open_serving(config: Config) -> tuple[Fleet, ManagedServer | DiscoveryStage 
         publisher=_publisher(serving.adapter_store),
     )
     if serving.mode == "attached":
-        connect = partial(VllmServer, api_key=api_key, admin_token=admin_token or "", dialect=facts.preparation)
+        connect = partial(
+            VllmServer,
+            api_key=api_key,
+            admin_token=admin_token or "",
+            dialect=facts.preparation,
+            term=current_number,
+        )
         fleet = new_fleet([connect(url) for url in serving.urls])
         if serving.discover is None:
             return fleet, None

@@ -20,6 +20,7 @@ from daemon.config.training import TrainingConfig
 from daemon.errors import ConfigError, ServingError
 from daemon.records import utcnow
 from daemon.runtime.backoff import Backoff
+from daemon.runtime.leader import current_number
 from daemon.runtime.lock import try_lock
 from daemon.runtime.machine import free_port
 from daemon.runtime.stage import Life, Step
@@ -200,7 +201,9 @@ class ManagedServer:
                 process.end(grace_s=STOP_GRACE_S)
         self._port = self._port or free_port(self._serving.host)
         url = f"http://{reachable(self._serving.host)}:{self._port}"
-        self._client = VllmServer(url, api_key=self._api_key, admin_token=self._token, dialect=self._dialect)
+        self._client = VllmServer(
+            url, api_key=self._api_key, admin_token=self._token, dialect=self._dialect, term=current_number
+        )
         self._monitor = VllmServer(url, api_key=self._api_key, admin_token=self._token, timeout_s=PROBE_TIMEOUT_S)
         self._publish([self._client])
         return self._client

@@ -136,7 +136,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
     else:
         redactor = Redactor(source)
         tenants = None if source.dataset.tenants == "all" else source.dataset.tenants
-        engine = connect(source.store_url, secret(source.store.password_env))
+        engine = connect(source.store_url, secret(source.store.password_env), silent_s=source.store.lease_s)
         alias = source.serving.alias
     store = Store(
         engine=engine,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import Engine, or_, select, update
 
 from daemon.records import utcnow
 from daemon.store import rows, schema
@@ -79,27 +79,52 @@ class Control:
 
     # --- leader leases and heartbeats ---
 
-    def lead(self, name: str, *, owner: str, ttl_s: float) -> bool:
-        """Take or renew the named leadership; True while `owner` holds it (one holder at a time)."""
+    def lead(self, name: str, *, owner: str, ttl_s: float, term: int | None = None) -> int | None:
+        """Take or renew the named leadership. Returns its term, or None while another owner holds it.
+
+        A term lasts as long as its owner renews it, and nobody else leads in between. A new one has a higher number
+        than all before, also after the database was made anew or restored: it is the database's time in milliseconds.
+
+        Args:
+            term: The term to renew; None: begin a new one, as an owner does that was started again.
+        """
         table = schema.leases
+        lasts, mine = timedelta(seconds=ttl_s), table.c.name == name
         with transaction(self._engine) as connection:
             now = database_time(connection)
-            until = now + timedelta(seconds=ttl_s)
-            connection.execute(
-                insert(connection, table)
-                .values(name=name, owner=owner, until=until)
-                .on_conflict_do_update(
-                    index_elements=["name"],
-                    set_={"owner": owner, "until": until},
-                    where=or_(table.c.owner == owner, table.c.until <= now),
-                )
-            )
-            return connection.execute(select(table.c.owner).where(table.c.name == name)).scalar() == owner
+            if term is not None:
+                renewed = update(table).where(mine, table.c.owner == owner, table.c.term == term)
+                if connection.execute(renewed.values(until=now + lasts)).rowcount:
+                    return term
+            new = insert(connection, table).values(name=name, owner=owner, until=now)
+            connection.execute(new.on_conflict_do_nothing())
+            vacant = select(table.c.term).where(mine, or_(table.c.owner == owner, table.c.until <= now))
+            if connection.execute(vacant).first() is None:
+                return None
+            # waits for the transactions of the term that ends; the row may change meanwhile
+            last = connection.execute(vacant.with_for_update()).scalar_one_or_none()
+            if last is None:
+                return None
+            now = database_time(connection)
+            number: int = max(last + 1, int(now.timestamp() * 1000))
+            connection.execute(update(table).where(mine).values(owner=owner, term=number, until=now + lasts))
+            return number
 
     def abdicate(self, name: str, *, owner: str) -> None:
+        """End the leadership now, so that another daemon can lead at once."""
         table = schema.leases
         with transaction(self._engine) as connection:
-            connection.execute(table.delete().where(table.c.name == name, table.c.owner == owner))
+            ended = update(table).where(table.c.name == name, table.c.owner == owner)
+            connection.execute(ended.values(until=database_time(connection)))
+
+    def require_lead(self) -> None:
+        """To be called before the files of a run are changed: they have no transaction that checks the term.
+
+        Raises:
+            NotLeadingError: The work that this thread does belongs to a leader, and another daemon leads now.
+        """
+        with transaction(self._engine):
+            pass
 
     def heartbeat(self, sentences: Mapping[str, str], *, owner: str) -> None:
         """Write that these stages of a daemon live, each with its sentence, in one statement."""

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.errors import ConfigError, IllegalTransitionError, StoreUnavailableError
 from daemon.records import utcnow
+from daemon.store.terms import require_term
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -33,7 +34,7 @@ LOG_TIMEOUT_S = 10.0
 """How long `purge` waits for the readers of SQLite's write-ahead log."""
 MERGED_PAGES = 500
 """Pages of the search index that `purge` merges in one transaction."""
-POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+POSTGRES_SESSION = "-c lock_timeout=30s -c statement_timeout=60s"
 POSTGRES_CONNECTION: Mapping[str, str] = {
     "application_name": "erratad",
     "connect_timeout": "5",
@@ -71,8 +72,12 @@ class Lock(IntEnum):
     TRAFFIC = 0x65727261_0005
 
 
-def connect(url: str, password: str | None = None) -> Engine:
+def connect(url: str, password: str | None = None, *, silent_s: float = 60.0) -> Engine:
     """Make an engine for SQLite (WAL, full durability) or PostgreSQL (psycopg 3). It connects at its first use.
+
+    Args:
+        silent_s: PostgreSQL ends a transaction whose daemon sends nothing for this long, so that a daemon that was
+            stopped or cut off keeps its locks no longer.
 
     Raises:
         ConfigError: The URL is neither.
@@ -84,17 +89,18 @@ def connect(url: str, password: str | None = None) -> Engine:
         raise ConfigError("store.url is not a database URL; write e.g. postgresql://user@host:5432/erratad") from exc
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return _postgres(parsed if password is None else parsed.set(password=password))
+        return _postgres(parsed if password is None else parsed.set(password=password), silent_s=silent_s)
     if backend == "sqlite":
         return _sqlite(parsed)
     raise ConfigError(f"store.url: {backend} is not supported; use sqlite:///... or postgresql://...")
 
 
-def _postgres(url: URL) -> Engine:
+def _postgres(url: URL, *, silent_s: float) -> Engine:
     # parameters of the URL override our defaults
     settings = {key: value for key, value in POSTGRES_CONNECTION.items() if key not in url.query}
     own = url.query.get("options", "")
-    options = " ".join([POSTGRES_SESSION, own if isinstance(own, str) else " ".join(own)])
+    silent = f"-c idle_in_transaction_session_timeout={round(silent_s * 1000)}"
+    options = " ".join([POSTGRES_SESSION, silent, own if isinstance(own, str) else " ".join(own)])
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
@@ -168,8 +174,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         the
             COMMIT itself; every operation of the store may be repeated.
         IllegalTransitionError: The database itself refused a change of state.
+        NotLeadingError: It belongs to a leader's work, and another daemon leads now. Nothing was changed.
     """
     with _translated(), engine.begin() as connection:
+        require_term(connection)
         yield connection
 
 

@@ -396,4 +396,5 @@ leases = Table(
     Column("name", String(40), primary_key=True),
     Column("owner", String(100), nullable=False),
     Column("until", UtcDateTime, nullable=False),
+    Column("term", BigInteger, nullable=False, server_default="0"),  # see `daemon.store.terms`
 )

@@ -108,6 +108,7 @@ class FinetuneStage:
         """`check_chat` raises if the servers do not read conversations as the trainer does."""
         self._runs = store.runs
         self._adapters = store.adapters
+        self._control = store.control
         self._config = config
         self._runner = make_runner(config)
         self._chat = chat
@@ -235,6 +236,7 @@ class FinetuneStage:
             attempt.stop()
             metrics.TRAINING_MEMORY.set(0)
         if self._runs.get(run.id).state is not RunState.TRAINING:
+            self._control.require_lead()  # or a new leader has taken the adapter over, and it must stay
             self._discard(job.run_folder)
             shutil.rmtree(job.adapter_folder, ignore_errors=True)
             return Step(sentence=f"run {run.id} was ended during the training", worked=True)

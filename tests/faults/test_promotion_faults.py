@@ -6,13 +6,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from connectors.messages import EventType
-from connectors.vllm import VllmServer
+from connectors.vllm import DeposedError, VllmServer
+from daemon.errors import NotLeadingError
 from daemon.records import AdapterState, IntentState, RunState
+from daemon.store.terms import Term, within
 from tests.fixtures.serving import Bench
 from tests.fixtures.stores import waiting_events
 
@@ -22,6 +25,13 @@ ASK = [{"role": "user", "content": "hello"}]
 SERVER_CALLS = ("load", "probe", "set_live")
 STEPS = [
     *(f"{call} on server {index}" for index in range(3) for call in SERVER_CALLS),
+    "progress in the store",
+    "promote in the store",
+]
+DEPOSED_IN = [
+    "load on server 1",
+    "set_live on server 0",
+    "set_live on server 2",
     "progress in the store",
     "promote in the store",
 ]
@@ -65,6 +75,37 @@ def test_a_daemon_killed_in_a_rollback_rolls_back_exactly_once(bench: Bench, ste
     assert bench.store.adapters.get(2).state == AdapterState.ROLLED_BACK
     assert bench.store.intents.get(intent).state == IntentState.DONE
     assert _events(bench)[EventType.ADAPTER_ROLLED_BACK] == 1
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("step", DEPOSED_IN)
+def test_a_daemon_deposed_in_a_promotion_changes_nothing_that_the_new_leader_decides(
+    bench: Bench, step: str, moment: str
+) -> None:
+    bench.promoted()
+    run = bench.promoting()
+    events = _events(bench)
+
+    def depose() -> None:
+        """Another daemon begins to lead, and withdraws the candidate."""
+        with within(_lead(bench, "new")):
+            if bench.store.runs.get(run.id).state == RunState.PROMOTING:
+                bench.store.runs.rejected(run.id, reason="the new leader's decision")
+            _converge(bench)
+
+    with pytest.MonkeyPatch.context() as patch, within(_lead(bench, "old")):
+        _hook(patch, bench, step, moment, depose)
+        with suppress(NotLeadingError, DeposedError):
+            bench.step()
+    promoted = step == "promote in the store" and moment == "after"
+    assert bench.store.runs.get(run.id).state == (RunState.PROMOTED if promoted else RunState.REJECTED)
+    live = SECOND if promoted else FIRST
+    assert bench.live_names() == {live}, "a deposed leader changed a server"
+    with within(_lead(bench, "new")):
+        _converge(bench)
+    assert bench.store.adapters.live().name == live
+    assert bench.live_names() == {live}
+    assert _events(bench)[EventType.ADAPTER_PROMOTED] == events[EventType.ADAPTER_PROMOTED] + promoted
 
 
 @pytest.mark.parametrize("step", [f"{call} on server 1" for call in SERVER_CALLS])
@@ -153,6 +194,13 @@ def _hook(patch: pytest.MonkeyPatch, bench: Bench, step: str, moment: str, act: 
         return result
 
     patch.setattr(owner, call, hooked)
+
+
+def _lead(bench: Bench, owner: str) -> Term:
+    """The term of a leadership that begins now."""
+    number = bench.store.control.lead("leader", owner=owner, ttl_s=-1)
+    assert number is not None
+    return Term(lease="leader", number=number)
 
 
 def _converge(bench: Bench) -> None:

@@ -63,15 +63,16 @@ def test_a_pause_holds_its_stage_and_all_holds_every_stage(store: Store) -> None
 
 
 def test_one_daemon_leads_until_it_abdicates_or_its_lease_ends(store: Store) -> None:
-    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
-    assert store.control.lead("schedule", owner="b", ttl_s=60) is False
-    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
-    assert store.control.lead("promotion", owner="b", ttl_s=60) is True
+    lead = store.control.lead
+    first = lead("schedule", owner="a", ttl_s=60)
+    assert lead("schedule", owner="b", ttl_s=60) is None
+    assert lead("schedule", owner="a", ttl_s=60, term=first) == first
+    assert lead("promotion", owner="b", ttl_s=60) is not None
     store.control.abdicate("schedule", owner="b")
-    assert store.control.lead("schedule", owner="b", ttl_s=60) is False
+    assert lead("schedule", owner="b", ttl_s=60) is None
     store.control.abdicate("schedule", owner="a")
-    assert store.control.lead("schedule", owner="b", ttl_s=-1) is True
-    assert store.control.lead("schedule", owner="a", ttl_s=60) is True
+    assert lead("schedule", owner="b", ttl_s=-1) is not None
+    assert lead("schedule", owner="a", ttl_s=60) is not None
 
 
 def test_daemons_that_want_to_lead_at_once_elect_one(store: Store, open_stores: Callable[[str], Store]) -> None:
@@ -82,7 +83,7 @@ def test_daemons_that_want_to_lead_at_once_elect_one(store: Store, open_stores: 
     def stand(owner: str, own: Store) -> None:
         barrier.wait()
         try:
-            if own.control.lead("schedule", owner=owner, ttl_s=60):
+            if own.control.lead("schedule", owner=owner, ttl_s=60) is not None:
                 leaders.append(owner)
         except Exception as exc:
             failures.append(exc)

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from connectors.chat import EndpointError
-from connectors.vllm import AliasConflict, VllmServer
-from connectors.vllm_wire import ADMIN_HEADER
+from connectors.vllm import AliasConflict, DeposedError, VllmServer
+from connectors.vllm_wire import ADMIN_HEADER, Trial
 from daemon.chat.preparation import Preparation
 from daemon.evidence.exchange import Match, verify
 from tests.fakes.vllm import ADMIN_TOKEN, EXCHANGES, GUIDANCE, FakeVllm
@@ -176,6 +176,49 @@ def test_a_generation_that_is_not_loaded_cannot_go_live(server: Server) -> None:
     with pytest.raises(EndpointError, match="load it first"):
         server.client.set_live("aligned-g999999", expected=None)
     assert server.client.state().live == before
+
+
+def test_orders_of_an_earlier_leadership_change_nothing_once_a_later_one_was_heard_of(
+    server: Server, make_client: Callable[..., VllmServer]
+) -> None:
+    live, other = server.live(), server.load(2)
+    heard = server.client.state().term
+    deposed, leading = (make_client(server.url, term=lambda term=heard + by: term) for by in (1, 2))
+    deposed.set_live(other, expected=live)
+    assert leading.ready(), "any admin request tells the server of a leadership"
+    assert server.client.state().term == heard + 2
+    orders: list[Callable[[], object]] = [
+        lambda: deposed.set_live(live, expected=None),
+        lambda: deposed.load("aligned-g999998", server.make_adapter()),
+        lambda: deposed.unload(live),
+        lambda: deposed.try_out(Trial(mode="canary", name=live, share=1.0, concurrency=1)),
+        lambda: deposed.try_out(None),
+    ]
+    for order in orders:
+        with pytest.raises(DeposedError, match=f"heard of term {heard + 2}"):
+            order()
+    state = deposed.state()
+    assert (state.live, set(state.adapters), state.trial) == (other, {live, other}, None)
+    assert deposed.probe(live).ok
+    leading.set_live(live, expected=other)
+    server.client.set_live(other, expected=live)  # an operator's, of no leadership
+
+
+def test_an_order_that_waits_for_its_turn_is_checked_again_when_it_comes(
+    server: Server, make_client: Callable[..., VllmServer]
+) -> None:
+    name = f"aligned-g{next(_generations):06d}"
+    heard = server.client.state().term
+    deposed, leading = (make_client(server.url, term=lambda term=heard + by: term) for by in (1, 2))
+    folder = server.make_adapter()
+    with ThreadPoolExecutor(9) as pool:
+        loading = [pool.submit(deposed.load, name, folder) for _ in range(8)]
+        telling = pool.submit(leading.ready)
+        outcomes = [future.exception() for future in loading]
+        assert telling.result()
+    assert all(outcome is None or isinstance(outcome, DeposedError) for outcome in outcomes)
+    with pytest.raises(DeposedError):
+        deposed.load(name, folder)
 
 
 def test_loading_twice_does_nothing_and_a_name_is_never_reused(server: Server) -> None:
