@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, FromClause, Select, func, select, update
+from sqlalchemy import Connection, FromClause, Select, func, literal_column, select, union_all, update
 
 from connectors.messages import Checks, Severity
 from daemon.parts import Part
@@ -25,21 +25,54 @@ IN_PLAY = (
 """States in which a report stands for its answer, so that a further report of it becomes a duplicate."""
 MAX_PARTS = 100
 """The newest duplicates of a report that are combined with it; older ones beyond that only hear of the outcome."""
+MAX_RANKED = 200
+"""Of more duplicates, the newest of each principal are looked at, so that an answer may have any number of reports."""
 EVERY_ONE = 20
 """Up to this number of duplicates each one may start a new analysis; after that the 32nd, the 64th, and so on."""
 LOOKUP_SIZE = 1000
+_RANKED = tuple(schema.reports.c[name] for name in ("id", "duplicate_of", "principal", "reporter", "received_at"))
 
 
 def with_others(connection: Connection, found: Sequence[Any]) -> list[Report]:
     """The reports of these rows, each with the parts of its duplicates."""
     parts: dict[str, tuple[Part, ...]] = {}
     for some in batches(found):
-        parts |= _parts(connection, [row.id for row in some])
+        ids = [row.id for row in some]
+        crowded = connection.execute(_crowded(ids)).scalars().all()
+        parts |= _parts(connection, _duplicates(set(ids).difference(crowded), *_RANKED))
+        for report_id in crowded:
+            parts |= _parts(connection, _newest(connection, report_id))
     return [rows.report(row, parts.get(row.id, ())) for row in found]
 
 
-def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple[Part, ...]]:
-    """At most `MAX_PARTS` of each, oldest first: of each principal equally many, and of each of its reporters."""
+def _crowded(report_ids: Sequence[str]) -> Select[str]:
+    """Those with so many duplicates that not all are looked at."""
+    table, others = schema.reports, schema.reports.alias("others")
+    last = select(literal_column("1")).where(others.c.duplicate_of == table.c.id).offset(MAX_RANKED).limit(1)
+    return select(table.c.id).where(table.c.id.in_(report_ids), last.scalar_subquery().is_not(None))
+
+
+def _newest(connection: Connection, report_id: str) -> Select[Any]:
+    """The newest `MAX_RANKED` duplicates of each principal: one look into the index for each."""
+    table = schema.reports
+    least = select(func.min(table.c.principal).label("principal")).where(table.c.duplicate_of == report_id)
+    found = least.cte("found", recursive=True)
+    following = least.where(table.c.principal > found.c.principal).correlate(found).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.principal.is_not(None)))
+    principals = connection.execute(select(found.c.principal).where(found.c.principal.is_not(None))).scalars()
+    by_principal = (
+        _duplicates([report_id], *_RANKED)
+        .where(table.c.principal == principal)
+        .order_by(table.c.received_at.desc(), table.c.id.desc())
+        .limit(MAX_RANKED)
+        .subquery()
+        for principal in principals
+    )
+    return select(union_all(*(select(one) for one in by_principal)).subquery())
+
+
+def _parts(connection: Connection, duplicates: Select[Any]) -> dict[str, tuple[Part, ...]]:
+    """At most `MAX_PARTS` of each report, oldest first: equally many of each principal, and of its reporters."""
     table = schema.reports
     found: dict[str, list[Part]] = {}
     columns = (
@@ -47,7 +80,7 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
         *(table.c.flagged[name].as_string().label(name) for name in ("reason", "follow_up", "correction", "severity")),
         table.c.flagged["checks"].label("checks"),
     )
-    chosen = _fair_parts(report_ids)
+    chosen = _fair_parts(duplicates)
     query = select(*columns).join(chosen, chosen.c.id == table.c.id).where(chosen.c.place <= MAX_PARTS)
     for row in connection.execute(query.order_by(table.c.received_at, table.c.id)):
         found.setdefault(row.duplicate_of, []).append(
@@ -66,11 +99,10 @@ def _parts(connection: Connection, report_ids: Sequence[str]) -> dict[str, tuple
     return {report_id: tuple(parts) for report_id, parts in found.items()}
 
 
-def _fair_parts(report_ids: Sequence[str]) -> FromClause:
+def _fair_parts(duplicates: Select[Any]) -> FromClause:
     """The ids of the duplicates with their places: the newest of each sender first, principals in turn."""
-    table = schema.reports
-    names = ("id", "duplicate_of", "principal", "reporter", "received_at")
-    ranked: FromClause = _duplicates(report_ids, *(table.c[name] for name in names)).subquery()
+    names = [column.name for column in _RANKED]
+    ranked: FromClause = duplicates.subquery()
     order: tuple[str, ...] = ()
     for place, group in (
         ("nth", ("duplicate_of", "principal", "reporter")),
@@ -86,13 +118,7 @@ def _fair_parts(report_ids: Sequence[str]) -> FromClause:
 
 def _duplicates(report_ids: Collection[str], *columns: Any) -> Select[Any]:
     table = schema.reports
-    # by the index on the content key, which a duplicate shares: with "state = 'duplicate'" SQLite would read them all
-    keys = select(table.c.content_key).where(table.c.id.in_(report_ids))
-    return select(*columns).where(
-        table.c.content_key.in_(keys),
-        table.c.state != ReportState.ERASED,
-        table.c.duplicate_of.in_(report_ids),
-    )
+    return select(*columns).where(table.c.duplicate_of.in_(report_ids), table.c.state != ReportState.ERASED)
 
 
 def duplicates_of(connection: Connection, report_ids: Sequence[str]) -> list[str]:

@@ -145,7 +145,7 @@ reports = Table(
     Index("ix_reports_of_principal", "principal", "received_at"),
     Index("ix_reports_category", text("coalesce(guessed_kind, category)"), "received_at"),
     Index("ix_reports_evidence_at", "evidence_at", **_where("evidence_at IS NOT NULL")),
-    Index("ix_reports_duplicate_of", "duplicate_of", **_where("duplicate_of IS NOT NULL")),
+    Index("ix_reports_duplicate_of", "duplicate_of", "principal", "received_at", **_where("duplicate_of IS NOT NULL")),
 )
 
 lessons = Table(

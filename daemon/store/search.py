@@ -83,12 +83,14 @@ def hits(
     if indexed is None:
         order = table.c.received_at if is_oldest_first else table.c.received_at.desc()
         return select(select(table.c.id).where(*found).order_by(order).limit(MAX_FOUND).subquery().c.id)
-    source, may_hold = indexed
-    order = texts.c.number if is_oldest_first else texts.c.number.desc()
-    named = select(table.c.id).select_from(source.join(table, table.c.id == texts.c.report_id)).where(may_hold, *found)
+    named = select(table.c.id).select_from(indexed.source.join(table, table.c.id == texts.c.report_id))
+    named = named.where(indexed.may_hold, *found)
     waiting = select(table.c.id).join(texts, texts.c.report_id == table.c.id)
     waiting = waiting.where(texts.c.indexed_at.is_(None), *found)
-    both = (one.order_by(order).limit(MAX_FOUND).subquery() for one in (named, waiting))
+    both = (
+        query.order_by(number if is_oldest_first else number.desc()).limit(MAX_FOUND).subquery()
+        for query, number in ((named, indexed.number), (waiting, texts.c.number))
+    )
     return select(union_all(*(select(one.c.id) for one in both)).subquery().c.id)
 
 

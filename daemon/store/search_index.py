@@ -6,14 +6,17 @@ ago waits for the index, and a search looks at all that wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     Select,
@@ -32,6 +35,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from daemon.records import utcnow
 from daemon.store import schema
 from daemon.store.columns import UtcDateTime
+from daemon.store.counts import up_to
 from daemon.store.engine import reading, transaction
 
 _WAITS = "indexed_at IS NULL"
@@ -51,6 +55,8 @@ report_texts = Table(
 AT_ONCE = 250
 """Reports that one transaction takes into the index."""
 PER_CALL = 2_000
+FEW = 1_000
+"""A part of three characters that fewer reports have is rare."""
 SIZE = 3
 MAX_GRAMS = 64
 """The first parts of a long text are enough to find it."""
@@ -79,8 +85,19 @@ class SearchIndex:
         return done
 
 
-def candidates(connection: Connection, search: str) -> tuple[Any, Any] | None:
-    """A table to join with the reports, and a condition on it: reports of the index that may hold the text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Reports of the index that may hold a text."""
+
+    source: FromClause
+    """To join with the reports."""
+    may_hold: ColumnElement[bool]
+    number: ColumnElement[int]
+    """In this order the index itself has them: no sort, and those beyond a limit are never looked at."""
+
+
+def candidates(connection: Connection, search: str) -> Candidates | None:
+    """The reports to compare with the text.
 
     None: one or two characters of ASCII; the index has nothing to say about these.
     """
@@ -89,18 +106,30 @@ def candidates(connection: Connection, search: str) -> tuple[Any, Any] | None:
         return None
     if connection.dialect.name == "postgresql":
         wanted = grams(folded) if len(folded) >= SIZE else {folded}
-        return report_texts, report_texts.c.grams.contains(sorted(wanted)[:MAX_GRAMS])
+        may_hold = report_texts.c.grams.contains(sorted(wanted)[:MAX_GRAMS])
+        return Candidates(source=report_texts, may_hold=may_hold, number=report_texts.c.number)
     joined = report_texts.join(_FTS, _FTS.c.rowid == report_texts.c.number)
-    return joined, _FTS.c.report_index.op("MATCH")(_fts_query(connection, search))
+    return Candidates(source=joined, may_hold=_matches(_fts_query(connection, search)), number=_FTS.c.rowid)
 
 
 def _fts_query(connection: Connection, search: str) -> str:
     """In FTS5's language, of quoted texts only."""
     if len(search) >= SIZE:
-        return " AND ".join(_quoted(part) for part in sorted(_parts(search, SIZE))[:MAX_GRAMS])
+        return " AND ".join(_rare(connection, [_quoted(part) for part in sorted(_parts(search, SIZE))[:MAX_GRAMS]]))
     low, terms = search.lower(), _TERMS.c.term
     found = connection.execute(select(terms).where(terms >= low, terms < low + LAST_CHARACTER)).scalars()
     return " OR ".join(map(_quoted, found)) or _quoted((search * SIZE)[:SIZE])
+
+
+def _rare(connection: Connection, parts: Sequence[str]) -> Sequence[str]:
+    """Those that few reports have, because FTS5 would read all that it has of every other part; all, if none is."""
+    counts = (up_to(select(_FTS.c.rowid).where(_matches(part)), FEW) for part in parts)
+    found = connection.execute(select(*(count.scalar_subquery() for count in counts))).one()
+    return [part for part, count in zip(parts, found, strict=True) if count < FEW] or parts
+
+
+def _matches(query: str) -> ColumnElement[bool]:
+    return _FTS.c.report_index.op("MATCH", is_comparison=True)(query)
 
 
 def _quoted(part: str) -> str:

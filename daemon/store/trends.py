@@ -11,9 +11,9 @@ from sqlalchemy import Column, ColumnElement, Connection, Date, Engine, Integer,
 
 from daemon.records import ReportState, utcnow
 from daemon.store import schema, serving_tables
+from daemon.store.counts import flag_days
 from daemon.store.engine import insert, reading, transaction
 from daemon.store.schema import metadata
-from daemon.store.traffic import on_real_traffic
 
 days = Table(
     "days",
@@ -62,10 +62,20 @@ class Trends:
         return list(self._by_generation(table.c.since, since, func.sum(table.c.requests), table.c.generation))
 
     def flagged(self, *, since: date) -> list[DayCount]:
-        """The reports on each generation's answers to users, as the watch counts them."""
-        reports, adapters = schema.reports, schema.adapters
-        conditions = (adapters.c.name == reports.c.model, *on_real_traffic())
-        return list(self._by_generation(reports.c.received_at, since, func.count(), adapters.c.generation, *conditions))
+        """The reports on each generation's answers to users, as the watch counts them; of `KEPT_DAYS`."""
+        adapters = schema.adapters
+        count = func.sum(flag_days.c.change)
+        query = (
+            select(flag_days.c.day, adapters.c.generation, count.label("counted"))
+            .join(adapters, adapters.c.name == flag_days.c.model)
+            .where(flag_days.c.day >= since)
+            .group_by(flag_days.c.day, adapters.c.generation)
+            .having(count > 0)
+            .order_by(flag_days.c.day, adapters.c.generation)
+        )
+        with reading(self._engine) as connection:
+            found = connection.execute(query).all()
+        return [DayCount(day=row.day, count=float(row.counted), generation=row.generation) for row in found]
 
     def fixed(self, *, since: date) -> list[DayCount]:
         """The reports that the promoted generations of each day were measured to fix."""

@@ -7,20 +7,22 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import TypeAlias
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from daemon.config.trust import TrustConfig
 from daemon.labels import Grade
 from daemon.records import INDUCED, TRUSTED_IMPORT, Evidence, ReportState, Source, utcnow
 from daemon.report_filter import ReportFilter
 from daemon.store import Store, schema
-from daemon.store.counts import FOLD_FROM, report_counts
+from daemon.store.counts import FOLD_FROM, KEPT_DAYS, flag_days, report_counts
 from daemon.store.engine import transaction
 from daemon.store.evidence import LOOKED_FOR
 from daemon.store.traffic import on_real_traffic
+from daemon.store.trends import DayCount
 from daemon.trust.policy import Models, Policy
 from tests.fixtures.config import flagged
 from tests.fixtures.plans import plans
@@ -29,20 +31,25 @@ from tests.fixtures.stores import force, learn, url_of
 STATES = [ReportState.REFLECTING, ReportState.LESSON, ReportState.RESOLVED, ReportState.RECURRING]
 
 
-def counted(store: Store) -> tuple[dict[ReportState, int], dict[Evidence, int], int]:
-    return store.reports.counts(), store.evidence.counts(), store.traffic.tally(0).flagged
+Counted: TypeAlias = tuple[dict[ReportState, int], dict[Evidence, int], int, list[DayCount]]
 
 
-def plainly(store: Store) -> tuple[dict[ReportState, int], dict[Evidence, int], int]:
+def counted(store: Store) -> Counted:
+    of_days = store.trends.flagged(since=date.min)
+    return store.reports.counts(), store.evidence.counts(), store.traffic.tally(0).flagged, of_days
+
+
+def plainly(store: Store) -> Counted:
     table = schema.reports
     with store.engine.connect() as connection:
         states = Counter(connection.execute(select(table.c.state)).scalars())
         looked_for = select(table.c.evidence).where(table.c.state.in_(LOOKED_FOR))
         evidence = Counter(connection.execute(looked_for).scalars())
         base = store.adapters.live().name
-        flags = select(func.count()).select_from(table).where(table.c.model == base, *on_real_traffic())
-        flagged_answers: int = connection.execute(flags).scalar_one()
-    return {one: states[one] for one in ReportState}, {one: evidence[one] for one in Evidence}, flagged_answers
+        flags = select(table.c.received_at).where(table.c.model == base, *on_real_traffic())
+        days = Counter(at.date() for at in connection.execute(flags).scalars())
+    of_days = [DayCount(day=day, count=float(days[day]), generation=0) for day in sorted(days)]
+    return {one: states[one] for one in ReportState}, {one: evidence[one] for one in Evidence}, days.total(), of_days
 
 
 def changed(store: Store, count: int, *, seed: int = 0) -> None:
@@ -69,6 +76,11 @@ def changed(store: Store, count: int, *, seed: int = 0) -> None:
                     state=state.value,
                     until=utcnow() + timedelta(hours=1),
                 )
+    table = schema.reports
+    with transaction(store.engine) as connection:
+        for place, report_id in enumerate(connection.execute(select(table.c.id).order_by(table.c.id)).scalars().all()):
+            earlier = update(table).values(received_at=utcnow() - timedelta(days=place % 3))
+            connection.execute(earlier.where(table.c.id == report_id))
     force(store, "DELETE FROM reports WHERE sent_id LIKE '%-3'")
     store.reports.erase(store.reports.find(limit=1)[0].id, actor="op", reason="asked")
 
@@ -77,8 +89,21 @@ def test_the_counts_are_those_of_all_reports_before_and_after_they_are_added_up(
     changed(store, 30)
     assert counted(store) == plainly(store)
     assert sum(counted(store)[0].values()) > 20
+    assert len(counted(store)[3]) > 1
     store.counts.fold()
     assert counted(store) == plainly(store)
+
+
+def test_flagged_answers_are_added_up_by_day_and_forgotten_when_no_page_shows_them(store: Store) -> None:
+    today = utcnow().date()
+    days = [today, today - timedelta(days=1), today - timedelta(days=KEPT_DAYS + 1)]
+    with transaction(store.engine) as connection:
+        rows = [{"day": day, "model": "base-g000000", "change": change} for day in days for change in (2, -1)]
+        connection.execute(flag_days.insert(), rows * FOLD_FROM)
+    store.counts.fold()
+    with store.engine.connect() as connection:
+        found = connection.execute(select(flag_days.c.day, flag_days.c.change)).all()
+    assert sorted((row.day, row.change) for row in found) == [(days[1], FOLD_FROM), (days[0], FOLD_FROM)]
 
 
 def test_many_changes_become_few_rows_and_nothing_is_lost_while_others_write(

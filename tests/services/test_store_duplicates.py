@@ -12,7 +12,7 @@ from connectors.messages import Checks, EventType, FlaggedResponse
 from daemon.errors import LeaseLostError
 from daemon.records import ReportState, Source
 from daemon.store import Added, Store, schema
-from daemon.store.duplicates import EVERY_ONE, MAX_PARTS, _duplicates
+from daemon.store.duplicates import EVERY_ONE, MAX_PARTS, MAX_RANKED, _duplicates
 from tests.fixtures.config import flagged
 from tests.fixtures.stores import add, learn, lesson, mark, quarantine, waiting_events
 
@@ -151,12 +151,28 @@ def test_no_sender_fills_the_parts_of_an_answer(sqlite_store: Store) -> None:
     honest = [twin(first, reporter=f"user-{number}", correction="Canberra.") for number in range(3)]
     store.reports.add([(one, Source(channel="test", principal="site")) for one in honest], reporter_cap=999)
     add(store, *(twin(first, reporter=f"sybil-{number}", reason=f"{number}") for number in range(MAX_PARTS + 20)))
-    add(store, *(twin(first, reporter="loud", reason=f"{number}") for number in range(MAX_PARTS + 20)))
+    add(store, *(twin(first, reporter="loud", reason=f"{number}") for number in range(MAX_RANKED - MAX_PARTS - 20)))
     others = store.reports.get(first.id).others
     assert len(others) == MAX_PARTS
     assert {one.id for one in honest} <= {part.report_id for part in others}
     assert [part.principal for part in others].count("site") == 3
     assert sum(part.reporter == "loud" for part in others) == 1
+
+
+def test_of_very_many_duplicates_the_newest_of_each_principal_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = flagged()
+    add(store, first)
+    for number in range(9):
+        message = twin(first, id=f"{number}", reporter=f"user-{number % 3}", reason=f"Complaint {number}.")
+        store.reports.add([(message, Source(channel="test", principal="site" if number < 3 else "app"))])
+    everything = [part.report_id for part in store.reports.get(first.id).others]
+    assert len(everything) == 9
+    monkeypatch.setattr("daemon.store.duplicates.MAX_RANKED", 9)
+    assert [part.report_id for part in store.reports.get(first.id).others] == everything
+    monkeypatch.setattr("daemon.store.duplicates.MAX_RANKED", 2)
+    assert [part.report_id for part in store.reports.get(first.id).others] == ["1", "2", "7", "8"]
 
 
 def test_all_reporters_hear_of_the_outcome(store: Store) -> None:

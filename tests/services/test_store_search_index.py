@@ -100,6 +100,32 @@ def test_a_search_finds_the_newest_reports_that_fit(store: Store, monkeypatch: p
     ]
 
 
+@pytest.mark.parametrize("few", [1, 3, 1_000])
+def test_common_parts_of_a_text_are_not_needed_to_find_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("daemon.store.search_index.FEW", few)
+    add(store, *(flagged(id=f"r{number}", response=f"The capital {number:03}.") for number in range(5)))
+    add(store, flagged(id="both", response="The capital of zebras."), flagged(id="one", response="A zebra."))
+    store.search_index.fill()
+    found = {
+        search: sorted(report.id for report in store.reports.find(ReportFilter(search=search)))
+        for search in ("capital of zebras", "zebra", "capital 00", "capital x")
+    }
+    assert found["capital of zebras"] == ["both"]
+    assert found["zebra"] == ["both", "one"]
+    assert found["capital 00"] == ["r0", "r1", "r2", "r3", "r4"]
+    assert found["capital x"] == []
+
+
+def test_the_index_yields_its_newest_reports_first(sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="one", response="A zebra."))
+    sqlite_store.search_index.fill()
+    with plans(sqlite_store) as steps:
+        sqlite_store.reports.count(ReportFilter(search="zebra"))
+    assert not [step for step in steps if "TEMP B-TREE" in step], steps
+
+
 def terms(store: Store) -> str:
     """Everything that the index and its tables hold."""
     if store.engine.dialect.name == "postgresql":
