@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 from daemon.artifacts.files import sync
@@ -47,16 +47,16 @@ def split_key(data_dir: Path, variable: str | None) -> bytes:
     return key
 
 
-def next_split(splits: Sequence[Split], holdout_fraction: float, *, key: bytes, leader_text: str) -> Split:
-    """The side of the next cluster of a kind, whose clusters have these sides.
+def next_split(sides: Counter[Split], holdout_fraction: float, *, key: bytes, leader_text: str) -> Split:
+    """The side of the next cluster of a kind, of whose clusters so many are on each side.
 
     It is held out with a chance that grows with what the holdout side lacks, so the share stays within two clusters of
     its target, and each place in the order has about the same chance. The first cluster always goes to training,
     because a kind with only held-out reports could not be learned. There are few kinds, so few senders can use that.
     """
-    if not splits or not holdout_fraction:
+    if not sides.total() or not holdout_fraction:
         return Split.TRAIN
-    lacking = holdout_fraction * len(splits) - splits.count(Split.HOLDOUT)
+    lacking = holdout_fraction * sides.total() - sides[Split.HOLDOUT]
     chance = holdout_fraction + _PULL * lacking
     digest = hmac.digest(key, leader_text.encode("utf-8", "surrogatepass"), hashlib.sha256)
     return Split.HOLDOUT if int.from_bytes(digest[:8], "big") / _RANGE < chance else Split.TRAIN

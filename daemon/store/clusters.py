@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ from daemon.records import Cluster, ReportState, Split
 from daemon.store import rows, schema
 from daemon.store.duplicates import batches
 from daemon.store.engine import reading, transaction
+from daemon.store.leader_words import WordsOf, cluster_counts, spread, take_in, with_any
 from daemon.store.reports import report_row
 from daemon.text.quotes import ERASED
 
@@ -22,11 +24,45 @@ class Clusters:
         self._engine = engine
 
     def all(self) -> list[Cluster]:
+        """In the order of their ids."""
         return self._found(select(schema.clusters).order_by(schema.clusters.c.id))
 
-    def some(self, ids: Iterable[int]) -> list[Cluster]:
+    def sides(self) -> dict[str, Counter[Split]]:
+        """The number of clusters on each side, by category."""
+        found: defaultdict[str, Counter[Split]] = defaultdict(Counter)
+        with reading(self._engine) as connection:
+            for row in connection.execute(select(cluster_counts)):
+                found[row.category][row.split] = row.clusters
+        return found
+
+    def take_in_words(self, words_of: WordsOf, *, version: int) -> None:
+        """Keep the words of all leaders that have none of this version, for `rarest` and `with_words`."""
         table = schema.clusters
-        queries = (select(table).where(table.c.id.in_(few)) for few in batches(sorted(ids)))
+        waiting = select(table.c.id).where(table.c.words_version < version).limit(1)
+        while True:
+            with reading(self._engine) as connection:
+                if connection.execute(waiting).first() is None:
+                    return
+            with transaction(self._engine) as connection:
+                take_in(connection, words_of, version)
+
+    def spread(self, words: Collection[int]) -> dict[int, int]:
+        """The number of leaders that have each word; common words are counted up to `leader_words.MANY`."""
+        with reading(self._engine) as connection:
+            return spread(connection, words)
+
+    def with_words(self, words: Collection[int]) -> list[Cluster]:
+        """The clusters whose leaders have at least one of these words, in the order of their ids."""
+        ids: set[int] = set()
+        with reading(self._engine) as connection:
+            for some in batches(sorted(words)):
+                ids.update(connection.execute(with_any(some)).scalars())
+        return self.some(ids)
+
+    def some(self, ids: Iterable[int]) -> list[Cluster]:
+        """In the order of their ids."""
+        table = schema.clusters
+        queries = (select(table).where(table.c.id.in_(few)).order_by(table.c.id) for few in batches(sorted(ids)))
         return [cluster for query in queries for cluster in self._found(query)]
 
     def open(self, *, report_id: str, category: str, leader_text: str, split: Split) -> Cluster:

@@ -12,6 +12,7 @@ from connectors.messages import FlaggedResponse
 from daemon.store import schema
 from daemon.store.decision_table import forget
 from daemon.store.duplicates import take_out
+from daemon.store.leader_words import erase_leaders
 from daemon.store.left_out import erase_details
 from daemon.store.originals import erase_original
 from daemon.store.rows import lesson, lesson_texts
@@ -84,14 +85,14 @@ def blank(row: Any) -> dict[str, Any]:
 
 def erase_lesson(connection: Connection, row: Any, *, is_duplicate: bool) -> list[str]:
     """Delete what was learned from the report; returns the ids of the reports whose lesson held its text."""
-    lessons, answers, clusters = schema.lessons, schema.answers, schema.clusters
+    lessons, answers = schema.lessons, schema.answers
     touched = [row.id]
     if is_duplicate and take_out(connection, row):
         touched.append(row.duplicate_of)
     forget(connection, touched)
     connection.execute(lessons.delete().where(lessons.c.report_id == row.id))
     connection.execute(update(answers).where(answers.c.item_id == row.id).values(text=ERASED))
-    connection.execute(update(clusters).where(clusters.c.leader_id == row.id).values(leader_text=ERASED))
+    erase_leaders(connection, [row.id])
     erase_details(connection, row.id)
     erase_original(connection, row.id)
     hand_over(connection, row.id)

@@ -87,6 +87,7 @@ clusters = Table(
     Column("split", OneOf(Split, 10), nullable=False),
     # the report with the text in `leader_text`; no foreign key, because reports point to clusters
     Column("leader_id", String(200), nullable=False),
+    Column("words_version", Integer, nullable=False, server_default="0"),  # see `leader_words`
     UniqueConstraint("id", "split", name="uq_clusters_id_split"),
     _one_of("split", Split, "clusters"),
 )
@@ -296,7 +297,6 @@ adapters = Table(
     ),
 )
 Index("uq_adapters_one_live", adapters.c.state, unique=True, **_where("state = 'live'"))
-
 Index("uq_adapters_one_on_trial", text("(1)"), unique=True, **_where("state IN ('shadow', 'canary')"), _table=adapters)
 
 intents = Table(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Engine, FromClause, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, and_, exists, func, or_, select
 
 from connectors.messages import EventType
 from daemon.records import ReportState, RunState
@@ -16,8 +16,8 @@ from daemon.store.decision_table import forget
 from daemon.store.duplicates import IN_PLAY, MAX_PARTS
 from daemon.store.engine import reading, transaction
 from daemon.store.erasures import erased_lessons
+from daemon.store.leader_words import erase_leaders
 from daemon.store.outbox import emit_about
-from daemon.text.quotes import ERASED
 
 PASSED_OVER = 20
 """A lesson that so many runs could have used, and did not, is unused."""
@@ -52,8 +52,7 @@ class Unused:
 
 
 def _delete(connection: Connection, ids: list[str]) -> None:
-    clusters = schema.clusters
-    connection.execute(update(clusters).where(clusters.c.leader_id.in_(ids)).values(leader_text=ERASED))
+    erase_leaders(connection, ids)
     forget(connection, ids)
     for table in (schema.left_out, schema.lessons):
         connection.execute(table.delete().where(table.c.report_id.in_(ids)))

@@ -18,6 +18,8 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 
 Vectors: TypeAlias = "csr_matrix | NDArray[np.float32]"
 """One row per text, with norm 1: the product of two rows is their cosine similarity."""
+WORDS_VERSION = 1
+"""Of the numbers that `Words` gives to words. The store keeps them: whoever changes them raises this."""
 TOLERANCE = 1e-6
 """Rounding gives identical texts a similarity of 0.9999999."""
 

@@ -29,7 +29,16 @@ from tests.fixtures.config import flagged
 from tests.fixtures.life import life
 from tests.fixtures.stores import add, force, learn, lesson, mark, promote, start_run, waiting_events
 
-OWN = {archive_files.name, archived.name, archived_items.name, restored.name, "audit", "report_counts", "report_texts"}
+OWN = {
+    archive_files.name,
+    archived.name,
+    archived_items.name,
+    restored.name,
+    "audit",
+    "flag_days",
+    "report_counts",
+    "report_texts",
+}
 """Tables that the archive, or the database itself, writes."""
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from connectors.messages import FlaggedResponse
 from daemon.dataset.clusters import assign
 from daemon.dataset.split import next_split
 from daemon.records import Cluster, Report, ReportState, Split
 from daemon.report_filter import ReportFilter
 from daemon.store import Store
-from daemon.text.similarity import Vectorizer, Words, features, resembling
+from daemon.text.similarity import WORDS_VERSION, Vectorizer, Words, features, resembling
 from tests.fixtures.config import flagged
+from tests.fixtures.stores import add
 from tests.fixtures.training import SUBJECTS, mistake, teach
 
 KEY = b"tests"
@@ -197,7 +202,7 @@ def test_an_interrupted_assignment_goes_on_as_if_it_had_not_been(sqlite_store: S
     splits = [assigned[report.id].split for report in oldest]
     expected: list[Split] = []
     for report in oldest:
-        expected.append(next_split(expected, 0.25, key=KEY, leader_text=report.prompt_text))
+        expected.append(next_split(Counter(expected), 0.25, key=KEY, leader_text=report.prompt_text))
     assert splits == expected
     assert Split.HOLDOUT in splits
 
@@ -211,6 +216,70 @@ def test_every_kind_is_split_on_its_own(sqlite_store: Store) -> None:
     for category in ("wrong-fact", "format"):
         held = [cluster for cluster in clusters if (cluster.category, cluster.split) == (category, Split.HOLDOUT)]
         assert 1 <= len(held) <= 3
+
+
+class EveryLeader:
+    """Compares by words, and with every leader."""
+
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        rows = Words().vectors(texts)
+        return np.asarray(rows[:, np.unique(rows.indices)].toarray())
+
+    def forget_unused(self) -> None:
+        """Nothing to do: there is no cache."""
+
+
+def _corpus(seed: int) -> list[FlaggedResponse]:
+    """Texts of few and of many words, some common and most rare; many repeat most of an earlier text."""
+    draw = random.Random(seed)
+    texts: list[list[str]] = []
+    for _ in range(60):
+        words = [f"word{int(draw.paretovariate(0.6))}" for _ in range(draw.randint(1, 9))]
+        if texts and draw.random() < 0.6:
+            known = draw.choice(texts)
+            words = [*draw.sample(known, max(1, len(known) - draw.randint(0, 2))), *words[: draw.randint(0, 2)]]
+        texts.append(words)
+    kinds = ("wrong-fact", "format", "style")
+    return [flagged(id=f"r{n}", **_ask(" ".join(words), draw.choice(kinds))) for n, words in enumerate(texts)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_looking_for_leaders_by_their_words_places_every_report_as_a_comparison_with_all_leaders_would(
+    sqlite_store: Store, open_stores: Callable[[str], Store], tmp_path: Path, seed: int
+) -> None:
+    other = open_stores(f"sqlite:///{tmp_path / 'other.sqlite3'}")
+    similarity = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0)[seed % 6]
+    placed = []
+    for store, vectorizer in ((sqlite_store, Words()), (other, EveryLeader())):
+        add(store, *_corpus(seed), reporter_cap=99)
+        found: dict[str, tuple[str, str, Split]] = {}
+        for some in (slice(40), slice(40, 50), slice(99)):
+            reports = store.reports.find(limit=99)[some]
+            assigned = assign(
+                store.clusters, reports, vectorizer=vectorizer, similarity=similarity, holdout_fraction=0.3, key=KEY
+            )
+            found |= {one: (cluster.leader_text, cluster.category, cluster.split) for one, cluster in assigned.items()}
+        placed.append(found)
+    assert placed[0] == placed[1]
+    assert 5 < len(set(placed[0].values())) < 60
+
+
+def test_only_leaders_that_share_a_telling_word_are_read(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach(sqlite_store, *(flagged(**_ask(f"What is the capital of land{number}?")) for number in range(30)))
+    _assign(sqlite_store)
+    teach(sqlite_store, flagged(id="new", **_ask("The capital of land7?")))
+    read: list[Cluster] = []
+    with_words = sqlite_store.clusters.with_words
+    monkeypatch.setattr(
+        type(sqlite_store.clusters), "with_words", lambda _, words: [read.append(c) or c for c in with_words(words)]
+    )
+    assert _assign(sqlite_store)["new"].leader_text == "What is the capital of land7?"
+    assert [cluster.leader_text for cluster in read] == ["What is the capital of land7?"]
+
+
+def test_the_numbers_of_words_are_those_of_their_version() -> None:
+    row = Words().vectors(["What is the capital of France?"])
+    assert (WORDS_VERSION, sorted(row.indices.tolist())) == (1, [56167, 180247])
 
 
 def test_training_prompts_near_a_held_out_one_are_found() -> None:

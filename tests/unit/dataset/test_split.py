@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from daemon.records import Split
 def sides(count: int, fraction: float, *, key: bytes = b"key", name: str = "topic") -> list[Split]:
     splits: list[Split] = []
     for number in range(count):
-        splits.append(next_split(splits, fraction, key=key, leader_text=f"{name} {number}"))
+        splits.append(next_split(Counter(splits), fraction, key=key, leader_text=f"{name} {number}"))
     return splits
 
 
@@ -60,7 +61,7 @@ def test_a_sender_cannot_tell_the_side_of_a_prompt_without_the_key() -> None:
     held = dict.fromkeys(("short", "a longer prompt", "a longer prompt "), 0)
     for key in keys:
         for text in held:
-            side = next_split(chosen, 0.2, key=key.to_bytes(2, "big"), leader_text=text)
+            side = next_split(Counter(chosen), 0.2, key=key.to_bytes(2, "big"), leader_text=text)
             held[text] += side is Split.HOLDOUT
     assert all(0.35 < count / len(keys) < 0.45 for count in held.values()), held
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_at_least_twelve_questions_of_each_kind_are_held_out_and_unlike_the_othe
         assert alike.max() < SAME_KIND["words"], kind
         splits: list[Split] = []
         for text in texts:
-            splits.append(next_split(splits, fraction, key=SPLIT_KEY.encode(), leader_text=text))
+            splits.append(next_split(Counter(splits), fraction, key=SPLIT_KEY.encode(), leader_text=text))
         assert splits.count(Split.HOLDOUT) >= 12, kind
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0037"
-down_revision = "0033"
+revision = "0035"
+down_revision = "0034"
 
 A_DUPLICATE = sa.text("duplicate_of IS NOT NULL")
 CHANGED = ("state", "principal", "model", "received_at")
