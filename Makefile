@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-swap bench-ask bench-alias bench-store bench-capacity bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-swap bench-ask bench-alias bench-store bench-capacity bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train drill-daemons gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ bench-quality: $(READY) ## recipes side by side on public data, hours long, goes
 
 bench-poison: $(READY) ## attackers against the whole path, hours long, goes on where it was (GOALS=refusal ATTACKERS=sybil SEEDS=2 DEFENCES=on)
 	@$(BIN)/python -m tests.benchmarks.poison $(if $(GOALS),--goals $(GOALS)) $(if $(ATTACKERS),--attackers $(ATTACKERS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(DEFENCES),--defences $(DEFENCES))
+
+drill-daemons: $(READY) ## three daemons while leader, follower, database and replica are killed, stopped and cut off; hours, adds to build/ (DRILL="--seconds 600 --only leader")
+	@$(BIN)/python -m tests.faults.daemons $(DRILL)
 
 bench-train: $(READY) ## our trainer against TRL's SFTTrainer in tokens per CPU-second, about half an hour; one JSON line (TRAIN="--models 135M")
 	@PYTHONPATH=$(TRL_SITE) $(BIN)/python -c "import trl" 2>/dev/null || $(BIN)/pip install --quiet --no-deps --target $(TRL_SITE) -c deploy/local/constraints.txt $(TRL_PACKAGES)

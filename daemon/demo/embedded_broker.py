@@ -23,19 +23,19 @@ PARTITIONS = 3
 class EmbeddedBroker:
     """One broker process with erratad's topics. A context manager that stops it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], host: str, port: int) -> None:
         self._process = process
-        self.bootstrap = f"127.0.0.1:{port}"
+        self.bootstrap = f"{host}:{port}"
 
     @classmethod
-    def start(cls, *, port: int = 0, kafka: KafkaConfig | None = None) -> EmbeddedBroker:
+    def start(cls, *, host: str = "127.0.0.1", port: int = 0, kafka: KafkaConfig | None = None) -> EmbeddedBroker:
         """Start it on `port` (0: a free port), wait until it answers, and create the topics of `kafka`.
 
         Raises:
             ErratadError: if it is not installed or does not start.
         """
         port = _free_port(port)
-        address = f"tcp://127.0.0.1:{port}"
+        address = f"tcp://{host}:{port}"
         process = subprocess.Popen(
             [
                 *(_binary(), "broker", "--storage-engine=memory://tansu/"),
@@ -44,7 +44,7 @@ class EmbeddedBroker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        broker = cls(process, port)
+        broker = cls(process, host, port)
         try:
             broker._wait()
             broker.create_topics(_topics(kafka))

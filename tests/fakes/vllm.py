@@ -86,7 +86,7 @@ class FakeEngine:
 
 
 class FakeVllm:
-    """A server on a port of 127.0.0.1 (0: a free one); `start` after `stop`: same address, new epoch, empty engine."""
+    """A server on a port (0: a free one) of its host; `start` after `stop`: same address, new epoch, empty engine."""
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class FakeVllm:
         open_routes: tuple[str, ...] = (),
         raw_names: bool = True,
         answer: Answer = echo,
+        host: str = "127.0.0.1",
         port: int = 0,
         exchanges: ExchangeSettings | None = EXCHANGES,
         cache: CacheSettings | None = None,
@@ -142,7 +143,7 @@ class FakeVllm:
         self.headers: list[Mapping[str, str]] = []
         """Their headers."""
         self.engine = FakeEngine(self)
-        self._socket = socket.create_server(("127.0.0.1", port or free_port()))
+        self._socket = socket.create_server((host, port or free_port()))
         self._address = self._socket.getsockname()
         self._scrapes = 0
         self._server: uvicorn.Server | None = None
