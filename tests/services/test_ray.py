@@ -20,7 +20,8 @@ from daemon.artifacts.adapter import WEIGHTS_FILE
 from daemon.records import Run, RunState
 from daemon.store import Store, open_store
 from daemon.training.job import LOG_FILE, TrainingProgress
-from daemon.training.ray_runner import Note
+from daemon.training.ray_runner import RayRunner
+from daemon.training.remote_runner import Note
 from tests.fixtures.ray_cluster import Cluster
 from tests.fixtures.stores import url_of
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
@@ -112,7 +113,7 @@ def _trained_alone(folder: Path, model: Path) -> tuple[Run, Path]:
 
 def _trains_past(school: School, step: int, *, attempt: int) -> Callable[[], bool]:
     folder = Path(school.run.folder)
-    return lambda: Note.load(folder).attempt == attempt and school.progress.step > step
+    return lambda: Note.load(folder / RayRunner.note_file).attempt == attempt and school.progress.step > step
 
 
 def test_kills_of_daemon_and_worker_end_with_the_weights_of_one_process(
@@ -136,7 +137,7 @@ def test_kills_of_daemon_and_worker_end_with_the_weights_of_one_process(
     assert school.progress.first_step >= 2
     assert "aligned-g000001: trains, step " in school.said
     assert (folder / LOG_FILE).read_text().count("modules: ") >= 2
-    assert not Note.load(folder).open
+    assert not Note.load(folder / RayRunner.note_file).open
     alone, weights = _trained_alone(tmp_path_factory.mktemp("alone"), tiny_model)
     assert ended.progress["steps"] == alone.progress["steps"]
     assert ended.progress["loss"] == pytest.approx(alone.progress["loss"], rel=TOLERANCE, abs=TOLERANCE)

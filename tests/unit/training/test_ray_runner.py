@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE
 from daemon.config.training import RayConfig, TrainingConfig
 from daemon.errors import ConfigError, RunnerUnavailableError, TrainingError
-from daemon.training import ray_runner
+from daemon.training import ray_runner, remote_runner
 from daemon.training.job import LOG_FILE, PROGRESS_FILE, STOP_FILE, Phase, TrainingJob, TrainingProgress, run_lock
 from daemon.training.ray_job import StopFile
-from daemon.training.ray_runner import NOTE_FILE, Note, RayRunner
+from daemon.training.ray_runner import RayRunner
+from daemon.training.remote_runner import Note
 from tests.fakes.ray import ADDRESS, FakeCluster, Info
 
 
@@ -31,7 +32,7 @@ def cluster() -> FakeCluster:
 def runner(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RayRunner]:
     """A runner, as a new daemon makes it."""
     monkeypatch.setattr(RayRunner, "poll_s", 0.01)
-    monkeypatch.setattr(ray_runner, "_LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(remote_runner, "LOG_EVERY_S", 0.0)
 
     def make(**config: Any) -> RayRunner:
         return RayRunner(RayConfig.model_validate({"address": ADDRESS, **config}), connect=cluster.connect)
@@ -127,9 +128,9 @@ def test_an_answer_that_is_lost_after_the_submission_doubles_no_job(
 def test_a_crash_before_the_submission_loses_no_job(
     runner: Callable[..., RayRunner], cluster: FakeCluster, job: TrainingJob
 ) -> None:
-    noted = Note().next(job).save(job.run_folder)
+    noted = Note().next(job, prefix="erratad-aligned-g000007").save(job.run_folder / RayRunner.note_file)
     runner().start(job)
-    assert list(cluster.jobs) == [noted.submission_id]
+    assert list(cluster.jobs) == [noted.name]
 
 
 def test_the_job_after_one_that_ended_has_a_name_of_its_own(
@@ -151,7 +152,7 @@ def test_a_job_that_the_cluster_forgot_has_ended(
     attempt = runner().start(job)
     cluster.jobs.clear()
     assert "is gone from the cluster" in (attempt.ended() or "")
-    assert not Note.load(job.run_folder).open
+    assert not Note.load(job.run_folder / RayRunner.note_file).open
 
 
 def test_a_stop_asks_the_workers_first_and_then_stops_the_job(
@@ -208,7 +209,7 @@ def test_a_cluster_that_does_not_answer_is_waited_for_and_named(
     assert "no route to host" in (attempt.waits or "")
     attempt.stop()  # the file alone reaches the workers
     assert (job.run_folder / STOP_FILE).exists()
-    assert json.loads((job.run_folder / NOTE_FILE).read_text())["open"]
+    assert json.loads((job.run_folder / RayRunner.note_file).read_text())["open"]
     cluster.failing = None
     assert (attempt.ended(), attempt.waits) == (None, None)
 

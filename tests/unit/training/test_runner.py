@@ -9,7 +9,8 @@ from daemon.config.training import RayConfig
 from daemon.records import RunState
 from daemon.store import Store
 from daemon.training.job import CHECKPOINTS
-from daemon.training.ray_runner import Note, RayRunner
+from daemon.training.ray_runner import RayRunner
+from daemon.training.remote_runner import Note
 from daemon.training.stage import FinetuneStage
 from tests.fakes.ray import ADDRESS, FakeCluster, Info
 from tests.fixtures.life import life
@@ -45,7 +46,7 @@ def test_the_next_daemon_stops_the_trainer_of_a_run_that_ended_meanwhile(
 ) -> None:
     run = run_to_train(sqlite_store, tmp_path, tiny_model)
     folder, cluster = Path(run.folder), FakeCluster(jobs={"at-work": Info("RUNNING")})
-    Note(attempt=1, submission_id="at-work", open=True).save(folder)
+    Note(attempt=1, name="at-work", open=True).save(folder / RayRunner.note_file)
     (folder / CHECKPOINTS).mkdir()
     sqlite_store.runs.failed(run.id, reason="a report of it was erased")
     stage = _stage(cluster, sqlite_store, tmp_path, tiny_model)
@@ -57,5 +58,5 @@ def test_the_next_daemon_stops_the_trainer_of_a_run_that_ended_meanwhile(
     stage.step(life())
 
     assert cluster.stopped == ["at-work"]
-    assert not Note.load(folder).open
+    assert not Note.load(folder / RayRunner.note_file).open
     assert not (folder / CHECKPOINTS).exists()
