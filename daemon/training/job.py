@@ -27,6 +27,11 @@ STOP_FILE = "train.stop"
 CHECKPOINTS = "checkpoints"
 TEACHER = "teacher"
 """Folder of what the teacher expects."""
+EXIT_REFUSED = 65
+EXIT_BUSY = 75
+"""Another trainer holds the run."""
+EXIT_STOPPED = 79
+"""Ended early on a stop, with a checkpoint."""
 COMPLETE_MARK = "COMPLETE"
 """Written last into a checkpoint. A checkpoint without it was interrupted by a kill."""
 ENDED_EARLY = b"ended early"

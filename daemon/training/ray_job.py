@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config.training import RayConfig
-from daemon.training.job import STOP_FILE, TrainingJob, run_lock
+from daemon.training.job import EXIT_STOPPED, STOP_FILE, TrainingJob, run_lock
 from daemon.training.trainer import work
 
 LOCK_TIMEOUT_S = 120.0
@@ -64,7 +64,8 @@ def train_in_worker(config: dict[str, Any]) -> None:
     if os.environ["RANK"] == "0":
         _wait_for_lock(job.run_folder)
     torch.distributed.barrier()  # all must read the same last checkpoint
-    if code := work(job, partial(StopFile, job.run_folder)):
+    code = work(job, partial(StopFile, job.run_folder))
+    if code not in {0, EXIT_STOPPED}:
         raise RuntimeError(f"the trainer ended with code {code}")
 
 

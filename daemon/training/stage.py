@@ -49,7 +49,7 @@ _SHOWN = {"phase", "step", "steps", "loss", "tokens_per_s", "eta_s", "kl_to_base
 
 
 class _ProgressExporter:
-    """Copies the progress of one attempt to the metrics and to the run."""
+    """Copies the progress of one attempt to the metrics and to the run. A cluster may replace the trainer meanwhile."""
 
     def __init__(self, runs: Runs, run: Run) -> None:
         self._runs = runs
@@ -61,7 +61,8 @@ class _ProgressExporter:
     def update(self, progress: TrainingProgress) -> None:
         if progress == self._seen:
             return
-        before, self._seen = self._seen, progress
+        is_same = progress.first_step == self._seen.first_step and progress.tokens >= self._seen.tokens
+        before, self._seen = (self._seen if is_same else TrainingProgress()), progress
         metrics.TRAINING_STEPS.inc(progress.step - max(before.step, progress.first_step))
         metrics.TRAINING_TOKENS.inc(progress.tokens - before.tokens)
         metrics.TRAINING_PROGRESS.set(progress.step / progress.steps if progress.steps else 0.0)

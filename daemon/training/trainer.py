@@ -25,15 +25,15 @@ from daemon.training.batches import TrainingSet
 from daemon.training.job import (
     CHECKPOINTS,
     COMPLETE_MARK,
+    EXIT_BUSY,
+    EXIT_REFUSED,
+    EXIT_STOPPED,
     TEACHER,
     Phase,
     TrainingJob,
     TrainingProgress,
     run_lock,
 )
-
-EXIT_REFUSED = 65
-EXIT_BUSY = 75
 
 
 def main() -> int:
@@ -50,21 +50,21 @@ def work(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> int:
             print(f"another process is training run {job.run_id}", file=sys.stderr)  # noqa: T201 - stderr is the run's log
             return EXIT_BUSY
         try:
-            train(job, stop)
+            finished = train(job, stop)
         except (TrainingError, DatasetError, ConfigError, AdapterInvalidError) as exc:
             progress = TrainingProgress.load(job.run_folder)
             progress.model_copy(update={"phase": Phase.REFUSED, "reason": str(exc)}).save(job.run_folder)
             print(f"refused: {exc}", file=sys.stderr)  # noqa: T201
             return EXIT_REFUSED
-    return 0
+    return 0 if finished else EXIT_STOPPED
 
 
 def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"  # set by torchrun
 
 
-def train(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> None:
-    """Train the adapter of the job and publish it, or end early on a stop, with a checkpoint.
+def train(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> bool:
+    """Train the adapter of the job and publish it. False if it ended early on a stop, with a checkpoint.
 
     Until `stop` is made, after the model is loaded, SIGTERM ends the process at once.
 
@@ -92,8 +92,9 @@ def train(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> None:
         replay_per_epoch=manifest.replay_per_epoch,
     )
     training = lora.TrainingRun(job, training_set, checkpoints=checkpoints, pad_id=tokenizer.eos_token_id)
-    if not training.run(resume=resume, stop=stop()) or not training.is_main_process:
-        return
+    finished = training.run(resume=resume, stop=stop())
+    if not finished or not training.is_main_process:
+        return finished
     publish_adapter(job, training)
     for folder in (
         checkpoints,
@@ -101,6 +102,7 @@ def train(job: TrainingJob, stop: Callable[[], Stop] = StopSignal) -> None:
     ):  # only now: until the adapter is published, a restart needs them
         shutil.rmtree(folder, ignore_errors=True)
     training.progress.model_copy(update={"phase": Phase.DONE, "eta_s": 0.0}).save(job.run_folder)
+    return True
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from daemon import metrics
 from daemon.config.training import RayConfig
 from daemon.records import RunState
 from daemon.store import Store
-from daemon.training.job import CHECKPOINTS
+from daemon.training.job import CHECKPOINTS, Phase, TrainingProgress
 from daemon.training.ray_runner import RayRunner
 from daemon.training.remote_runner import Note
-from daemon.training.stage import FinetuneStage
+from daemon.training.stage import FinetuneStage, _ProgressExporter
 from tests.fakes.ray import ADDRESS, FakeCluster, Info
 from tests.fixtures.life import life
 from tests.fixtures.training import finetune_stage, run_to_train
@@ -39,6 +40,29 @@ def test_a_run_waits_for_a_cluster_that_does_not_answer_and_fails_when_it_stays_
     ended = sqlite_store.runs.get(run.id)
     assert (ended.state, ended.reason) == (RunState.FAILED, f"{reason}; that is so for over 1e-09 s")
     assert "failed_attempts" not in ended.progress
+
+
+def test_steps_and_tokens_of_a_trainer_that_the_cluster_replaced_are_counted_from_its_start(
+    sqlite_store: Store, tmp_path: Path, tiny_model: Path
+) -> None:
+    run = run_to_train(sqlite_store, tmp_path, tiny_model)
+    exporter = _ProgressExporter(sqlite_store.runs, run)
+
+    def counted(**progress: Any) -> tuple[float, float]:
+        before = _counted()
+        exporter.update(TrainingProgress(phase=Phase.TRAINING, steps=20, **progress))
+        after = _counted()
+        return after[0] - before[0], after[1] - before[1]
+
+    assert counted(step=8, tokens=800) == (8, 800)
+    assert counted(first_step=5, step=5, tokens=0) == (0, 0)
+    assert counted(first_step=5, step=7, tokens=200) == (2, 200)
+    assert counted(first_step=5, step=6, tokens=100) == (1, 100)
+    assert counted(first_step=5, step=9, tokens=500) == (3, 400)
+
+
+def _counted() -> tuple[float, float]:
+    return tuple(metric._value.get() for metric in (metrics.TRAINING_STEPS, metrics.TRAINING_TOKENS))
 
 
 def test_the_next_daemon_stops_the_trainer_of_a_run_that_ended_meanwhile(
