@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from daemon.config.section import Fraction, Positive, Seconds, Section
 
+Quantity = Annotated[str, Field(coerce_numbers_to_str=True)]
 _FULL = 100
 _ROUNDING = 1e-6
 
@@ -60,10 +62,65 @@ class RayConfig(Section):
         return runtime_env
 
 
+class ClaimConfig(Section):
+    """A volume claim in the trainer's pod."""
+
+    claim: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(pattern=r"^/")]
+    """Where the daemon sees it, too."""
+    sub_path: str | None = None
+    read_only: bool = False
+
+
+class ResourcesConfig(Section):
+    """Of a container, by the names and in the units of Kubernetes."""
+
+    requests: dict[str, Quantity] = {}
+    limits: dict[str, Quantity] = {}
+
+
+class KubernetesConfig(Section):
+    """With `runner: kubernetes`: the cluster, and the pod that trains there."""
+
+    image: str | None = None
+    """With erratad in the daemon's version."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: list[str] = []
+    kubeconfig: Path | None = None
+    """None: the service account of the daemon's pod, or outside of one the kubeconfig that kubectl would take."""
+    context: str | None = None
+    """Of the kubeconfig; None: its current one."""
+    namespace: str | None = None
+    """None: that of the service account or context."""
+    name_prefix: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")] = "erratad"
+    """Of the jobs' names. Two daemons in one namespace need two."""
+    queue: str | None = None
+    """Kueue's LocalQueue."""
+    priority_class: str | None = None
+    labels: dict[str, str] = {}
+    """Of job and pod."""
+    resources: ResourcesConfig = ResourcesConfig()
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+    """As in a pod."""
+    service_account: str | None = None
+    """Of the trainer's pod, which gets no token of it."""
+    user: Positive | None = 10001
+    """User and group of the trainer's files: those of the daemon's pod. None: the image's."""
+    env: dict[str, str] = {}
+    claims: list[ClaimConfig] = []
+    """They hold data_dir/runs, data_dir/adapters and model.path."""
+    ttl_s: Positive = 86_400
+    """A job that has ended is deleted after this time, its log with it."""
+    unreachable_s: Seconds = 1800.0
+    """An API server that does not answer for longer than this fails the run."""
+
+
 class TrainingConfig(Section):
-    runner: Literal["local", "ray"] = "local"
-    """local: a child process of the daemon; ray: a job on a Ray cluster."""
+    runner: Literal["local", "ray", "kubernetes"] = "local"
+    """local: a child process of the daemon; ray: a job on a Ray cluster; kubernetes: a job of Kubernetes."""
     ray: RayConfig = RayConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     quantization: Literal["none", "4bit", "8bit"] = "none"
@@ -106,6 +163,8 @@ class TrainingConfig(Section):
             raise ValueError("runner ray needs ray.address, the URL of the cluster's dashboard: http://HEAD:8265")
         if self.runner == "ray" and self.launcher:
             raise ValueError("runner ray starts its workers itself: leave launcher empty and set ray.workers")
+        if self.runner == "kubernetes" and self.kubernetes.image is None:
+            raise ValueError("runner kubernetes needs kubernetes.image, an image with erratad in the daemon's version")
         return self
 
     @field_validator("strengths")

@@ -23,8 +23,8 @@ from daemon.operations.outgoing import outgoing
 from daemon.operations.schedule_times import schedule_notes
 from daemon.records import utcnow
 from daemon.serving.discovery import source_problem
+from daemon.training import kubernetes_runner, ray_runner
 from daemon.training.examination import Findings
-from daemon.training.ray_runner import MISSING
 
 
 def problems(config: Config) -> list[str]:
@@ -161,8 +161,10 @@ def _template(config: Config) -> Iterator[str]:
 
 
 def _runner(config: Config) -> Iterator[str]:
-    if config.training.runner == "ray" and find_spec("ray") is None:
-        yield MISSING
+    missing = {"ray": ray_runner.MISSING, "kubernetes": kubernetes_runner.MISSING}
+    runner = config.training.runner
+    if runner in missing and find_spec(runner) is None:
+        yield missing[runner]
 
 
 def _server(config: Config) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from daemon.config.training import TrainingConfig
 from daemon.training.job import TrainingJob
+from daemon.training.kubernetes_runner import KubernetesRunner
 from daemon.training.process import LocalRunner
 from daemon.training.ray_runner import RayRunner
 
@@ -67,4 +68,10 @@ class Runner(Protocol):
 
 def make_runner(config: TrainingConfig) -> Runner:
     """The runner that `training.runner` names."""
-    return RayRunner(config.ray) if config.runner == "ray" else LocalRunner(config.launcher)
+    match config.runner:
+        case "ray":
+            return RayRunner(config.ray)
+        case "kubernetes":
+            return KubernetesRunner(config.kubernetes)
+        case "local":
+            return LocalRunner(config.launcher)

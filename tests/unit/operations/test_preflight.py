@@ -104,14 +104,17 @@ def test_all_problems_are_listed_at_once(make_config: Callable[..., Config]) -> 
     assert {"model.path", "dataset.recipe", "schedule.cron", "schedule.timezone"} <= keys
 
 
+@pytest.mark.parametrize(
+    ("runner", "settings"), [("ray", {"address": "http://ray-head:8265"}), ("kubernetes", {"image": "erratad"})]
+)
 def test_a_runner_whose_package_is_missing_is_named(
-    usable: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    usable: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, runner: str, settings: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("daemon.operations.preflight.find_spec", lambda _name: None)
     [problem] = problems(
         usable(
             serving={"mode": "attached", "urls": ["http://vllm:8000"], "admin_token_env": "PATH"},
-            training={"runner": "ray", "ray": {"address": "http://ray-head:8265"}},
+            training={"runner": runner, runner: settings},
         )
     )
-    assert problem.startswith("training.runner: ray is not installed here; install erratad[ray]")
+    assert problem.startswith(f"training.runner: {runner} is not installed here; install erratad[{runner}]")

@@ -242,7 +242,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, job: Traini
     ("values", "words"),
     [
         ({"runner": "ray"}, "runner ray needs ray.address"),
-        ({"runner": "slurm"}, "Input should be 'local' or 'ray'"),
+        ({"runner": "slurm"}, "Input should be 'local', 'ray' or 'kubernetes'"),
         ({"runner": "ray", "ray": {"address": ADDRESS}, "launcher": ["torchrun"]}, "leave launcher empty"),
         ({"ray": {"runtime_env": {"working_dir": "."}}}, "takes no working_dir: install erratad in the image"),
         ({"ray": {"workers": 0}}, "greater than 0"),
