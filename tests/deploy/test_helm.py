@@ -13,6 +13,10 @@ import yaml
 
 from daemon import __version__
 from daemon.config import Config
+from daemon.config.training import TrainingConfig
+from daemon.training import kubernetes_runner
+from daemon.training.job import TrainingJob
+from tests.fakes.kubernetes import RULES
 from tests.fixtures.deploy import DEPLOY, checked, tool
 
 CHART = DEPLOY / "helm" / "erratad"
@@ -35,6 +39,40 @@ CA = (
 )
 INGRESS = ("ingress.enabled=true", "ingress.hosts.daemon=errata.example.org", "ingress.hosts.model=model.example.org")
 CACHE = ("vllm.cache.enabled=true", "vllm.cache.storageClass=fast")
+JOBS = (
+    "training.runner=kubernetes",
+    "training.kubernetes.queue=gpus",
+    "training.kubernetes.priorityClass=batch",
+    "training.kubernetes.resources.limits.nvidia\\.com/gpu=1",
+    "training.kubernetes.nodeSelector.gpu=a100",
+    "training.kubernetes.tolerations[0].key=nvidia.com/gpu",
+    "training.kubernetes.tolerations[0].operator=Exists",
+    "training.kubernetes.labels.team=chat",
+    "training.kubernetes.ttlSeconds=600",
+    "image.pullSecrets[0].name=registry",
+    "model.subPath=qwen3-8b",
+)
+RAY = ("training.runner=ray", "training.ray.address=http://ray-head:8266", "training.ray.workers=4")
+STORE = (
+    "adapterStore.url=s3://models/erratad",
+    "adapterStore.options.region=eu-central-1",
+    "adapterStore.port=9000",
+    "secrets.keys.adapterStoreOptions=store-options",
+)
+
+
+TRAINING_JOB = TrainingJob(
+    run_id=1,
+    generation=1,
+    name="aligned-g000001",
+    recipe="sft",
+    seed=1,
+    run_folder=Path("/var/lib/erratad/runs/g000001"),
+    adapters_dir=Path("/var/lib/erratad/adapters"),
+    model_path=Path("/srv/models/base"),
+    base_fingerprint="f" * 64,
+    training=TrainingConfig(),
+)
 
 
 def helm(*values: str) -> subprocess.CompletedProcess[str]:
@@ -91,8 +129,10 @@ def test_the_chart_passes_helms_own_linter() -> None:
         ("networkPolicy.enabled=false", "vllm.replicas=1", "secrets.keys.vllmApiKey=", "model.subPath=base"),
         ("vllm.resources.limits.nvidia\\.com/gpu=1", "image.pullSecrets[0].name=registry", "daemon.nodeSelector.a=b"),
         (*SEVERAL, *DOWNLOAD, "model.download.tokenKey=hub-token", *CA, *INGRESS, *CACHE),
+        (*JOBS, *STORE),
+        (*RAY, "secrets.keys.rayToken=ray-token"),
     ],
-    ids=["defaults", "monitoring", "least", "gpu", "everything"],
+    ids=["defaults", "monitoring", "least", "gpu", "everything", "jobs", "ray"],
 )
 def test_the_rendered_manifests_follow_kubernetes_schemas(version: str, values: tuple[str, ...]) -> None:
     kinds = set()
@@ -370,6 +410,119 @@ def test_compiled_kernels_stay_on_a_claim_of_each_server() -> None:
     assert [mount["name"] for mount in mounts if mount["mountPath"] == "/var/cache/erratad"] == ["cache"]
 
 
+def volumes(manifests: list[dict[str, Any]], name: str) -> dict[str, str]:
+    """The claims of the pod, by the paths of its container."""
+    spec = one(manifests, "StatefulSet", name)["spec"]["template"]["spec"]
+    claims = {each["name"]: each.get("persistentVolumeClaim", {}).get("claimName") for each in spec["volumes"]}
+    mounts = {mount["mountPath"]: claims.get(mount["name"]) for mount in container(manifests, name)["volumeMounts"]}
+    return {path: claim for path, claim in mounts.items() if claim}
+
+
+def egress(manifests: list[dict[str, Any]], name: str) -> set[int]:
+    """The ports that a policy lets its pods reach anywhere."""
+    rules = one(manifests, "NetworkPolicy", name)["spec"]["egress"]
+    return {port["port"] for rule in rules if "to" not in rule for port in rule["ports"]}
+
+
+def test_the_job_that_trains_is_made_of_the_charts_values_and_sees_the_daemons_folders() -> None:
+    manifests = rendered(*JOBS)
+    config = config_of(manifests)
+    jobs = config.training.kubernetes
+    assert (config.training.runner, jobs.namespace, jobs.name_prefix) == ("kubernetes", "chat", "errata")
+    assert jobs.image == container(manifests, "errata")["image"]
+    assert (jobs.queue, jobs.priority_class, jobs.ttl_s) == ("gpus", "batch", 600)
+    assert jobs.resources.limits == {"memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert jobs.node_selector == {"gpu": "a100"}
+    assert jobs.tolerations == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert jobs.image_pull_secrets == ["registry"]
+    assert {claim.path: claim.claim for claim in jobs.claims} == volumes(manifests, "errata")
+    [model] = [claim for claim in jobs.claims if claim.path == str(config.model.path)]
+    assert (model.sub_path, model.read_only) == ("qwen3-8b", True)
+    assert {str(config.adapters_dir), str(config.data_dir / "runs")} <= {claim.path for claim in jobs.claims}
+    assert one(manifests, "PersistentVolumeClaim", "errata-runs")["spec"]["accessModes"] == ["ReadWriteMany"]
+    own = rendered(*JOBS, "training.kubernetes.image=registry.example.org/trainer:2")
+    assert config_of(own).training.kubernetes.image == "registry.example.org/trainer:2"
+
+
+def test_the_daemon_has_the_rights_that_it_needs_for_jobs_and_no_other_pod_has_any() -> None:
+    manifests = rendered(*JOBS)
+    assert one(manifests, "Role", "errata-trainer")["rules"] == RULES
+    binding = one(manifests, "RoleBinding", "errata-trainer")
+    assert binding["roleRef"]["name"] == "errata-trainer"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "errata", "namespace": "chat"}]
+    pods = {name: one(manifests, "StatefulSet", name)["spec"]["template"]["spec"] for name in ("errata", "errata-vllm")}
+    assert {name: pod["automountServiceAccountToken"] for name, pod in pods.items()} == {
+        "errata": True,
+        "errata-vllm": False,
+    }
+    trainers = config_of(manifests).training.kubernetes.service_account
+    assert trainers is not None
+    assert one(manifests, "ServiceAccount", trainers)["automountServiceAccountToken"] is False
+    assert trainers != binding["subjects"][0]["name"]
+    assert {443, 6443} <= egress(manifests, "errata")
+
+
+def test_the_policy_for_trainers_selects_the_pods_of_the_job_and_lets_them_reach_nothing() -> None:
+    manifests = rendered(*JOBS)
+    policy = one(manifests, "NetworkPolicy", "errata-trainer")["spec"]
+    made = kubernetes_runner.manifest(config_of(manifests).training.kubernetes, TRAINING_JOB, "errata-1-abc-1")
+    assert policy["podSelector"]["matchLabels"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+    assert (policy["ingress"], policy["egress"]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("values", "memory", "rights"),
+    [((), "16Gi", 0), (RAY, "4Gi", 0), (JOBS, "4Gi", 1), ((*JOBS, "daemon.resources.limits.memory=6Gi"), "6Gi", 1)],
+    ids=["local", "ray", "jobs", "given"],
+)
+def test_a_daemon_whose_training_is_elsewhere_is_small(values: tuple[str, ...], memory: str, rights: int) -> None:
+    manifests = rendered(*values)
+    assert container(manifests, "errata")["resources"]["limits"] == {"memory": memory}
+    assert len([each for each in manifests if each["kind"] in {"Role", "RoleBinding"}]) == 2 * rights
+
+
+def test_a_ray_cluster_is_reached_with_its_token_and_sees_the_runs() -> None:
+    manifests = rendered(*RAY, "secrets.keys.rayToken=ray-token")
+    training = config_of(manifests).training
+    assert (training.runner, training.ray.address, training.ray.workers) == ("ray", "http://ray-head:8266", 4)
+    given = {env["name"]: env for env in container(manifests, "errata")["env"]}
+    assert given["RAY_AUTH_MODE"]["value"] == "token"
+    assert given["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "erratad", "key": "ray-token"}
+    assert 8266 in egress(manifests, "errata")
+    assert volumes(manifests, "errata")["/var/lib/erratad/runs"] == "errata-runs"
+    without = rendered(*RAY, "training.ray.address=https://ray.example.org")
+    assert 443 in egress(without, "errata")
+    assert not [env for env in container(without, "errata")["env"] if env["name"].startswith("RAY_")]
+
+
+def test_with_a_store_of_adapters_servers_mount_no_shared_disk_and_reach_the_store_alone() -> None:
+    manifests = rendered(*STORE)
+    store = config_of(manifests).serving.adapter_store
+    assert store is not None
+    assert (store.url, store.options) == ("s3://models/erratad", {"region": "eu-central-1"})
+    for name in ("errata", "errata-vllm"):
+        [env] = [each for each in container(manifests, name)["env"] if each["name"] == store.options_env]
+        assert env["valueFrom"]["secretKeyRef"] == {"name": "erratad", "key": "store-options"}
+        assert 9000 in egress(manifests, name)
+    assert egress(manifests, "errata-vllm") == {53, 9000}
+    assert "/var/lib/erratad/adapters" not in {
+        mount["mountPath"] for mount in container(manifests, "errata-vllm")["volumeMounts"]
+    }
+    caches = [mount["mountPath"] for mount in container(manifests, "errata-vllm")["volumeMounts"]]
+    assert any(str(store.cache_dir).startswith(path) for path in caches)
+    by_role = rendered(*STORE[:-1])
+    assert not [env for env in container(by_role, "errata")["env"] if "STORE" in env["name"]]
+
+
+def test_where_training_runs_restarts_no_server() -> None:
+    def checksum(*values: str) -> str:
+        template = one(rendered(*values), "StatefulSet", "errata-vllm")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum() == checksum("training.runner=kubernetes") == checksum(*RAY)
+    assert checksum() != checksum("config.training.rank=32")
+
+
 def test_the_ingress_leads_each_host_to_its_service() -> None:
     ingress = one(rendered(*INGRESS, "ingress.className=nginx"), "Ingress", "errata")["spec"]
     leads = {rule["host"]: rule["http"]["paths"][0]["backend"]["service"]["name"] for rule in ingress["rules"]}
@@ -401,6 +554,13 @@ def test_an_ingress_without_a_host_or_to_an_open_model_is_refused(values: tuple[
         ("vllm.cache.size=much", "/vllm/cache/size"),
         ("ingress.hosts.daemon=https://errata", "/ingress/hosts/daemon"),
         ("vllm.replicas=0", "/vllm/replicas"),
+        ("training.runner=slurm", "/training/runner"),
+        ("training.runner=ray", "/training/ray/address"),
+        ("training.kubernetes.resources.limits.gpu=true", "/training/kubernetes/resources/limits/gpu"),
+        ("config.training.runner=ray", "/config/training"),
+        ("config.training.kubernetes.image=erratad", "/config/training"),
+        ("config.serving.adapter_store.url=s3://models", "/config/serving"),
+        ("adapterStore.url=s3://key:secret@models", "/adapterStore/url"),
         ("vllm.replica=2", "additional properties 'replica'"),
         ("config.serving.mode=managed", "/config/serving"),
         ("config.store.url=postgresql://erratad:secret@db/erratad", "/config/store/url"),

@@ -55,7 +55,7 @@ def installed(build_context: Path, tmp_path: Path) -> Path:
         shutil.copy(build_context / package / "__init__.py", stub / package)
     pip = [sys.executable, "-m", "pip"]  # its setuptools builds the wheel without a download
     steps = [
-        (stub, ["deploy/docker/install.sh", venv, "cpu", ".[cpu]"]),
+        (stub, ["deploy/docker/install.sh", venv, "cpu", ".[cpu,kubernetes,s3]"]),
         (build_context, [*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path / "wheel", "."]),
         (tmp_path, ["sh", "-c", f"{venv}/bin/pip install --no-deps --force-reinstall {tmp_path}/wheel/*.whl"]),
     ]

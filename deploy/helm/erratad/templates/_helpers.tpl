@@ -54,12 +54,87 @@ app.kubernetes.io/component: {{ .component }}
 {{- if $keys.sessionKey -}}
 {{- $_ := set $fixed.http "session_key_env" "ERRATAD_SESSION_KEY" -}}
 {{- end -}}
+{{- with .Values.adapterStore -}}
+{{- if .url -}}
+{{- $store := dict "url" .url "options" .options "cache_dir" "/var/cache/erratad/adapters" -}}
+{{- if $keys.adapterStoreOptions -}}
+{{- $_ := set $store "options_env" "ERRATAD_ADAPTER_STORE_OPTIONS" -}}
+{{- end -}}
+{{- $_ := set $fixed.serving "adapter_store" $store -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $fixed "training" (fromYaml (include "erratad.training" .)) -}}
 {{- toYaml (mustMergeOverwrite (deepCopy .Values.config) $fixed) -}}
+{{- end -}}
+
+{{/* The section `training`: the runner and what it needs. */}}
+{{- define "erratad.training" -}}
+{{- $name := include "erratad.name" . -}}
+{{- $training := dict "runner" .Values.training.runner -}}
+{{- if eq .Values.training.runner "ray" -}}
+{{- $_ := set $training "ray" .Values.training.ray -}}
+{{- end -}}
+{{- if eq .Values.training.runner "kubernetes" -}}
+{{- $given := .Values.training.kubernetes -}}
+{{- $model := dict "claim" .Values.model.existingClaim "path" "/srv/models/base" "read_only" true -}}
+{{- with .Values.model.subPath -}}
+{{- $_ := set $model "sub_path" . -}}
+{{- end -}}
+{{- $adapters := dict "claim" (printf "%s-adapters" $name) "path" "/var/lib/erratad/adapters" -}}
+{{- $runs := dict "claim" (printf "%s-runs" $name) "path" "/var/lib/erratad/runs" -}}
+{{- $labels := dict "app.kubernetes.io/instance" .Release.Name -}}
+{{- $secrets := list -}}
+{{- range .Values.image.pullSecrets -}}
+{{- $secrets = append $secrets .name -}}
+{{- end -}}
+{{- $kubernetes := dict
+      "image" ($given.image | default (include "erratad.image" .))
+      "image_pull_policy" .Values.image.pullPolicy
+      "image_pull_secrets" $secrets
+      "namespace" .Release.Namespace
+      "name_prefix" (trunc 30 $name | trimSuffix "-")
+      "service_account" (printf "%s-trainer" $name)
+      "resources" $given.resources
+      "node_selector" $given.nodeSelector
+      "tolerations" $given.tolerations
+      "labels" (merge $labels $given.labels)
+      "env" $given.env
+      "ttl_s" $given.ttlSeconds
+      "claims" (list $model $adapters $runs) -}}
+{{- with $given.queue -}}
+{{- $_ := set $kubernetes "queue" . -}}
+{{- end -}}
+{{- with $given.priorityClass -}}
+{{- $_ := set $kubernetes "priority_class" . -}}
+{{- end -}}
+{{- $_ := set $training "kubernetes" $kubernetes -}}
+{{- end -}}
+{{- toYaml $training -}}
 {{- end -}}
 
 {{/* What a server reads of it: other changes must not restart them all. */}}
 {{- define "erratad.serverConfig" -}}
-{{- toYaml (pick (fromYaml (include "erratad.config" .)) "model" "serving" "training") -}}
+{{- $config := fromYaml (include "erratad.config" .) -}}
+{{- $training := omit $config.training "runner" "kubernetes" "ray" -}}
+{{- toYaml (dict "model" $config.model "serving" $config.serving "training" $training) -}}
+{{- end -}}
+
+{{/* Not empty if runs need a volume that several pods mount. */}}
+{{- define "erratad.sharedRuns" -}}
+{{- if or (gt (int .Values.daemon.replicas) 1) (ne .Values.training.runner "local") -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Those of the daemon's pod: a training in it needs more. */}}
+{{- define "erratad.daemonResources" -}}
+{{- if .Values.daemon.resources -}}
+{{- toYaml .Values.daemon.resources -}}
+{{- else if eq .Values.training.runner "local" -}}
+requests: { cpu: "1", memory: 8Gi }
+limits: { memory: 16Gi }
+{{- else -}}
+requests: { cpu: 500m, memory: 2Gi }
+limits: { memory: 4Gi }
+{{- end -}}
 {{- end -}}
 
 {{/* Variables from the Secret. Takes a dict of root and of the names that the container needs: variable to key. */}}
