@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date
+from datetime import date, datetime
 from enum import StrEnum
+from typing import Self
 
 
 class Sort(StrEnum):
@@ -22,6 +23,22 @@ class Sort(StrEnum):
     """The most severe first."""
 
 
+class ShownEvidence(StrEnum):
+    """Evidence as listings show it and filter by it: `claimed` without the reports that were not looked at."""
+
+    CONTRADICTED = "contradicted"
+    UNCHECKED = "unchecked"
+    """Claimed, and not looked for, yet or at all: a duplicate is not looked at."""
+    CLAIMED = "claimed"
+    REPRODUCED = "reproduced"
+    VERIFIED = "verified"
+
+    @classmethod
+    def of(cls, evidence: str, looked_at: datetime | None) -> Self:
+        """`evidence`: as stored, an `Evidence`."""
+        return cls.UNCHECKED if evidence == cls.CLAIMED and looked_at is None else cls(evidence)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFilter:
     """The reports to list, those that fit all of this; None: any."""
@@ -30,6 +47,7 @@ class ReportFilter:
     category: str | None = None
     severity: str | None = None
     evidence: str | None = None
+    """A `ShownEvidence`."""
     tenant: str | None = None
     principal: str | None = None
     reporter: str | None = None

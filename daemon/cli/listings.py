@@ -14,7 +14,7 @@ from daemon.cli.backend import Backend, Document
 from daemon.cli.connection import on_backend
 from daemon.cli.options import AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
-from daemon.report_filter import ReportFilter, Sort
+from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 
 WATCH_INTERVAL_S = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
@@ -67,7 +67,8 @@ def reports(
     reporter: Annotated[str | None, typer.Option(help="Only reports that name this reporter.")] = None,
     severity: Annotated[str | None, typer.Option(help="Only reports of this severity: low, medium or high.")] = None,
     evidence: Annotated[
-        str | None, typer.Option(help="Only reports with this evidence: claimed, reproduced, verified, contradicted.")
+        str | None,
+        typer.Option(help="Only reports with this evidence: unchecked, claimed, reproduced, verified, contradicted."),
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Only reports of this tenant.")] = None,
     since: Annotated[datetime | None, _day("Only reports received on this day (UTC) or later.")] = None,
@@ -82,13 +83,13 @@ def reports(
     One report is shown from message to fix: conversation, analysis, correction, adapters trained on it, answers.
     """
     from connectors.messages import Severity
-    from daemon.records import Evidence, ReportState
+    from daemon.records import ReportState
 
     wanted = ReportFilter(
         state=one_of(ReportState, state, "state"),
         category=category,
         severity=one_of(Severity, severity, "severity"),
-        evidence=one_of(Evidence, evidence, "kind of evidence"),
+        evidence=one_of(ShownEvidence, evidence, "kind of evidence"),
         tenant=tenant,
         principal=principal,
         reporter=reporter,
@@ -111,7 +112,7 @@ def reports(
         ("ID", "STATE", "CATEGORY", "SEVERITY", "PRINCIPAL", "EVIDENCE", "RECEIVED (UTC)", "WHAT IS WRONG"),
         [
             (
-                *(one.id, one.state, one.category_text, one.severity, one.principal, one.evidence),
+                *(one.id, one.state, one.category_text, one.severity, one.principal, one.evidence_shown),
                 *(one.received_at, one.complaint),
             )
             for one in rows

@@ -28,6 +28,7 @@ from daemon.records import (
     Trigger,
     Verdict,
 )
+from daemon.report_filter import ShownEvidence
 from daemon.store import Store
 from daemon.store.rows import history
 from daemon.text.merging import SetAside, merged
@@ -68,6 +69,8 @@ class ReportRow(View):
     resolved_generation: int | None
     evidence: Evidence
     """What is known about whether the model gave the flagged answer."""
+    evidence_shown: ShownEvidence
+    """The same, but `unchecked` where it was not looked for; the filter `evidence` goes by it."""
     evidence_detail: str | None
     evidence_at: datetime | None
     """When evidence was last looked for; null: not yet."""
@@ -86,9 +89,10 @@ class ReportRow(View):
 
     @property
     def evidence_text(self) -> str:
-        """The evidence as words, such as "reproduced: in 2 of 3 answers of aligned-g000003"."""
-        detail = self.evidence_detail or ("not looked at yet" if self.evidence_at is None else "")
-        return f"{self.evidence}: {detail}" if detail else self.evidence.value
+        """The evidence as words: "reproduced: in 2 of 3 answers of aligned-g000003", or "unchecked: not looked at"."""
+        unchecked = self.evidence_shown is ShownEvidence.UNCHECKED
+        detail = self.evidence_detail or ("not looked at" if unchecked else "")
+        return f"{self.evidence_shown}: {detail}" if detail else self.evidence_shown.value
 
     @classmethod
     def of(cls, report: Report) -> Self:
@@ -116,6 +120,7 @@ class ReportRow(View):
             cluster_id=report.cluster_id,
             resolved_generation=report.resolved_generation,
             evidence=report.evidence,
+            evidence_shown=ShownEvidence.of(report.evidence, report.evidence_at),
             evidence_detail=report.evidence_detail,
             evidence_at=report.evidence_at,
             not_trainable=flagged.not_trainable,

@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 
 from connectors.messages import Severity, storable
-from daemon.records import Report
-from daemon.report_filter import ReportFilter, Sort
+from daemon.records import Evidence, Report
+from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 from daemon.store import schema
 from daemon.store.counts import up_to
 from daemon.store.search_index import candidates, report_texts
@@ -108,17 +108,30 @@ def _filters(wanted: ReportFilter) -> list[ColumnElement[bool]]:
         table.c.state: wanted.state,
         CATEGORY: wanted.category,
         table.c.severity: wanted.severity,
-        table.c.evidence: wanted.evidence,
         table.c.tenant: wanted.tenant,
         table.c.principal: wanted.principal,
         table.c.reporter: wanted.reporter,
     }
     found = [column == value for column, value in equal.items() if value is not None]
+    if wanted.evidence is not None:
+        found += _shown_as(ShownEvidence(wanted.evidence))
     if wanted.since is not None:
         found.append(table.c.received_at >= _start(wanted.since))
     if wanted.until is not None:
         found.append(table.c.received_at < _start(wanted.until) + timedelta(days=1))
     return found
+
+
+def _shown_as(evidence: ShownEvidence) -> list[ColumnElement[bool]]:
+    """The same distinction as `ShownEvidence.of`."""
+    table = schema.reports
+    match evidence:
+        case ShownEvidence.UNCHECKED:
+            return [table.c.evidence == Evidence.CLAIMED, table.c.evidence_at.is_(None)]
+        case ShownEvidence.CLAIMED:
+            return [table.c.evidence == Evidence.CLAIMED, table.c.evidence_at.is_not(None)]
+        case _:
+            return [table.c.evidence == Evidence(evidence.value)]
 
 
 def _start(day: date) -> datetime:

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field
 
 from connectors.messages import Severity, Text
 from daemon.operations.export import MEDIA_TYPES, Format, exported
-from daemon.records import Evidence, ReportState
-from daemon.report_filter import ReportFilter, Sort
+from daemon.records import ReportState
+from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 from daemon.store import Store
 
 EXPORTED: dict[int | str, dict[str, Any]] = {
@@ -35,7 +35,9 @@ def report_filter(
     state: Annotated[ReportState | None, _Empty] = None,
     category: Annotated[_Name | None, _Empty] = None,
     severity: Annotated[Severity | None, _Empty] = None,
-    evidence: Annotated[Evidence | None, _Empty] = None,
+    evidence: Annotated[
+        ShownEvidence | None, _Empty, Query(description="As in `evidence_shown`; unchecked: not looked at.")
+    ] = None,
     tenant: Annotated[_Name | None, _Empty] = None,
     principal: Annotated[_Name | None, _Empty, Query(description="A source, token, user:NAME or topic.")] = None,
     reporter: Annotated[_Name | None, _Empty] = None,

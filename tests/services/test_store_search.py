@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from connectors.messages import Severity
 from daemon.records import Evidence, ReportState, Source
-from daemon.report_filter import ReportFilter, Sort
+from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 from daemon.store import Store, schema
 from daemon.store.engine import transaction
 from tests.fixtures.config import flagged
@@ -30,7 +30,8 @@ def listed(store: Store) -> Store:
             at = datetime(2026, 11, 20 + place, 23, 59, tzinfo=UTC)
             values = {"received_at": at, "updated_at": at + timedelta(days=(5, 9, 7)[place])}
             connection.execute(update(table).where(table.c.id == report_id).values(**values))
-        connection.execute(update(table).where(table.c.id == "b").values(evidence=Evidence.VERIFIED))
+    store.evidence.record("b", Evidence.VERIFIED, "aligned-g000000 gave this answer")
+    store.evidence.record("c", Evidence.CLAIMED, "not in 3 answers of aligned-g000000")
     return store
 
 
@@ -43,7 +44,9 @@ def listed(store: Store) -> Store:
         (ReportFilter(sort=Sort.SEVERITY), "bca"),
         (ReportFilter(severity=Severity.LOW), "a"),
         (ReportFilter(severity="medium"), "c"),
-        (ReportFilter(evidence=Evidence.VERIFIED), "b"),
+        (ReportFilter(evidence=ShownEvidence.VERIFIED), "b"),
+        (ReportFilter(evidence="claimed"), "c"),
+        (ReportFilter(evidence="unchecked"), "a"),
         (ReportFilter(tenant="west"), "b"),
         (ReportFilter(principal="token:ci"), "c"),
         (ReportFilter(reporter="ann"), "ca"),

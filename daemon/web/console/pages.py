@@ -23,7 +23,7 @@ from daemon.operations.stages import PAUSABLE
 from daemon.operations.status import status, trial_view
 from daemon.operations.views import GenerationView, ReportRow, ReportView, generation_view, report_view
 from daemon.records import MAX_NUMBER, AdapterState, Intent, ReportState, Run, RunState, Verdict
-from daemon.report_filter import ReportFilter
+from daemon.report_filter import ReportFilter, ShownEvidence
 from daemon.store import Store
 from daemon.store.counts import MAX_COUNTED
 from daemon.store.duplicates import WITH_ANALYSIS
@@ -98,6 +98,7 @@ def _add_reports(router: APIRouter, shell: Shell, config: Config) -> None:
             total=total,
             max_counted=MAX_FOUND if wanted.search else MAX_COUNTED,
             states=list(ReportState),
+            evidences=list(ShownEvidence),
             categories=store.reports.categories(),
             wanted=wanted,
             rows=rows,

@@ -121,7 +121,7 @@ def test_reports_take_every_filter_and_an_order(erratad: Command, sqlite_store: 
     shown = erratad("reports", "--sort", "severity", "--json")
     assert [row["id"] for row in json.loads(shown.stdout)] == ["a", "b", "c"]
     today = f"{utcnow():%Y-%m-%d}"
-    wanted = ("--severity", "high", "--tenant", "east", "--evidence", "claimed", "--since", today, "--until", today)
+    wanted = ("--severity", "high", "--tenant", "east", "--evidence", "unchecked", "--since", today, "--until", today)
     assert [row["id"] for row in json.loads(erratad("reports", *wanted, "--json").stdout)] == ["a"]
     assert "No reports." in erratad("reports", "--until", "2020-01-01").stdout
     wrong = erratad("reports", "--severity", "huge")

@@ -130,7 +130,7 @@ def test_evidence_is_looked_for_once_more_on_request(erratad: Command, sqlite_st
     done = erratad("evidence", claimed, found, "--reason", "the model changed")
     assert (done.exit_code, done.stdout) == (1, f"waits: {claimed}\n")
     assert "is reproduced already" in done.stderr
-    assert "claimed: not looked at yet" in erratad("reports", claimed).stdout
+    assert "unchecked: not looked at" in erratad("reports", claimed).stdout
     told = erratad("status").stdout
     assert "Evidence that the model gave the flagged answers: 1 claimed, 1 reproduced; 1 not looked at yet." in told
 
