@@ -256,7 +256,6 @@ def test_the_wheel_holds_the_product_alone_and_needs_no_test_code() -> None:
 TESTED_THROUGH = {
     # with real parts
     "connectors/kafka/": "tests/services/test_kafka*.py",
-    "connectors/litellm.py": "tests/services/test_feedback_by_id.py",
     "connectors/mlflow.py": "tests/services/test_mlflow.py",
     "connectors/otlp.py": "tests/unit/delivery/test_otlp.py",
     "connectors/vllm.py": "tests/services/test_vllm_contract.py",

@@ -38,8 +38,9 @@ from tests.fixtures.api import serving
 from tests.fixtures.broker import read, send, step_until
 from tests.fixtures.config import flagged
 from tests.fixtures.life import life
-from tests.fixtures.litellm import MASTER_KEY, litellm_proxy
+from tests.fixtures.litellm import MASTER_KEY, RECORDED, SECOND_KEY, USERS_KEY, Proxy, a_call, litellm_proxy
 from tests.fixtures.ports import free_port
+from tests.fixtures.receiver import Receiver
 from tests.fixtures.reflection import ReflectionBench
 from tests.fixtures.required import unavailable
 from tests.fixtures.router import vllm_router
@@ -170,13 +171,12 @@ class Proxied:
     fake: FakeVllm
     server: VllmServer
     chat: OpenAI
-    group: str
-    url: str
+    proxy: Proxy
     erratad_port: int
 
     def ask(self, **more: Any) -> Any:
         messages: Any = [{"role": "user", "content": QUESTION}]
-        return self.chat.chat.completions.with_raw_response.create(model=self.group, messages=messages, **more)
+        return self.chat.chat.completions.with_raw_response.create(model=self.proxy.group, messages=messages, **more)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
         OpenAI(base_url=f"{proxy.url}/v1", api_key=MASTER_KEY, max_retries=0) as chat,
     ):
         server.set_live("aligned-g000000", expected=None)
-        yield Proxied(fake=fake, server=server, chat=chat, group=proxy.group, url=proxy.url, erratad_port=port)
+        yield Proxied(fake=fake, server=server, chat=chat, proxy=proxy, erratad_port=port)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_through_litellm_the_generation_is_found_by_the_completions_id(
 ) -> None:
     answer = proxied.ask(stream=stream).parse()
     first, *_ = list(answer) if stream else [answer]
-    assert first.model == proxied.group
+    assert first.model == proxied.proxy.group
     with feedback(bench.store, config) as backend:
         sent = backend.submit(first.id, rating="down")
         assert look(bench.store, config, proxied.server).sentence.endswith("1 stored")
@@ -244,7 +244,7 @@ def test_litellm_tells_the_generation_and_passes_the_conversations_header_on(pro
     assert proxied.fake.headers[-1]["x-erratad-conversation"] == "conversation-7"
 
 
-def test_feedback_passes_through_litellm_under_the_name_of_its_key(
+def test_feedback_passes_through_litellm_under_the_name_of_its_keys_user(
     proxied: Proxied,
     bench: ReflectionBench,
     make_config: Callable[..., Config],
@@ -253,19 +253,31 @@ def test_feedback_passes_through_litellm_under_the_name_of_its_key(
     monkeypatch.setenv("REPORTER_TOKEN", TOKENS[Role.REPORTER])
     reporter = {"name": "litellm", "role": Role.REPORTER, "token_env": "REPORTER_TOKEN"}
     config = make_config(serving={"exchanges": {"enabled": True}}, http={"tokens": [reporter]})
-    answer = proxied.ask().parse()
+    url, sent = proxied.proxy.url, []
     with serving(bench.store, config, port=proxied.erratad_port):
-        with Feedback(proxied.url, token=MASTER_KEY) as backend:
-            sent = backend.submit(answer.id, rating="down", reporter="user-4711", tenant="another")
-            assert (sent.outcome, backend.state(sent.id).state) == ("waiting", "waiting")
-            with pytest.raises(FeedbackError, match="says nothing") as refused:
-                backend.submit(answer.id)
-            assert (refused.value.status, refused.value.reason) == (422, "schema_violation")
-        without_key = httpx.post(f"{proxied.url}/v1/feedback", json={"completion_id": answer.id, "rating": "down"})
-        assert without_key.is_error
-    assert look(bench.store, config, proxied.server).sentence.endswith("1 stored")
-    becomes_a_lesson(sent.id, bench)
-    assert bench.store.reports.get(sent.id).flagged.reporter == "default_user_id/user-4711"
+        for key in (MASTER_KEY, USERS_KEY, SECOND_KEY):
+            with Feedback(url, token=key) as backend:
+                answer = proxied.ask(user=key).parse()
+                sent.append(backend.submit(answer.id, rating="down", reporter="user-4711", tenant="another").id)
+                assert backend.state(sent[-1]).state == "waiting"
+                with pytest.raises(FeedbackError, match="says nothing") as refused:
+                    backend.submit(answer.id)
+                assert (refused.value.status, refused.value.reason) == (422, "schema_violation")
+        thumb = {"completion_id": answer.id, "rating": "down"}
+        assert httpx.post(f"{url}/v1/feedback", json=thumb).status_code == 401
+    assert look(bench.store, config, proxied.server).worked
+    reports = [bench.store.reports.get(one) for one in sent]
+    assert [(one.source.principal, one.flagged.reporter, one.flagged.tenant) for one in reports] == [
+        ("litellm", "default_user_id/user-4711", "another"),
+        ("litellm", "ann@example.com/user-4711", "support"),
+        ("litellm", "ann@example.com/user-4711", "another"),
+    ]
+    becomes_a_lesson(sent[0], bench)
+
+
+def test_todays_litellm_calls_the_callback_and_sends_on_as_recorded(proxied: Proxied) -> None:
+    with closing(Receiver(proxied.erratad_port)) as erratad:
+        assert a_call(proxied.proxy, erratad) == json.loads(RECORDED.read_text())
 
 
 @pytest.mark.parametrize("stream", [False, True])
