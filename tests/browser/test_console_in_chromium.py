@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from daemon.records import AdapterState, IntentKind, ReportState
 from daemon.store import Store
 from daemon.store.adapters import Fulfilled
 from daemon.web.app import create_app
+from deploy.docs import pictures
 from tests.fixtures.browser import DESKTOP, PHONE, Browser, Servers
 from tests.fixtures.history import try_out
 from tests.fixtures.traffic import answered
@@ -223,6 +226,26 @@ def test_a_reviewers_words_replace_the_analysis(console: Console, history: Store
     lesson = history.reports.lesson(report.id)
     assert lesson is not None
     assert (lesson.analysis, lesson.reviewed_by) == ("It names the largest city and not the capital.", "ann")
+
+
+def test_on_a_phone_the_menu_shows_where_one_is(browser: Browser, console: Console) -> None:
+    browser.look_like(*NIGHT)
+    console.sign_in()
+    console.open("/audit")
+    box = console.one("nav [aria-current]").rect
+    assert 0 <= box["x"] <= PHONE[0] - box["width"]
+
+
+def test_the_documentations_pictures_are_taken_of_pages_that_exist(console: Console, tmp_path: Path) -> None:
+    console.sign_in()
+    pictures.take(console.driver, console.address, tmp_path)
+    titles = []
+    for name, (page, height) in pictures.SHOWN.items():
+        header = (tmp_path / f"{name}.png").read_bytes()[:24]
+        assert struct.unpack(">II", header[16:]) == (pictures.WIDTH, height)
+        console.open(page)
+        titles.append(console.text("h1"))
+    assert titles == ["Overview", "Decide about aligned-g000001", "Reports 22"]
 
 
 def test_settings_show_no_secret(console: Console) -> None:

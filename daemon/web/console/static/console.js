@@ -6,6 +6,9 @@ const REFRESH_MS = 5000;
 const ASK_MS = 2000;
 const PATIENCE_MS = 4000; // a daemon that takes longer counts as lost
 
+// On a phone the menu is wider than the screen.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 const connection = document.getElementById("connection");
 const regions = [...document.querySelectorAll("[data-live]")];
 const clock = () => `${new Date().toISOString().slice(11, 19)} UTC`;
