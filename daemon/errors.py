@@ -47,6 +47,10 @@ class ArchiveChangedError(ArchiveError):
     """A report changed while it was written to the archive. Nothing was moved."""
 
 
+class StoreDamagedError(ErratadError):
+    """The database's file is damaged, or no database."""
+
+
 class StoreVersionError(ErratadError):
     """This version of erratad does not know the database's schema version."""
 

@@ -12,8 +12,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import structlog
@@ -23,6 +23,7 @@ from daemon import __version__, metrics
 from daemon.chat.reader import Reader
 from daemon.config import Config
 from daemon.config.secret import secret
+from daemon.config.web import HttpConfig
 from daemon.dataset.stage import DatasetStage
 from daemon.delivery.events import KafkaSink
 from daemon.delivery.mlflow import MlflowSink
@@ -30,7 +31,7 @@ from daemon.delivery.otlp import OtlpSink
 from daemon.delivery.outbox import OutboxStage
 from daemon.delivery.stage import DeliveryStage, EventSink
 from daemon.delivery.webhook import WebhookSink
-from daemon.errors import StoreUnavailableError
+from daemon.errors import ConfigError, StoreUnavailableError
 from daemon.evaluation.stage import EvaluationStage
 from daemon.evaluation.votes import Trust
 from daemon.evidence.completions import CompletionsStage
@@ -83,14 +84,41 @@ def serve(config: Config) -> int:
         logger.warning("dangerous setting", found=danger)
     metrics.BUILD.info({"version": __version__})
     stop = threading.Event()
-    with sole_owner(config.data_dir), stop_signals(stop, partial(end_left_over, config.data_dir, grace_s=0.0)):
+    with (
+        sole_owner(config.data_dir),
+        stop_signals(stop, partial(end_left_over, config.data_dir, grace_s=0.0)),
+        _addresses(config.http) as addresses,
+    ):
         store = _open_store(config, stop)
         if store is None:
             return EXIT_OK if stop.is_set() else EXIT_UNREACHABLE
         try:
-            return EXIT_OK if _run(config, store, stop) else EXIT_FAILED
+            return EXIT_OK if _run(config, store, stop, addresses) else EXIT_FAILED
         finally:
             store.close()
+
+
+@contextmanager
+def _addresses(http: HttpConfig) -> Iterator[list[socket.socket]]:
+    """Take the addresses of `http`, before anything else is started. Nobody can connect until the server listens.
+
+    Raises:
+        ConfigError: An address is in use, or is none of this machine.
+    """
+    with ExitStack() as closing:
+        taken = []
+        try:
+            for family, kind, _, _, address in socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM):
+                one = closing.enter_context(socket.socket(family, kind))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind(address)
+                taken.append(one)
+        except OSError as exc:
+            where = f"{http.host}, port {http.port}"
+            raise ConfigError(f"http: cannot listen on {where}: {exc.strerror}; change http.host or http.port") from exc
+        yield taken
 
 
 def _open_store(config: Config, stop: threading.Event) -> Store | None:
@@ -107,7 +135,7 @@ def _open_store(config: Config, stop: threading.Event) -> Store | None:
     return None
 
 
-def _run(config: Config, store: Store, stop: threading.Event) -> bool:
+def _run(config: Config, store: Store, stop: threading.Event, addresses: list[socket.socket]) -> bool:
     host = socket.gethostname()
     owner = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     # `sole_owner` makes this name unique; a restarted daemon gets the same name, and so leads at once
@@ -148,7 +176,7 @@ def _run(config: Config, store: Store, stop: threading.Event) -> bool:
         heartbeats = Heartbeats(store.control, owner=owner)
         run = partial(run_stage, control=store.control, heartbeats=heartbeats, last_steps=last_steps, stop=stop)
         parts: dict[str, Callable[[], None]] = {stage.name: partial(run, stage) for stage in stages}
-        parts |= {"leader": partial(leader.run, stop), "http": http.run}
+        parts |= {"leader": partial(leader.run, stop), "http": partial(http.run, addresses)}
         return run_together(parts, stop, on_stop=lambda: setattr(http, "should_exit", True))
 
 
@@ -330,8 +358,6 @@ def _http(
     return uvicorn.Server(
         uvicorn.Config(
             create_app(store=store, intake=intake, config=config, health=health),
-            host=config.http.host,
-            port=config.http.port,
             log_config=None,
             access_log=False,
             proxy_headers=False,  # `daemon.web.access` needs the real peer's address for http.proxy.addresses

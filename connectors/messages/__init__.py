@@ -14,6 +14,7 @@ from connectors.messages.decoding import (
 )
 from connectors.messages.event import Event, EventType
 from connectors.messages.fields import MAX_DEPTH, FreeJson, Identifier, Name, Text, Wire, storable
+from connectors.messages.problems import sentences
 from connectors.messages.report import WIRE_VERSION, ChatMessage, FlaggedResponse, Rating, Severity
 from connectors.messages.short import AWAITED, EXAMPLES
 
@@ -41,5 +42,6 @@ __all__ = [
     "document",
     "json_schema",
     "refuse_constant",
+    "sentences",
     "storable",
 ]

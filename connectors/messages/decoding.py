@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from connectors.messages import short
 from connectors.messages.body import TooLargeError, plain_text
 from connectors.messages.fields import MAX_VALUES, values_in
+from connectors.messages.problems import sentences
 from connectors.messages.report import WIRE_VERSION, FlaggedResponse, Rating
 from connectors.messages.short import AWAITED
 
@@ -57,9 +58,8 @@ def decode(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> FlaggedR
         raise MessageRejected(Rejection.SCHEMA_VIOLATION, "the message must be a JSON object")
     value = _whole(value)
     if value.get("version") != WIRE_VERSION or isinstance(value.get("version"), bool):
-        raise MessageRejected(
-            Rejection.WRONG_VERSION, f"version is {value.get('version')!r:.40}; this erratad takes {WIRE_VERSION}"
-        )
+        given = f"{value['version']!r:.40}" if "version" in value else "missing"
+        raise MessageRejected(Rejection.WRONG_VERSION, f"version is {given}; this erratad takes {WIRE_VERSION}")
     try:
         flagged = FlaggedResponse.model_validate(value)
     except (ValidationError, RecursionError) as exc:
@@ -83,7 +83,7 @@ def document(raw: bytes | None, *, max_bytes: int = MAX_MESSAGE_BYTES) -> Any:
     try:
         value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as exc:
-        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc}") from exc
+        raise MessageRejected(Rejection.MALFORMED_JSON, f"not JSON: {exc if text.strip() else 'it is empty'}") from exc
     if len(text) > MAX_VALUES and values_in(value) > MAX_VALUES:  # each value takes a character at least
         raise MessageRejected(
             Rejection.SCHEMA_VIOLATION, f"holds more than {MAX_VALUES} JSON values; send what is not needed as one text"
@@ -139,10 +139,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _explain(exc: Exception) -> str:
     if not isinstance(exc, ValidationError):
         return str(exc)
-    return "; ".join(
-        f"{'.'.join(str(part) for part in error['loc']) or 'message'}: {error['msg']}"
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)[:5]
-    )
+    return "; ".join(sentences(exc.errors(include_url=False)[:5], whole="message"))
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from connectors.messages import Text, Wire
+from connectors.messages import Text, Wire, sentences
 from daemon.errors import ConfigError
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -64,11 +64,10 @@ def _record(where: str, line: str, model: type[Line], what: str) -> Line:
     try:
         return model.model_validate_json(line)
     except ValidationError as exc:
-        error = exc.errors()[0]
-        field = ".".join(map(str, error["loc"])) or what
+        [said] = sentences(exc.errors()[:1], whole=what)
         needed = ", ".join(name for name, one in model.model_fields.items() if one.is_required())
         raise ConfigError(
-            f"{where}: {field}: {error['msg']}; each line is a JSON object with {needed} (daemon/data/ has examples)"
+            f"{where}: {said}; each line is a JSON object with {needed} (daemon/data/ has examples)"
         ) from exc
 
 

@@ -12,7 +12,7 @@ import typer
 from daemon.cli import completion
 from daemon.cli.backend import Backend, Document
 from daemon.cli.connection import on_backend
-from daemon.cli.options import AsJson, Limit, one_of
+from daemon.cli.options import MAX_NUMBER, AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
 from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 
@@ -148,7 +148,8 @@ def lessons(
 def runs(
     backend: Backend,
     run_id: Annotated[
-        int | None, typer.Argument(help="Show this run with its verdict.", autocompletion=completion.runs)
+        int | None,
+        typer.Argument(min=1, max=MAX_NUMBER, help="Show this run with its verdict.", autocompletion=completion.runs),
     ] = None,
     *,
     limit: Limit = 50,
@@ -181,7 +182,10 @@ def adapters(
     generation: Annotated[
         int | None,
         typer.Argument(
-            help="Show this generation with its lineage and verdict.", autocompletion=completion.generations
+            min=0,
+            max=MAX_NUMBER,
+            help="Show this generation with its lineage and verdict.",
+            autocompletion=completion.generations,
         ),
     ] = None,
     *,

@@ -33,6 +33,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. --set http.port=9000; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+MAX_NUMBER = 2**31 - 1
+"""The greatest number of a run or generation, as in `daemon.records`, whose import would slow every start."""
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most this many, newest first.")]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 ReasonNeeded = Annotated[

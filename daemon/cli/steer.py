@@ -12,7 +12,7 @@ import typer
 from daemon.cli import completion
 from daemon.cli.backend import Backend, Document, Request
 from daemon.cli.connection import on_backend
-from daemon.cli.options import AsJson, Reason, ReasonNeeded, Yes, ask, for_each, reason_given
+from daemon.cli.options import MAX_NUMBER, AsJson, Reason, ReasonNeeded, Yes, ask, for_each, reason_given
 from daemon.cli.output import print_json, say, warn
 from daemon.errors import ConfigError
 from daemon.operations.stages import PAUSABLE
@@ -32,7 +32,7 @@ StageName = Annotated[
 
 
 def _generation(text: str) -> Any:
-    return typer.Argument(min=0, help=text, autocompletion=completion.generations)
+    return typer.Argument(min=0, max=MAX_NUMBER, help=text, autocompletion=completion.generations)
 
 
 def _report(metavar: str, text: str) -> Any:

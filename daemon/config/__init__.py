@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from connectors.messages import sentences
 from daemon.config.archive import ArchiveConfig
 from daemon.config.chat import ChatConfig
 from daemon.config.dataset import DatasetConfig
@@ -136,7 +137,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as exc:
-        lines = [f"  {'.'.join(map(str, error['loc'])) or 'config'}: {error['msg']}" for error in exc.errors()]
+        lines = [f"  {line}" for line in sentences(exc.errors(), whole="config")]
         raise ConfigError(
             "\n".join([f"{path} is not valid; {CONFIGS / 'default.yaml'} explains every key:", *lines])
         ) from exc

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from connectors.messages import ChatMessage, Checks
+from connectors.messages import ChatMessage, Checks, sentences
 from daemon.artifacts.jsonl import numbered_lines
 from daemon.errors import ConfigError
 
@@ -38,12 +38,14 @@ def load_scenario(path: Path) -> list[ScenarioQuestion]:
         lines = numbered_lines(path)
     except OSError as exc:
         raise ConfigError(f"cannot read scenario {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"scenario {path} is no JSONL file: byte {exc.start} is not UTF-8") from exc
     for number, line in lines:
         try:
             questions.append(ScenarioQuestion.model_validate_json(line))
         except ValidationError as exc:
-            error = exc.errors()[0]
-            raise ConfigError(f"{path}:{number}: {'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
+            [said] = sentences(exc.errors()[:1], whole="line")
+            raise ConfigError(f"{path}:{number}: {said}") from exc
     if not questions:
         raise ConfigError(f"{path} has no questions; see {SCENARIO} for an example")
     return questions

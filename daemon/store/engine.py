@@ -18,7 +18,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daemon.errors import ConfigError, IllegalTransitionError, StoreUnavailableError
+from daemon.errors import ConfigError, IllegalTransitionError, StoreDamagedError, StoreUnavailableError
 from daemon.records import utcnow
 from daemon.store.terms import require_term
 
@@ -60,6 +60,7 @@ _SQLITE_OUTAGES = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
+_SQLITE_DAMAGE = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 
 class Lock(IntEnum):
@@ -259,7 +260,7 @@ def _translated() -> Iterator[None]:
         yield
     except PoolTimeout as exc:
         raise StoreUnavailableError(
-            f"no database connection became free in {POOL_TIMEOUT_S} s; erratad tries again"
+            f"no database connection became free in {POOL_TIMEOUT_S} s; a daemon tries again"
         ) from exc
     except IntegrityError as exc:
         message = str(exc.orig).partition("\n")[0]
@@ -267,10 +268,14 @@ def _translated() -> Iterator[None]:
             raise IllegalTransitionError(message) from exc
         raise
     except DBAPIError as exc:
+        reason = str(exc.orig).partition("\n")[0]
+        if getattr(exc.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_DAMAGE:
+            raise StoreDamagedError(
+                f"the SQLite file of store.url cannot be read: {reason}; name another one, or restore a backup"
+            ) from exc
         if not _is_outage(exc):
             raise
-        reason = str(exc.orig).partition("\n")[0]
-        raise StoreUnavailableError(f"the database does not answer: {reason}; erratad tries again") from exc
+        raise StoreUnavailableError(f"the database does not answer: {reason}; a daemon tries again") from exc
 
 
 def _is_outage(exc: DBAPIError) -> bool:

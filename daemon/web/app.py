@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http import HTTPStatus
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from connectors.messages import MessageRejected, Rejection
+from connectors.messages import MessageRejected, Rejection, sentences
 from daemon import __version__
 from daemon.config import Config
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
@@ -86,13 +89,22 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, exc: RequestValidationError) -> JSONResponse:
-        details = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
-        return refuse(422, "invalid_request", "; ".join(details))
+        return refuse(422, "invalid_request", "; ".join(sentences(exc.errors(), whole="request")))
 
     @app.exception_handler(HTTPException)
-    def refused(_: Request, exc: HTTPException) -> JSONResponse:
-        return refuse(exc.status_code, _REASONS.get(exc.status_code, "refused"), exc.detail, dict(exc.headers or {}))
+    def refused(request: Request, exc: HTTPException) -> JSONResponse:
+        headers, status = dict(exc.headers or {}), exc.status_code
+        return refuse(status, _REASONS.get(status, "refused"), _detail(request, exc, headers), headers)
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001 - the server logs it
         return refuse(500, "internal", "internal error; see the log of erratad")
+
+
+def _detail(request: Request, exc: HTTPException, headers: Mapping[str, str]) -> str:
+    """The routing itself says only the name of its status."""
+    if exc.detail != HTTPStatus(exc.status_code).phrase:
+        return exc.detail
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{request.method} is not taken here; use {headers.get('Allow', 'another method')}"
+    return "nothing is at this address; /openapi.json lists all addresses"

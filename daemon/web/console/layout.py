@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 
+from connectors.messages import sentences
 from daemon.config.web import Role
 from daemon.errors import ErratadError, IllegalTransitionError, NotFoundError, StoreUnavailableError
 from daemon.operations.progress import progress_text, span
@@ -107,8 +108,8 @@ class PageRoute(APIRoute):
                     return RedirectResponse(headers["Location"], exc.status_code)
                 return _problem(exc.status_code, exc.detail, headers)
             except RequestValidationError as exc:
-                details = [f"{error['loc'][-1]}: {error['msg']}" for error in exc.errors()]
-                return _problem(422, "; ".join(details))
+                fields = [{**error, "loc": error["loc"][-1:]} for error in exc.errors()]
+                return _problem(422, "; ".join(sentences(fields, whole="form")))
             except (NotFoundError, IllegalTransitionError, StoreUnavailableError) as exc:
                 return _problem(_STATUS[type(exc)], str(exc))
 

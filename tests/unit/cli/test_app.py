@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from daemon import __version__
+from daemon import __version__, records
+from daemon.cli import options
 from daemon.cli.app import EXIT_CODES, app
 from daemon.store import Store
 from tests.fixtures.api import serving
@@ -156,6 +157,9 @@ def test_every_command_takes_the_options_of_its_kind() -> None:
         ),
         (("status", "--config", "configs/default.yaml", "--set", "store.url=nonsense"), 2, "store.url"),
         (("submit", "none.jsonl"), 2, "none.jsonl"),
+        (("runs", "9" * 20), 2, "2147483647"),
+        (("adapters", "9" * 20), 2, "2147483647"),
+        (("promote", "9" * 20, "--yes"), 2, "2147483647"),
     ],
 )
 def test_failures_are_one_message_on_stderr_and_an_exit_code(arguments: tuple[str, ...], code: int, said: str) -> None:
@@ -164,6 +168,19 @@ def test_failures_are_one_message_on_stderr_and_an_exit_code(arguments: tuple[st
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_file_that_is_no_database_is_named_as_the_fault(tmp_path: Path) -> None:
+    file = tmp_path / "erratad.sqlite3"
+    file.write_text("these are words, and no database " * 100)
+    done = process("status", "--config", "configs/default.yaml", "--set", f"data_dir={tmp_path}")
+    assert done.returncode == 1
+    assert "store.url cannot be read: file is not a database; name another one, or restore a backup" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_end_where_those_of_the_store_end() -> None:
+    assert options.MAX_NUMBER == records.MAX_NUMBER
 
 
 def test_without_any_configuration_the_next_step_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -113,3 +114,15 @@ def test_vllm_without_a_shared_token_names_the_key(erratad: Command) -> None:
     done = erratad("vllm", "--print")
     assert done.exit_code == 2
     assert "serving.admin_token_env" in done.stderr
+
+
+def test_a_port_in_use_is_named_before_anything_starts(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "configure", lambda _config: None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = make_config(http={"host": "127.0.0.1", "port": port})
+        with pytest.raises(ConfigError, match=f"127.0.0.1, port {port}: Address already in use; change http.host"):
+            serve(config)
+    assert not (config.data_dir / "erratad.sqlite3").exists()

@@ -58,7 +58,7 @@ def test_overrides_reach_nested_keys_and_are_yaml(written: Callable[[str], Path]
         ("model: {path: x}\nreflection: {analyst: endpoint}\n", "endpoint"),
         (
             "model: {path: x}\ndataset: {variants: {per_cluster: 1}}\n",
-            "dataset.variants: Extra inputs are not permitted",
+            "dataset.variants: unknown; remove it, or correct its name",
         ),
         ("model: {path: x}\ndataset: {similarity_by: meaning}\n", "dataset.similarity_by"),
         ("model: {path: x}\ndataset: {recipes: {leak: sft}}\n", "'prompt-injection', 'secret-leak', 'harmful'"),

@@ -68,6 +68,13 @@ def test_a_line_separator_inside_a_string_ends_no_line_of_a_scenario(tmp_path: P
     assert [question.reason for question in load_scenario(path)] == ["One.\u2028Two."]
 
 
+def test_a_scenario_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.jsonl"
+    path.write_bytes(b"PAR1\xff\xfe")
+    with pytest.raises(ConfigError, match="is no JSONL file: byte 4 is not UTF-8"):
+        load_scenario(path)
+
+
 def test_an_empty_scenario_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scenario.jsonl"
     path.touch()
