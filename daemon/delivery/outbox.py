@@ -25,5 +25,7 @@ class OutboxStage:
         retention_s = self._config.retention_s
         deleted = self._outbox.prune(older_than_s=retention_s, subscriptions=self._subscriptions)
         if not deleted:
-            return Step(sentence=f"no event older than {retention_s:.0f} s is left to delete")
-        return Step(sentence=f"deleted {deleted} events older than {retention_s:.0f} s", worked=deleted == PRUNE)
+            return Step(sentence=f"no event older than {retention_s / 86400:.3g} days is left to delete")
+        return Step(
+            sentence=f"deleted {deleted} events older than {retention_s / 86400:.3g} days", worked=deleted == PRUNE
+        )

@@ -23,7 +23,7 @@ from daemon.labels import LeftOut
 from daemon.left_out import LeftOutBy, LeftOutReport
 from daemon.operations.health import Health
 from daemon.parts import Analysis
-from daemon.records import AdapterState, ReportState, Source, utcnow
+from daemon.records import AdapterState, Evidence, ReportState, Source, utcnow
 from daemon.runtime.stage import LastSteps
 from daemon.store import Store
 from daemon.store.rows import history
@@ -410,6 +410,17 @@ def test_selected_reports_are_decided_together_and_each_refusal_is_told(learned:
     assert "gone: no report" in text
     assert store.reports.get(learned.report_id).state == "buried"
     assert [(one.action, one.subject) for one in store.audit.entries(limit=1)] == [("reject", learned.report_id)]
+
+
+def test_the_list_shows_the_evidence_that_its_filter_goes_by(client: TestClient, sqlite_store: Store) -> None:
+    add(sqlite_store, flagged(id="looked-at"), flagged(id="waits"))
+    sqlite_store.evidence.record("looked-at", Evidence.CLAIMED, "not in 3 answers of aligned-g000000")
+    for shown, found, other in (("claimed", "looked-at", "waits"), ("unchecked", "waits", "looked-at")):
+        page = client.get(f"/reports?evidence={shown}").text
+        assert f'<td data-label="evidence">{shown}</td>' in page
+        assert f"/reports/{found}" in page
+        assert f"/reports/{other}" not in page
+    assert "Evidence that the model gave this answer, unchecked: not looked at." in client.get("/reports/waits").text
 
 
 def test_all_reports_of_a_filter_are_decided_in_batches_and_later_ones_are_left_alone(
