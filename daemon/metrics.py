@@ -132,6 +132,7 @@ INDUCED_NEXT_RUN = Gauge("erratad_induced_next_run_timestamp_seconds", "Next cro
 REPORTS = _closed(Gauge("erratad_reports", "Reports by state.", ["state"]), state=ReportState)
 REPORTS_ARCHIVED = Gauge("erratad_reports_archived", "Reports in the files of the archive (storage.archive).")
 ARCHIVE_LAST_FILE = Gauge("erratad_archive_last_file_timestamp_seconds", "Time of the archive's latest file; 0: none.")
+ARCHIVE_FAILING = Gauge("erratad_archive_failing", "1 while the latest attempt to archive reports failed.")
 ARCHIVE_FAILURES = Counter("erratad_archive_failures_total", "Failed attempts to move reports into the archive.")
 LAST_REPORT = Gauge("erratad_last_report_timestamp_seconds", "Time of the latest report not induced; 0: never.")
 REPORTS_EXPECTED = Gauge(

@@ -245,9 +245,11 @@ class ArchiveStage:
             return Step(sentence=self._sentence)
         except ArchiveError as exc:
             metrics.ARCHIVE_FAILURES.inc()
+            metrics.ARCHIVE_FAILING.set(1)
             log.warning("archive_failed", error=str(exc))
             self._rest(RETRY_S, f"nothing is archived: {exc}")
             return Step(sentence=self._sentence)
+        metrics.ARCHIVE_FAILING.set(0)
         log.info("reports_archived", reports=moved.reports)
         self._place, self._moved = moved.place, self._moved + moved.reports
         if moved.place is None:

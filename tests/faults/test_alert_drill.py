@@ -136,6 +136,20 @@ def test_the_guidance_makes_a_prompt_too_long_and_a_proxy_renames_the_model_in_r
     stand.all_end()
 
 
+def test_the_archive_cannot_be_written(stand: Stand, tmp_path: Path) -> None:
+    blocked = tmp_path / "disk"
+    blocked.write_text("no folder")
+    stand.reconfigure(storage={"archive": {"after_days": 60, "folder": str(blocked / "archive")}})
+    stand.fires("ErratadArchiveFailing")
+    stand.is_told("ErratadArchiveFailing")
+    assert "nothing is archived" in stand.follow("ErratadArchiveFailing", "erratad status")
+    blocked.unlink()
+    stand.reconfigure()
+    stand.until(lambda: "archived 0 reports" in stand.says("archive"), "the archive does not work again")
+    stand.all_end()
+    stand.reconfigure(storage={"archive": {"after_days": None}})
+
+
 def test_a_server_a_broker_an_endpoint_and_an_adapter_are_gone(stand: Stand) -> None:
     stand.hook.status = 500
     stand.pause("reflection")

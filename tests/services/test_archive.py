@@ -332,11 +332,13 @@ def test_the_stage_tells_and_counts_a_failure_and_tries_again_later(
     config.archive_dir.write_text("in the way")
     assert "nothing is archived: the archive's folder cannot be made" in stage.step(life()).sentence
     assert metrics.ARCHIVE_FAILURES._value.get() == before + 1
+    assert metrics.ARCHIVE_FAILING._value.get() == 1
     config.archive_dir.unlink()
     assert "cannot be made" in stage.step(life()).sentence, "not at once"
     monkeypatch.setattr(stage, "_next_at", 0.0)
     while stage.step(life()).worked:
         pass
+    assert metrics.ARCHIVE_FAILING._value.get() == 0
     assert stage.step(life()).sentence == "archived 1 reports in the last pass; the next one is in a day"
 
 
