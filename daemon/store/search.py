@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -29,7 +29,7 @@ from daemon.records import Evidence, Report
 from daemon.report_filter import ReportFilter, ShownEvidence, Sort
 from daemon.store import schema
 from daemon.store.counts import up_to
-from daemon.store.search_index import candidates, report_texts
+from daemon.store.search_index import Candidates, candidates, report_texts
 
 MAX_FOUND = 1_000
 """Reports that one search finds, the newest ones; filters come before."""
@@ -83,15 +83,35 @@ def hits(
     if indexed is None:
         order = table.c.received_at if is_oldest_first else table.c.received_at.desc()
         return select(select(table.c.id).where(*found).order_by(order).limit(MAX_FOUND).subquery().c.id)
-    named = select(table.c.id).select_from(indexed.source.join(table, table.c.id == texts.c.report_id))
-    named = named.where(indexed.may_hold, *found)
     waiting = select(table.c.id).join(texts, texts.c.report_id == table.c.id)
-    waiting = waiting.where(texts.c.indexed_at.is_(None), *found)
-    both = (
-        query.order_by(number if is_oldest_first else number.desc()).limit(MAX_FOUND).subquery()
-        for query, number in ((named, indexed.number), (waiting, texts.c.number))
+    waiting = _first(
+        waiting.where(texts.c.indexed_at.is_(None), *found), texts.c.number, is_oldest_first=is_oldest_first
     )
-    return select(union_all(*(select(one.c.id) for one in both)).subquery().c.id)
+    named = None if is_oldest_first else _newest(connection, indexed[:-1], found)
+    if named is None:
+        named = _first(_named(indexed[-1], found), indexed[-1].number, is_oldest_first=is_oldest_first)
+    return select(union_all(named, waiting).subquery().c.id)
+
+
+def _named(indexed: Candidates, found: Sequence[ColumnElement[bool]]) -> Select[str]:
+    table = schema.reports
+    joined = indexed.source.join(table, table.c.id == indexed.report_id)
+    return select(table.c.id).select_from(joined).where(indexed.may_hold, *found)
+
+
+def _first(query: Select[str], number: ColumnElement[int], *, is_oldest_first: bool) -> Select[str]:
+    return select(query.order_by(number if is_oldest_first else number.desc()).limit(MAX_FOUND).subquery().c.id)
+
+
+def _newest(
+    connection: Connection, some: Sequence[Candidates], found: Sequence[ColumnElement[bool]]
+) -> Select[str] | None:
+    """`MAX_FOUND` hits among the newest candidates, if there are so many."""
+    for indexed in some:
+        ids = connection.execute(_first(_named(indexed, found), indexed.number, is_oldest_first=False)).scalars().all()
+        if len(ids) == MAX_FOUND:
+            return select(schema.reports.c.id).where(schema.reports.c.id.in_(ids))
+    return None
 
 
 def _conditions(connection: Connection, wanted: ReportFilter) -> list[ColumnElement[bool]]:
