@@ -12,8 +12,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ from daemon.config import Config
 from daemon.intake.stage import FeedbackIntake
 from daemon.operations.health import Health
 from daemon.runtime.stage import LastSteps
-from daemon.store import Store, open_store
+from daemon.store import Store
 from daemon.web.app import create_app
 from tests.benchmarks.report import keep
 from tests.benchmarks.store.filling import filled
 from tests.benchmarks.store.operations import operations
+from tests.benchmarks.store.stores import opened
 from tests.fakes.fleet import fleet_of
-from tests.fixtures.stores import running_postgres
 
 ROWS = (10_000, 100_000, 1_000_000)
 CALLS = 7
@@ -79,7 +78,7 @@ def growth(backend: str, costs: Mapping[int, Mapping[str, float]]) -> dict[str, 
 
 def measured(backend: str, rows: int) -> dict[str, float]:
     """Milliseconds of each operation, in a new store with this number of reports."""
-    with tempfile.TemporaryDirectory() as folder, _store(backend, Path(folder)) as (store, clock):
+    with tempfile.TemporaryDirectory() as folder, opened(backend, Path(folder)) as (store, clock):
         started = time.perf_counter()
         filled(store, rows)
         print(f"{backend}: {rows:,} reports, filled in {time.perf_counter() - started:.0f} s", file=sys.stderr)
@@ -100,22 +99,6 @@ def _ms(work: Callable[[], object], clock: Callable[[], float]) -> float:
     started = clock()
     work()
     return (clock() - started) * 1000
-
-
-@contextmanager
-def _store(backend: str, folder: Path) -> Iterator[tuple[Store, Callable[[], float]]]:
-    """An empty store, and a clock of the CPU seconds that its work takes."""
-    if backend == "sqlite":
-        store = open_store(f"sqlite:///{folder}/erratad.sqlite3")
-        yield store, time.process_time
-        store.close()
-        return
-    with running_postgres() as server:
-        # the work of parallel workers, which end with their query, would not be seen
-        options = "?options=-c%20max_parallel_workers_per_gather%3D0"
-        store = open_store(server.url(server.create_database()) + options)
-        yield store, lambda: time.process_time() + server.cpu_s()
-        store.close()
 
 
 def _parser() -> argparse.ArgumentParser:
