@@ -128,6 +128,8 @@ class Cluster:
             self._ask(lambda: self._batch.create_namespaced_job(self.namespace, body, **_LIMIT))
         except _ExistsError:
             return
+        except _InvalidError as exc:
+            raise JobRefusedError(str(exc)) from exc
 
     def delete(self, name: str) -> None:
         """Delete the job; it is gone once its pods have ended. Harmless if there is none."""
@@ -160,7 +162,7 @@ class Cluster:
                     **_LIMIT,
                 )
             )
-        except (_NotFoundError, JobRefusedError):  # 400: no container was started
+        except (_NotFoundError, _InvalidError):  # 400: no container was started
             return ""
         return str(answer.data.decode(errors="replace"))
 
@@ -178,7 +180,7 @@ class Cluster:
         return _text(latest.reason, latest.message)
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
-        """Raises KubernetesError, _NotFoundError, _ExistsError, JobRefusedError."""
+        """Raises KubernetesError, and its kinds _NotFoundError, _ExistsError and _InvalidError."""
         from kubernetes.client.exceptions import ApiException, OpenApiException  # noqa: PLC0415
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
@@ -198,10 +200,14 @@ class _ExistsError(KubernetesError):
     """The API server has a thing of this name."""
 
 
+class _InvalidError(KubernetesError):
+    """The API server will never take this request."""
+
+
 _LIMIT: dict[str, Any] = {"_request_timeout": _TIMEOUT_S}
 
 
-def _error(exc: ApiException) -> Exception:
+def _error(exc: ApiException) -> KubernetesError:
     """The error for an answer that is none of success."""
     try:
         status = json.loads(exc.body or "")
@@ -212,7 +218,7 @@ def _error(exc: ApiException) -> Exception:
         return _NotFoundError(said)
     if exc.status == HTTPStatus.CONFLICT and reason == "AlreadyExists":
         return _ExistsError(said)
-    return JobRefusedError(said) if exc.status in _NEVER else KubernetesError(said)
+    return _InvalidError(said) if exc.status in _NEVER else KubernetesError(said)
 
 
 def _text(reason: str | None, message: str | None) -> str:

@@ -22,6 +22,7 @@ from daemon.training.process import STOP_GRACE_S
 from daemon.training.remote_runner import END_TIMEOUT_S, Note, RemoteAttempt, RemoteRunner
 
 MISSING = "training.runner: kubernetes is not installed here; install erratad[kubernetes], or use runner 'local'"
+DELETED, GONE = "was deleted in the cluster", "is gone from the cluster, deleted or past its TTL,"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SCRATCH: dict[str, tuple[str, dict[str, str]]] = {"tmp": ("/tmp", {}), "shm": ("/dev/shm", {"medium": "Memory"})}  # noqa: S108 - the pod's own
 """Folders that the pod may write besides its claims: path and kind of the volume."""
@@ -88,12 +89,7 @@ class KubernetesAttempt(RemoteAttempt):
     def look(self) -> None:
         job = self._runner.ask(lambda cluster: cluster.job(self.name))
         if job is None:
-            how = (
-                "was deleted in the cluster"
-                if self._is_deleted
-                else "is gone from the cluster, deleted or past its TTL,"
-            )
-            self.ends(how)
+            self.ends(DELETED if self._is_deleted else GONE)
             return
         self._pods = self._runner.ask(lambda cluster: cluster.pods(self.name))
         self._is_deleted = job.is_being_deleted

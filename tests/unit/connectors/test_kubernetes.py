@@ -177,6 +177,7 @@ def test_a_pods_log_is_read_from_its_container(api: FakeKubernetes, cluster: Clu
         (OVERLOADED, "too many requests"),
         (INTERNAL, "etcdserver: request timed out"),
         (StatusError(403, "Forbidden", 'pods "x" is forbidden: exceeded quota'), "exceeded quota"),
+        (StatusError(502, "", "no gateway"), "no gateway"),
     ],
 )
 def test_an_answer_that_may_change_is_an_error_to_wait_for(
@@ -212,6 +213,14 @@ def test_a_right_that_is_missing_is_named(api: FakeKubernetes, cluster: Cluster,
     api.rules = RULES[:1]
     with pytest.raises(KubernetesError, match='errata" cannot list resource "pods"'):
         cluster.pods(made)
+
+
+def test_a_question_that_is_invalid_is_an_error_to_wait_for_and_refuses_no_job(
+    api: FakeKubernetes, cluster: Cluster
+) -> None:
+    api.failing = StatusError(400, "BadRequest", "unable to parse the selector")
+    with pytest.raises(KubernetesError, match="unable to parse"):
+        cluster.pods("train-1")
 
 
 def test_a_job_that_can_never_be_is_refused(cluster: Cluster) -> None:
