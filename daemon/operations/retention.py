@@ -1,7 +1,8 @@
 """Stage "retention": removes old adapter and run folders from the disk. Their rows, and the live adapter, stay.
 An adapter is also removed from the store that servers pull from.
 
-It also deletes old reports that no run used (`daemon.store.unused`).
+It also deletes old reports that no run used and answers of old runs (`daemon.store.unused`), and heartbeats of daemons
+that ended.
 
 The stage first marks an adapter's row and then removes its folder. After a crash between the two, the next step removes
 the marked folder. A rollback to a marked generation is refused. The stage removes no folder that a server may have
@@ -26,11 +27,12 @@ from daemon.records import Adapter, AdapterState, RunState, utcnow
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
+from daemon.store.control import HEARTBEATS_KEPT
 
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 3600.0
-"""Between two looks for unused reports."""
+"""Between two looks for rows that can go."""
 ENDED = (
     frozenset({AdapterState.RETIRED}),
     frozenset({AdapterState.REJECTED, AdapterState.FAILED, AdapterState.ROLLED_BACK}),
@@ -52,10 +54,10 @@ class RetentionStage:
         self._config = config
         self._adapters_dir = adapters_dir.absolute()
         self._runs_dir = runs_dir.absolute()
-        self._reports_looked_at = -LOOK_INTERVAL_S
+        self._rows_looked_at = -LOOK_INTERVAL_S
 
     def step(self, life: Life) -> Step:
-        if reports := self._remove_reports():
+        if reports := self._remove_rows():
             return Step(sentence=f"removed {reports} reports that no run used", worked=True)
         try:
             held = {name for server in self._fleet.servers for name in server.state().adapters}
@@ -111,21 +113,29 @@ class RetentionStage:
         if self._config.keep_runs_days is None:
             return 0
         before = utcnow() - timedelta(days=self._config.keep_runs_days)
+        while not life.stopping and self._store.unused.forget_answers(before=before):
+            pass
         folders = [Path(run.folder) for run in self._store.runs.ended(before=before)]
         return sum(self._remove(folder, self._runs_dir) for folder in folders if not life.stopping)
 
+    def _remove_rows(self) -> int:
+        """Delete a batch of unused reports; returns their number. If there are none, look again after a while."""
+        if time.monotonic() - self._rows_looked_at < LOOK_INTERVAL_S:
+            return 0
+        if removed := self._remove_reports():
+            log.info("reports_removed", reports=removed)
+            return removed
+        self._store.control.forget_ended(before=utcnow() - HEARTBEATS_KEPT)
+        self._rows_looked_at = time.monotonic()
+        return 0
+
     def _remove_reports(self) -> int:
-        """Delete a batch of unused reports. If there are none, look again after a while."""
         days = self._config.keep_unused_reports_days
-        if days is None or time.monotonic() - self._reports_looked_at < LOOK_INTERVAL_S:
+        if days is None:
             return 0
         before = utcnow() - timedelta(days=days)
         removed = self._store.unused.remove(before=before, reason=f"no run used it for {days:g} days")
         self._store.signals.remove(before=before)
-        if removed == 0:
-            self._reports_looked_at = time.monotonic()
-        else:
-            log.info("reports_removed", reports=removed)
         return removed
 
     def _remove_everywhere(self, name: str, folder: Path) -> int:

@@ -17,6 +17,8 @@ from daemon.store.recent import Recent
 ALL_STAGES = "all"
 DAEMON_SILENT_S = 30.0
 """Stages write a heartbeat every 5 s. A daemon counts as ended if all of its heartbeats are older than this."""
+HEARTBEATS_KEPT = timedelta(days=1)
+"""How long the last heartbeats of an ended daemon are kept: every start of a daemon adds some under a new owner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +155,9 @@ class Control:
             spoke[row.owner] = max(row.last_step_at, spoke.get(row.owner, row.last_step_at))
         since = max(spoke.values(), default=utcnow()) - timedelta(seconds=DAEMON_SILENT_S)
         return [rows.record(Heartbeat, row) for row in found if spoke[row.owner] >= since]
+
+    def forget_ended(self, *, before: datetime) -> int:
+        """Delete the heartbeats older than this; returns their number."""
+        table = schema.stages
+        with transaction(self._engine) as connection:
+            return connection.execute(table.delete().where(table.c.last_step_at < before)).rowcount

@@ -1,6 +1,7 @@
 """Deletes old reports that no run ever used, so that the database stays bounded whatever is sent.
 
-Whatever a run trained on or measured stays, with its lineage. So does what a run may still use.
+Whatever a run trained on or measured stays, with its lineage. So does what a run may still use. Of the answers that old
+runs measured, those to reports stay: they are archived with their reports.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, Engine, FromClause, and_, exists, func, or_, select
 
 from connectors.messages import EventType
+from daemon.labels import Suite
 from daemon.records import ReportState, RunState
 from daemon.store import schema
 from daemon.store.decision_table import forget
@@ -18,12 +20,14 @@ from daemon.store.engine import reading, transaction
 from daemon.store.erasures import erased_lessons
 from daemon.store.leader_words import erase_leaders
 from daemon.store.outbox import emit_about
+from daemon.store.runs import REPORT_SUITES
 
 PASSED_OVER = 20
 """A lesson that so many runs could have used, and did not, is unused."""
 BATCH = 200
 _STATES = (ReportState.QUARANTINED, ReportState.BURIED, ReportState.LESSON, ReportState.DUPLICATE)
 _ENDED = (RunState.PROMOTED, RunState.REJECTED, RunState.FAILED)
+_NOT_OF_REPORTS = tuple(suite.value for suite in Suite if suite not in REPORT_SUITES)
 
 
 class Unused:
@@ -49,6 +53,33 @@ class Unused:
             emit_about(connection, EventType.REPORT_BURIED, untold, {"reason": reason})
             _delete(connection, ids)
         return len(ids)
+
+    def forget_answers(self, *, before: datetime) -> int:
+        """Delete the answers to probes and tasks of one run that ended before this time; returns their number.
+
+        Those of a run whose adapter still has its files stay: it may go live again.
+        """
+        table, runs, adapters = schema.answers, schema.runs, schema.adapters
+        with_files = select(adapters.c.run_id).where(
+            adapters.c.run_id == runs.c.id, adapters.c.path.is_not(None), adapters.c.files_removed_at.is_(None)
+        )
+        forgotten = table.c.suite.in_(_NOT_OF_REPORTS)
+        oldest = (
+            select(runs.c.id)
+            .where(
+                runs.c.finished_at < before,
+                ~exists(with_files),
+                exists(select(table.c.run_id).where(table.c.run_id == runs.c.id, forgotten)),
+            )
+            .order_by(runs.c.id)
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            run_id = connection.execute(oldest).scalar()
+        if run_id is None:
+            return 0
+        with transaction(self._engine) as connection:
+            return connection.execute(table.delete().where(table.c.run_id == run_id, forgotten)).rowcount
 
 
 def _delete(connection: Connection, ids: list[str]) -> None:

@@ -118,6 +118,15 @@ def test_a_daemon_that_ended_says_nothing_once_another_one_speaks(store: Store) 
     assert [beat.owner for beat in store.control.heartbeats()] == ["new"]
 
 
+def test_heartbeats_of_daemons_that_ended_are_deleted(store: Store) -> None:
+    store.control.heartbeat({"serving": "vLLM exited", "ingest": "waiting"}, owner="old")
+    between = utcnow()
+    store.control.heartbeat({"serving": "vLLM serves"}, owner="new")
+    assert store.control.forget_ended(before=between) == 2
+    assert [beat.owner for beat in store.control.heartbeats()] == ["new"]
+    assert store.control.forget_ended(before=between) == 0
+
+
 def test_events_leave_the_outbox_in_order_once_they_are_acknowledged(store: Store) -> None:
     with transaction(store.engine) as connection:
         for subject in "abc":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from connectors.messages import EventType
-from daemon.records import ReportState, Split, utcnow
+from daemon.records import Answer, ReportState, Split, utcnow
 from daemon.report_filter import ReportFilter
 from daemon.store import Added, Store, unused
 from tests.fixtures.config import flagged
-from tests.fixtures.stores import add, force, learn, quarantine, run_to_verdict, waiting_events
+from tests.fixtures.stores import add, force, learn, promote, quarantine, run_to_verdict, waiting_events
 
 OLD = utcnow() - timedelta(days=100)
 
@@ -117,3 +118,34 @@ def test_duplicates_of_a_lesson_that_goes_go_first(store: Store, monkeypatch: py
     age(store, first.id, copy.id)
     assert [remove(store) for _ in range(3)] == [1, 1, 0]
     assert not ids(store) & {first.id, copy.id}
+
+
+def test_answers_of_old_runs_go_unless_their_adapter_can_go_live_again_or_a_report_has_them(store: Store) -> None:
+    runs = [promote(store) for _ in range(3)]
+    for run in runs:
+        [item] = store.runs.items(run.id)
+        of_report = Answer(
+            run_id=run.id,
+            suite="flagged",
+            item_id=item.report_id,
+            arm="live",
+            guided=True,
+            text="No.",
+            passed=False,
+            margin=None,
+        )
+        probe = replace(of_report, suite="golden", item_id="task-1")
+        store.runs.save_answers([of_report, probe, replace(probe, suite="attacks")])
+
+    def suites() -> list[list[str]]:
+        return [[answer.suite for answer in store.runs.answers(run.id)] for run in runs]
+
+    everything = ["attacks", "flagged", "golden"]
+    first = runs[0]
+    assert store.unused.forget_answers(before=utcnow()) == 0, "every adapter has its files"
+    store.adapters.files_removed(first.generation, "test")
+    assert store.unused.forget_answers(before=OLD) == 0, "it ended later"
+    assert store.unused.forget_answers(before=utcnow()) == 2
+    assert suites() == [["flagged"], everything, everything]
+    assert store.unused.forget_answers(before=utcnow()) == 0
+    assert store.runs.verdict(first.id) is not None

@@ -16,7 +16,7 @@ from daemon.config import StorageConfig
 from daemon.errors import IllegalTransitionError, ServingError
 from daemon.operations import retention
 from daemon.operations.retention import RetentionStage
-from daemon.records import IntentState, ReportState, Verdict, utcnow
+from daemon.records import Answer, IntentState, ReportState, Verdict, utcnow
 from daemon.report_filter import ReportFilter
 from daemon.store import schema
 from tests.fixtures.config import flagged
@@ -229,6 +229,35 @@ def test_reports_that_no_run_used_are_deleted_when_they_are_old(
     assert (step.sentence, step.worked) == ("removed 1 reports that no run used", True)
     assert "reports" not in keeper.step(life()).sentence
     assert [report.id for report in bench.store.reports.find(ReportFilter(state=ReportState.QUARANTINED))] == [young.id]
+
+
+def test_what_old_runs_measured_and_ended_daemons_said_is_deleted(
+    bench: Bench, stage: Callable[..., RetentionStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        run = bench.promoted()
+        task = Answer(
+            run_id=run.run_id or 0,
+            suite="golden",
+            item_id="task",
+            arm="live",
+            guided=True,
+            text="4",
+            passed=True,
+            margin=None,
+        )
+        bench.store.runs.save_answers([task])
+    bench.step()
+    bench.store.control.heartbeat({"ingest": "waiting"}, owner="ended")
+    keeper = stage(keep_adapters=1, keep_runs_days=1)
+    keeper.step(life())
+    answered = [run.id for run in bench.store.runs.find() if bench.store.runs.answers(run.id)]
+    assert len(answered) == 3
+    assert len(bench.store.control.heartbeats()) == 1
+    monkeypatch.setattr(retention, "utcnow", lambda: utcnow() + timedelta(days=1, minutes=1))
+    stage(keep_adapters=1, keep_runs_days=1).step(life())
+    assert [run.id for run in bench.store.runs.find() if bench.store.runs.answers(run.id)] == answered[:2]
+    assert bench.store.control.heartbeats() == []
 
 
 def test_an_adapter_leaves_the_store_of_the_servers_before_its_folder_goes(
