@@ -12,7 +12,7 @@ GPU_PYTHON ?= 3.12
 GPU_PACKAGES := pydantic pydantic-core annotated-types typing-inspection trl datasets dill multiprocess
 RUN_TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30
 
-.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-swap bench-ask bench-alias bench-store bench-capacity bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train drill-daemons gpu-check gpu-wheels fuzz wheel clean
+.PHONY: help setup demo test test-fast check style types imports docs format bench-intake bench-idle bench-soak bench-swap bench-ask bench-alias bench-store bench-capacity bench-gate-power bench-guidance bench-quality bench-poison probe-teacher bench-train drill-daemons gpu-check gpu-wheels fuzz wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-intake: $(READY) ## taking in messages against kafka-python and json.loads
 
 bench-idle: $(READY) ## processor time, writes and memory of a daemon without work, SQLite and PostgreSQL; JSON lines (IDLE="--seconds 120")
 	@$(BIN)/python -m tests.benchmarks.idle $(IDLE)
+
+bench-soak: $(READY) ## 300 whole runs of a tiny model with traffic, outages and restarts: what grows; an hour, one JSON line (SOAK="--runs 100 --backend postgresql")
+	@$(BIN)/python -m tests.benchmarks.soak $(SOAK)
 
 bench-swap: $(READY) ## 200 swaps under steady load with a real vLLM, against no swaps; one JSON line (SWAP="--swaps 60 --replicas 3 --model real")
 	$(BIN)/python -m tests.benchmarks.swap $(SWAP)

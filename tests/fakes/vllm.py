@@ -178,6 +178,11 @@ class FakeVllm:
             self._thread.join(timeout=10)
         self._socket.close()
 
+    def forget(self) -> None:
+        """Let go of the requests so far."""
+        self.requests.clear()
+        self.headers.clear()
+
     async def during(self, call: str) -> None:
         if self.dies_during == call:
             self.dies_during = None

@@ -1,0 +1,134 @@
+"""How fast each figure grows with the runs, how fast it may, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from daemon.store.counts import FOLD_FROM
+from tests.benchmarks.soak.stand import ITEMS, MAX_REPORTS
+
+PER = 100
+"""Slopes and bounds are in units per this number of runs: with a run each night, fourteen weeks."""
+CONFIDENCE = 0.95
+FEWEST = 10
+"""Samples below which a slope says nothing."""
+BOUNDS: Mapping[str, float] = {
+    "memory_mib": 10,
+    "descriptors": 1,
+    "threads": 1,
+    "children": 1,
+    "adapters_folders": 1,
+    "runs_folders": 1,
+    "adapters_mib": 0.2,
+    "runs_mib": 0.1,
+    "chat_mib": 0.1,
+    "other_mib": 0.1,
+    "log_mib": 3,
+    "series": 5,
+}
+"""Of what must not grow with the runs, except the log, which the service manager rotates."""
+ROWS_OF_A_REPORT: Mapping[str, float] = {
+    **dict.fromkeys(("reports", "lessons", "clusters", "report_texts", "report_index"), 1),
+    "report_index_terms": 15,  # each report of the soak names three new words
+}
+"""Rows that a report keeps until it is archived."""
+ROWS_OF_A_RUN: Mapping[str, float] = {
+    **dict.fromkeys(("runs", "adapters", "verdicts"), 1),
+    "audit": 3,
+    "run_items": MAX_REPORTS,
+    "retests": 2 * ITEMS,
+    "answers": 2 * ITEMS * 12,  # of reports: two arms, with and without guidance, and four more samples of each arm
+    "traffic": 2,
+    "traffic_seen": 2,
+}
+"""Rows of lineage that a run keeps, and, of the last two, what its generation answered in five minutes."""
+ROWS_ELSEWHERE = 10
+"""Rows of any other table: they are deleted, or come with people and daemons, not with runs."""
+STORE_KIB_OF_A_REPORT = 20
+"""With its part of the rows of runs, and all indexes."""
+CEILINGS: Mapping[str, float] = {"rows.report_counts": 1.5 * FOLD_FROM}
+"""Of what grows until it is folded: no slope, but a largest value."""
+
+
+class Verdict(StrEnum):
+    KEPT = "kept"
+    """The whole interval is within the bound."""
+    BROKEN = "broken"
+    """The whole interval is above the bound."""
+    OPEN = "open"
+    """The bound is inside the interval: more runs are needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slope:
+    """In units per `PER` runs, with the interval of a least-squares fit."""
+
+    slope: float
+    low: float
+    high: float
+
+    def against(self, bound: float) -> Verdict:
+        if self.high <= bound:
+            return Verdict.KEPT
+        return Verdict.BROKEN if self.low > bound else Verdict.OPEN
+
+
+def fit(values: Sequence[float]) -> Slope:
+    """Of one value per run, in their order; at least three."""
+    runs = np.arange(len(values)) / PER
+    away = runs - runs.mean()
+    spread = float(away @ away)
+    slope = float(away @ np.asarray(values)) / spread
+    left = np.asarray(values) - np.mean(values) - slope * away
+    freedom = len(values) - 2
+    error = float(np.sqrt(left @ left / freedom / spread))
+    wide = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Slope(slope=slope, low=slope - wide, high=slope + wide)
+
+
+def bound_of(figure: str, *, reports: int) -> float:
+    """How much the figure may grow in `PER` runs of this number of new reports each."""
+    if figure == "store_mib":
+        return PER * reports * STORE_KIB_OF_A_REPORT / 1024
+    if figure in BOUNDS:
+        return BOUNDS[figure]
+    table = figure.removeprefix("rows.")
+    rows = reports * ROWS_OF_A_REPORT.get(table, 0) + ROWS_OF_A_RUN.get(table, 0)
+    return PER * rows or ROWS_ELSEWHERE
+
+
+def judged(samples: Sequence[Mapping[str, float]], *, reports: int) -> dict[str, dict[str, Any]]:
+    """Figure -> its slope over the second half of the samples, its bound and the verdict; {} for too few samples."""
+    settled = samples[len(samples) // 2 :]
+    if len(settled) < FEWEST:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for figure in settled[0]:
+        values = [one[figure] for one in settled]
+        if figure in CEILINGS:
+            kept = max(values) <= CEILINGS[figure]
+            found[figure] = {"most": max(values), "ceiling": CEILINGS[figure], "verdict": _kept(kept)}
+            continue
+        slope, bound = fit(values), bound_of(figure, reports=reports)
+        rounded = {name: round(getattr(slope, name), 3) for name in ("slope", "low", "high")}
+        found[figure] = {**rounded, "bound": round(bound, 3), "verdict": slope.against(bound)}
+    return found
+
+
+def _kept(kept: bool) -> Verdict:
+    return Verdict.KEPT if kept else Verdict.BROKEN
+
+
+def worst(slopes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The figure whose slope is the largest part of its bound."""
+    shares = {figure: one["slope"] / one["bound"] for figure, one in slopes.items() if "slope" in one}
+    if not shares:
+        return None
+    figure = max(shares, key=lambda name: shares[name])
+    return {"figure": figure, "share_of_bound": round(shares[figure], 3)}
