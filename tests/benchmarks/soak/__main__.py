@@ -43,6 +43,8 @@ class Soak:
     ends: Counter[RunState] = field(default_factory=Counter)
     outages: Counter[str] = field(default_factory=Counter)
     samples: list[dict[str, float]] = field(default_factory=list)
+    restarted: int = 0
+    """Samples taken before the daemon was killed last."""
     seconds: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
 
@@ -61,6 +63,8 @@ def live_through(
         if outage is not None:
             outage(stand, chats)
             soak.outages[outage.__name__] += 1
+        if outage is outages.daemon:
+            soak.restarted = number
         run = _next_end(stand, sum(soak.ends.values()))
         soak.ends[run.state] += 1
         if outage is None:
@@ -107,7 +111,7 @@ def measured(*, model: Path, runs: int, reports: int, minutes: float, backend: s
             soak = live_through(stand, complaints, chats, runs=runs, reports=reports, minutes=minutes)
         found = lost_and_doubled(stand.store, complaints.sent)
         stopped = stand.daemon.stop()
-    slopes = growth.judged(soak.samples, reports=reports)
+    slopes = growth.judged(soak.samples, reports=reports, restarted=soak.restarted)
     return {
         "runs": len(soak.samples),
         "minutes": round((time.monotonic() - begun) / 60, 1),
@@ -119,12 +123,17 @@ def measured(*, model: Path, runs: int, reports: int, minutes: float, backend: s
         "chats": {"asked": chats.asked, "failed": chats.failed},
         **found,
         "exit_code": stopped,
-        "seconds_per_run_p50": round(percentile(soak.seconds, 0.5), 1),
-        "cpu_seconds_per_run_p50": round(percentile(soak.cpu_s, 0.5), 1),
+        "seconds_per_run_p50": _median(soak.seconds),
+        "cpu_seconds_per_run_p50": _median(soak.cpu_s),
         "slopes": slopes,
         "worst": growth.worst(slopes),
         "samples": {figure: [round(one[figure], 2) for one in soak.samples] for figure in soak.samples[0]},
     }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """None if every run had an outage."""
+    return round(percentile(values, 0.5), 1) if values else None
 
 
 def is_sound(result: dict[str, Any]) -> bool:

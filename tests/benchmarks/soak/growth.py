@@ -16,6 +16,7 @@ from tests.benchmarks.soak.stand import ITEMS, MAX_REPORTS
 PER = 100
 """Slopes and bounds are in units per this number of runs: with a run each night, fourteen weeks."""
 CONFIDENCE = 0.95
+WARM = 5
 FEWEST = 10
 """Samples below which a slope says nothing."""
 BOUNDS: Mapping[str, float] = {
@@ -103,9 +104,13 @@ def bound_of(figure: str, *, reports: int) -> float:
     return PER * rows or ROWS_ELSEWHERE
 
 
-def judged(samples: Sequence[Mapping[str, float]], *, reports: int) -> dict[str, dict[str, Any]]:
-    """Figure -> its slope over the second half of the samples, its bound and the verdict; {} for too few samples."""
-    settled = samples[len(samples) // 2 :]
+def judged(samples: Sequence[Mapping[str, float]], *, reports: int, restarted: int = 0) -> dict[str, dict[str, Any]]:
+    """Figure -> its slope over the samples that are settled, its bound and the verdict; {} if too few are.
+
+    Settled is the second half, without the first `WARM` samples after the daemon's last restart, which was before the
+    sample of this number.
+    """
+    settled = samples[max(len(samples) // 2, restarted + WARM if restarted else 0) :]
     if len(settled) < FEWEST:
         return {}
     found: dict[str, dict[str, Any]] = {}

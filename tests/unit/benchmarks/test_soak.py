@@ -16,6 +16,7 @@ from tests.benchmarks.soak.growth import (
     FEWEST,
     PER,
     ROWS_ELSEWHERE,
+    WARM,
     Slope,
     Verdict,
     bound_of,
@@ -60,6 +61,13 @@ def test_a_leak_breaks_its_bound_and_nothing_else() -> None:
 def test_growth_before_the_second_half_is_none() -> None:
     samples = grown("memory_mib", [90.0] * 30)
     assert all(one["verdict"] == Verdict.KEPT for one in judged(samples, reports=6).values())
+
+
+def test_growth_right_after_a_restart_is_none() -> None:
+    warming = [70.0 - run for run in range(WARM)]
+    samples = grown("memory_mib", [60.0] * 20 + warming[::-1] + [75.0] * 15)
+    assert judged(samples, reports=6)["memory_mib"]["verdict"] == Verdict.BROKEN
+    assert judged(samples, reports=6, restarted=60)["memory_mib"]["verdict"] == Verdict.KEPT
 
 
 def test_too_few_samples_say_nothing() -> None:
