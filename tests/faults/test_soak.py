@@ -12,7 +12,7 @@ from tests.fixtures.broker import require_broker
 RUNS = 3
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_runs_with_outages_lose_nothing_and_leave_no_process_thread_or_folder_behind(real_model: Path) -> None:
     require_broker()
     result = measured(model=real_model, runs=RUNS, reports=6, minutes=8.0, backend="sqlite", forked=True)
