@@ -54,6 +54,7 @@ def live_through(
 ) -> Soak:
     """`runs` runs, or as many as begin within `minutes`."""
     soak, plan, until = Soak(), outages.plan(runs), time.monotonic() + 60 * minutes
+    last: Run | None = None
     for number in range(runs):
         if time.monotonic() > until:
             break
@@ -65,25 +66,25 @@ def live_through(
             soak.outages[outage.__name__] += 1
         if outage is outages.daemon:
             soak.restarted = number
-        run = _next_end(stand, sum(soak.ends.values()))
-        soak.ends[run.state] += 1
+        last = _next_end(stand, after=last)
+        soak.ends[last.state] += 1
         if outage is None:
             soak.seconds.append(time.monotonic() - begun)
             soak.cpu_s.append(cpu_seconds(stand) - cpu)
         soak.samples.append(sample(stand))
         stand.fake.forget()
         said = f" after the outage of the {outage.__name__}" if outage is not None else ""
-        print(f"run {run.id}: {run.state}{said}, {soak.samples[-1]['memory_mib']:.0f} MiB", file=sys.stderr)
+        print(f"run {last.id}: {last.state}{said}, {soak.samples[-1]['memory_mib']:.0f} MiB", file=sys.stderr)
     return soak
 
 
-def _next_end(stand: Stand, ended: int) -> Run:
-    """The run after the first `ended` ones, when it has ended."""
+def _next_end(stand: Stand, *, after: Run | None) -> Run:
+    """The newest run, when one after `after` has ended."""
     found: list[Run] = []
 
     def is_over() -> bool:
         found[:] = stand.store.runs.find(limit=1)
-        return bool(found) and found[0].id > ended and found[0].state not in ACTIVE_RUN_STATES
+        return bool(found) and found[0] != after and found[0].state not in ACTIVE_RUN_STATES
 
     stand.daemon.until(is_over, timeout_s=RUN_S, poll_s=POLL_S)
     return found[0]
