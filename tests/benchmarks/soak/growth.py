@@ -33,6 +33,7 @@ BOUNDS: Mapping[str, float] = {
 ROWS_OF_A_REPORT: Mapping[str, float] = {
     **dict.fromkeys(("reports", "lessons", "clusters", "report_texts", "report_index"), 1),
     "report_index_terms": 15,  # each report of the soak names three new words
+    "leader_words": 15,
 }
 """Rows that a report keeps until it is archived."""
 ROWS_OF_A_RUN: Mapping[str, float] = {
@@ -43,8 +44,9 @@ ROWS_OF_A_RUN: Mapping[str, float] = {
     "answers": 2 * ITEMS * 12,  # of reports: two arms, with and without guidance, and four more samples of each arm
     "traffic": 2,
     "traffic_seen": 2,
+    "flag_days": 2,
 }
-"""Rows of lineage that a run keeps, and, of the last two, what its generation answered in five minutes."""
+"""Rows of lineage that a run keeps, and, of the last three, what its generation answered and was flagged for."""
 ROWS_ELSEWHERE = 10
 """Rows of any other table: they are deleted, or come with people and daemons, not with runs."""
 STORE_KIB_OF_A_REPORT = 20
