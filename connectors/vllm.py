@@ -159,11 +159,15 @@ class VllmServer(ChatEndpoint):
     def not_ready_reason(self) -> str | None:
         """Why the server is not ready, or None if it is. A server that hangs counts as not ready after 5 s."""
         try:
-            self._send("GET", "/health", timeout=READY_TIMEOUT_S)
+            self.check_engine()
             self._admin("GET", "/erratad/v1/state", timeout=READY_TIMEOUT_S)
         except EndpointError as exc:
             return str(exc)
         return None
+
+    def check_engine(self) -> None:
+        """Raises EndpointError if the engine is dead, or says nothing for 5 s."""
+        self._send("GET", "/health", timeout=READY_TIMEOUT_S)
 
     def state(self, *, timeout_s: float | None = None) -> ServerState:
         """`timeout_s` overrides the endpoint's timeout."""

@@ -7,6 +7,7 @@ the store; no part imports this module or another part.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -55,6 +56,7 @@ from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
 from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.leader import Leader, LeaderOnly
+from daemon.runtime.lookout import look_out
 from daemon.runtime.stage import Closable, LastSteps, Stage, run_stage
 from daemon.runtime.supervise import run_together, sole_owner, stop_signals
 from daemon.schedule import ScheduleStage
@@ -68,6 +70,7 @@ from daemon.training.stage import FinetuneStage
 from daemon.trust.policy import Policy
 from daemon.trust.standing import Standing, Standings
 from daemon.web.app import create_app
+from daemon.web.server import HttpServer
 
 logger = structlog.get_logger(__name__)
 
@@ -139,11 +142,8 @@ def _run(config: Config, store: Store, stop: threading.Event, addresses: list[so
     host = socket.gethostname()
     owner = f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     # `sole_owner` makes this name unique; a restarted daemon gets the same name, and so leads at once
-    leader = Leader(
-        store.control,
-        str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}")),
-        lease_s=config.store.lease_s,
-    )
+    name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}"))
+    leader = Leader(store.control, store.changes.commits, name, lease_s=config.store.lease_s)
     last_steps = LastSteps()
     fleet, server = open_serving(config)
     # closed in reverse order after all threads have ended: intake leaves its group first, the vLLM server ends last
@@ -174,10 +174,23 @@ def _run(config: Config, store: Store, stop: threading.Event, addresses: list[so
         )
         http = _http(config, store, fleet, last_steps, ingest)
         heartbeats = Heartbeats(store.control, owner=owner)
-        run = partial(run_stage, control=store.control, heartbeats=heartbeats, last_steps=last_steps, stop=stop)
+        run = partial(
+            run_stage,
+            control=store.control,
+            commits=store.changes.commits,
+            heartbeats=heartbeats,
+            last_steps=last_steps,
+            stop=stop,
+        )
         parts: dict[str, Callable[[], None]] = {stage.name: partial(run, stage) for stage in stages}
-        parts |= {"leader": partial(leader.run, stop), "http": partial(http.run, addresses)}
-        return run_together(parts, stop, on_stop=lambda: setattr(http, "should_exit", True))
+        parts |= {
+            "leader": partial(leader.run, stop),
+            "lookout": partial(look_out, store.changes, stop),
+            "http": partial(http.run, addresses),
+        }
+        gc.collect()
+        gc.freeze()  # what exists now stays: the collector need not visit all modules again and again
+        return run_together(parts, stop, on_stop=http.stop)
 
 
 def _stages(config: Config, store: Store, fleet: Fleet, *, owner: str, leader: Leader) -> list[Stage]:
@@ -342,9 +355,7 @@ def _ingest(config: Config, store: Store) -> IngestStage | None:
     )
 
 
-def _http(
-    config: Config, store: Store, fleet: Fleet, last_steps: LastSteps, ingest: IngestStage | None
-) -> uvicorn.Server:
+def _http(config: Config, store: Store, fleet: Fleet, last_steps: LastSteps, ingest: IngestStage | None) -> HttpServer:
     health = Health(
         last_steps=last_steps,
         store=store,
@@ -355,7 +366,7 @@ def _http(
     )
     exchanges = config.serving.exchanges.enabled
     intake = FeedbackIntake(reports=store.reports, config=config.intake, exchanges=exchanges)
-    return uvicorn.Server(
+    return HttpServer(
         uvicorn.Config(
             create_app(store=store, intake=intake, config=config, health=health),
             log_config=None,

@@ -70,6 +70,11 @@ __all__ = [
 COMMIT_TIMEOUT_S = 5.0
 METADATA_MAX_AGE_S = 30.0
 """A topic that was created, or created again, is noticed after this time at the latest."""
+FETCH_WAIT_S = 1.0
+"""How long the broker holds a request for records while there are none. The first record ends the wait.
+
+Other requests on the same connection may wait behind it, so it is well below OBSERVE_TIMEOUT_S.
+"""
 OBSERVE_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 10.0
@@ -121,6 +126,7 @@ class Consumer:
             "max_poll_records": max_poll_records,
             "session_timeout_ms": ms(session_timeout_s),
             "heartbeat_interval_ms": ms(session_timeout_s / 4),
+            "fetch_max_wait_ms": ms(FETCH_WAIT_S),
             "enable_auto_commit": False,
             "auto_offset_reset": "none",  # a lost position raises; "earliest" would hide the loss
             "isolation_level": isolation_level,

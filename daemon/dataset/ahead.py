@@ -10,7 +10,7 @@ from daemon.artifacts.base_model import base_fingerprint
 from daemon.dataset.answers import while_wanted
 from daemon.dataset.replay import Prompt, ReplaySource
 from daemon.errors import ConfigError, ServingError
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 
 IDLE = "no run to prepare"
@@ -55,12 +55,12 @@ class AnswersAhead:
         known = self._last
         left = known[1] if known is not None and known[0] == fingerprint else len(self._look(fingerprint))
         if not left:
-            return Step(sentence=IDLE)
+            return Step(sentence=IDLE, rest_s=UNTIL_WRITTEN_S)
         if self._users_ask():  # a busy server is met in each step, so the prompts are not read again for it
             return Step(sentence=f"{IDLE}; {left} ordinary prompts wait until no user asks the servers")
         missing = self._look(fingerprint)
         if not missing:
-            return Step(sentence=IDLE)
+            return Step(sentence=IDLE, rest_s=UNTIL_WRITTEN_S)
 
         def goes_on(left: int) -> bool:
             life.say(_waiting(left))

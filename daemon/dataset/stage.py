@@ -44,7 +44,7 @@ from daemon.dataset.usable import Usable
 from daemon.errors import ChatReaderError, ConfigError, DatasetError, ErasedMeanwhileError, ServingError, StoppedError
 from daemon.labels import LEFT_OUT_TEXT, LeftOut
 from daemon.records import ACTOR, Run, RunState, Split, utcnow
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.text.merging import merged
@@ -135,7 +135,7 @@ class DatasetStage:
         if run is None and self._config.replay_ahead:
             return self._ahead.step(life)
         if run is None or run.state is not RunState.PREPARING:
-            return Step(sentence=IDLE)
+            return Step(sentence=IDLE, rest_s=UNTIL_WRITTEN_S)
         try:
             self._check_chat()
             return self._prepare(run, life)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.store import Store
 from daemon.store.outbox import Attempt, Backlog, DeliveryState, Due, Subscription
 
@@ -68,7 +68,8 @@ class DeliveryStage:
             return Step(sentence=f"delivered {delivered} events to {self._sink.target}", worked=True)
         backlog = self._backlog(due)
         self._sink.show(backlog)
-        return Step(sentence=_sentence(backlog, error), worked=delivered > 0)
+        rest_s = 0.0 if backlog.waiting else UNTIL_WRITTEN_S
+        return Step(sentence=_sentence(backlog, error), worked=delivered > 0, rest_s=rest_s)
 
     def _backlog(self, due: Sequence[Due]) -> Backlog:
         """Counted again if an event was due: without one, a backlog that was empty is empty still."""

@@ -60,7 +60,7 @@ from daemon.evaluation.votes import ItemKey, Trust, Voter
 from daemon.labels import BLIND_CRITERIA, Criterion, Suite
 from daemon.records import Adapter, Answer, Run, RunState, Verdict, utcnow
 from daemon.retest import Retest, Side, tally
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 
@@ -120,7 +120,7 @@ class EvaluationStage:
     def step(self, life: Life) -> Step:
         run = self._store.runs.active()
         if run is None or run.state is not RunState.EVALUATING:
-            return Step(sentence="no run to evaluate")
+            return Step(sentence="no run to evaluate", rest_s=UNTIL_WRITTEN_S)
         try:
             return self._attempt(run, life)
         except IllegalTransitionError as exc:

@@ -31,7 +31,7 @@ from daemon.evidence.remembered import remembered
 from daemon.labels import Lost
 from daemon.records import utcnow
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Added, Signal, Store
 
@@ -67,7 +67,7 @@ class CompletionsStage:
     def step(self, _life: Life) -> Step:
         due = self._signals.due(limit=MAX_IDS)
         if not due:
-            return Step(sentence="no feedback waits for its completion")
+            return Step(sentence="no feedback waits for its completion", rest_s=UNTIL_WRITTEN_S)
         ids = [str(one.flagged.completion_id) for one in due]
         known = remembered(self._fleet, ids) if self._exchanges.enabled else {}
         results = Counter(self._look(one, known) for one in due)

@@ -33,7 +33,7 @@ from daemon.evidence.reproduction import Finding, Reproduction, not_asked
 from daemon.labels import Look
 from daemon.records import Evidence, Report
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 
@@ -93,7 +93,7 @@ class EvidenceStage:
 
     def step(self, life: Life) -> Step:
         if not self._config.samples and not self._exchanges:
-            return Step(sentence="off: trust.reproduce.samples is 0")
+            return Step(sentence="off: trust.reproduce.samples is 0", rest_s=UNTIL_WRITTEN_S)
         now = time.monotonic()
         if now < self._retry_at_s:
             return Step(sentence=self._problem)
@@ -102,7 +102,7 @@ class EvidenceStage:
         due = self._evidence.due(limit=limit, after=self._turn, skip=self._later)
         if not due:
             later = f"; {len(self._later)} are tried again later" if self._later else ""
-            return Step(sentence=f"no report waits for evidence{later}")
+            return Step(sentence=f"no report waits for evidence{later}", rest_s=UNTIL_WRITTEN_S)
         self._turn = due[-1].source.principal
         return self._look(due, life)
 

@@ -30,7 +30,7 @@ from daemon.labels import Drop, Suite
 from daemon.records import Induction, IntentKind, IntentState, Trigger, served_name, utcnow
 from daemon.runtime.backoff import Backoff
 from daemon.runtime.cron import CronClock
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Added, Store
 
@@ -108,12 +108,13 @@ class InductionStage:
                 self._store.intents.finish(intent.id, IntentState.REFUSED, step.sentence)
             return step
         if not self._config.enabled:
-            return Step(sentence=OFF)
+            return Step(sentence=OFF, rest_s=UNTIL_WRITTEN_S)
         if self._clock.due:
             self._clock.acknowledge()
             return self._start(Trigger.CRON, "schedule")
         last = self._store.inductions.last()
-        return Step(sentence=f"{'no induction yet' if last is None else _ended(last)}{self._clock.text()}")
+        sentence = f"{'no induction yet' if last is None else _ended(last)}{self._clock.text()}"
+        return Step(sentence=sentence, rest_s=UNTIL_WRITTEN_S)
 
     def _start(self, trigger: Trigger, requested_by: str, intent_id: int | None = None) -> Step:
         if not self._config.enabled:

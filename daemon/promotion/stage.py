@@ -8,7 +8,7 @@ the servers to the store's live generation, and then tries the interrupted promo
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -50,9 +50,9 @@ from daemon.store.runs import strengths_of
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 0.25
-"""Interval of looking for intents. Servers are called only once per `serving.reconcile_interval_s`."""
-INTENTS_MAX_AGE_S = 1.0
-"""An intent of another process, or one that erasing made, is found after this time at the latest."""
+"""Interval of looking for intents while others write. Servers are called once per `serving.reconcile_interval_s`."""
+INTENTS_MAX_AGE_S = 10.0
+"""The intents are read again after this time, though nothing was written."""
 RETRY_LIMIT_S = 60.0
 GIVE_UP_AFTER_S = 1800.0
 """A promotion that still fails this long after the verdict ends as failed, so that new runs can start ..."""
@@ -100,7 +100,7 @@ class PromotionStage:
         self._last_sentence = step.sentence
         if step.worked:
             self._reconcile_at = 0.0
-        return step
+        return replace(step, rest_s=self._reconcile_at - time.monotonic())
 
     def _routine(self) -> Step:
         """Reconcile the servers and try to promote the waiting run, once per interval."""

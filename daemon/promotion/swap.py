@@ -123,11 +123,12 @@ class Reconciler:
         not_ready = 0
         for server in self._fleet.servers:
             try:
-                if (reason := server.not_ready_reason()) is not None:
-                    behind.append(f"{server.url} is not ready ({reason})")
-                    not_ready += 1
-                    continue
-                state = server.state()
+                state = self._fleet.look(server)
+            except EndpointError as exc:
+                behind.append(f"{server.url} is not ready ({exc})")
+                not_ready += 1
+                continue
+            try:
                 older += [f"{server.url} {OLDER_PLUGIN}"] if state.interface < INTERFACE else []
                 if not _serves(state, live):
                     self._bring_back(server, state, live)

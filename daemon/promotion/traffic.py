@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from connectors.chat import EndpointError
-from connectors.vllm_wire import ServerState
+from connectors.vllm_wire import Served, ServerState, ShadowFigures
 from daemon import metrics
 from daemon.runtime.stage import Life, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from daemon.store.traffic import Observed
+
+REPEAT_S = 60.0
+"""Counts that stay the same are stored again after this time, so that the store does not forget their servers."""
+
+_Counts = tuple[str, Mapping[str, Served], Mapping[str, ShadowFigures]]
 
 
 class TrafficStage:
@@ -22,24 +29,29 @@ class TrafficStage:
     def __init__(self, *, store: Store, fleet: Fleet) -> None:
         self._store = store
         self._fleet = fleet
+        self._added: tuple[float, Sequence[_Counts]] | None = None
+        """What was added last, and when."""
 
     def step(self, _life: Life) -> Step:
-        generations = {adapter.name: adapter.generation for adapter in self._store.adapters.find(limit=1000)}
-        observed, silent = list[Observed](), 0
+        states = list[ServerState]()
         for server in self._fleet.servers:
-            try:
-                state = server.state()
-            except EndpointError:
-                silent += 1  # its counters are cumulative: nothing is lost when it answers again
-                continue
-            observed += _observed(state, generations)
+            with suppress(EndpointError):  # its counters are cumulative: nothing is lost when it answers again
+                states.append(server.state())
+        counts = [(state.epoch, state.traffic, state.shadowed) for state in states]
+        now = time.monotonic()
+        if self._added is None or counts != self._added[1] or now - self._added[0] >= REPEAT_S:
+            self._add(states)
+            self._added = now, counts
+        return Step(sentence=f"counted the traffic of {len(states)} of {len(self._fleet.servers)} servers")
+
+    def _add(self, states: Sequence[ServerState]) -> None:
+        generations = {adapter.name: adapter.generation for adapter in self._store.adapters.find(limit=1000)}
+        for state in states:
             if state.shadowed:
                 shadows = {generations[name]: one for name, one in state.shadowed.items() if name in generations}
                 self._store.trials.saw_shadows(state.epoch, shadows)
-        new = self._store.traffic.add(observed)
+        new = self._store.traffic.add([one for state in states for one in _observed(state, generations)])
         metrics.GUIDANCE_REFUSALS.inc(new.guidance_refusals)
-        asked = len(self._fleet.servers)
-        return Step(sentence=f"counted the traffic of {asked - silent} of {asked} servers")
 
 
 def _observed(state: ServerState, generations: Mapping[str, int]) -> Iterator[Observed]:

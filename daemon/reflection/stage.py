@@ -44,7 +44,7 @@ from daemon.reflection.best_of import AnswerScorer
 from daemon.reflection.prompts import Prompts
 from daemon.reflection.writer import Guess, Writer
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.serving.asking import Asking
 from daemon.store import Store
 from daemon.store.reports import Claim
@@ -176,7 +176,7 @@ class ReflectionStage:
     def _renew(self, life: Life, at_most: int | None) -> Step:
         outcomes = Counter[str]() if self._renewals is None else self._renewals.step(life, at_most=at_most)
         if not outcomes:
-            return Step(sentence="no report is due")
+            return Step(sentence="no report is due", rest_s=UNTIL_WRITTEN_S)
         parts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         words = f"analysed {_counted(outcomes.total(), 'open report{s}')} anew: {parts}"
         return Step(sentence=words, worked=RETURNED not in outcomes)

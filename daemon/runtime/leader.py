@@ -12,8 +12,9 @@ import structlog
 from connectors.vllm import DeposedError
 from daemon import metrics
 from daemon.errors import NotLeadingError, StoreUnavailableError
-from daemon.runtime.stage import Closable, Life, PausedWork, Stage, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Closable, Life, PausedWork, Stage, Step
 from daemon.store import Control
+from daemon.store.commits import Commits
 from daemon.store.terms import Term, current_term, within
 
 log = structlog.get_logger(__name__)
@@ -26,8 +27,10 @@ RENEWALS = 6
 class Leader:
     """Holds the leader lease, and renews it in its own thread while steps run. `lease_s`: how long it lasts."""
 
-    def __init__(self, control: Control, owner: str, *, lease_s: float) -> None:
+    def __init__(self, control: Control, commits: Commits, owner: str, *, lease_s: float) -> None:
+        """`commits`: the stages that rest until something is written begin, when this daemon becomes the leader."""
         self._control = control
+        self._commits = commits
         self._owner = owner
         self._lease_s = lease_s
         self._interval_s = lease_s / RENEWALS
@@ -56,7 +59,7 @@ class Leader:
             log.warning("lease_not_given_up", owner=self._owner, until_s=self._lease_s)
 
     def _renew(self) -> None:
-        asked_at = time.monotonic()
+        asked_at, before = time.monotonic(), self.term
         try:
             number = self._control.lead(LEASE_NAME, owner=self._owner, ttl_s=self._lease_s, term=self._number)
             if number != self._number:
@@ -67,9 +70,11 @@ class Leader:
         except StoreUnavailableError as exc:
             log.warning("lease_not_renewed", owner=self._owner, error=str(exc))
         metrics.LEADER.set(int(self.term is not None))
+        if self.term is not None and self.term != before:
+            self._commits.note()
 
 
-_STANDING_BY = Step(sentence="standing by: another daemon leads")
+_STANDING_BY = Step(sentence="standing by: another daemon leads", rest_s=UNTIL_WRITTEN_S)
 
 
 def current_number() -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,20 +19,28 @@ from daemon import metrics
 from daemon.errors import StoreUnavailableError
 from daemon.runtime.heartbeats import Heartbeats
 from daemon.store import Control
+from daemon.store.commits import Commits
 
 log = structlog.get_logger(__name__)
 
 STORE_RETRY_S = 2.0
-PAUSES_MAX_AGE_S = 1.0
-"""A pause of another process shows after this time at the latest; all stages of a daemon look together."""
+PAUSES_MAX_AGE_S = 10.0
+"""The pauses are read again after this time, though nothing was written."""
+UNTIL_WRITTEN_S = 15.0
+"""The longest rest of a stage whose work is written into the database; what is due at a time is found this late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Result of a step. `worked`: there may be more work, so the next step follows at once; else after `idle_s`."""
+    """Result of a step.
+
+    `worked`: there may be more work, so the next step follows at once; else after the stage's `idle_s`. `rest_s`: or up
+    to this long, until something is written into the database.
+    """
 
     sentence: str
     worked: bool = False
+    rest_s: float = 0.0
 
 
 class Life:
@@ -143,22 +151,59 @@ def _step(stage: Stage, control: Control, life: Life) -> Step:
         return stage.step(life)
     sentence = f"paused by {pause.actor}: {pause.reason}"
     if not isinstance(stage, PausedWork):
-        return Step(sentence=sentence)
+        return Step(sentence=sentence, rest_s=UNTIL_WRITTEN_S)
     step = stage.step_while_paused(life)
-    return Step(sentence=f"{sentence}; {step.sentence}", worked=step.worked)
+    return replace(step, sentence=f"{sentence}; {step.sentence}")
+
+
+class Rests:
+    """The rests of a stage between its steps: each is twice as long as the one before, while nothing is written."""
+
+    def __init__(self, commits: Commits, stop: threading.Event) -> None:
+        self._commits = commits
+        self._stop = stop
+        self._last_s = 0.0
+        self._seen = 0
+
+    def step_starts(self) -> None:
+        """The step sees what was written until now."""
+        self._seen = self._commits.count
+
+    def take(self, idle_s: float, step: Step) -> None:
+        """Rest after a step, if it is no step that worked."""
+        if step.worked:
+            self._last_s = 0.0
+            return
+        self._stop.wait(idle_s)
+        if self._commits.count > self._seen:
+            self._last_s = idle_s
+            return
+        self._last_s = max(idle_s, min(2 * self._last_s, step.rest_s))
+        if self._last_s > idle_s and not self._stop.is_set():
+            self._commits.wait(after=self._seen, timeout_s=self._last_s - idle_s)
 
 
 def run_stage(
-    stage: Stage, *, control: Control, heartbeats: Heartbeats, last_steps: LastSteps, stop: threading.Event
+    stage: Stage,
+    *,
+    control: Control,
+    commits: Commits,
+    heartbeats: Heartbeats,
+    last_steps: LastSteps,
+    stop: threading.Event,
 ) -> None:
-    """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried."""
+    """Run steps until `stop`. A paused stage sends heartbeats but does not step. Database outages are retried.
+
+    Note a commit after `stop` is set: a stage that rests ends then.
+    """
+    rests = Rests(commits, stop)
     mark = partial(last_steps.mark, stage.name)
     life = Life(stop, heartbeat=mark, say=partial(_say, heartbeats, stage.name))
     sentence, store_failed = "", False
     while not stop.is_set():
+        rests.step_starts()
         try:
             step = _step(stage, control, life)
-            rest_s = 0.0 if step.worked else stage.idle_s
             # after an outage at once: a write that succeeds shows that the database works again
             heartbeats.beat(stage.name, step.sentence, at_once=store_failed or step.sentence != sentence)
             last_steps.store_worked(stage.name)
@@ -167,12 +212,15 @@ def run_stage(
             metrics.STORE_ERRORS.inc()
             last_steps.store_failed(stage.name, str(exc))
             store_failed = True
-            step, rest_s = Step(sentence=str(exc)), STORE_RETRY_S
+            step = Step(sentence=str(exc))
         mark()
         if step.sentence != sentence:
             log.info("step", stage=stage.name, sentence=step.sentence)
             sentence = step.sentence
-        stop.wait(rest_s)
+        if store_failed:
+            stop.wait(STORE_RETRY_S)
+        else:
+            rests.take(stage.idle_s, step)
 
 
 def _say(heartbeats: Heartbeats, stage: str, sentence: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,7 +18,6 @@ from daemon.runtime.lock import try_lock
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.5
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ASKED_TO = "a signal"
 
@@ -30,10 +29,19 @@ def run_together(
 
     Returns True after an orderly stop, False if a part ended or failed.
     """
+    ended: list[str] = []
+
+    def note(future: Future[None]) -> None:
+        if not stop.is_set():
+            ended.append(names[future])
+            stop.set()
+
     with ThreadPoolExecutor(max_workers=len(parts)) as pool:
         names = {pool.submit(part): name for name, part in parts.items()}
-        because = _first_end(stop, names)
-        stop.set()
+        for future in names:
+            future.add_done_callback(note)
+        stop.wait()
+        because = ", ".join(ended) or ASKED_TO
         on_stop()
         log.info("stopping", because=because)
         wait(names)
@@ -41,14 +49,6 @@ def run_together(
     for name, error in failures.items():
         log.error("part_failed", part=name, exc_info=error)
     return because == ASKED_TO and not failures
-
-
-def _first_end(stop: threading.Event, names: Mapping[Future[None], str]) -> str:
-    while not stop.is_set():
-        done, _ = wait(names, timeout=POLL_S, return_when=FIRST_COMPLETED)
-        if done and not stop.is_set():
-            return ", ".join(sorted(names[future] for future in done))
-    return ASKED_TO
 
 
 @contextmanager

@@ -8,14 +8,16 @@ All other parts use `Fleet`. In mode `attached` its servers are the configured r
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 from connectors.adapter_store import AdapterStoreError
 from connectors.chat import EndpointError
-from connectors.vllm import VllmServer
+from connectors.vllm import READY_TIMEOUT_S, VllmServer
 from connectors.vllm_wire import ServerState
 from daemon.chat.preparation import Preparation
 from daemon.errors import AdapterInvalidError, ChatDifferenceError, ServingError
@@ -25,12 +27,28 @@ from daemon.serving.limit import AdaptiveLimit
 from daemon.serving.publisher import Publisher
 
 READY_MEMO_S = 3.0
-"""That a server is ready is cached for this long, so that most requests need no extra health check."""
+"""That a server is ready is cached for this long, so that most requests need no extra look at it."""
 UNREADY_MEMO_S = 1.0
 """And for this long that it is not."""
+ENGINE_MEMO_S = 5.0
+"""A server that goes on telling its state is asked this rarely whether its engine lives: a dead one ends the server."""
 
 Verify = Callable[[Adapter], None]
 """Checks that an adapter's folder may be loaded; raises AdapterInvalidError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What a look at a server found, and when (monotonic). `engine_at`: the last sign of its engine."""
+
+    at: float
+    engine_at: float
+    found: ServerState | EndpointError
+
+    @property
+    def recent(self) -> bool:
+        memo_s = READY_MEMO_S if isinstance(self.found, ServerState) else UNREADY_MEMO_S
+        return time.monotonic() - self.at <= memo_s
 
 
 class Fleet:
@@ -54,7 +72,7 @@ class Fleet:
         self._verify = verify
         self._publisher = publisher
         self._turn = itertools.count()
-        self._seen: dict[VllmServer, tuple[float, bool]] = {}
+        self._looks: dict[VllmServer, _Look] = {}
         self._differences: Mapping[VllmServer, str | None] = {}
 
     @property
@@ -63,7 +81,7 @@ class Fleet:
 
     def replace(self, servers: Sequence[VllmServer]) -> None:
         self._servers = tuple(servers)
-        self._seen = {}
+        self._looks = {}
 
     def close(self) -> None:
         """Close the connections. Call it after the last use of the servers."""
@@ -83,6 +101,27 @@ class Fleet:
             if self._ready(server):
                 return server
         raise ServingError(f"none of {len(servers)} vLLM servers is ready; `erratad status` shows why")
+
+    def look(self, server: VllmServer) -> ServerState:
+        """The state of a ready server, now. All stages know then that it is ready.
+
+        Raises:
+            EndpointError: why it is not ready. A server that hangs counts as not ready after 5 s.
+        """
+        now, before = time.monotonic(), self._looks.get(server)
+        engine_at = -math.inf if before is None else before.engine_at
+        found: ServerState | EndpointError
+        try:
+            if now - engine_at >= ENGINE_MEMO_S:
+                server.check_engine()
+                engine_at = now
+            found = server.state(timeout_s=READY_TIMEOUT_S)
+        except EndpointError as exc:
+            found, engine_at = exc, -math.inf
+        self._looks[server] = _Look(at=now, engine_at=engine_at, found=found)
+        if isinstance(found, EndpointError):
+            raise found
+        return found
 
     def compared(self, differences: Mapping[VllmServer, str | None]) -> None:
         """Store the self-test's result of each ready server: the difference from the trainer, or None."""
@@ -147,11 +186,14 @@ class Fleet:
                 raise ServingError(f"{name} cannot be deleted from the store: {exc}") from exc
 
     def _ready(self, server: VllmServer) -> bool:
-        seen_at, ready = self._seen.get(server, (0.0, False))
-        if time.monotonic() - seen_at > (READY_MEMO_S if ready else UNREADY_MEMO_S):
-            ready = server.ready()
-            self._seen[server] = (time.monotonic(), ready)
-        return ready
+        look = self._looks.get(server)
+        if look is not None and look.recent:
+            return isinstance(look.found, ServerState)
+        try:
+            self.look(server)
+        except EndpointError:
+            return False
+        return True
 
 
 def _have_pulled(server: VllmServer, state: ServerState, publisher: Publisher, name: str, folder: Path) -> None:

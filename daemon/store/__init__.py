@@ -16,6 +16,7 @@ from daemon.store.anew import Anew
 from daemon.store.archive import Archive
 from daemon.store.audit import Audit
 from daemon.store.candidates import Tenants
+from daemon.store.changes import Changes
 from daemon.store.clusters import Clusters, Placing
 from daemon.store.control import Control
 from daemon.store.counts import Counts
@@ -49,6 +50,7 @@ __all__ = [
     "Added",
     "Archive",
     "Audit",
+    "Changes",
     "Clusters",
     "Control",
     "Counts",
@@ -104,6 +106,7 @@ class Store:
     outbox: Outbox
     archive: Archive
     audit: Audit
+    changes: Changes
     erasures: Erasures
     originals: Originals
     search_index: SearchIndex
@@ -159,6 +162,7 @@ def open_store(source: Config | str, *, alias: str = DEFAULT_ALIAS) -> Store:
         outbox=Outbox(engine),
         archive=Archive(engine),
         audit=Audit(engine),
+        changes=Changes(engine),
         erasures=Erasures(engine),
         originals=Originals(engine),
         search_index=SearchIndex(engine),

@@ -260,8 +260,11 @@ class Adapters:
         return target
 
 
+_LIVE = select(schema.adapters).where(schema.adapters.c.state == AdapterState.LIVE)
+
+
 def live_row(connection: Connection) -> Any:
-    row = connection.execute(select(schema.adapters).where(schema.adapters.c.state == AdapterState.LIVE)).one_or_none()
+    row = connection.execute(_LIVE).one_or_none()
     if row is None:
         raise NotFoundError("no generation is live; the store was not opened with open_store()")
     return row

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, or_, select, update
 from daemon.records import utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.engine import database_time, insert, reading, transaction, upsert
+from daemon.store.engine import commits_of, database_time, insert, reading, transaction, upsert
 from daemon.store.recent import Recent
 
 ALL_STAGES = "all"
@@ -42,7 +42,7 @@ class Heartbeat:
 class Control:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._recent = Recent(self.pauses)
+        self._recent = Recent(self.pauses, commits_of(engine))
 
     # --- pauses ---
 
@@ -56,7 +56,6 @@ class Control:
                 {"stage": stage, "actor": actor, "reason": reason, "at": utcnow()},
             )
             record_audit(connection, actor=actor, action="pause", subject=stage, reason=reason)
-        self._recent.changed()
 
     def resume(self, stage: str, *, actor: str, reason: str) -> bool:
         """Lift a pause; False if there was none. `all` lifts every pause."""
@@ -66,7 +65,6 @@ class Control:
             lifted = connection.execute(query).rowcount > 0
             if lifted:
                 record_audit(connection, actor=actor, action="resume", subject=stage, reason=reason)
-        self._recent.changed()
         return lifted
 
     def pauses(self) -> list[Pause]:
@@ -92,7 +90,7 @@ class Control:
         """
         table = schema.leases
         lasts, mine = timedelta(seconds=ttl_s), table.c.name == name
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, makes_work=False) as connection:
             now = database_time(connection)
             if term is not None:
                 renewed = update(table).where(mine, table.c.owner == owner, table.c.term == term)
@@ -115,7 +113,7 @@ class Control:
     def abdicate(self, name: str, *, owner: str) -> None:
         """End the leadership now, so that another daemon can lead at once."""
         table = schema.leases
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, makes_work=False) as connection:
             ended = update(table).where(table.c.name == name, table.c.owner == owner)
             connection.execute(ended.values(until=database_time(connection)))
 
@@ -125,7 +123,7 @@ class Control:
         Raises:
             NotLeadingError: The work that this thread does belongs to a leader, and another daemon leads now.
         """
-        with transaction(self._engine):
+        with transaction(self._engine, makes_work=False):
             pass
 
     def heartbeat(self, sentences: Mapping[str, str], *, owner: str) -> None:
@@ -135,7 +133,7 @@ class Control:
             {"name": name, "owner": owner, "last_step_at": now, "sentence": sentence}
             for name, sentence in sorted(sentences.items())  # in one order: two writers must not wait for each other
         ]
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, makes_work=False) as connection:
             statement = insert(connection, schema.stages)
             said = {name: statement.excluded[name] for name in ("last_step_at", "sentence")}
             connection.execute(statement.on_conflict_do_update(index_elements=["name", "owner"], set_=said), given)

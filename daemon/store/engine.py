@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daemon.errors import ConfigError, IllegalTransitionError, StoreDamagedError, StoreUnavailableError
 from daemon.records import utcnow
+from daemon.store.commits import Commits
 from daemon.store.terms import require_term
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ ILLEGAL = "illegal transition: "
 """The prefix of the messages of the database's own triggers."""
 
 _READING = "erratad_reading"
+_COMMITS = "erratad_commits"
 _SQLITE_OUTAGES = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -90,10 +92,19 @@ def connect(url: str, password: str | None = None, *, silent_s: float = 60.0) ->
         raise ConfigError("store.url is not a database URL; write e.g. postgresql://user@host:5432/erratad") from exc
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return _postgres(parsed if password is None else parsed.set(password=password), silent_s=silent_s)
-    if backend == "sqlite":
-        return _sqlite(parsed)
-    raise ConfigError(f"store.url: {backend} is not supported; use sqlite:///... or postgresql://...")
+        engine = _postgres(parsed if password is None else parsed.set(password=password), silent_s=silent_s)
+    elif backend == "sqlite":
+        engine = _sqlite(parsed)
+    else:
+        raise ConfigError(f"store.url: {backend} is not supported; use sqlite:///... or postgresql://...")
+    engine.update_execution_options(**{_COMMITS: Commits()})
+    return engine
+
+
+def commits_of(engine: Engine) -> Commits:
+    """The commits that this process makes through the engine."""
+    commits: Commits = engine.get_execution_options()[_COMMITS]
+    return commits
 
 
 def _postgres(url: URL, *, silent_s: float) -> Engine:
@@ -167,8 +178,10 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine, *, makes_work: bool = True) -> Iterator[Connection]:
     """One transaction that may write. On SQLite it waits for the previous writer.
+
+    `makes_work`: whether a stage may have work after it; all are woken then.
 
     Raises:
         StoreUnavailableError: The database cannot be reached. Nothing was changed, unless the connection broke during
@@ -180,6 +193,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     with _translated(), engine.begin() as connection:
         require_term(connection)
         yield connection
+    if makes_work:
+        commits_of(engine).note()
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from daemon.errors import IllegalTransitionError, NotFoundError
 from daemon.records import Intent, IntentKind, IntentState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.engine import reading, transaction
+from daemon.store.engine import commits_of, reading, transaction
 from daemon.store.recent import Recent
 
 
 class Intents:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._recent = Recent(self._pending)
+        self._recent = Recent(self._pending, commits_of(engine))
 
     def request(self, kind: IntentKind, *, actor: str, reason: str, target_generation: int | None = None) -> Intent:
         """Queue an operator's request. The stage of its kind completes it and writes the outcome."""
@@ -41,9 +41,7 @@ class Intents:
                 subject="next" if target_generation is None else str(target_generation),
                 reason=reason,
             )
-            intent = _get(connection, intent_id)
-        self._recent.changed()
-        return intent
+            return _get(connection, intent_id)
 
     def get(self, intent_id: int) -> Intent:
         with reading(self._engine) as connection:

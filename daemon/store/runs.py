@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, select, union_all, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, select, union_all, update
 
 from connectors.messages import EventType
 from daemon.adapter_names import adapter_name
@@ -74,7 +74,7 @@ class Runs:
         now = utcnow()
         with transaction(self._engine) as connection:
             serialise(connection, Lock.RUNS)
-            if connection.execute(_active()).first() is not None:
+            if connection.execute(_ACTIVE).first() is not None:
                 return None
             # under the lock: two runs never get the same generation
             generation = connection.execute(select(func.max(schema.adapters.c.generation))).scalar_one() + 1
@@ -102,7 +102,7 @@ class Runs:
 
     def active(self) -> Run | None:
         with reading(self._engine) as connection:
-            row = connection.execute(_active()).one_or_none()
+            row = connection.execute(_ACTIVE).one_or_none()
         return None if row is None else rows.record(Run, row)
 
     def get(self, run_id: int) -> Run:
@@ -337,8 +337,7 @@ def _add_adapter(connection: Connection, generation: int, *, name: str, run_id: 
     )
 
 
-def _active() -> Select[Any]:
-    return select(schema.runs).where(schema.runs.c.state.in_(ACTIVE_RUN_STATES))
+_ACTIVE = select(schema.runs).where(schema.runs.c.state.in_(ACTIVE_RUN_STATES))
 
 
 def _row(connection: Connection, run_id: int, *, lock: bool = False) -> Any:

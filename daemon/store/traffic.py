@@ -74,7 +74,7 @@ class Traffic:
         Generations unknown to the store are ignored.
         """
         at = at or utcnow()
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, makes_work=False) as connection:
             serialise(connection, Lock.TRAFFIC)
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
             new = sum((_add(connection, one, at) for one in observed if one.generation in known), Increase())

@@ -20,6 +20,12 @@ from daemon.transitions import ADAPTER_TRANSITIONS
 ON_TRIAL = (AdapterState.SHADOW, AdapterState.CANARY)
 FIGURES = ("pairs", "errors", "live_errors", "seconds", "live_seconds", "dropped")
 
+_CURRENT = (
+    select(schema.adapters.c.name, schema.adapters.c.state.label("mode"), serving_tables.trials)
+    .join(serving_tables.trials, serving_tables.trials.c.generation == schema.adapters.c.generation)
+    .where(schema.adapters.c.state.in_(ON_TRIAL))
+)
+
 
 class Trials:
     def __init__(self, engine: Engine) -> None:
@@ -64,19 +70,13 @@ class Trials:
 
     def current(self) -> TrialRun | None:
         """The current trial, or None."""
-        adapters, trials = schema.adapters, serving_tables.trials
-        query = (
-            select(adapters.c.name, adapters.c.state.label("mode"), trials)
-            .join(trials, trials.c.generation == adapters.c.generation)
-            .where(adapters.c.state.in_(ON_TRIAL))
-        )
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_CURRENT).one_or_none()
         return None if row is None else rows.record(TrialRun, row)
 
     def saw_shadows(self, epoch: str, figures: Mapping[int, ShadowFigures]) -> None:
         """Store a server process's current counts of shadow answers per generation; they only grow while it lives."""
-        with transaction(self._engine) as connection:
+        with transaction(self._engine, makes_work=False) as connection:
             known = set(connection.execute(select(schema.adapters.c.generation)).scalars())
             for generation in known & figures.keys():
                 values = {"epoch": epoch, "generation": generation, **figures[generation].shown()}

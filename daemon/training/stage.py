@@ -27,7 +27,7 @@ from daemon.errors import (
     TrainingError,
 )
 from daemon.records import Run, RunState
-from daemon.runtime.stage import Life, Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Life, Step
 from daemon.store import Runs, Store
 from daemon.training.job import (
     CHECKPOINTS,
@@ -122,7 +122,7 @@ class FinetuneStage:
         self._forget_ended()
         run = self._runs.active()
         if run is None or run.state is not RunState.TRAINING:
-            return Step(sentence="no run to train")
+            return Step(sentence="no run to train", rest_s=UNTIL_WRITTEN_S)
         try:
             return self._advance(run, life)
         except ServingError as exc:

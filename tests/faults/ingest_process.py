@@ -24,7 +24,14 @@ def main(store_url: str, kafka_json: str) -> None:
         )
         with closing(stage):
             beats = Heartbeats(store.control, owner=f"process-{os.getpid()}")
-            run_stage(stage, control=store.control, heartbeats=beats, last_steps=LastSteps(), stop=stop)
+            run_stage(
+                stage,
+                control=store.control,
+                commits=store.changes.commits,
+                heartbeats=beats,
+                last_steps=LastSteps(),
+                stop=stop,
+            )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from daemon.store.traffic import TrafficTally
 from tests.fixtures.config import flagged, trusting
 from tests.fixtures.life import life
 from tests.fixtures.serving import Bench
-from tests.fixtures.stores import add
+from tests.fixtures.stores import add, statements
 
 FIRST = "aligned-g000001"
 ASK = [{"role": "user", "content": "hello"}]
@@ -134,6 +134,24 @@ def test_the_stage_adds_up_servers_and_restarts(bench: Bench) -> None:
     stage.step(life())
     TrafficStage(store=bench.store, fleet=bench.fleet).step(life())
     assert bench.store.traffic.tally(0) == TrafficTally(requests=4, errors=0, flagged=0)
+
+
+def test_counts_that_stay_the_same_are_stored_again_only_after_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = TrafficStage(store=bench.store, fleet=bench.fleet)
+    bench.step()
+    stage.step(life())
+    with statements(bench.store) as sent:
+        stage.step(life())
+    assert sent == []
+    bench.clients[0].chat("aligned", ASK, max_tokens=1)
+    stage.step(life())
+    assert bench.store.traffic.tally(0).requests == 1
+    monkeypatch.setattr("daemon.promotion.traffic.REPEAT_S", 0.0)
+    with statements(bench.store) as sent:
+        stage.step(life())
+    assert sent != []
 
 
 def test_requests_refused_because_of_the_guidance_reach_the_metric_and_the_status(

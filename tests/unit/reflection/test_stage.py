@@ -16,7 +16,7 @@ from daemon.config.reflection import ReflectionConfig
 from daemon.errors import ConfigError
 from daemon.records import CorrectionSource, ReportState
 from daemon.reflection.analyst import EndpointAnalyst, SelfAnalyst, analyst_of
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Step
 from daemon.store import Store
 from tests.fakes.fleet import OneServer
 from tests.fakes.vllm import FakeVllm
@@ -74,7 +74,7 @@ def test_all_reports_of_an_answer_are_analysed_as_one(
 
 
 def test_an_empty_queue_is_said_and_rests(make_reflection: Callable[..., ReflectionBench]) -> None:
-    assert make_reflection().step() == Step(sentence="no report is due", worked=False)
+    assert make_reflection().step() == Step(sentence="no report is due", rest_s=UNTIL_WRITTEN_S)
 
 
 @pytest.mark.parametrize(("guided", "told"), [(True, True), (False, False)])

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from threading import Event
-from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from daemon.errors import StoreUnavailableError
 from daemon.runtime import heartbeats
 from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.stage import LastSteps, Life, Step, run_stage
 from daemon.store import Control, Store
+from tests.fixtures.stores import statements
 
 STAGES = [f"stage-{number}" for number in range(20)]
-
-
-@contextmanager
-def statements(store: Store) -> Iterator[list[str]]:
-    """What is sent to the database inside."""
-    sent: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith("BEGIN"):
-            sent.append(statement)
-
-    event.listen(store.engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(store.engine, "before_cursor_execute", note)
 
 
 def test_the_heartbeats_of_all_stages_are_one_statement(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +85,7 @@ def test_idle_stages_ask_once_for_the_pauses_and_write_their_first_sentence_only
             run_stage(
                 _Idle(name, stop),
                 control=sqlite_store.control,
+                commits=sqlite_store.changes.commits,
                 heartbeats=beats,
                 last_steps=LastSteps(),
                 stop=stop,

@@ -34,7 +34,7 @@ class Holding(Plain):
 
 
 def test_a_stage_that_holds_something_is_closed_through_its_leadership(sqlite_store: Store) -> None:
-    leader, stage = Leader(sqlite_store.control, "here", lease_s=30.0), Holding()
+    leader, stage = Leader(sqlite_store.control, sqlite_store.changes.commits, "here", lease_s=30.0), Holding()
     led = LeaderOnly(stage, leader)
     assert isinstance(led, Closable)
     led.close()
@@ -43,7 +43,7 @@ def test_a_stage_that_holds_something_is_closed_through_its_leadership(sqlite_st
 
 
 def test_only_the_leading_daemon_steps_and_does_paused_work(sqlite_store: Store) -> None:
-    leader = Leader(sqlite_store.control, "here", lease_s=30.0)
+    leader = Leader(sqlite_store.control, sqlite_store.changes.commits, "here", lease_s=30.0)
     led = LeaderOnly(Holding(), leader)
     assert (led.step(life()).sentence, led.step_while_paused(life()).sentence) == (STANDING_BY, STANDING_BY)
     leader._renew()
@@ -68,7 +68,7 @@ class Writing(Plain):
 
 def test_a_step_that_goes_on_after_another_daemon_leads_writes_nothing(sqlite_store: Store) -> None:
     control = sqlite_store.control
-    leader = Leader(control, "here", lease_s=30.0)
+    leader = Leader(control, sqlite_store.changes.commits, "here", lease_s=30.0)
     leader._renew()
     stage = Writing(sqlite_store, lambda: None)
     assert LeaderOnly(stage, leader).step(life()).sentence == "wrote"
@@ -90,7 +90,7 @@ def test_a_step_that_goes_on_after_another_daemon_leads_writes_nothing(sqlite_st
 def test_a_step_that_a_server_refuses_as_deposed_stands_by(
     sqlite_store: Store, make_client: Callable[..., VllmServer]
 ) -> None:
-    leader = Leader(sqlite_store.control, "here", lease_s=30.0)
+    leader = Leader(sqlite_store.control, sqlite_store.changes.commits, "here", lease_s=30.0)
     leader._renew()
     with FakeVllm(admin_token=ADMIN_TOKEN) as fake:
         client = make_client(fake.url, term=current_number)
@@ -101,3 +101,15 @@ def test_a_step_that_a_server_refuses_as_deposed_stands_by(
         assert make_client(fake.url, term=lambda: leader.term.number + 1).ready()
         assert led.step(life()).sentence == STANDING_BY
         client.close()
+
+
+def test_the_stages_are_woken_when_their_daemon_becomes_the_leader_and_not_when_it_stays_it(
+    sqlite_store: Store,
+) -> None:
+    commits = sqlite_store.changes.commits
+    leader = Leader(sqlite_store.control, commits, "here", lease_s=30.0)
+    before = commits.count
+    leader._renew()
+    assert commits.count == before + 1
+    leader._renew()
+    assert commits.count == before + 1

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -171,9 +172,9 @@ def test_kafka_intake_and_dead_letters_log_no_text(sqlite_store: Store, written:
     stage = IngestStage(
         store=sqlite_store, config=IntakeConfig(), consumer=consumer, dead_letters=letters, topics=["flagged"]
     )
-    control = sqlite_store.control
-    beats = Heartbeats(control, owner="test")
-    found = written(lambda: run_stage(stage, control=control, heartbeats=beats, last_steps=LastSteps(), stop=stop))
+    run = partial(run_stage, control=sqlite_store.control, commits=sqlite_store.changes.commits, stop=stop)
+    beats = Heartbeats(sqlite_store.control, owner="test")
+    found = written(lambda: run(stage, heartbeats=beats, last_steps=LastSteps()))
     assert "took in 5 messages" in found
     assert MARK not in found
     assert len(producer.sent) == 4

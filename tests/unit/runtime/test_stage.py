@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 from sqlalchemy import Engine, event
 
 from daemon.errors import StoreUnavailableError
+from daemon.records import IntentKind
 from daemon.runtime.heartbeats import Heartbeats
-from daemon.runtime.stage import LastSteps, Life, Step, run_stage
+from daemon.runtime.stage import LastSteps, Life, Rests, Step, run_stage
 from daemon.store import Control, Store
+from daemon.store.commits import Commits
 
 
 class Counting:
@@ -66,7 +69,9 @@ def stop() -> threading.Event:
 
 def _run(stage: Counting, control: Control, stop: threading.Event, last_steps: LastSteps | None = None) -> None:
     beats = Heartbeats(control, owner="test")
-    run_stage(stage, control=control, heartbeats=beats, last_steps=last_steps or LastSteps(), stop=stop)
+    run_stage(
+        stage, control=control, commits=Commits(), heartbeats=beats, last_steps=last_steps or LastSteps(), stop=stop
+    )
 
 
 def test_a_stage_steps_until_it_is_stopped_and_says_what_it_did(sqlite_store: Store, stop: threading.Event) -> None:
@@ -218,3 +223,91 @@ def test_a_sentence_that_cannot_be_stored_does_not_stop_the_step(stop: threading
     stage = Long(stop)
     _run(stage, Unreachable(), stop)
     assert stage.steps == 1
+
+
+class Slept(Commits):
+    """Nobody writes, except when it is told. Keeps how long was waited, and waits for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, *, after: int, timeout_s: float) -> None:
+        assert after <= self.count
+        self.waits.append(timeout_s)
+
+
+class NoRest(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
+IDLE = Step(sentence="nothing to do", rest_s=15.0)
+
+
+def _rest(rests: Rests, *steps: Step) -> None:
+    for step in steps:
+        rests.step_starts()
+        rests.take(2.0, step)
+
+
+def test_the_rests_grow_up_to_what_the_stage_says_while_nothing_is_written() -> None:
+    commits = Slept()
+    _rest(Rests(commits, NoRest()), *[IDLE] * 6)
+    assert [wait + 2.0 for wait in commits.waits] == [4.0, 8.0, 15.0, 15.0, 15.0]
+
+
+def test_a_stage_that_does_not_say_so_rests_for_its_idle_time_alone() -> None:
+    commits = Slept()
+    _rest(Rests(commits, NoRest()), *[Step(sentence="waits for a server")] * 4)
+    assert commits.waits == []
+
+
+@pytest.mark.parametrize("news", ["written", "worked"])
+def test_the_rests_are_short_again_after_work_or_something_written(news: str) -> None:
+    commits = Slept()
+    rests = Rests(commits, NoRest())
+    _rest(rests, *[IDLE] * 4)
+    if news == "worked":
+        _rest(rests, Step(sentence="did it", worked=True), IDLE)
+    else:
+        rests.step_starts()
+        commits.note()  # during the step, so the step may have missed it
+        rests.take(2.0, IDLE)
+    commits.waits.clear()
+    _rest(rests, IDLE)
+    assert commits.waits == [2.0]
+
+
+class Sleeper:
+    """Rests for an hour unless something is written, and stops the loop at its second step."""
+
+    name = "sleeper"
+    idle_s = 0.001
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.rests, self.steps = threading.Semaphore(0), 0
+        self._stop = stop
+
+    def step(self, _life: Life) -> Step:
+        self.steps += 1
+        if self.steps == 20:
+            self._stop.set()
+        self.rests.release()
+        return Step(sentence="nothing to do", rest_s=3600.0)
+
+
+def test_a_commit_wakes_a_resting_stage_and_so_does_the_commit_noted_at_the_stop(
+    sqlite_store: Store, stop: threading.Event
+) -> None:
+    stage = Sleeper(stop)
+    run = partial(run_stage, stage, control=sqlite_store.control, commits=sqlite_store.changes.commits, stop=stop)
+    running = threading.Thread(
+        target=partial(run, heartbeats=Heartbeats(sqlite_store.control, owner="test"), last_steps=LastSteps())
+    )
+    running.start()
+    while running.is_alive():
+        if stage.rests.acquire(timeout=0.05):
+            continue
+        sqlite_store.intents.request(IntentKind.TRAIN, actor="op", reason="now")
+    assert stage.steps == 20

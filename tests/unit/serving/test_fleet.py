@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from connectors.chat import EndpointError
 from connectors.vllm import VllmServer
 from daemon.errors import AdapterInvalidError, ServingError
 from daemon.records import Adapter, served_name
 from daemon.serving.fleet import Fleet
-from tests.fakes.vllm import FakeVllm
+from tests.fakes.vllm import ADMIN_TOKEN, FakeVllm
 from tests.fixtures.serving import an_adapter
 
 
@@ -83,3 +87,48 @@ def test_the_base_model_needs_no_loading(tmp_path: Path) -> None:
 
 def _no_check(adapter: Adapter) -> None:
     pass
+
+
+class Asked(VllmServer):
+    """Counts the requests by their path."""
+
+    asked: Counter[str]
+
+    def _send(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        self.asked[path.rpartition("/")[2]] += 1
+        return super()._send(method, path, body, **options)
+
+
+@pytest.fixture
+def asked(fake_vllm: FakeVllm) -> Iterator[Asked]:
+    server = Asked(fake_vllm.url, admin_token=ADMIN_TOKEN)
+    server.asked = Counter()
+    yield server
+    server.close()
+
+
+def test_one_look_at_a_server_serves_all_stages(asked: Asked) -> None:
+    fleet = Fleet([asked], verify=_no_check)
+    assert fleet.look(asked).live is None
+    assert [fleet.any() for _ in range(3)] == [asked] * 3
+    assert asked.asked == {"health": 1, "state": 1}
+    fleet.look(asked)
+    assert asked.asked == {"health": 1, "state": 2}, "a look is always new, and the engine is asked rarely"
+
+
+def test_the_engine_is_asked_again_after_a_while_and_after_a_failure(
+    asked: Asked, fake_vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet([asked], verify=_no_check)
+    fleet.look(asked)
+    fake_vllm.stop()
+    with pytest.raises(EndpointError):
+        fleet.look(asked)
+    with pytest.raises(ServingError):
+        fleet.any()
+    fake_vllm.start()
+    fleet.look(asked)
+    assert (fleet.any(), asked.asked["health"]) == (asked, 2)
+    monkeypatch.setattr("daemon.serving.fleet.ENGINE_MEMO_S", 0.0)
+    fleet.look(asked)
+    assert asked.asked["health"] == 3
