@@ -54,6 +54,7 @@ from daemon.reflection.analyst import analyst_of, judge_of
 from daemon.reflection.best_of import served_model_scorer
 from daemon.reflection.stage import ReflectionStage
 from daemon.runtime import log
+from daemon.runtime.address import Address, announce
 from daemon.runtime.heartbeats import Heartbeats
 from daemon.runtime.leader import Leader, LeaderOnly
 from daemon.runtime.lookout import look_out
@@ -144,6 +145,8 @@ def _run(config: Config, store: Store, stop: threading.Event, addresses: list[so
     # `sole_owner` makes this name unique; a restarted daemon gets the same name, and so leads at once
     name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"//{host}{config.data_dir.absolute()}"))
     leader = Leader(store.control, store.changes.commits, name, lease_s=config.store.lease_s)
+    url = config.http.open_url
+    announce(config.data_dir, None if url is None else Address(url=url, owner=owner))
     last_steps = LastSteps()
     fleet, server = open_serving(config)
     # closed in reverse order after all threads have ended: intake leaves its group first, the vLLM server ends last

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from daemon.cli.backend import Backend
+from daemon.cli.backend import Backend, Document
 from daemon.cli.contexts import chosen, names
-from daemon.cli.options import ConfigPath, Overrides, settings
+from daemon.cli.options import DEFAULT_CONFIG, ConfigPath, Overrides, settings
 from daemon.cli.server import Server
 from daemon.errors import ConfigError
 
@@ -85,6 +85,28 @@ class Target:
             from daemon.cli.remote import TIMEOUT_S, RemoteBackend
 
             yield RemoteBackend(self.server, timeout_s=timeout_s or TIMEOUT_S)
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[], Document]]:
+        """Tells the status at each call: of the server, or else of the daemon that runs here, or of the local store."""
+        ask = None
+        if self.server is not None:
+            self.server.warn_if_readable()
+        elif not self._given["overrides"]:
+            from daemon.cli.running import running
+
+            ask = running(self._given["config_path"] or DEFAULT_CONFIG)
+        with ExitStack() as still_open:
+            backend: Backend | None = None
+
+            def look() -> Document:
+                nonlocal backend
+                if ask is not None and (told := ask()) is not None:
+                    return told
+                backend = backend or still_open.enter_context(self.backend())
+                return backend.status()
+
+            yield look
 
 
 def for_target(command: Callable[..., None]) -> Callable[..., None]:

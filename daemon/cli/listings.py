@@ -11,7 +11,7 @@ import typer
 
 from daemon.cli import completion
 from daemon.cli.backend import Backend, Document
-from daemon.cli.connection import on_backend
+from daemon.cli.connection import Target, for_target, on_backend
 from daemon.cli.options import MAX_NUMBER, AsJson, Limit, one_of
 from daemon.cli.output import listing, print_json, say, table
 from daemon.report_filter import ReportFilter, ShownEvidence, Sort
@@ -28,9 +28,9 @@ def _day(said: str) -> Any:
     return typer.Option(metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help=said)
 
 
-@on_backend
+@for_target
 def status(
-    backend: Backend,
+    target: Target,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every 2 s until Ctrl-C.")] = False,
     as_json: AsJson = False,
@@ -39,17 +39,18 @@ def status(
 
     Shows stages, reports, the live adapter, the active run and the schedule. Exits with 3 if no daemon seems to run.
     """
-    while True:
-        view = backend.status()
-        if watch:
-            typer.echo(_CLEAR, nl=False)
-        if as_json:
-            print_json(view)
-        else:
-            _show_status(view)
-        if not watch:
-            raise typer.Exit(0 if view["daemon_runs"] else 3)
-        time.sleep(WATCH_INTERVAL_S)
+    with target.status() as look:
+        while True:
+            view = look()
+            if watch:
+                typer.echo(_CLEAR, nl=False)
+            if as_json:
+                print_json(view)
+            else:
+                _show_status(view)
+            if not watch:
+                raise typer.Exit(0 if view["daemon_runs"] else 3)
+            time.sleep(WATCH_INTERVAL_S)
 
 
 @on_backend

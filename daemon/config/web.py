@@ -84,6 +84,13 @@ class HttpConfig(Section):
     """`/livez` fails when a stage has made no progress for this long."""
 
     @property
+    def open_url(self) -> str | None:
+        """The API's URL, if every local user may use it without a token, else None."""
+        if self.host not in LOOPBACK or self.all_tokens or self.proxy is not None:
+            return None
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @property
     def all_tokens(self) -> list[TokenConfig]:
         admin = [TokenConfig(name="admin", role=Role.ADMIN, token_env=self.token_env)] if self.token_env else []
         return [*admin, *self.tokens]

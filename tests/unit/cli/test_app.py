@@ -15,6 +15,8 @@ from typer.main import get_command
 from daemon import __version__, records
 from daemon.cli import options
 from daemon.cli.app import EXIT_CODES, app
+from daemon.config import load_config
+from daemon.runtime.address import Address, announce
 from daemon.store import Store
 from tests.fixtures.api import serving
 
@@ -96,6 +98,22 @@ def test_help_and_a_status_over_the_api_import_nothing_heavy(
     heavy = {"sqlalchemy", "alembic", "sklearn", "scipy", "numpy", "torch", "kafka", "fastapi", "httpx", "apscheduler"}
     assert not heavy & packages
     assert not {"daemon.config", "daemon.store", "daemon.records", "pydantic_settings", "yaml"} & loaded
+
+
+def test_a_status_of_a_daemon_that_runs_here_imports_neither_configuration_nor_store(
+    sqlite_store: Store, config_file: Path
+) -> None:
+    sqlite_store.control.heartbeat({"ingest": "waits"}, owner="machine-1")
+    code = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); import daemon.__main__"
+    command = [sys.executable, "-c", code, "status", "--config", str(config_file)]
+    with serving(sqlite_store, config_file) as url:
+        (data_dir := load_config(config_file).data_dir).mkdir()
+        announce(data_dir, Address(url=url, owner="machine-1"))
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "machine-1" in done.stdout
+    loaded = set(done.stderr.split())
+    assert not {"sqlalchemy", "yaml", "httpx", "structlog"} & {name.partition(".")[0] for name in loaded}
+    assert not {"daemon.config", "daemon.store", "daemon.operations.status", "daemon.cli.local"} & loaded
 
 
 def test_a_status_of_the_local_store_imports_the_store_alone(sqlite_store: Store, config_file: Path) -> None:
