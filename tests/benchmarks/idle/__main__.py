@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bench-idle")
     parser.add_argument("--backend", choices=("sqlite", "postgresql"), action="append", help="default: both")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--settle", type=float, default=20, help="seconds before the measurement")
+    parser.add_argument("--settle", type=float, default=45, help="seconds before the measurement")
     given = parser.parse_args(arguments)
     results = [measured(one, given.seconds, given.settle) for one in given.backend or ("sqlite", "postgresql")]
     keep("idle", command=f'make bench-idle IDLE="{" ".join(arguments)}"', figures={"backends": results})
