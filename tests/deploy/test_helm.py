@@ -379,6 +379,21 @@ def test_several_daemons_share_runs_and_keys_and_nothing_else() -> None:
     assert runs["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
+def test_several_daemons_stand_apart_and_are_disrupted_one_at_a_time() -> None:
+    manifests = rendered(*SEVERAL)
+    pod = one(manifests, "StatefulSet", "errata")["spec"]["template"]
+    [apart] = pod["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    selected = apart["podAffinityTerm"]["labelSelector"]["matchLabels"]
+    assert selected.items() <= pod["metadata"]["labels"].items()
+    budget = one(manifests, "PodDisruptionBudget", "errata")["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]["matchLabels"]) == (1, selected)
+    assert not [
+        each for each in rendered() if (each["kind"], each["metadata"]["name"]) == ("PodDisruptionBudget", "errata")
+    ]
+    given = rendered(*SEVERAL, "daemon.affinity.nodeAffinity.x=y")
+    assert one(given, "StatefulSet", "errata")["spec"]["template"]["spec"]["affinity"] == {"nodeAffinity": {"x": "y"}}
+
+
 @pytest.mark.parametrize("missing", ["privacyKey", "splitKey", "sessionKey"])
 def test_several_daemons_without_a_common_key_are_refused(missing: str) -> None:
     done = helm(*(value for value in SEVERAL if missing not in value))

@@ -17,6 +17,21 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Pods on different nodes where possible. Takes a dict of the user's affinity, which replaces it, and of labels. */}}
+{{- define "erratad.affinity" -}}
+{{- if .given -}}
+{{- toYaml .given -}}
+{{- else -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "erratad.selector" .labels | nindent 12 }}
+{{- end -}}
+{{- end -}}
+
 {{- define "erratad.image" -}}
 {{- $image := .Values.image -}}
 {{- if $image.digest -}}
