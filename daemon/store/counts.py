@@ -108,5 +108,5 @@ def counted(by: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[
 
 def up_to(found: Select[Any], at_most: int = MAX_COUNTED) -> Select[int]:
     """The number of rows, at most this many: no more rows are looked at, and of these what an index says of them."""
-    places = found.with_only_columns(literal_column("1").label("one"), maintain_column_froms=True)
+    places: Select[Any] = found.with_only_columns(literal_column("1").label("one"), maintain_column_froms=True)
     return select(func.count()).select_from(places.limit(at_most).subquery())

@@ -48,7 +48,9 @@ def with_others(connection: Connection, found: Sequence[Any]) -> list[Report]:
 def _crowded(report_ids: Sequence[str]) -> Select[str]:
     """Those with so many duplicates that not all are looked at."""
     table, others = schema.reports, schema.reports.alias("others")
-    last = select(literal_column("1")).where(others.c.duplicate_of == table.c.id).offset(MAX_RANKED).limit(1)
+    last: Select[Any] = (
+        select(literal_column("1")).where(others.c.duplicate_of == table.c.id).offset(MAX_RANKED).limit(1)
+    )
     return select(table.c.id).where(table.c.id.in_(report_ids), last.scalar_subquery().is_not(None))
 
 
