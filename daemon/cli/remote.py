@@ -197,6 +197,6 @@ def _refusal(answer: HTTPError, url: str) -> ErratadError:
         return DaemonUnreachableError(f"{url} answers, but not as an erratad: HTTP {answer.code}{more}")
     if answer.code == 401:
         return RefusedError(f"{url} needs a valid token: give --token-file, or a context with one")
-    if (reason, detail) == ("not_found", "Not Found"):
+    if reason == "unknown_address" or (reason, detail) == ("not_found", "Not Found"):  # the latter of 0.1.0
         return RefusedError(f"{url} does not know this operation; is it as new as this command line ({__version__})?")
     return _ERRORS.get(reason, RefusedError)(detail)

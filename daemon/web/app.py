@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -94,17 +93,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def refused(request: Request, exc: HTTPException) -> JSONResponse:
         headers, status = dict(exc.headers or {}), exc.status_code
-        return refuse(status, _REASONS.get(status, "refused"), _detail(request, exc, headers), headers)
+        reason, detail = _REASONS.get(status, "refused"), exc.detail
+        if detail == HTTPStatus.METHOD_NOT_ALLOWED.phrase:  # these two are of the routing itself
+            detail = f"{request.method} is not taken here; use {headers['Allow']}"
+        elif detail == HTTPStatus.NOT_FOUND.phrase:
+            reason, detail = "unknown_address", "nothing is at this address; /openapi.json lists all addresses"
+        return refuse(status, reason, detail, headers)
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, exc: Exception) -> JSONResponse:  # noqa: ARG001 - the server logs it
         return refuse(500, "internal", "internal error; see the log of erratad")
-
-
-def _detail(request: Request, exc: HTTPException, headers: Mapping[str, str]) -> str:
-    """The routing itself says only the name of its status."""
-    if exc.detail != HTTPStatus(exc.status_code).phrase:
-        return exc.detail
-    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{request.method} is not taken here; use {headers.get('Allow', 'another method')}"
-    return "nothing is at this address; /openapi.json lists all addresses"

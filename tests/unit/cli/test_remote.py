@@ -86,8 +86,16 @@ def test_an_error_of_the_api_is_the_same_error_here(status: int, reason: str, er
     assert ("its own words" in str(found)) == (status != 401)
 
 
-def test_an_operation_that_an_older_daemon_does_not_know_says_so() -> None:
-    found = fails(404, b'{"error": {"reason": "not_found", "detail": "Not Found"}}')
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"reason": "not_found", "detail": "Not Found"}}',
+        b'{"error": {"reason": "unknown_address", "detail": "nothing is at this address"}}',
+    ],
+    ids=["0.1.0", "now"],
+)
+def test_an_operation_that_an_older_daemon_does_not_know_says_so(body: bytes) -> None:
+    found = fails(404, body)
     assert type(found) is RefusedError
     assert "is it as new as this command line" in str(found)
 

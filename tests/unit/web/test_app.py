@@ -47,6 +47,12 @@ def test_an_error_says_what_is_wrong(
     assert said in answer.json()["error"]["detail"]
 
 
+def test_an_address_without_an_operation_has_a_reason_of_its_own(client: TestClient) -> None:
+    """The command line tells by it a daemon that is older than itself from a report that is not there."""
+    assert client.get("/api/nothing").json()["error"]["reason"] == "unknown_address"
+    assert client.get("/api/reports/nothing").json()["error"]["reason"] == "not_found"
+
+
 def test_the_console_says_what_is_wrong_with_a_form(client: TestClient) -> None:
     answer = client.get(f"/reports?search={'x' * 201}")
     assert answer.status_code == 422
