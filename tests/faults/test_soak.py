@@ -15,7 +15,7 @@ RUNS = 3
 @pytest.mark.timeout(1200)
 def test_runs_with_outages_lose_nothing_and_leave_no_process_thread_or_folder_behind(real_model: Path) -> None:
     require_broker()
-    result = measured(model=real_model, runs=RUNS, reports=6, minutes=8.0, backend="sqlite", forked=True)
+    result = measured(model=real_model, runs=RUNS, reports=6, minutes=20.0, backend="sqlite", forked=True)
     assert result["runs"] == RUNS
     assert result["outages"] == {"daemon": 1, "trainer": 1, "database": 1}
     assert is_sound(result), result
