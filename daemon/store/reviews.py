@@ -14,7 +14,7 @@ from daemon.parts import Analysis
 from daemon.records import CorrectionSource, Lesson, Report, ReportState, utcnow
 from daemon.store import rows, schema
 from daemon.store.audit import record_audit
-from daemon.store.counts import up_to
+from daemon.store.counts import report_counts, up_to
 from daemon.store.decision_table import Decision, decisions, forget, remember
 from daemon.store.duplicates import WITH_ANALYSIS, duplicates_of, with_others
 from daemon.store.engine import reading, transaction
@@ -51,10 +51,8 @@ class Reviews:
 
     def waiting(self) -> Waiting:
         """Each number is at most `MAX_WAITING`."""
-        lessons = schema.lessons
-        unreviewed = select(lessons.c.report_id).select_from(schema.reports).join(lessons).where(_unreviewed())
         with reading(self._engine) as connection:
-            found = connection.execute(up_to(unreviewed, MAX_WAITING)).scalar_one()
+            found = _count_unreviewed(connection)
             set_aside = connection.execute(up_to(_set_aside(), MAX_WAITING)).scalar_one()
             quarantined = up_to(select(schema.reports.c.id).where(_quarantined()), MAX_WAITING)
             return Waiting(
@@ -211,6 +209,19 @@ def _unreviewed(
         schema.lessons.c.report_id == schema.reports.c.id,
         schema.lessons.c.reviewed_at.is_(None),
     )
+
+
+def _count_unreviewed(connection: Connection) -> int:
+    """At most `MAX_WAITING`. Where kept counts show that there are more, no report is looked at."""
+    lessons, counts = schema.lessons, report_counts.c
+    kept = select(func.coalesce(func.sum(counts.change), 0)).where(counts.state.in_(WITH_ANALYSIS))
+    more = connection.execute(kept).scalar_one() - MAX_WAITING
+    if more >= 0:
+        reviewed = select(lessons.c.report_id).where(lessons.c.reviewed_at.is_not(None))
+        if connection.execute(up_to(reviewed, more + 1)).scalar_one() <= more:
+            return MAX_WAITING
+    unreviewed = select(lessons.c.report_id).select_from(schema.reports).join(lessons).where(_unreviewed())
+    return connection.execute(up_to(unreviewed, MAX_WAITING)).scalar_one()
 
 
 def _set_aside() -> Select[Any]:

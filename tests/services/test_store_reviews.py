@@ -302,3 +302,14 @@ def test_an_erased_report_leaves_nothing_to_undo(store: Store) -> None:
     store.reports.erase(report_id, actor="op", reason="asked for")
     with reading(store.engine) as connection:
         assert connection.execute(select(decisions)).all() == []
+
+
+def test_more_analyses_than_are_counted_wait_until_few_are_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.store.reviews.MAX_WAITING", 2)
+    messages = [flagged(response=f"Answer {number}.") for number in range(4)]
+    learn(store, *messages)
+    waiting = [store.reviews.waiting().analyses]
+    for message in messages:
+        store.reviews.accept(message.id, actor="op", reason="right")
+        waiting.append(store.reviews.waiting().analyses)
+    assert waiting == [2, 2, 2, 1, 0]
