@@ -9,6 +9,8 @@ kafka-python is pinned to 3.0.12. This module works around its bugs, each with a
   rewound.
 - A join of the group that the broker answers between two polls is lost (`connectors.kafka.fixes`). A member that joins
   sends no heartbeats; until it is `settled`, polls follow each other without a pause.
+- A member that leaves while it joins stays in the group: the broker answers the join after it has left. `close` waits
+  for the end of the join.
 - After an exception inside `poll()`, the next `poll()` spins. Values stay bytes; a consumer that raised is replaced.
 - The cooperative assignor lets a member that lost its session claim its old partitions; one of them then has no owner
   (`tests/faults/test_intake_faults.py`). Partitions are assigned by range.
@@ -48,6 +50,7 @@ from connectors.kafka.client import (
     open_client,
     require_topics,
 )
+from connectors.kafka.fixes import joins
 from connectors.kafka.positions import POSITION_ERRORS, PositionLoss, PositionWatch, skipped
 from connectors.kafka.records import Commit, LossCause, OutboundRecord, Partition, RawRecord, RecordTooLargeError
 
@@ -77,6 +80,7 @@ Other requests on the same connection may wait behind it, so it is well below OB
 """
 OBSERVE_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 5.0
+CLOSING_POLL_S = 0.1
 REQUEST_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_S = 15.0
 MAX_OUTSTANDING = 50
@@ -253,7 +257,15 @@ class Consumer:
         return {(tp.topic, tp.partition): max(0, ends[tp] - at) for tp, at in positions.items() if at is not None}
 
     def close(self) -> None:
-        """Leave the group, so that its partitions go to other members at once."""
+        """Leave the group, so that its partitions go to other members at once.
+
+        A join that is under way ends first, if it does in CLOSE_TIMEOUT_S: the broker has this member in the group
+        already, and would keep partitions for it that nobody reads.
+        """
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        with suppress(KafkaError, ValueError, RuntimeError, OSError):
+            while self._consumer is not None and joins(self._consumer) and time.monotonic() < deadline:
+                self._consumer.poll(timeout_ms=ms(CLOSING_POLL_S))
         self._drop()
 
     @property

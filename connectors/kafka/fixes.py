@@ -92,6 +92,11 @@ async def _join_or_finish(self: Any, *args: Any, **settings: Any) -> Any:
     return await _join_group(self, *args, **settings)
 
 
+def joins(consumer: Any) -> bool:
+    """Whether the client has asked the group to take it in, and has not seen the answer."""
+    return consumer._coordinator._join_task is not None  # noqa: SLF001
+
+
 def install() -> None:
     memory_records.DefaultRecordBatch = TolerantBatch
     KafkaNetSocket.sock_connect = _connect_or_close

@@ -97,6 +97,7 @@ class FakeKafkaConsumer:
         self._ends: dict[TopicPartition, int] = {}
         self._resets: set[TopicPartition] = set()
         self._listener: Any = None
+        self._coordinator = SimpleNamespace(_join_task=None)  # it is in its group at once
         self._client = SimpleNamespace(
             cluster=SimpleNamespace(topic_id=lambda _: cluster.id, partitions_for_topic=self.partitions_for_topic)
         )

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.slow
 
 SMALL_BATCHES = {"batch_tokens": 160, "dropout": 0.0}
 """Batches of one example too, so that a process has none. Dropout draws differ with the number of processes."""
-TOLERANCE = 1e-3
-"""Of losses and weights: float32 sums in another order, over 65 steps at a learning rate of 0.01."""
+TOLERANCE = 3e-3
+"""Of losses and weights: float32 sums in another order, over 65 steps at a learning rate of 0.01. Processors differ."""
 
 
 @dataclass(frozen=True)

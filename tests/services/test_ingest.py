@@ -113,6 +113,7 @@ def test_a_stage_that_is_paused_from_its_start_gets_its_partitions(kafka, sqlite
         kwargs={
             "stage": stage,
             "control": sqlite_store.control,
+            "commits": sqlite_store.changes.commits,
             "last_steps": LastSteps(),
             "heartbeats": Heartbeats(sqlite_store.control, owner="test"),
             "stop": stop,

@@ -89,6 +89,15 @@ def test_a_join_that_is_answered_between_two_polls_counts(kafka, consumer_of):
     assert len(consumer.partitions) == 3
 
 
+def test_a_member_that_is_closed_while_it_joins_keeps_no_partition_from_the_next_one(kafka, consumer_of):
+    first = consumer_of(kafka, session_timeout_s=SESSION_TIMEOUT_S)
+    first.poll(0.5)
+    assert not first.settled, "the broker holds the join"
+    first.close()
+    send(kafka, *numbered(kafka, range(5)))
+    assert len(poll_until(consumer_of(kafka, session_timeout_s=SESSION_TIMEOUT_S), 5)) == 5
+
+
 def test_records_of_every_codec_are_read(kafka, consumer_of):
     codecs = ["gzip", "lz4", "snappy", "zstd"]
     for codec in codecs:

@@ -18,16 +18,16 @@ from connectors.vllm import Score, VllmServer
 from daemon.artifacts.examples import Example, ExampleKind, to_jsonl
 from daemon.evaluation import stage as evaluation
 from daemon.records import Adapter, AdapterState, Answer, Run, RunState
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Step
 from tests.fixtures.life import life
 from tests.fixtures.measured import BASE, CANDIDATE, DRIFT, GUIDANCE, Scene, answers, open_run
 from tests.fixtures.stores import promote
 
 
 def test_without_a_run_to_evaluate_nothing_happens(scene: Scene) -> None:
-    assert scene.step() == Step(sentence="no run to evaluate")
+    assert scene.step() == Step(sentence="no run to evaluate", rest_s=UNTIL_WRITTEN_S)
     run = open_run(scene.store, scene.folder)
-    assert scene.step() == Step(sentence="no run to evaluate")
+    assert scene.step() == Step(sentence="no run to evaluate", rest_s=UNTIL_WRITTEN_S)
     assert scene.store.runs.get(run.id).state is RunState.PREPARING
 
 

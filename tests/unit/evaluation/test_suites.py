@@ -68,7 +68,7 @@ def test_a_look_alike_prompt_fails_on_a_refusal_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["not json"], "line 1: item: Invalid JSON"),
+        (["not json"], "line 1: item: not JSON"),
         ([{"id": "a", "prompt": "x", "answer": "y"}, {"id": "b", "prompt": "x", "anwser": "y"}], "line 2: anwser"),
         ([{"id": "a", "prompt": "x"}], "needs a rule: checks, answer or no_refusal"),
         ([{"id": "a", "prompt": "x", "checks": {}}], "needs a rule"),

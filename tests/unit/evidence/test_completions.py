@@ -25,7 +25,7 @@ from daemon.evidence.recorded import LostError, completed
 from daemon.labels import Lost, SignalState
 from daemon.records import Evidence, ReportState, Source, utcnow
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Added, Signal, Store, open_store
 from tests.fakes.vllm import FakeVllm
@@ -114,7 +114,7 @@ def test_a_thumb_down_becomes_a_verified_report_of_the_recorded_answer(scene: Sc
     with pytest.raises(NotFoundError):
         scene.store.signals.get(signal_id)
     assert counted("stored") == before + 1
-    assert scene.step() == Step(sentence="no feedback waits for its completion")
+    assert scene.step() == Step(sentence="no feedback waits for its completion", rest_s=UNTIL_WRITTEN_S)
 
 
 def test_the_same_message_again_is_known_before_and_after_its_completion_is_found(scene: Scene) -> None:
@@ -177,7 +177,7 @@ def test_a_completion_that_no_server_can_remember_any_more_is_given_up(scene: Sc
     scene.step(ttl_s=60)
     given_up = scene.store.signals.get(signal_id)
     assert (given_up.state, given_up.lost) == (SignalState.GIVEN_UP, Lost.NO_RECORD)
-    assert scene.step(ttl_s=60) == Step(sentence="no feedback waits for its completion")
+    assert scene.step(ttl_s=60) == Step(sentence="no feedback waits for its completion", rest_s=UNTIL_WRITTEN_S)
 
 
 def test_new_messages_do_not_wait_behind_many_unknown_ones(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from daemon.labels import Look
 from daemon.privacy.redact import Redactor
 from daemon.records import BASE_GENERATION, Evidence, Report, ReportState, Source
 from daemon.runtime.backoff import Backoff
-from daemon.runtime.stage import Step
+from daemon.runtime.stage import UNTIL_WRITTEN_S, Step
 from daemon.serving.fleet import Fleet
 from daemon.store import Store
 from tests.fakes.vllm import GUIDANCE, FakeVllm
@@ -113,7 +113,7 @@ def test_a_mistake_that_comes_back_is_reproduced(scene: Scene) -> None:
     assert (found.evidence, found.evidence_detail) == (Evidence.REPRODUCED, "in 2 of 3 answers of aligned-g000000")
     assert found.evidence_at is not None
     assert looked(Look.REPRODUCED) == before + 1
-    assert scene.step() == Step(sentence="no report waits for evidence")
+    assert scene.step() == Step(sentence="no report waits for evidence", rest_s=UNTIL_WRITTEN_S)
     first, *others = scene.fake.requests
     assert [one["temperature"] for one in (first, *others)] == [0.0, 0.7, 0.7]
     assert first["messages"] == [{"role": "system", "content": GUIDANCE}, {"role": "user", "content": QUESTION}]

@@ -434,7 +434,8 @@ def test_a_paused_stage_asks_nothing_until_it_is_resumed(scene: Scene) -> None:
     scene.store.control.pause("induction", actor="op", reason="a demo")
     control = scene.store.control
     beats = Heartbeats(control, owner="here")
-    options = {"control": control, "heartbeats": beats, "last_steps": LastSteps(), "stop": stop}
+    commits = scene.store.changes.commits
+    options = {"control": control, "commits": commits, "heartbeats": beats, "last_steps": LastSteps(), "stop": stop}
     thread = threading.Thread(target=run_stage, args=(stage,), kwargs=options)
     thread.start()
     try:

@@ -20,10 +20,14 @@ from tests.fixtures.web import error
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/feedback/no-such-id", "/api/reports/no-such-id", "/api/runs/7", "/api/adapters/7", "/api/intents/7", "/x"],
+    ["/v1/feedback/no-such-id", "/api/reports/no-such-id", "/api/runs/7", "/api/adapters/7", "/api/intents/7"],
 )
 def test_what_does_not_exist_is_not_found(path: str, client: TestClient) -> None:
     assert error(client.get(path))[:2] == (404, "not_found")
+
+
+def test_an_address_of_no_route_has_a_reason_of_its_own(client: TestClient) -> None:
+    assert error(client.get("/x"))[:2] == (404, "unknown_address")
 
 
 def test_status_is_words_and_figures(learned: Learned, client: TestClient) -> None:
