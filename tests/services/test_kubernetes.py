@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,66 +17,33 @@ from safetensors.numpy import load_file
 
 from daemon.artifacts.adapter import WEIGHTS_FILE
 from daemon.records import Run, RunState
-from daemon.store import Store, open_store
-from daemon.training.job import LOG_FILE, Phase, TrainingProgress
+from daemon.store import open_store
+from daemon.training.job import LOG_FILE, Phase
 from daemon.training.kubernetes_runner import KubernetesRunner
 from daemon.training.remote_runner import Note
 from tests.fakes.kubernetes import FakeKubernetes, wait_until
-from tests.fixtures.stores import url_of
+from tests.fixtures.remote_training import WAIT_S, RemoteTraining
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CONFIG: dict[str, Any] = {"batch_tokens": 160, "checkpoint_every_steps": 4}
 """Enough steps to catch a trainer at work."""
-WAIT_S = 240.0
-DAEMON = """
-import json, signal, sys, threading
-from pathlib import Path
-from daemon.store import open_store
-from tests.fixtures.life import life
-from tests.fixtures.training import finetune_stage
-url, folder, model, config = sys.argv[1:]
-store, stop = open_store(url), threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-stage = finetune_stage(store, Path(folder), Path(model), **json.loads(config))
-while store.runs.active().state == "training" and not stop.is_set():
-    print(stage.step(life(stop, say=lambda text: print(text, flush=True))).sentence, flush=True)
-"""
 
 
 @dataclass
-class School:
-    """A run that trains in the cluster, and the process that steps its stage."""
+class School(RemoteTraining):
+    """A run that trains in the cluster."""
 
     cluster: FakeKubernetes
-    folder: Path
-    model: Path
-    store: Store
-    run: Run
-
-    @property
-    def said(self) -> str:
-        return (self.folder / "said").read_text()
-
-    @property
-    def progress(self) -> TrainingProgress:
-        return TrainingProgress.load(Path(self.run.folder))
 
     @property
     def weights(self) -> Path:
         return self.folder / "adapters" / "aligned-g000001" / WEIGHTS_FILE
 
-    @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+    def daemon(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         settings = {"image": "erratad", "kubeconfig": str(self.cluster.kubeconfig)}
-        config = json.dumps({**CONFIG, "runner": "kubernetes", "kubernetes": settings})
-        command = [sys.executable, "-c", DAEMON, url_of(self.store), str(self.folder), str(self.model), config]
-        with (self.folder / "said").open("ab") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        return self.stepping(sys.executable, {**CONFIG, "runner": "kubernetes", "kubernetes": settings})
 
     def ends(self, daemon: subprocess.Popen[bytes]) -> Run:
         """The run once the daemon has nothing left to train."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from safetensors.numpy import load_file
 
 from daemon.artifacts.adapter import WEIGHTS_FILE
 from daemon.records import Run, RunState
-from daemon.store import Store, open_store
-from daemon.training.job import LOG_FILE, TrainingProgress
+from daemon.store import open_store
+from daemon.training.job import LOG_FILE
 from daemon.training.ray_runner import RayRunner
 from daemon.training.remote_runner import Note
 from tests.fixtures.ray_cluster import Cluster
-from tests.fixtures.stores import url_of
+from tests.fixtures.remote_training import WAIT_S, RemoteTraining
 from tests.fixtures.training import finetune_stage, run_to_train, step_until_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,52 +33,18 @@ TOLERANCE = 1e-3
 """Of losses and weights, as in test_finetune_ranks.py."""
 NETWORK = {"env_vars": {"GLOO_SOCKET_IFNAME": "cable"}}
 """The nodes' names do not resolve to their addresses, so gloo must be told."""
-WAIT_S = 240.0
-DAEMON = """
-import json, signal, sys, threading
-from pathlib import Path
-from daemon.store import open_store
-from tests.fixtures.life import life
-from tests.fixtures.training import finetune_stage
-url, folder, model, config = sys.argv[1:]
-store, stop = open_store(url), threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-stage = finetune_stage(store, Path(folder), Path(model), **json.loads(config))
-while store.runs.active().state == "training" and not stop.is_set():
-    print(stage.step(life(stop, say=lambda text: print(text, flush=True))).sentence, flush=True)
-"""
 
 
 @dataclass
-class School:
-    """A run that trains on the cluster, and the process that steps its stage."""
+class School(RemoteTraining):
+    """A run that trains on the cluster."""
 
     cluster: Cluster
-    folder: Path
-    model: Path
-    store: Store
-    run: Run
 
-    @property
-    def said(self) -> str:
-        return (self.folder / "said").read_text()
-
-    @property
-    def progress(self) -> TrainingProgress:
-        return TrainingProgress.load(Path(self.run.folder))
-
-    @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+    def daemon(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         settings = {"address": self.cluster.address, "workers": 2, "placement": "STRICT_SPREAD", "runtime_env": NETWORK}
-        config = json.dumps({**CONFIG, "runner": "ray", "ray": settings, "max_attempts": 4})
-        command = [self.cluster.python, "-c", DAEMON, url_of(self.store), str(self.folder), str(self.model), config]
-        with (
-            (self.folder / "said").open("ab") as said,
-            subprocess.Popen(command, env=self.cluster.environment, stdout=said, stderr=said) as process,
-        ):
-            yield process
-            if process.poll() is None:
-                process.kill()
+        config = {**CONFIG, "runner": "ray", "ray": settings, "max_attempts": 4}
+        return self.stepping(self.cluster.python, config, environment=self.cluster.environment)
 
     def wait(self, what: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_S

@@ -16,6 +16,7 @@ import yaml
 
 from daemon.records import AdapterState, IntentKind, IntentState, ReportState
 from daemon.store import Store
+from tests.fixtures import namespaces
 from tests.fixtures.api import serving
 from tests.fixtures.config import flagged
 from tests.fixtures.learned import Learned
@@ -39,26 +40,24 @@ def elsewhere() -> Iterator[list[str]]:
 
 @contextmanager
 def _network(name: str) -> Iterator[list[str]]:
-    if shutil.which("ip") is None:
-        pytest.skip("the command ip (package iproute2) is missing: without it there is no second network")
-    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    made = subprocess.run([*root, "ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        pytest.skip(f"this machine lets no test make a network namespace: {made.stderr.strip()}")
-    within, link = [*root, "ip", "netns", "exec", name], f"er{os.getpid()}"
+    try:
+        namespaces.add(name)
+    except namespaces.NoNamespaces as exc:
+        pytest.skip(str(exc))
+    link = f"er{os.getpid()}"
     try:
         for command in (
-            [*root, "ip", "link", "add", link, "type", "veth", "peer", "name", "cable", "netns", name],
-            [*root, "ip", "address", "add", f"{HERE}/30", "dev", link],
-            [*root, "ip", "link", "set", link, "up"],
-            [*within, "ip", "address", "add", f"{THERE}/30", "dev", "cable"],
-            [*within, "ip", "link", "set", "cable", "up"],
-            [*within, "ip", "link", "set", "lo", "up"],
+            f"link add {link} type veth peer name cable netns {name}",
+            f"address add {HERE}/30 dev {link}",
+            f"link set {link} up",
+            f"-n {name} address add {THERE}/30 dev cable",
+            f"-n {name} link set cable up",
+            f"-n {name} link set lo up",
         ):
-            subprocess.run(command, check=True)
-        yield within
+            namespaces.ip(command)
+        yield namespaces.within(name)
     finally:
-        subprocess.run([*root, "ip", "netns", "delete", name], check=True)  # takes the cable with it
+        namespaces.ip(f"netns delete {name}")  # takes the cable with it
 
 
 @pytest.fixture

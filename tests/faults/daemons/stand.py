@@ -224,7 +224,7 @@ def _terms(log: Path) -> list[str]:
 
 @contextmanager
 def stand(folder: Path, model: Path) -> Iterator[Stand]:
-    """The daemons run, and each has made its first step. Raises NoNetwork where this machine has no right to it."""
+    """The daemons run, and each has made its first step. Raises NoNamespaces where this machine has no right to it."""
     with ExitStack() as running:
         net = running.enter_context(network(DAEMONS))
         postgres = running.enter_context(running_postgres(DATABASE))

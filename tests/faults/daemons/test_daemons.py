@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.daemons.drill import drill
-from tests.faults.daemons.network import NoNetwork
 from tests.faults.daemons.stand import stand
+from tests.fixtures.namespaces import NoNamespaces
 
 
 @pytest.mark.timeout(900)
@@ -20,7 +20,7 @@ def test_a_leader_that_is_stopped_or_cut_off_loses_its_lead_and_nothing_else(tin
                 drill(made, 2, "leader", "partition", "promoting"),
             ]
             logs = "".join(daemon.log.read_text() for daemon in made.daemons)
-    except NoNetwork as exc:
+    except NoNamespaces as exc:
         pytest.skip(str(exc))  # no installation can give a machine the right to it
     for outcome in outcomes:
         assert (outcome.lost, outcome.doubled, outcome.said) == (0, 0, [])

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 from pydantic import ValidationError
 
-from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.config.training import KubernetesConfig, TrainingConfig
 from daemon.errors import ConfigError, RunnerUnavailableError, TrainingError
 from daemon.training import kubernetes_runner, remote_runner
@@ -28,6 +28,7 @@ from daemon.training.job import (
 from daemon.training.kubernetes_runner import KubernetesRunner, manifest
 from daemon.training.remote_runner import Note
 from tests.fakes.kubernetes import INTERNAL, RULES, UNAUTHORIZED, FakeKubernetes, StatusError, wait_until
+from tests.fixtures.remote_training import remote_job
 
 EVERYTHING: dict[str, Any] = {
     "image": "registry.example.org/erratad:1",
@@ -74,19 +75,7 @@ def runner(api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 @pytest.fixture
 def job(tmp_path: Path) -> TrainingJob:
-    (tmp_path / MANIFEST_FILE).write_text("{}")
-    return TrainingJob(
-        run_id=7,
-        generation=7,
-        name="Aligned_g000007",
-        recipe="mistake-analysis",
-        seed=1,
-        run_folder=tmp_path,
-        adapters_dir=tmp_path / "adapters",
-        model_path=tmp_path / "model",
-        base_fingerprint="f" * 64,
-        training=TrainingConfig(threads=2, launcher=["torchrun", "--no-python"]),
-    )
+    return remote_job(tmp_path, name="Aligned_g000007", launcher=["torchrun", "--no-python"])
 
 
 def note(job: TrainingJob) -> Note:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from daemon.artifacts.run_folder import JOB_FILE, MANIFEST_FILE
+from daemon.artifacts.run_folder import JOB_FILE
 from daemon.config.training import RayConfig, TrainingConfig
 from daemon.errors import ConfigError, RunnerUnavailableError, TrainingError
 from daemon.training import ray_runner, remote_runner
@@ -21,6 +21,7 @@ from daemon.training.ray_job import StopFile
 from daemon.training.ray_runner import RayRunner
 from daemon.training.remote_runner import Note
 from tests.fakes.ray import ADDRESS, FakeCluster, Info
+from tests.fixtures.remote_training import remote_job
 
 
 @pytest.fixture
@@ -42,19 +43,7 @@ def runner(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 @pytest.fixture
 def job(tmp_path: Path) -> TrainingJob:
-    (tmp_path / MANIFEST_FILE).write_text("{}")
-    return TrainingJob(
-        run_id=7,
-        generation=7,
-        name="aligned-g000007",
-        recipe="mistake-analysis",
-        seed=1,
-        run_folder=tmp_path,
-        adapters_dir=tmp_path / "adapters",
-        model_path=tmp_path / "model",
-        base_fingerprint="f" * 64,
-        training=TrainingConfig(threads=2),
-    )
+    return remote_job(tmp_path)
 
 
 def test_a_job_names_its_run_and_takes_workers_and_environment_from_the_configuration(
